@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up everything they need below .venv.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lock clean
+
+# The main job on embedded defaults: data, table, study with parallel workers, report.
+demo: $(VENV)/run.stamp
+	$(BIN)/hpo run studies/transport/seebeck.toml --workers 2
+
+# Everything that must hold: style, types, import contracts, tests.
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# pip is not needed inside the environment, so Debian's python3-venv is not needed either.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv --without-pip $(VENV)
+
+$(VENV)/run.stamp: requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+# Renew the lock files from pyproject.toml; needs uv.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+lock:
+	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
+	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) tables reports logs hpo.db hpo.db-shm hpo.db-wal

@@ -1,0 +1,1 @@
+"""The engine: study files, shared storage, the ledger, workers, reports and the command line."""

@@ -1,0 +1,77 @@
+"""Every error that the engine raises on purpose.
+
+HpoError                 the user can do something about it; exit code 2
+├── SpecError            a study file, or a value set on the command line, is not valid
+├── StudyNotFoundError   no study of that name in the storage
+├── StorageError         the storage cannot be opened or is not one of ours
+├── ObjectiveError       the objective cannot be built or cannot score these parameters
+├── FailedStudyError     the study stopped because too many trials failed
+└── ConflictError        what runs now is not what the study was begun with; exit code 3
+
+Inside a worker only:
+LostLeaseError           the trial was taken over by another worker; its result must not be told
+StopRequested            the worker was asked to leave
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class HpoError(Exception):
+    """An error whose message tells the user what is wrong and what to do next."""
+
+    exit_code = 2
+
+
+class SpecError(HpoError):
+    """A study file, or a value set on the command line, is not valid."""
+
+
+class StudyNotFoundError(HpoError):
+    """The storage holds no study of that name."""
+
+
+class StorageError(HpoError):
+    """The storage cannot be opened, or it is not one that the engine can use."""
+
+
+class ObjectiveError(HpoError):
+    """The objective cannot be built, or it cannot score the parameters it was given."""
+
+
+class FailedStudyError(HpoError):
+    """More trials failed than the study file allows."""
+
+
+class ConflictError(HpoError):
+    """The study was begun with something else than what is here now.
+
+    Attributes
+    ----------
+    changed
+        Names of the parts of the fingerprint that differ.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, changed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.changed = tuple(changed)
+
+
+class LostLeaseError(Exception):
+    """Another worker holds the trial now; nothing of it may be told any more."""
+
+
+class StopRequested(BaseException):
+    """The worker was asked to leave; not an Exception, so that no objective can swallow it."""
+
+
+def suggest(wrong: str, valid: Iterable[str]) -> str:
+    """Return a hint that names the valid value nearest to a wrong one, and then all of them."""
+    options = sorted(valid)
+    near = difflib.get_close_matches(wrong, options, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}(valid: {', '.join(options) if options else 'none'})"

@@ -1,0 +1,166 @@
+"""The regressors that a study file can name, and how their parameters are checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hpo.errors import ObjectiveError, SpecError, suggest
+from hpo.plugins import resolve
+from hpo.spec import EstimatorSpec, StudySpec
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A regressor by name.
+
+    Attributes
+    ----------
+    factory
+        `module:attribute` of the class whose parameters a study file sets.
+    fixed
+        What every worker sets: one thread, no output.
+    extra
+        Parameters that the class takes without naming them in its signature.
+    scaled
+        Whether it needs columns of equal scale and without gaps.
+    """
+
+    factory: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    extra: frozenset[str] = frozenset()
+    scaled: bool = False
+
+
+REGISTRY: Mapping[str, Registered] = MappingProxyType(
+    {
+        "hist_gradient_boosting": Registered("sklearn.ensemble:HistGradientBoostingRegressor"),
+        "random_forest": Registered("sklearn.ensemble:RandomForestRegressor", {"n_jobs": 1}),
+        "extra_trees": Registered("sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}),
+        "ridge": Registered("sklearn.linear_model:Ridge", scaled=True),
+        "lightgbm": Registered(
+            "lightgbm:LGBMRegressor",
+            {"n_jobs": 1, "verbosity": -1},
+            frozenset(
+                {
+                    "extra_trees",
+                    "feature_fraction_bynode",
+                    "linear_tree",
+                    "max_bin",
+                    "min_data_in_bin",
+                    "path_smooth",
+                }
+            ),
+        ),
+    }
+)
+
+
+def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Any:
+    """Return a fresh regressor with the fixed and the given parameters.
+
+    Parameters
+    ----------
+    spec
+        The study file's `[estimator]`.
+    params
+        Parameters of a trial, or a subset.
+    seed
+        Its `random_state`, where it has one and the study file does not set it.
+
+    Raises
+    ------
+    SpecError
+        If the estimator's name or a parameter is unknown.
+    """
+    registered = REGISTRY.get(spec.name)
+    if registered is None and ":" not in spec.name:
+        hint = suggest(spec.name, [*REGISTRY, "module:attribute"])
+        raise SpecError(f"[estimator] name: unknown '{spec.name}'; {hint}")
+    factory = resolve(registered.factory if registered else spec.name, "[estimator] name")
+    fixed = dict(registered.fixed) if registered else {}
+    valid = _parameter_names(factory) | (registered.extra if registered else frozenset())
+    _check_names({**spec.params, **params}, valid, fixed, spec.name)
+    if "random_state" in valid and "random_state" not in spec.params:
+        fixed["random_state"] = seed
+    estimator = factory(**fixed, **spec.params, **params)
+    return _scale(estimator) if registered and registered.scaled else estimator
+
+
+def check_estimator(spec: StudySpec, source: str) -> None:
+    """Try the estimator at both ends of every dimension.
+
+    Raises
+    ------
+    SpecError
+        If a parameter is unknown to the estimator, or if it refuses a value.
+    """
+    if spec.estimator is None:
+        return
+    from hpo.space import CategoricalDimension
+
+    ends: list[dict[str, Any]] = [{}]
+    for name, dimension in spec.space.items():
+        if isinstance(dimension, CategoricalDimension):
+            ends.extend({name: choice} for choice in dimension.choices)
+        else:
+            ends.extend({name: end} for end in (dimension.low, dimension.high))
+    for params in ends:
+        try:
+            _check_values(make_estimator(spec.estimator, params, spec.seed))
+        except SpecError as exc:
+            raise SpecError(f"{source}: {exc}") from exc
+        except Exception as exc:
+            tried = {**spec.estimator.params, **params}
+            raise SpecError(
+                f"{source}: [estimator] {spec.estimator.name} refuses {tried}: {exc}"
+            ) from exc
+
+
+def _check_values(estimator: Any) -> None:
+    # scikit-learn checks values in fit alone; this is the check that its fit begins with.
+    for step in getattr(estimator, "named_steps", {"": estimator}).values():
+        validate: Callable[[], None] | None = getattr(step, "_validate_params", None)
+        if validate is not None:
+            validate()
+
+
+def _parameter_names(factory: Any) -> frozenset[str]:
+    names = getattr(factory, "_get_param_names", None)
+    if names is not None:
+        return frozenset(names())
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError) as exc:
+        raise ObjectiveError(f"[estimator] name: {factory!r} cannot be called: {exc}") from exc
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+
+
+def _check_names(
+    params: Mapping[str, Any], valid: frozenset[str], fixed: Mapping[str, Any], name: str
+) -> None:
+    for key in params:
+        if key in fixed:
+            raise SpecError(
+                f"[estimator] {name}: '{key}' is set to {fixed[key]!r} by every worker "
+                "and cannot be changed"
+            )
+        if key not in valid:
+            raise SpecError(
+                f"[estimator] {name} has no parameter '{key}'; {suggest(key, valid - set(fixed))}"
+            )
+
+
+def _scale(estimator: Any) -> Any:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # A column that is empty in one fold must not change the number of columns.
+    imputer = SimpleImputer(missing_values=np.nan, keep_empty_features=True)
+    return make_pipeline(imputer, StandardScaler(), estimator)

@@ -1,0 +1,164 @@
+"""The best model of a study: what cross-validation says of it, and what the held-out rows say.
+
+Trials are chosen by cross-validation on the training rows alone. The held-out rows are looked at
+once the budget is finished, for the best trial alone, and the study keeps a record of each look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import FeatureTable, TableView
+from hpo.estimators import make_estimator
+from hpo.folds import shared_group_fraction
+from hpo.metrics import bootstrap_intervals, score_all
+from hpo.objective import Objective, PenalisedCv
+from hpo.study import StudyRecord
+
+TEST_LOOK = "test set looked at"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Measured and predicted values of some rows, with scores and 95 % bootstrap intervals.
+
+    Attributes
+    ----------
+    ids, y, predicted, groups
+        Arrays of shape (n_rows,), in units of the target.
+    fold
+        Array of shape (n_rows,): the fold whose model predicted the row; -1 for held-out rows.
+    scores
+        Every metric over all these rows together.
+    row_intervals, group_intervals
+        Lower and upper end for every metric, resampling rows, or whole groups.
+    """
+
+    ids: NDArray[np.str_]
+    y: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    groups: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    scores: Mapping[str, float]
+    row_intervals: Mapping[str, tuple[float, float]]
+    group_intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The best trial, refitted.
+
+    Attributes
+    ----------
+    trial, params
+        Number and parameters of the best trial.
+    cv
+        Out-of-fold predictions of the training rows that the folds validate on.
+    test
+        Predictions of the held-out rows by a model fitted on all training rows; None before the
+        budget is finished, or if the table holds nothing out.
+    shared_groups
+        Fraction of validated rows with a row of the same group in their training part.
+    derived_columns
+        Features that are made from the measured value.
+    """
+
+    trial: int
+    params: Mapping[str, Any]
+    cv: Predictions
+    test: Predictions | None
+    shared_groups: float
+    derived_columns: tuple[str, ...]
+
+
+def evaluate(
+    record: StudyRecord, table: FeatureTable | None, objective: Objective
+) -> Evaluation | None:
+    """Refit the best trial of a study.
+
+    Returns None for an objective that is not cross-validation over a table, and before the
+    first trial has finished.
+    """
+    if table is None or not isinstance(objective, PenalisedCv):
+        return None
+    counts = record.ledger.counts()
+    if counts.finished == 0:
+        return None
+    best = record.optuna_study().best_trial
+    test = None
+    if counts.done and not table.is_train.all():
+        test = _predict_test(objective, best.params, table)
+        _record_look(record, best.number, counts.finished, test)
+    return Evaluation(
+        trial=best.number,
+        params=best.params,
+        cv=_predict_folds(objective, best.params, table.train),
+        test=test,
+        shared_groups=shared_group_fraction(objective.folds, table.train.groups),
+        derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
+    )
+
+
+def _predict_folds(
+    objective: PenalisedCv, params: Mapping[str, Any], train: TableView
+) -> Predictions:
+    fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
+    predicted = np.full(len(train.y), np.nan)
+    for k, fold in enumerate(objective.folds):
+        model = make_estimator(objective.estimator, params, objective.seed)
+        model.fit(train.X[fold.train], train.y[fold.train])
+        predicted[fold.validation] = model.predict(train.X[fold.validation])
+        fold_of_row[fold.validation] = k
+    rows = np.flatnonzero(fold_of_row >= 0)
+    return _score(train, rows, predicted[rows], fold_of_row[rows])
+
+
+def _predict_test(
+    objective: PenalisedCv, params: Mapping[str, Any], table: FeatureTable
+) -> Predictions:
+    train, test = table.train, table.test
+    model = make_estimator(objective.estimator, params, objective.seed)
+    model.fit(train.X, train.y)
+    rows = np.arange(len(test.y))
+    predicted = np.asarray(model.predict(test.X), dtype=np.float64)
+    return _score(test, rows, predicted, np.full(len(rows), -1, dtype=np.int64))
+
+
+def _score(
+    view: TableView,
+    rows: NDArray[np.int64],
+    predicted: NDArray[np.float64],
+    fold: NDArray[np.int64],
+) -> Predictions:
+    y, groups = view.y[rows], view.groups[rows]
+    return Predictions(
+        ids=view.ids[rows],
+        y=y,
+        predicted=predicted,
+        groups=groups,
+        fold=fold,
+        scores=score_all(y, predicted),
+        row_intervals=bootstrap_intervals(y, predicted),
+        group_intervals=bootstrap_intervals(y, predicted, groups),
+    )
+
+
+def _record_look(record: StudyRecord, trial: int, finished: int, test: Predictions) -> None:
+    """Write down a look at the held-out rows; reading the same model's scores again is none."""
+    looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in looks):
+        return
+    with record.storage.write() as c:
+        record.storage.record_event(
+            c,
+            record.study_id,
+            TEST_LOOK,
+            trial=trial,
+            finished=finished,
+            scores=dict(test.scores),
+        )

@@ -1,0 +1,121 @@
+"""What a score depends on, in named parts; a study goes on only where all of them are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from features.table import FeatureTable
+from hpo.errors import ConflictError, SpecError, suggest
+from hpo.objective import Objective
+from hpo.provenance import versions
+from hpo.spec import StudySpec, canonical
+
+Fingerprint = Mapping[str, str]
+
+# Modules whose text decides a score. What the command line or a report looks like does not.
+SCORING_MODULES = (
+    "hpo.objective",
+    "hpo.folds",
+    "hpo.metrics",
+    "hpo.estimators",
+    "hpo.space",
+    "hpo.sampling",
+)
+SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")
+
+PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "table": "the feature table: rows, features or target",
+        "splits": "the division into cross-validation folds",
+        "space": "the search space",
+        "objective": "the objective, the estimator or the seed",
+        "code": "the code that computes a score",
+        "packages": "the versions of the packages that compute a score",
+    }
+)
+
+
+def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objective) -> Fingerprint:
+    """Return the hash of every part that the scores of a study depend on.
+
+    The packages part is readable rather than hashed, so that a conflict can name versions.
+    """
+    packages = versions(SCORING_PACKAGES)
+    return {
+        "table": table.hash if table else "",
+        "splits": objective.splits_hash,
+        "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
+        "objective": _sha256(
+            canonical(spec.objective), canonical(spec.estimator), f"seed={spec.seed}"
+        ),
+        "code": _sha256(*(_source(module) for module in _modules(spec))),
+        "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
+    }
+
+
+def compare(
+    name: str, stored: Fingerprint, current: Fingerprint, accepted: Sequence[str] = ()
+) -> list[str]:
+    """Return the parts that changed and were accepted.
+
+    Parameters
+    ----------
+    name
+        The study's, for the error.
+    stored, current
+        Fingerprints of the study and of what is here now.
+    accepted
+        Names of parts that may differ.
+
+    Raises
+    ------
+    ConflictError
+        If another part differs.
+    """
+    for part in accepted:
+        if part not in PARTS:
+            raise SpecError(f"--accept {part}: no such part; {suggest(part, PARTS)}")
+    changed = [part for part in PARTS if stored.get(part) != current.get(part)]
+    refused = [part for part in changed if part not in accepted]
+    if refused:
+        lines = [f"study '{name}' was begun with something else:"]
+        for part in refused:
+            before, now = stored.get(part, ""), current.get(part, "")
+            lines.append(f"  {part}: {PARTS[part]} changed ({_short(before)} -> {_short(now)})")
+        lines.append("Undo the change, or begin another study (--name NEW), or go on knowingly:")
+        lines.append(f"  --accept {','.join(refused)}   (written down in the study)")
+        raise ConflictError("\n".join(lines), refused)
+    return changed
+
+
+def _modules(spec: StudySpec) -> list[str]:
+    own = [spec.objective.name, spec.estimator.name if spec.estimator else ""]
+    return [*SCORING_MODULES, *(name.partition(":")[0] for name in own if ":" in name)]
+
+
+def _source(module: str) -> str:
+    loaded = sys.modules.get(module)
+    if loaded is not None:
+        return inspect.getsource(loaded)
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return ""
+    return Path(found.origin).read_text(encoding="utf-8")
+
+
+def _sha256(*texts: str) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(len(text.encode()).to_bytes(8, "little"))
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _short(value: str) -> str:
+    return value if " " in value or not value else value[:12]

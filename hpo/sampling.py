@@ -1,0 +1,66 @@
+"""Draws the parameters of a trial, all at once, before anything of them is stored.
+
+Each trial has a random stream of its own, made from the study's seed and the trial's number.
+Workers therefore never share a stream, and a resumed study never repeats its start-up trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from hpo.spec import SamplerSpec
+
+
+def draw(
+    study: optuna.Study,
+    trial_id: int,
+    number: int,
+    space: Mapping[str, BaseDistribution],
+    sampler: SamplerSpec,
+    seed: int,
+) -> dict[str, Any]:
+    """Return a value for every dimension of the space.
+
+    Parameters
+    ----------
+    study
+        The shared study; its finished trials are what the sampler learns from.
+    trial_id, number
+        The trial that the parameters are for.
+    space
+        Distribution of every dimension.
+    sampler
+        Which sampler, as in the study file.
+    seed
+        The study's seed.
+    """
+    if not space:
+        return {}
+    source = _make_sampler(sampler, trial_seed(seed, number))
+    trial = study._storage.get_trial(trial_id)
+    source.before_trial(study, trial)
+    joint = source.infer_relative_search_space(study, trial)
+    together = source.sample_relative(study, trial, joint)
+    return {
+        name: together[name]
+        if name in together
+        else source.sample_independent(study, trial, name, distribution)
+        for name, distribution in space.items()
+    }
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's random stream, in [0, 2**32)."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def _make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
+    if spec.name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=spec.startup_trials)

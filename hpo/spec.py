@@ -1,0 +1,298 @@
+"""Study files: one TOML file says what is optimised, over what, and how it is scored."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from features.table import TableSpec
+from hpo.errors import SpecError, suggest
+from hpo.space import Dimension
+
+MetricName = Literal["rmse", "mae", "r2", "spearman"]
+ParamValue = bool | int | float | str
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InterleavedCv(_Section):
+    """Row i of the training part is validated in fold i mod `folds`; file order, no shuffle."""
+
+    scheme: Literal["interleaved"]
+    folds: int = Field(5, ge=2)
+
+
+class KFoldCv(_Section):
+    """Shuffled k-fold."""
+
+    scheme: Literal["kfold"]
+    folds: int = Field(5, ge=2)
+    seed: int = Field(42, ge=0)
+
+
+class GroupKFoldCv(_Section):
+    """No group has rows on both sides of a fold."""
+
+    scheme: Literal["group_kfold"]
+    folds: int = Field(5, ge=2)
+
+
+class LikeTestCv(_Section):
+    """Grouped folds that validate on small groups alone; larger groups are always trained on."""
+
+    scheme: Literal["test_like"]
+    folds: int = Field(5, ge=2)
+    max_group_rows: int = Field(24, ge=1)
+
+
+CvSpec = Annotated[
+    InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, Field(discriminator="scheme")
+]
+
+
+class EstimatorSpec(_Section):
+    """A regressor by its registered name or as `module:attribute`, and its fixed parameters."""
+
+    name: str
+    params: dict[str, ParamValue] = {}
+
+
+class PenalisedCvSpec(_Section):
+    """Cross-validation whose folds are penalised for the gap between validation and training."""
+
+    name: Literal["penalised_cv"] = "penalised_cv"
+    metric: MetricName = "rmse"
+    penalty: float = Field(0.2, ge=0)
+
+
+class CustomObjectiveSpec(_Section):
+    """An objective of the user's own, as `module:attribute`, and what it is called with."""
+
+    name: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    params: dict[str, Any] = {}
+
+
+def _objective_kind(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "custom" if isinstance(name, str) and ":" in name else "penalised_cv"
+
+
+ObjectiveSpec = Annotated[
+    Annotated[PenalisedCvSpec, Tag("penalised_cv")] | Annotated[CustomObjectiveSpec, Tag("custom")],
+    Discriminator(_objective_kind),
+]
+
+
+class SamplerSpec(_Section):
+    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number)."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    startup_trials: int = Field(10, ge=1)
+
+
+class StudySpec(_Section):
+    """One study file.
+
+    `trials` is the budget: that many trials finish, whatever dies on the way. `seed` feeds the
+    sampler and, where the estimator takes one, its `random_state`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    description: str = ""
+    trials: int = Field(ge=1)
+    seed: int = Field(42, ge=0, lt=2**31)
+    max_failures: int = Field(10, ge=0)
+    max_deaths: int = Field(3, ge=1)
+    lease_s: float = Field(60.0, ge=1)
+    table: TableSpec | None = None
+    cv: CvSpec | None = None
+    estimator: EstimatorSpec | None = None
+    objective: ObjectiveSpec = PenalisedCvSpec()
+    space: dict[str, Dimension] = {}
+    sampler: SamplerSpec = SamplerSpec()
+
+    @model_validator(mode="after")
+    def _check(self) -> StudySpec:
+        sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
+        if isinstance(self.objective, PenalisedCvSpec):
+            missing = [f"[{name}]" for name, section in sections.items() if section is None]
+            if missing:
+                raise ValueError(f"objective penalised_cv needs {' and '.join(missing)}")
+        elif self.cv is not None or self.estimator is not None:
+            raise ValueError("[cv] and [estimator] belong to objective penalised_cv alone")
+        if not self.space and self.trials > 1:
+            raise ValueError(
+                f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
+            )
+        both = sorted(set(self.space) & set(self.estimator.params if self.estimator else ()))
+        if both:
+            raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read and validate a study file.
+
+    Parameters
+    ----------
+    path
+        The TOML file. Without a `name` of its own, the study has the file's.
+    overrides
+        `key=value` texts; dotted keys reach into sections, values are TOML, or else text.
+
+    Raises
+    ------
+    SpecError
+        With file, key, rule and value of everything that is wrong.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SpecError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise SpecError(f"{path}: not valid TOML: {exc}") from exc
+    apply_overrides(raw, overrides)
+    raw.setdefault("name", path.stem)
+    return validate(raw, str(path))
+
+
+def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
+    """Return the spec that a mapping describes; `source` is named in errors."""
+    spec: StudySpec = validate_as(StudySpec, raw, source)
+    return spec
+
+
+def validate_as(kind: Any, raw: Any, source: str) -> Any:
+    """Return `raw` as an instance of a pydantic type, or say all that is wrong with it."""
+    try:
+        # JSON mode: strict, and still a list is a tuple and a text is a path.
+        return TypeAdapter(kind).validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as exc:
+        lines = [_describe(kind, error) for error in exc.errors()]
+        raise SpecError("\n".join(f"{source}: {line}" for line in lines)) from exc
+
+
+def canonical(spec: BaseModel | None) -> str:
+    """Return the one text that equal specs share, whatever the order or spelling of the file."""
+    dump = None if spec is None else spec.model_dump(mode="json")
+    return json.dumps(dump, sort_keys=True, separators=(",", ":"))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `key=value` texts in a mapping, in place; dotted keys reach into sections."""
+    for override in overrides:
+        _override(raw, override)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {override}: must be key=value, as in --set trials=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    target = raw
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SpecError(f"--set {override}: '{section}' is a value, not a section")
+    target[last] = value
+
+
+def _describe(kind: Any, error: Any) -> str:
+    """Return `key: rule, got value` for one pydantic error."""
+    location, valid = _locate(kind, error["loc"])
+    rule = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{location}: unknown key; {suggest(str(error['loc'][-1]), valid)}"
+    if error["type"] == "missing":
+        return f"{location}: required and missing"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        key = context["discriminator"].strip("'")
+        return f"{location}.{key}: unknown '{context['tag']}'; {suggest(context['tag'], tags)}"
+    if error["type"] == "union_tag_not_found":
+        return f"{location}: required key {error['ctx']['discriminator']} is missing"
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        options = [option.strip(" '") for option in error["ctx"]["expected"].split(" or ")]
+        options = [part.strip(" '") for option in options for part in option.split(",")]
+        return f"{location}: unknown '{error['input']}'; {suggest(error['input'], options)}"
+    if error["type"] == "value_error":
+        return f"{location}: {rule}" if location else rule
+    return f"{location}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+
+
+def _locate(kind: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
+    """Return an error's dotted key without pydantic's union tags, and the keys valid beside it."""
+    names: list[str] = []
+    valid: list[str] = []
+    for item in loc:
+        kind = _strip(kind)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            valid = list(kind.model_fields)
+            field = kind.model_fields.get(str(item))
+            kind = field.annotation if field else None
+            names.append(str(item))
+        elif _is_union(kind):
+            members = [_strip(member) for member in get_args(kind)]
+            models = [member for member in members if hasattr(member, "model_fields")]
+            if len(models) == 1 and not _has_tag(models[0], item):
+                kind, names = None, [*names, str(item)]
+                continue
+            kind = next((model for model in models if _has_tag(model, item)), None)
+        elif get_origin(kind) in (dict, tuple, list):
+            kind = next((a for a in reversed(get_args(kind)) if a is not Ellipsis), None)
+            names.append(str(item))
+        elif kind is not None:
+            kind = None  # pydantic's own name of a member of a union of plain types
+        else:
+            names.append(str(item))
+    return ".".join(names), valid
+
+
+def _strip(kind: Any) -> Any:
+    """Return a type without Annotated and Optional around it."""
+    while True:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        elif _is_union(kind) and type(None) in get_args(kind):
+            rest = [member for member in get_args(kind) if member is not type(None)]
+            kind = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007
+        else:
+            return kind
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    literals = [
+        value
+        for field in model.model_fields.values()
+        if get_origin(field.annotation) is Literal
+        for value in get_args(field.annotation)
+    ]
+    return tag in literals or (tag == "custom" and model is CustomObjectiveSpec)

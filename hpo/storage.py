@@ -1,0 +1,244 @@
+"""Opens the storage that all workers of a study share: Optuna's own schema, made safe to share.
+
+SQLite runs in write-ahead mode, waits up to a minute for the writer before it, and takes the
+write lock at the beginning of every transaction that changes something. Without the last, a
+read followed by an update is not atomic there, and two workers can both win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+
+from hpo.errors import StorageError
+
+BUSY_TIMEOUT_S = 60.0
+_SCHEMA_ATTEMPTS = 20
+
+_writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
+
+METADATA = sa.MetaData()
+
+# One row per study: what it was begun with. JSON texts.
+STUDIES = sa.Table(
+    "hpo_studies",
+    METADATA,
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("budget", sa.Integer, nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("table_path", sa.Text),
+    sa.Column("provenance", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+# One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.
+CLAIMS = sa.Table(
+    "hpo_claims",
+    METADATA,
+    sa.Column("trial_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    # open (claimed, or given back and waiting for a worker) | finished | failed
+    sa.Column("state", sa.String(16), nullable=False),
+    # The fencing token: one more with every worker that takes the trial.
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("deaths", sa.Integer, nullable=False),
+    sa.Column("worker_id", sa.String(128)),
+    # Seconds since the epoch, by the clock of the database.
+    sa.Column("lease_until", sa.Float, nullable=False),
+    sa.Index("ix_hpo_claims_study_state", "study_id", "state"),
+)
+
+# One row per worker process.
+WORKERS = sa.Table(
+    "hpo_workers",
+    METADATA,
+    sa.Column("worker_id", sa.String(128), primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("host", sa.String(256), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("outcome", sa.Text),
+)
+
+# What happened to a study and must not be forgotten: accepted changes, deaths, looks at the test
+# set. `detail` is a JSON object.
+EVENTS = sa.Table(
+    "hpo_events",
+    METADATA,
+    sa.Column("event_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+
+class StudyStorage(RDBStorage):
+    """Optuna's relational storage whose changes of state are atomic on SQLite too."""
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open one transaction that changes something; commits at the end."""
+        with _writing(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open one transaction that reads alone: one consistent state of the study."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def now(self, connection: sa.Connection) -> float:
+        """Return the database's clock: every lease is judged by this one clock."""
+        if self.engine.dialect.name == "sqlite":
+            query = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+        else:
+            query = "SELECT extract(epoch FROM clock_timestamp())"
+        return float(connection.execute(sa.text(query)).scalar_one())
+
+    def record_event(
+        self, connection: sa.Connection, study_id: int, kind: str, **detail: Any
+    ) -> None:
+        """Write down, within a transaction, something that must not be forgotten."""
+        connection.execute(
+            EVENTS.insert().values(
+                study_id=study_id, at=self.now(connection), kind=kind, detail=json.dumps(detail)
+            )
+        )
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    token = _writes.set(True)
+    try:
+        yield
+    finally:
+        _writes.reset(token)
+
+
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _writing():
+            return method(*args, **kwargs)
+
+    return call
+
+
+for _name in (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_create_new_trial",
+    "_set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+):
+    setattr(StudyStorage, _name, _locked(getattr(RDBStorage, _name)))
+
+
+def open_storage(url: str, *, create: bool) -> StudyStorage:
+    """Open a storage by its SQLAlchemy URL.
+
+    Parameters
+    ----------
+    url
+        Such as `sqlite:///hpo.db`.
+    create
+        Whether to make the database and its tables where they are missing. Workers never do:
+        the schema is made once, before them.
+
+    Raises
+    ------
+    StorageError
+        If the URL is not valid, or the database is missing, damaged or of another version.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError as exc:
+        raise StorageError(
+            f"--storage {url}: not a database URL; expected e.g. sqlite:///hpo.db"
+        ) from exc
+    shown = parsed.render_as_string(hide_password=True)
+    sqlite = parsed.get_backend_name() == "sqlite"
+    if sqlite:
+        _prepare_sqlite(parsed.database, shown, create=create)
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if sqlite else {}
+    for attempt in range(_SCHEMA_ATTEMPTS):
+        try:
+            storage = StudyStorage(url, engine_kwargs=options, skip_table_creation=not create)
+            if sqlite:
+                _make_safe(storage.engine)
+            if create:
+                METADATA.create_all(storage.engine)
+            return storage
+        except (OperationalError, sqlite3.OperationalError) as exc:
+            # Two first runs at once: the other one is creating the same tables.
+            if "already exists" not in str(exc) or attempt == _SCHEMA_ATTEMPTS - 1:
+                raise StorageError(f"{shown}: cannot be opened: {_first_line(exc)}") from exc
+            time.sleep(0.1)
+        except (ImportError, RuntimeError, SQLAlchemyError) as exc:
+            raise StorageError(f"{shown}: cannot be opened: {_first_line(exc)}") from exc
+    raise AssertionError("unreachable")
+
+
+def _prepare_sqlite(database: str | None, shown: str, *, create: bool) -> None:
+    if not database or database == ":memory:":
+        raise StorageError(f"{shown}: workers are processes and need a file to share")
+    path = Path(database)
+    if not create and not path.is_file():
+        raise StorageError(
+            f"{shown}: no such file; give the storage that the study is in "
+            "(--storage or HPO_STORAGE)"
+        )
+    if not path.parent.is_dir():
+        raise StorageError(f"{shown}: the folder {path.parent} does not exist")
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
+        # Stays with the file.
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except sqlite3.Error as exc:
+        raise StorageError(f"{shown}: cannot be opened: {exc}") from exc
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _make_safe(engine: sa.Engine) -> None:
+    def on_connect(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions of its own, which would be deferred ones.
+        connection.isolation_level = None
+        # In write-ahead mode a killed process loses nothing that was committed.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def on_begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes.get() else "BEGIN")
+
+    sa.event.listen(engine, "connect", on_connect)
+    sa.event.listen(engine, "begin", on_begin)
+    engine.dispose()
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

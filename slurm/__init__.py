@@ -1,0 +1,1 @@
+"""Keeps copies of a callable alive on a cluster; knows nothing of studies or features."""

@@ -1,0 +1,1 @@
+"""The test suite: flat files, real data, real processes."""

@@ -1,0 +1,96 @@
+"""What the tests share: real data, small tables and studies of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+import features.table
+from features.table import Column, Target
+from hpo.spec import StudySpec, validate
+from hpo.storage import StudyStorage, open_storage
+from hpo.study import Source, StudyRecord, begin
+
+SHARED_DATA = Path(
+    os.environ.get("HPO_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+)
+
+
+def unavailable(what: str, hint: str) -> NoReturn:
+    """Skip a test for want of something, or fail where HPO_TEST_REQUIRE says it must be there."""
+    required = os.environ.get("HPO_TEST_REQUIRE", "").split(",")
+    if what in required or "all" in required:
+        pytest.fail(f"{what} is required here and missing: {hint}")
+    pytest.skip(f"needs {what}: {hint}")
+
+
+@pytest.fixture(scope="session")
+def obelix_dir() -> Path:
+    """The OBELiX data set, read from where it lies."""
+    folder = SHARED_DATA / "obelix"
+    if not (folder / "train.csv").is_file():
+        unavailable("data", f"no OBELiX in {folder}; set HPO_TEST_DATA to the folder above it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hand_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 80 training and 20 held-out rows in 25 groups, with a learnable target."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 4))
+    y = X[:, 0] * 2.0 + np.sin(3.0 * X[:, 1]) + 0.1 * rng.normal(size=100)
+    return features.table.write(
+        tmp_path_factory.mktemp("tables"),
+        dataset="hand",
+        ids=[f"row-{i}" for i in range(100)],
+        formulas=["Li2O"] * 100,
+        X=X,
+        y=y,
+        groups=[f"group-{i % 25}" for i in range(100)],
+        is_train=np.arange(100) < 80,
+        columns=[Column(f"x{i}", "made") for i in range(4)],
+        target=Target("y", "eV"),
+    )
+
+
+def make_spec(**changes: Any) -> StudySpec:
+    """Return a small valid study over a table, with fields replaced."""
+    raw: dict[str, Any] = {
+        "name": "small",
+        "trials": 6,
+        "table": {"dataset": "transport", "families": ["ratios"]},
+        "cv": {"scheme": "interleaved", "folds": 3},
+        "estimator": {"name": "ridge"},
+        "space": {"alpha": {"type": "float", "low": 1e-3, "high": 10.0, "log": True}},
+    }
+    raw.update(changes)
+    return validate({key: value for key, value in raw.items() if value is not None}, "test")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[StudyStorage]:
+    """An empty storage in a SQLite file of its own."""
+    opened = open_storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def begin_study(
+    storage: StudyStorage, hand_table: Path, tmp_path: Path
+) -> Callable[..., StudyRecord]:
+    """Begin a study over the hand-made table; keyword arguments replace fields of its file."""
+
+    def begin_with(accept: tuple[str, ...] = (), **changes: Any) -> StudyRecord:
+        spec = make_spec(**changes)
+        source = Source(str(tmp_path / "small.toml"), (), None)
+        table = hand_table if spec.table else None
+        return begin(storage, spec, source, table, accept)
+
+    return begin_with
