@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -232,7 +233,7 @@ class Ledger:
                     intermediate_value_type=kind,
                 )
             )
-            self._set_attributes(c, claim.trial_id, {part_key(part): dict(scores)})
+            self._set_attributes(c, claim.trial_id, {part_key(part): _finite(scores)})
 
     def finish(self, claim: Claim, scores: Mapping[str, float]) -> None:
         """Tell the result of a trial; its unit of budget is spent."""
@@ -243,8 +244,9 @@ class Ledger:
                     trial_id=claim.trial_id, objective=0, value=stored, value_type=kind
                 )
             )
-            summary = {name: value for name, value in scores.items() if name != "score"}
-            self._set_attributes(c, claim.trial_id, {**summary, WORKER_KEY: claim.worker_id})
+            summary = {**_finite(scores), WORKER_KEY: claim.worker_id}
+            del summary["score"]
+            self._set_attributes(c, claim.trial_id, summary)
             self._end_trial(c, claim.trial_id, TrialState.COMPLETE)
 
     def fail(self, claim: Claim, reason: str) -> None:
@@ -377,7 +379,8 @@ class Ledger:
         stored = {a.key: json.loads(a.value_json) for a in attributes}
         parts: list[Mapping[str, float]] = []
         while part_key(len(parts)) in stored:
-            parts.append(stored[part_key(len(parts))])
+            scores = stored[part_key(len(parts))]
+            parts.append({k: math.nan if v is None else v for k, v in scores.items()})
         return Claim(row.trial_id, row.number, attempt, worker_id, params or None, tuple(parts))
 
     @contextlib.contextmanager
@@ -447,6 +450,11 @@ class Ledger:
             .where(WORKERS.c.worker_id == worker_id, WORKERS.c.ended_at.is_(None))
             .values(ended_at=self.storage.now(c), outcome=outcome)
         )
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, Any]:
+    """Return scores as JSON can hold them: an undefined one as null."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
 def _utc_now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 import types
@@ -234,7 +235,10 @@ def _describe(kind: Any, error: Any) -> str:
         key = context["discriminator"].strip("'")
         return f"{location}.{key}: unknown '{context['tag']}'; {suggest(context['tag'], tags)}"
     if error["type"] == "union_tag_not_found":
-        return f"{location}: required key {error['ctx']['discriminator']} is missing"
+        key = error["ctx"]["discriminator"].strip("'")
+        near = difflib.get_close_matches(key, map(str, error["input"]), n=1)
+        hint = f"; '{near[0]}' is unknown, did you mean '{key}'?" if near else ""
+        return f"{location}: required key '{key}' is missing{hint}"
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         options = [option.strip(" '") for option in error["ctx"]["expected"].split(" or ")]
         options = [part.strip(" '") for option in options for part in option.split(",")]

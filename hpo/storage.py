@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from hpo.errors import StorageError
 
@@ -91,6 +91,14 @@ EVENTS = sa.Table(
 
 class StudyStorage(RDBStorage):
     """Optuna's relational storage whose changes of state are atomic on SQLite too."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        _make_safe(self.engine)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _make_safe(self.engine)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -187,17 +195,15 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
             storage = StudyStorage(url, engine_kwargs=options, skip_table_creation=not create)
-            if sqlite:
-                _make_safe(storage.engine)
             if create:
                 METADATA.create_all(storage.engine)
             return storage
-        except (OperationalError, sqlite3.OperationalError) as exc:
-            # Two first runs at once: the other one is creating the same tables.
-            if "already exists" not in str(exc) or attempt == _SCHEMA_ATTEMPTS - 1:
-                raise StorageError(f"{shown}: cannot be opened: {_first_line(exc)}") from exc
-            time.sleep(0.1)
         except (ImportError, RuntimeError, SQLAlchemyError) as exc:
+            # Two first runs at once: the other one is creating the same tables and rows.
+            racing = isinstance(exc, IntegrityError) or "already exists" in str(exc)
+            if create and racing and attempt < _SCHEMA_ATTEMPTS - 1:
+                time.sleep(0.1)
+                continue
             raise StorageError(f"{shown}: cannot be opened: {_first_line(exc)}") from exc
     raise AssertionError("unreachable")
 
@@ -226,6 +232,9 @@ def _prepare_sqlite(database: str | None, shown: str, *, create: bool) -> None:
 
 
 def _make_safe(engine: sa.Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+
     def on_connect(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions of its own, which would be deferred ones.
         connection.isolation_level = None

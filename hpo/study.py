@@ -25,6 +25,7 @@ from hpo.spec import StudySpec, canonical, load, validate
 from hpo.storage import STUDIES, StudyStorage
 
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
+SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
 DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
 
 
@@ -175,9 +176,7 @@ def begin(
             if stored.budget != spec.trials:
                 storage.record_event(c, study_id, "budget", before=stored.budget, after=spec.trials)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
-    record = find(storage, spec.name)
-    record.optuna_study().set_metric_names([objective.score_name])
-    return record
+    return find(storage, spec.name)
 
 
 def find(storage: StudyStorage, name: str) -> StudyRecord:
@@ -243,6 +242,14 @@ def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
     study_id = int(inserted.inserted_primary_key[0])
     direction = StudyDirection[objective.direction.upper()]
     c.execute(DIRECTIONS.insert().values(study_id=study_id, direction=direction, objective=0))
+    # What Study.set_metric_names stores: figures and the dashboard label the score with it.
+    c.execute(
+        SYSTEM_ATTRIBUTES.insert().values(
+            study_id=study_id,
+            key="study:metric_names",
+            value_json=json.dumps([objective.score_name]),
+        )
+    )
     return study_id
 
 

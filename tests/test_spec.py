@@ -1,0 +1,138 @@
+"""Study files: what is refused, and whether the message says thing, rule, value and way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpo.errors import SpecError
+from hpo.spec import canonical, load, validate
+from tests.conftest import make_spec
+
+STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*/*.toml"))
+
+VALID = """
+trials = 10
+[table]
+dataset = "transport"
+families = ["ratios"]
+[cv]
+scheme = "kfold"
+[estimator]
+name = "ridge"
+[space]
+alpha = { type = "float", low = 0.001, high = 10.0, log = true }
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_gives_its_name_to_the_study(tmp_path):
+    spec = load(write(tmp_path, VALID))
+    assert spec.name == "mine"
+    assert spec.objective.name == "penalised_cv"
+    assert spec.space["alpha"].log
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("trials", "trails"), "trails: unknown key; did you mean 'trials'?"),
+        (("scheme", "sheme"), r"cv: required key 'scheme' is missing; 'sheme' is unknown"),
+        (('"kfold"', '"kfolds"'), r"cv.scheme: unknown 'kfolds'; did you mean 'kfold'\?"),
+        (('"transport"', '"transprot"'), r"table.dataset: unknown 'transprot'; did you mean 'tra"),
+        (('"float"', '"flaot"'), r"space.alpha.type: unknown 'flaot'; did you mean 'float'"),
+        (("high", "hihg"), r"space.alpha.hihg: unknown key; did you mean 'high'"),
+        (("low = 0.001", "low = 20"), "low must be smaller than high, got 20.0 and 10.0"),
+        (("low = 0.001", "low = 0"), "a log scale needs low > 0, got 0.0"),
+        (("log = true", "log = true, step = 0.1"), "log and step exclude each other"),
+        (("log = true", "step = 0.7"), "must be a multiple of step"),
+        (("low = 0.001", "low = -inf"), "must be finite"),
+        (("trials = 10", "trials = 0"), "trials: input should be greater than or equal to 1, got 0"),
+        (("trials = 10", 'trials = "10"'), "trials: input should be a valid integer, got '10'"),
+        (("trials = 10", "trials = "), "not valid TOML"),
+        (('"ratios"', '"ratio"'), "table.families: unknown family 'ratio'"),
+        (('[cv]\nscheme = "kfold"', ""), r"objective penalised_cv needs \[cv\]"),
+        (("trials = 10", "trials = 10\nobjective = {metric='rsme'}"), "objective.metric: unknown 'rsme'; did you mean 'rmse'"),
+        (("trials = 10", "trials = 10\nobjective = {penalty=-1}"), "objective.penalty: .*greater than or equal to 0"),
+        (("trials = 10", "trials = 10\nname = 'a b'"), "name: .*pattern"),
+        (('name = "ridge"', 'name = "ridge"\nparams = {alpha = 1.0}'), "alpha: fixed in .* and in"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    assert change[0] in VALID
+    path = write(tmp_path, VALID.replace(*change, 1))
+    with pytest.raises(SpecError, match=message) as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    path = write(tmp_path, VALID.replace("trials = 10", "trails = 1\nseed = -1"))
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert len(str(caught.value).splitlines()) == 3  # trails unknown, trials missing, seed < 0
+
+
+def test_a_missing_file_and_bad_bytes_are_said(tmp_path):
+    with pytest.raises(SpecError, match="No such file"):
+        load(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_bytes(b"trials = 1 # \xff")
+    with pytest.raises(SpecError, match="not UTF-8 text"):
+        load(tmp_path / "bad.toml")
+
+
+def test_overrides_reach_any_field(tmp_path):
+    path = write(tmp_path, VALID)
+    spec = load(path, ["trials=99", "cv.folds=3", "table.target=seebeck_n", "name=other"])
+    assert (spec.trials, spec.cv.folds, spec.table.target) == (99, 3, "seebeck_n")
+    assert spec.name == "other"
+
+
+@pytest.mark.parametrize("override", ["trials", "=3", "trials.x=3"])
+def test_a_bad_override_is_named(tmp_path, override):
+    with pytest.raises(SpecError, match="--set"):
+        load(write(tmp_path, VALID), [override])
+
+
+def test_an_empty_space_is_one_trial():
+    with pytest.raises(SpecError, match="trials must be 1, got 6"):
+        make_spec(space={})
+    assert make_spec(space={}, trials=1).space == {}
+
+
+def test_a_custom_objective_needs_no_table():
+    spec = make_spec(objective={"name": "a.b:C"}, table=None, cv=None, estimator=None)
+    assert spec.table is None
+    with pytest.raises(SpecError, match="belong to objective penalised_cv alone"):
+        make_spec(objective={"name": "a.b:C"}, table=None)
+    with pytest.raises(SpecError, match="objective.parms: unknown key; did you mean 'params'"):
+        make_spec(objective={"name": "a.b:C", "parms": {}}, table=None, cv=None, estimator=None)
+
+
+def test_the_canonical_form_survives_a_round_trip_and_ignores_order():
+    spec = make_spec()
+    import json
+
+    again = validate(json.loads(canonical(spec)), "stored")
+    assert again == spec
+    assert canonical(again) == canonical(spec)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_file_of_the_product_is_valid(path):
+    from hpo.estimators import check_estimator
+
+    spec = load(path)
+    check_estimator(spec, str(path))
+    assert spec.description
+
+
+def test_no_two_study_files_share_a_name():
+    names = [load(path).name for path in STUDIES]
+    assert len(names) == len(set(names)) > 0
