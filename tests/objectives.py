@@ -33,10 +33,10 @@ class Parabola:
 
 
 class Moody(Parabola):
-    """Refuses parameters below 1, scores NaN above 9, and kills its worker above 8."""
+    """Refuses parameters below 0.5, scores NaN above 9, and kills its worker above 8."""
 
     def score_part(self, params, part):
-        if params["alpha"] < 1.0:
+        if params["alpha"] < 0.5:
             raise ValueError(f"alpha too small: {params['alpha']:.3f}")
         if params["alpha"] > 9.0:
             return {"score": np.nan}

@@ -1,0 +1,313 @@
+"""Whole runs with real processes on a real file: budgets, kills, Ctrl-C, resume, conflicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PARABOLA = """
+trials = {trials}
+lease_s = 3.0
+max_deaths = 20
+[objective]
+name = "tests.objectives:{objective}"
+params = {{ delay_s = {delay_s}, journal = "journal.txt" }}
+[space]
+alpha = {{ type = "float", low = 0.0, high = 10.0 }}
+"""
+
+
+@pytest.fixture
+def hpo(tmp_path, monkeypatch):
+    """Run `hpo ARGUMENTS` in an empty folder, as a user does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for variable in ("HPO_STORAGE", "HPO_DATA", "HPO_TABLES", "HPO_REPORTS"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hpo.cli", *arguments]
+
+
+def write_study(trials=12, delay_s=0.02, objective="Parabola", name="x") -> str:
+    text = PARABOLA.format(trials=trials, delay_s=delay_s, objective=objective)
+    Path(f"{name}.toml").write_text(text)
+    return f"{name}.toml"
+
+
+def states(name="x") -> Counter[TrialState]:
+    study = optuna.load_study(study_name=name, storage="sqlite:///hpo.db")
+    return Counter(trial.state for trial in study.trials)
+
+
+def journal() -> Counter[str]:
+    """How often each part of each trial was computed."""
+    return Counter(Path("journal.txt").read_text().splitlines())
+
+
+def wait_until(condition, timeout_s=60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def finished_trials(name="x") -> int:
+    return claims(name, "state = 'finished'")
+
+
+def claims(name: str, condition: str) -> int:
+    """Look into the file itself: cheap enough to ask ten times a second."""
+    if not Path("hpo.db").exists():
+        return 0
+    connection = sqlite3.connect("file:hpo.db?mode=ro", uri=True, timeout=30)
+    try:
+        query = f"SELECT count(*) FROM hpo_claims JOIN studies USING (study_id) WHERE {condition}"
+        return connection.execute(f"{query} AND study_name = ?", (name,)).fetchone()[0]
+    except sqlite3.OperationalError:  # the tables are being made
+        return 0
+    finally:
+        connection.close()
+
+
+def worker_processes(parent: psutil.Process) -> list[psutil.Process]:
+    return [child for child in parent.children() if "worker" in child.cmdline()]
+
+
+def test_a_run_finishes_its_budget_and_a_second_run_does_nothing(hpo):
+    path = write_study()
+    first = hpo("run", path, "--workers", "3")
+    assert states() == {TrialState.COMPLETE: 12}
+    assert "x: finished, 12 of 12 trials, best" in first.stdout
+    assert "report: " in first.stdout
+    before = Path("journal.txt").read_text()
+    second = hpo("run", path)
+    assert "study 'x' is finished: 12 of 12 trials; nothing to do" in second.stderr
+    assert Path("journal.txt").read_text() == before
+
+
+def test_a_larger_budget_goes_on(hpo):
+    path = write_study(trials=4)
+    hpo("run", path)
+    hpo("run", path, "--trials", "7", "--workers", "2")
+    assert states() == {TrialState.COMPLETE: 7}
+    hpo("resume", "x", "--trials", "9")
+    assert states() == {TrialState.COMPLETE: 9}
+
+
+def test_workers_never_draw_the_same_and_a_repeated_run_draws_the_same(hpo):
+    path = write_study(trials=10)
+    hpo("run", path, "--workers", "1", "--storage", "sqlite:///a.db")
+    hpo("run", path, "--workers", "4", "--storage", "sqlite:///b.db")
+
+    def drawn(file):
+        study = optuna.load_study(study_name="x", storage=f"sqlite:///{file}")
+        return [trial.params["alpha"] for trial in study.trials]
+
+    # Ten start-up trials: alike whoever runs them, and no two alike.
+    assert drawn("a.db") == drawn("b.db")
+    assert len(set(drawn("b.db"))) == 10
+
+
+def test_ctrl_c_keeps_everything_and_resume_goes_on(hpo):
+    path = write_study(trials=12, delay_s=0.3)
+    run = subprocess.Popen(command("run", path, "--workers", "2"), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: finished_trials() >= 2)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "nothing is lost; go on with: hpo resume x" in said
+    assert "Traceback" not in said
+    stopped = states()
+    assert stopped[TrialState.RUNNING] == 0
+    assert 2 <= stopped[TrialState.COMPLETE] < 12
+    status = json.loads(hpo("status", "x", "--json").stdout)
+    assert status["state"] == "stopped"
+    hpo("resume", "x", "--workers", "2")
+    assert states() == {TrialState.COMPLETE: 12}
+    # A trial given back went on at the part it had come to.
+    assert set(journal().values()) == {1}
+
+
+def test_kills_of_workers_and_of_the_parent_lose_nothing_and_add_nothing(hpo):
+    path = write_study(trials=60, delay_s=0.08)
+    rng = random.Random(11)
+    run = subprocess.Popen(command("run", path, "--workers", "4"), stderr=subprocess.DEVNULL)
+    parent = psutil.Process(run.pid)
+    for kills in range(5):
+        wait_until(lambda at=4 + 6 * kills: finished_trials() >= at)
+        wait_until(lambda: len(worker_processes(parent)) == 4)
+        rng.choice(worker_processes(parent)).send_signal(signal.SIGKILL)
+    wait_until(lambda: finished_trials() >= 34)
+    orphans = worker_processes(parent)
+    run.kill()
+    run.wait()
+    # Workers see that nobody looks after them any more, give back and leave.
+    psutil.wait_procs(orphans, timeout=20)
+    assert not any(orphan.is_running() for orphan in orphans)
+    assert states()[TrialState.COMPLETE] < 60
+    hpo("resume", "x", "--workers", "4")
+    assert states() == {TrialState.COMPLETE: 60}
+    computed = journal()
+    assert len(computed) == 180
+    # A part in the making when its worker was killed may be made again; a stored one never.
+    assert sum(computed.values()) - 180 <= 6
+    study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
+    assert len({trial.params["alpha"] for trial in study.trials}) == 60
+
+
+def test_a_worker_without_launcher_that_is_killed_is_reaped_by_its_lease(hpo):
+    path = write_study(trials=3, delay_s=0.2)
+    hpo("run", path, "--trials", "1")
+    hpo("run", path, "--trials", "3", "--workers", "1")
+    hpo("run", path, "--trials", "1")  # the budget goes down: done, nothing is deleted
+    assert states() == {TrialState.COMPLETE: 3}
+    slow = write_study(trials=2, delay_s=60, name="slow")
+    run = subprocess.Popen(command("run", slow, "--workers", "1"), stderr=subprocess.DEVNULL)
+    wait_until(lambda: claims("slow", "state = 'open'") == 1)
+    children = worker_processes(psutil.Process(run.pid))
+    run.kill()
+    run.wait()
+    for child in children:
+        child.kill()
+    psutil.wait_procs(children, timeout=10)
+    Path("slow.toml").write_text(Path("slow.toml").read_text().replace("60", "0.01"))
+    hpo("run", "slow.toml", "--accept", "objective")
+    assert states("slow") == {TrialState.COMPLETE: 2}
+
+
+def test_bad_parameters_fail_deaths_are_counted_and_the_budget_is_still_exact(hpo):
+    write_study(trials=20, delay_s=0.0, objective="Moody")
+    # TPE learns nothing from failed trials and would ask for more of the same.
+    settings = ("max_failures=50", "max_deaths=2", "sampler.name=random")
+    hpo("run", "x.toml", "--workers", "2", *(f"--set={setting}" for setting in settings))
+    study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
+    by_state = states()
+    assert by_state[TrialState.COMPLETE] == 20
+    assert set(by_state) == {TrialState.COMPLETE, TrialState.FAIL}
+    for trial in study.trials:
+        alpha = trial.params["alpha"]
+        if trial.state is TrialState.COMPLETE:
+            assert 0.5 <= alpha <= 8.0
+        elif alpha < 0.5:
+            assert trial.user_attrs["failure"] == f"ValueError: alpha too small: {alpha:.3f}"
+        elif alpha > 9.0:
+            assert trial.user_attrs["failure"] == "ObjectiveError: a scored nan"
+        else:
+            assert "2 workers died on it; the last: killed by SIGKILL" in trial.user_attrs["failure"]
+
+
+def test_too_many_failures_stop_the_study_and_say_why(hpo):
+    write_study(trials=20, objective="Moody")
+    said = hpo(
+        *("run", "x.toml", "--workers", "2", "--set", "max_failures=2"),
+        *("--set", "space.alpha.high=0.4"),
+        code=2,
+    ).stderr
+    assert "trials failed, max_failures is 2" in said
+    assert "ValueError: alpha too small" in said
+
+
+def test_what_changed_is_named_and_can_be_accepted_knowingly(hpo):
+    path = write_study(trials=3)
+    hpo("run", path)
+    text = Path(path).read_text()
+    Path(path).write_text(text.replace("high = 10.0", "high = 5.0"))
+    refused = hpo("run", path, "--trials", "5", code=3)
+    assert "study 'x' was begun with something else" in refused.stderr
+    assert "space: the search space changed" in refused.stderr
+    assert "--accept space" in refused.stderr
+    assert states() == {TrialState.COMPLETE: 3}
+    hpo("resume", "x", "--trials", "5", code=3)
+    hpo("run", path, "--trials", "5", "--accept", "space")
+    assert states() == {TrialState.COMPLETE: 5}
+    hpo("run", path, "--trials", "5")  # accepted once, known from now on
+    Path(path).write_text(text.replace("seed", "seed").replace("delay_s = 0.02", "delay_s = 0.01"))
+    both = hpo("run", path, "--accept", "space", code=3)
+    assert "objective: the objective, the estimator or the seed changed" in both.stderr
+    wrong = hpo("run", path, "--accept", "spcae", code=2)
+    assert "did you mean 'space'" in wrong.stderr
+
+
+def test_a_change_that_one_study_cannot_hold_is_refused_even_if_accepted(hpo):
+    path = write_study(trials=2)
+    hpo("run", path)
+    text = Path(path).read_text()
+    Path(path).write_text(
+        text.replace(
+            'type = "float", low = 0.0, high = 10.0', 'type = "categorical", choices = [1.0, 2.0]'
+        )
+    )
+    said = hpo("run", path, "--trials", "4", "--accept", "space", code=3).stderr
+    assert "[space.alpha] cannot change its type or its choices within a study" in said
+    hpo("run", path, "--name", "y", "--trials", "4")
+    assert states("y") == {TrialState.COMPLETE: 4}
+
+
+def test_changed_code_is_a_conflict(hpo):
+    Path("mine.py").write_text((ROOT / "tests" / "objectives.py").read_text())
+    path = write_study(trials=2)
+    Path(path).write_text(Path(path).read_text().replace("tests.objectives", "mine"))
+    hpo("run", path)
+    Path("mine.py").write_text(Path("mine.py").read_text().replace("- 1.0) ** 2", "- 2.0) ** 2"))
+    said = hpo("run", path, "--trials", "3", code=3).stderr
+    assert "code: the code that computes a score changed" in said
+    assert "space" not in said.split("Undo")[0]
+
+
+def test_a_worker_that_joins_by_hand_shares_the_budget(hpo):
+    path = write_study(trials=30, delay_s=0.15)
+    run = subprocess.Popen(command("run", path, "--workers", "1"), stderr=subprocess.DEVNULL)
+    wait_until(lambda: finished_trials() >= 1)
+    hpo("worker", "x")
+    assert run.wait(timeout=60) == 0
+    assert states() == {TrialState.COMPLETE: 30}
+    study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
+    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+
+
+def test_a_worker_has_one_thread_and_no_chemistry(hpo):
+    Path("probe.py").write_text(
+        "import os, sys\n"
+        "from tests.objectives import Parabola\n"
+        "class Probe(Parabola):\n"
+        "    def score_part(self, params, part):\n"
+        "        import threadpoolctl, sklearn.ensemble\n"
+        "        heavy = {'pymatgen', 'matminer', 'smact', 'elementembeddings'}\n"
+        "        pools = [pool['num_threads'] for pool in threadpoolctl.threadpool_info()]\n"
+        "        assert pools and set(pools) == {1}, pools\n"
+        "        assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "        return super().score_part(params, part)\n"
+    )
+    path = write_study(trials=1)
+    Path(path).write_text(Path(path).read_text().replace("tests.objectives:Parabola", "probe:Probe"))
+    os.environ["OMP_NUM_THREADS"] = "2"
+    try:
+        hpo("run", path, "--set", "max_failures=0")
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+    assert states() == {TrialState.COMPLETE: 1}
