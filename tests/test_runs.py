@@ -311,3 +311,85 @@ def test_a_worker_has_one_thread_and_no_chemistry(hpo):
     finally:
         del os.environ["OMP_NUM_THREADS"]
     assert states() == {TrialState.COMPLETE: 1}
+
+
+TABLE_STUDY = """
+trials = {trials}
+[table]
+dataset = "csv"
+path = "mine.csv"
+families = ["ratios"]
+test_fraction = 0.25
+[cv]
+scheme = "{scheme}"
+folds = 3
+[estimator]
+name = "ridge"
+[space]
+alpha = {{ type = "float", low = 0.001, high = 10.0, log = true }}
+"""
+
+
+def write_table_study(trials=3, scheme="kfold") -> str:
+    elements = ("Na", "K", "Rb", "Mg", "Ca", "Sr", "Zn", "Al", "Ga", "Ti", "Zr", "Sn")
+    lines = [f"Li{n}{element}O{n},{n + len(element)}" for element in elements for n in (1, 2, 3)]
+    Path("mine.csv").write_text("\n".join(["formula,target", *lines]) + "\n")
+    Path("t.toml").write_text(TABLE_STUDY.format(trials=trials, scheme=scheme))
+    return "t.toml"
+
+
+def test_a_changed_table_or_split_is_refused_by_run_and_resume(hpo):
+    path = write_table_study()
+    hpo("run", path, "--workers", "1")
+    rows = Path("mine.csv").read_text()
+    Path("mine.csv").write_text(rows.replace("LiNaO1,", "LiNaO2,").replace("Li1NaO1,3", "Li1NaO1,4"))
+    for arguments in (("run", path), ("resume", "t", "--trials", "5")):
+        said = hpo(*arguments, code=3).stderr
+        assert "table: the feature table: rows, features or target changed" in said
+        assert "splits" not in said
+    Path("mine.csv").write_text(rows)
+    write_table_study(scheme="interleaved")
+    said = hpo("resume", "t", "--trials", "5", code=3).stderr
+    assert "splits: the division into cross-validation folds changed" in said
+    assert "table:" not in said
+    hpo("resume", "t", "--trials", "5", "--accept", "splits")
+    assert states("t") == {TrialState.COMPLETE: 5}
+    assert "accepted" in Path("reports/t/report.html").read_text()
+
+
+def test_resume_needs_neither_study_file_nor_data_if_the_table_is_there(hpo):
+    path = write_table_study()
+    hpo("run", path, "--workers", "1")
+    Path("mine.csv").unlink()
+    said = hpo("resume", "t", "--trials", "4").stderr
+    assert "the data are not here, the stored table is used" in said
+    Path(path).unlink()
+    hpo("resume", "t", "--trials", "5")
+    assert states("t") == {TrialState.COMPLETE: 5}
+
+
+def test_a_damaged_table_stops_the_study_with_a_message(hpo):
+    path = write_table_study()
+    hpo("run", path, "--workers", "1")
+    (parquet,) = Path("tables").glob("csv-*/table.parquet")
+    parquet.write_bytes(parquet.read_bytes()[:-100])
+    Path("mine.csv").unlink()
+    said = hpo("resume", "t", "--trials", "4", code=2).stderr
+    assert "error: " in said
+    assert "table.parquet" in said
+
+
+def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
+    from hpo.evaluation import TEST_LOOK
+    from hpo.storage import open_storage
+    from hpo.study import find
+
+    path = write_table_study(trials=4)
+    hpo("run", path, "--workers", "1")
+    hpo("report", "t")
+    hpo("report", "t")
+    record = find(open_storage("sqlite:///hpo.db", create=False), "t")
+    looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    assert len(looks) == 1
+    assert looks[0]["finished"] == 4
+    record.storage.engine.dispose()

@@ -1,0 +1,190 @@
+"""What the figures of a report have in common, and the figures of the best model."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from hpo.evaluation import Predictions
+
+MAX_POINTS = 2000  # what a browser draws without a pause
+MAX_AXIS_NAME = 34
+
+INK, MUTED, GRID = "#1d2329", "#5c6670", "#e3e7eb"
+BLUE, BEST = "#0b5394", "#d55e00"
+# Okabe & Ito's palette, without its yellow, which white paper swallows.
+FOLD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5c6670")
+# Light to dark blue: ordered in grey, too, and its light end is still seen on white.
+SCALE = ("#bcd7ee", "#85b6dd", "#4a90c8", "#1c68a8", "#08306b")
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: Plotly's JSON, and the name that stands above it."""
+
+    json: Markup
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    Attributes
+    ----------
+    key
+        Its name within the page.
+    caption
+        What is drawn and what to look for; where there are no panels, why there are none.
+    shape
+        plain, square, small (several in a row) or wide (scrolls on a narrow screen).
+    """
+
+    key: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...] = ()
+    shape: str = "plain"
+
+
+def parity(cv: Predictions, test: Predictions | None, target: str) -> Figure:
+    """Draw predicted against measured values, cross-validation beside the held-out rows.
+
+    Parameters
+    ----------
+    cv, test
+        Predictions of the best trial; `test` is None before the budget is finished.
+    target
+        The target with its unit.
+    """
+    sets = [("Cross-validation, out of fold", cv)]
+    if test is not None:
+        sets.append(("Held-out test set", test))
+    values = np.concatenate([part for _, p in sets for part in (p.y, p.predicted)])
+    low, high = float(values.min()), float(values.max())
+    pad = 0.04 * (high - low) or 0.5
+    ends = (low - pad, high + pad)
+    # A long name would be cut on a narrow screen; the title has it in any case.
+    on_axes = html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
+    panels = tuple(
+        Panel(pack(_parity_panel(p, ends, on_axes)), f"{name}: {len(p.y)} rows") for name, p in sets
+    )
+    caption = (
+        "The solid line is perfect prediction, the dashed lines are one RMSE away from it. "
+        + ("Both plots have one scale. " if test is not None else "")
+        + "Look for a cloud that lies flatter than the line (the model shrinks towards the mean), "
+        "and for points of one group that are off it together. Point at a dot for its row."
+    )
+    if max(len(p.y) for _, p in sets) > MAX_POINTS:
+        caption += (
+            f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
+            "predictions.csv has all of them."
+        )
+    title = f"Predicted against measured {target}"
+    return Figure("parity", title, caption, panels, "square")
+
+
+def _parity_panel(predictions: Predictions, ends: tuple[float, float], target: str) -> go.Figure:
+    figure = go.Figure()
+    for offset, dash in ((0.0, "solid"), (1.0, "dash"), (-1.0, "dash")):
+        shift = offset * predictions.scores["rmse"]
+        figure.add_scatter(
+            x=ends,
+            y=[end + shift for end in ends],
+            mode="lines",
+            line={"color": MUTED, "width": 1, "dash": dash},
+            hoverinfo="skip",
+        )
+    rows = np.arange(len(predictions.y))
+    if len(rows) > MAX_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+    for fold, (name, colour) in name_folds(predictions).items():
+        of_fold = rows[predictions.fold[rows] == fold]
+        labels = zip(predictions.ids[of_fold], predictions.groups[of_fold], strict=True)
+        figure.add_scatter(
+            x=predictions.y[of_fold].tolist(),
+            y=predictions.predicted[of_fold].tolist(),
+            mode="markers",
+            marker={"color": colour, "size": 6, "opacity": 0.65},
+            # Plotly reads a little HTML in texts; an id is to be shown as it is.
+            text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
+            hovertemplate="%{text}<br>measured %{x:.3g}, predicted %{y:.3g}"
+            f"<extra>{name}</extra>",
+        )
+    apply_style(figure)
+    figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
+    figure.update_xaxes(title_text=f"measured {target}", range=ends, constrain="domain")
+    figure.update_yaxes(
+        title_text=f"predicted {target}",
+        range=ends,
+        scaleanchor="x",
+        constrain="domain",
+        automargin=False,
+    )
+    return figure
+
+
+def name_folds(predictions: Predictions) -> dict[int, tuple[str, str]]:
+    """Return name and colour of every fold; one colour where there are too many to tell apart."""
+    folds = [int(fold) for fold in np.unique(predictions.fold)]
+    if folds == [-1]:
+        return {-1: ("held out", BLUE)}
+    colours = FOLD_COLOURS if len(folds) <= len(FOLD_COLOURS) else (BLUE,) * len(folds)
+    return {fold: (f"fold {fold}", colour) for fold, colour in zip(folds, colours, strict=False)}
+
+
+def apply_style(figure: go.Figure, *, legend: bool = False) -> None:
+    """Give a figure the looks that all of them share."""
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": MUTED,
+        "tickcolor": MUTED,
+        "ticks": "outside",
+        "ticklen": 4,
+        "title": {"standoff": 8},
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        title=None,
+        autosize=True,
+        width=None,
+        height=None,
+        font={"family": FONT, "size": 12, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 64, "r": 18, "t": 14, "b": 52},
+        hoverlabel={"bgcolor": "white", "bordercolor": MUTED, "font": {"color": INK}},
+        modebar={"bgcolor": "rgba(255,255,255,0.85)", "color": MUTED, "activecolor": BLUE},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+
+
+def pack(figure: go.Figure) -> Markup:
+    """Return Plotly's JSON with short numbers, safe within a script element."""
+    plain = json.loads(figure.to_json())
+    text = json.dumps(_shorten(plain), separators=(",", ":"), allow_nan=False)
+    for sign in "&<>":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_shorten(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shorten(item) for key, item in value.items()}
+    return value

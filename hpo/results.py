@@ -1,0 +1,237 @@
+"""What came out of a study, in words and tables for a reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from features.table import FeatureTable
+from hpo.evaluation import Evaluation, Predictions
+from hpo.ledger import WALL_KEY, part_key
+from hpo.search import Search
+from hpo.space import CategoricalDimension, Dimension
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+EDGE = 0.01  # share of a searched range, at either end
+METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of texts.
+
+    Attributes
+    ----------
+    numeric
+        Positions of the columns that hold numbers.
+    more
+        What is not in it and where to find that; "" if it is complete.
+    heads
+        Names that stand above several columns, and how many; empty if there are none.
+    n_summary
+        How many of the last rows sum up the others.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[int] = frozenset()
+    more: str = ""
+    heads: tuple[tuple[str, int], ...] = ()
+    n_summary: int = 0
+
+
+# In one sentence ------------------------------------------------------------------------------
+
+
+def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_out: bool) -> str:
+    """Return the outcome in one sentence.
+
+    Parameters
+    ----------
+    search, evaluation
+        The trials, and the best of them fitted again.
+    unit
+        Of an error.
+    holds_out
+        Whether there are rows that the search never sees.
+    """
+    if search.best is None:
+        failed = len(search.failed)
+        return "No trial has finished yet" + (f"; {failed} failed." if failed else ".")
+    finished = len(search.finished)
+    of = f"The best of {finished} trials" if finished > 1 else "The one finished trial"
+    trial = search.best.number
+    if evaluation is None:
+        return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
+    text = f"{of}, trial {trial}, reaches {_in_words(evaluation.cv, unit)} in cross-validation"
+    if evaluation.test is not None:
+        rows = f"{len(evaluation.test.y)} held-out rows"
+        return f"{text}, and {_in_words(evaluation.test, unit)} on {rows}."
+    if holds_out:
+        return f"{text}. The held-out rows are looked at once, when the budget is finished."
+    return f"{text}."
+
+
+def _in_words(predictions: Predictions, unit: str) -> str:
+    low, high = predictions.row_intervals["r2"]
+    r2, rmse = (number(predictions.scores[name]) for name in ("r2", "rmse"))
+    text = f"R²~{r2} (95~% interval {number(low)} to {number(high)}) and RMSE~{rmse}~{unit}"
+    return text.strip("~").replace("~", NO_BREAK)
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+
+def name_target(table: FeatureTable | None) -> tuple[str, str]:
+    """Return the target as an axis names it, and the unit of an error in it."""
+    if table is None:
+        return "", ""
+    target = table.target
+    unit = f" ({target.unit})" if target.unit else ""
+    if target.log10:
+        return f"log₁₀ {target.name}{unit}", "decades"
+    return f"{target.name}{unit}", target.unit
+
+
+def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
+    """Return a row per metric: its label, then score and intervals for each set of rows."""
+    sets = [p for p in (evaluation.cv, evaluation.test) if p is not None]
+    return [
+        {
+            "label": _label(name, unit),
+            "sets": [
+                {
+                    "value": number(predictions.scores[name]),
+                    "by_row": _interval(predictions.row_intervals[name]),
+                    "by_group": _interval(predictions.group_intervals[name]),
+                }
+                for predictions in sets
+            ],
+        }
+        for name in METRIC_LABELS
+    ]
+
+
+def _label(metric: str, unit: str) -> str:
+    label = METRIC_LABELS[metric]
+    return f"{label} ({unit})" if unit and metric in ("rmse", "mae") else label
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{number(ends[0])} to {number(ends[1])}"
+
+
+def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
+    """Return every stored score of the best trial by part, and then over all parts."""
+    parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
+    names = [name for part in parts.values() for name in part if name not in ("score", WALL_KEY)]
+    pairs = [f"{metric}_{side}" for metric in METRIC_LABELS for side in ("val", "train")]
+    paired = {*pairs} <= {*names}
+    names = [*(pairs if paired else dict.fromkeys(names)), "score"]
+    columns: tuple[str, ...] = ("part", *names[:-1], search.score_name)
+    heads: tuple[tuple[str, int], ...] = ()
+    if paired:
+        columns = ("part", *("val.", "train.") * len(METRIC_LABELS), search.score_name)
+        heads = (("", 1), *((_label(name, unit), 2) for name in METRIC_LABELS), ("", 1))
+    values = np.array([[part.get(name, math.nan) for name in names] for part in parts.values()])
+    rows = [
+        (search.part_name(step), *map(number, scores))
+        for step, scores in zip(parts, values, strict=True)
+    ]
+    if paired:
+        summary = {"mean": values.mean(axis=0), "std. dev.": values.std(axis=0, ddof=1)}
+    else:
+        # What an objective of the user's own makes of its parts need not be their mean.
+        whole = [best.user_attrs.get(name, math.nan) for name in names[:-1]]
+        summary = {"whole trial": np.array([*whole, best.value])}
+    rows += [(label, *map(number, scores)) for label, scores in summary.items()]
+    return Table(
+        title=f"Trial {best.number}, part by part",
+        columns=columns,
+        rows=tuple(rows),
+        numeric=frozenset(range(1, len(columns))),
+        heads=heads,
+        n_summary=len(summary),
+    )
+
+
+# Parameters -----------------------------------------------------------------------------------
+
+
+def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[str, Any]]:
+    """Return a row per parameter: value, searched range, place in it in per cent, remark."""
+    rows = []
+    for name in [*(n for n in space if n in best.params), *(best.params.keys() - space.keys())]:
+        value, dimension = best.params[name], space.get(name)
+        place = None if dimension is None else _place(dimension, value)
+        edge = ""
+        if place is not None and not EDGE < place < 1 - EDGE:
+            edge = f"at the {'lower' if place <= EDGE else 'upper'} end: consider widening"
+        rows.append(
+            {
+                "name": name,
+                "value": f"{value:.6g}" if isinstance(value, float) else str(value),
+                "range": "not in the present space" if dimension is None else _range(dimension),
+                "place": None if place is None else round(100 * place, 1),
+                "edge": edge,
+            }
+        )
+    return rows
+
+
+def _place(dimension: Dimension, value: Any) -> float | None:
+    """Return where a value lies in its range, 0 to 1; None for choices."""
+    if isinstance(dimension, CategoricalDimension):
+        return None
+    low, high, at = float(dimension.low), float(dimension.high), float(value)
+    if dimension.log:
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    return min(1.0, max(0.0, (at - low) / (high - low)))
+
+
+def _range(dimension: Dimension) -> str:
+    if isinstance(dimension, CategoricalDimension):
+        return ", ".join(str(choice) for choice in dimension.choices)
+    scale = ", log scale" if dimension.log else ""
+    step = f", step {dimension.step:g}" if dimension.step not in (None, 1) else ""
+    return f"{dimension.low:g} to {dimension.high:g}{scale}{step}"
+
+
+# Texts ----------------------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """Return a score for a reader: three decimals where they mean something, a true minus."""
+    if value is None or math.isnan(value):
+        return "–"
+    small = value != 0 and not 0.001 <= abs(value) < 1000
+    return (f"{value:.3g}" if small else f"{value:.3f}").replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Return a share in whole per cent, without rounding anything to none or to all."""
+    if 0 < share < 0.01:
+        return "Under 1 %"
+    return "Over 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def utc(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span to two figures or so."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,348 @@
+"""What a study knows that speaks for or against its own scores."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from features.table import FeatureTable
+from hpo.evaluation import TEST_LOOK, Evaluation
+from hpo.fingerprint import PARTS
+from hpo.folds import shared_group_fraction
+from hpo.ledger import FAILURE_KEY, Counts, part_key
+from hpo.metrics import score_all
+from hpo.objective import Objective, PenalisedCv
+from hpo.results import METRIC_LABELS, Table, number, percent, utc
+from hpo.search import Search, score
+
+MAX_LISTED = 200  # rows of a list; the page says how many more there are and what shows them
+REFIT_TOLERANCE = 1e-6
+
+Level = Literal["fine", "note", "caution"]
+Events = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know before believing a score."""
+
+    level: Level
+    title: str
+    text: str
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What findings are made from.
+
+    Attributes
+    ----------
+    table, objective
+        What the study was begun with; None where that is not here any more.
+    evaluation
+        The refitted best trial; None where there is none.
+    holds_out
+        Whether the engine keeps rows of this study out of the search.
+    """
+
+    search: Search
+    counts: Counts
+    events: Events
+    table: FeatureTable | None
+    objective: Objective | None
+    evaluation: Evaluation | None
+    holds_out: bool
+
+
+def findings(material: Material) -> list[Finding]:
+    """Return everything there is to know, reasons for caution first."""
+    table, objective = material.table, material.objective
+    found = [_derived_columns(table)] if table is not None else []
+    if table is not None and isinstance(objective, PenalisedCv):
+        found.append(_shared_groups(table, objective))
+    found.append(_test_looks(material))
+    if material.search.finished:
+        found.append(_selection(material.search, averaged=isinstance(objective, PenalisedCv)))
+    if material.evaluation is not None:
+        found.append(_refit(material.search, material.evaluation))
+    found.append(_changes(material.events))
+    found.append(_failures(material.search))
+    found.append(_deaths(material.events))
+    if table is not None:
+        found.append(_missing_rows(table))
+    ranks = ("caution", "note", "fine")
+    return sorted(found, key=lambda finding: ranks.index(finding.level))
+
+
+def _derived_columns(table: FeatureTable) -> Finding:
+    title = "Features made from the target"
+    derived = [column for column in table.columns if column.derived_from_target]
+    if not derived:
+        text = f"None of the {table.n_features} features is marked as made from the measured value."
+        return Finding("fine", title, text)
+    named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
+    verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
+    text = (
+        f"{len(derived)} of {table.n_features} features {verb} made from the measured value: "
+        f"{named}. A model reads part of the answer from {them}, and no new material comes with "
+        f"{them}. Leave {them} out before believing any score on this page."
+    )
+    return Finding("caution", title, text)
+
+
+def _shared_groups(table: FeatureTable, objective: PenalisedCv) -> Finding:
+    title = "Groups on both sides of a fold"
+    train, test = table.train, table.test
+    if len(np.unique(table.groups)) == table.n_rows:
+        text = (
+            "Every row is a group of its own: the table does not say which rows belong together "
+            "(one paper, one composition), so nothing can be said about near copies of a "
+            "validated row in its training part."
+        )
+        return Finding("note", title, text)
+    share = shared_group_fraction(objective.folds, train.groups)
+    meaning = "(rows of one paper or of one composition, as the table groups them)"
+    if share == 0:
+        text = f"No group {meaning} has rows on both sides of a fold."
+    else:
+        text = (
+            f"{percent(share)} of the validated rows have a row of the same group {meaning} in "
+            "the training part of their fold. Cross-validation therefore says how well the model "
+            "fills in groups that it knows; for a material from a new group, expect less. "
+            'Folds of whole groups: scheme = "group_kfold" in [cv].'
+        )
+    level: Level = "caution" if share > 0 else "fine"
+    if len(test.y):
+        known = float(np.isin(test.groups, train.groups).mean())
+        if known == 0:
+            text += " The held-out rows share no group with the training rows."
+        else:
+            level = "caution"
+            text += f" {percent(known)} of the held-out rows have a row of their group in training."
+    return Finding(level, title, text)
+
+
+def _test_looks(material: Material) -> Finding:
+    title = "Looks at the test set"
+    looks = [event for event in material.events if event["kind"] == TEST_LOOK]
+    if not looks and not material.holds_out:
+        text = (
+            "The engine holds nothing out in this study: every score on this page took part in "
+            "choosing the best trial."
+        )
+        return Finding("caution", "Nothing is held out", text)
+    rows = tuple(
+        (
+            utc(look["at"]),
+            str(look["finished"]),
+            str(look["trial"]),
+            *(number(look["scores"].get(name)) for name in METRIC_LABELS),
+        )
+        for look in looks
+    )
+    columns = ("when", "after trials", "trial looked at", *METRIC_LABELS.values())
+    tables = (Table("Every look", columns, rows, frozenset(range(1, 7))),) if looks else ()
+    if not looks:
+        text = (
+            f"None yet. The test set is looked at once, when the budget of "
+            f"{material.counts.budget} trials is finished."
+        )
+        return Finding("fine", title, text)
+    went_on = not material.counts.done or looks[0]["finished"] < material.counts.finished
+    if len(looks) == 1 and not went_on:
+        text = (
+            f"One, on {utc(looks[0]['at'])}, after {looks[0]['finished']} trials, at trial "
+            f"{looks[0]['trial']} alone. The held-out rows took no part in choosing it."
+        )
+        return Finding("fine", title, text, tables)
+    times = "once" if len(looks) == 1 else f"{len(looks)} times"
+    text = (
+        f"The test set has been looked at {times}. Whoever goes on with a study after a look, or "
+        "chooses among looks, chooses by the test set: its later scores are no longer those of "
+        "rows that nobody has seen."
+    )
+    return Finding("caution", title, text, tables)
+
+
+def _selection(search: Search, *, averaged: bool) -> Finding:
+    title = "The best of many"
+    finished = search.finished
+    if len(finished) == 1:
+        text = "One trial has finished: nothing was selected."
+        return Finding("fine", title, text)
+    text = (
+        f"The cross-validated score of the best trial was selected among {len(finished)} trials. "
+        "The best of many is partly luck, and its intervals do not allow for that."
+    )
+    if not averaged:
+        text = text.replace("cross-validated score", "score")
+    best = finished[0]
+    parts = list(best.intermediate_values.values())
+    if averaged and len(parts) > 1:
+        error = float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
+        near = sum(abs(score(trial) - score(best)) <= error for trial in finished)
+        if near > 1:
+            text += (
+                f" {near} of them score within one standard error over folds ({number(error)}) of "
+                "the best: the folds alone cannot tell which of them is better."
+            )
+    return Finding("note", title, text)
+
+
+def _refit(search: Search, evaluation: Evaluation) -> Finding:
+    """Compare the refitted folds with what the worker stored of the same trial."""
+    title = "The refitted model is the one that was scored"
+    stored = search.trials[evaluation.trial].user_attrs
+    worst = 0.0
+    for fold in np.unique(evaluation.cv.fold):
+        rows = evaluation.cv.fold == fold
+        again = score_all(evaluation.cv.y[rows], evaluation.cv.predicted[rows])
+        then = stored[part_key(int(fold))]
+        for name, value in again.items():
+            before = then[f"{name}_val"]
+            if not (math.isnan(value) and math.isnan(before)):
+                worst = max(worst, abs(value - before) / max(1.0, abs(before)))
+    if worst <= REFIT_TOLERANCE:
+        text = "Fitted again for this page, every fold gave the scores that the trial stored."
+        return Finding("fine", title, text)
+    text = (
+        f"Fitted again for this page, a fold scored up to {number(worst)} away from what trial "
+        f"{evaluation.trial} stored. Either the estimator does not give the same model twice, or "
+        "the trial was scored before something changed; predictions here are those of the new fit."
+    )
+    return Finding("caution", title, text)
+
+
+def _changes(events: Events) -> Finding:
+    title = "Changes since the study began"
+    rows, accepted = [], 0
+    for event in events:
+        if event["kind"] == "accepted":
+            accepted += 1
+            before, now = shorten(event["before"]), shorten(event["now"])
+            rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
+        elif event["kind"] == "budget":
+            rows.append((utc(event["at"]), f"budget: {event['before']} → {event['after']} trials"))
+    if not rows:
+        text = "None: every trial had the same data, folds, space, objective, code and packages."
+        return Finding("fine", title, text)
+    tables = (_listed("Every change", ("when", "what"), rows),)
+    if accepted:
+        text = (
+            f"{_count(accepted, 'change')} accepted on the way. Trials from before and after it "
+            "were not scored alike, and the best of them may be the best only by that."
+        )
+        return Finding("caution", title, text, tables)
+    text = (
+        "The budget was changed on the way. A study that goes on until its score pleases is more "
+        "optimistic than one whose length was fixed before."
+    )
+    return Finding("note", title, text, tables)
+
+
+def _failures(search: Search) -> Finding:
+    title = "Failed trials"
+    failed = search.failed
+    if not failed:
+        return Finding("fine", title, "None.")
+    by_reason: dict[str, list[FrozenTrial]] = {}
+    for trial in failed:
+        by_reason.setdefault(str(trial.user_attrs.get(FAILURE_KEY, "unknown")), []).append(trial)
+    ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1][0].number))
+    rows = [
+        (str(len(trials)), _numbers([trial.number for trial in trials]), reason)
+        for reason, trials in ordered
+    ]
+    text = (
+        f"{_count(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
+        "trials cost no budget, and the search learns nothing from them: look whether they fail "
+        "in one corner of the space."
+    )
+    shown = _listed(
+        "Reasons", ("trials", "numbers", "reason"), rows, {0}, f"hpo export {search.name}"
+    )
+    level: Level = "caution" if len(failed) > 0.1 * len(search.trials) else "note"
+    return Finding(level, title, text, (shown,))
+
+
+def _deaths(events: Events) -> Finding:
+    title = "Workers that died"
+    rows = [
+        (utc(event["at"]), str(event["trial"]), str(event["worker"]), str(event["reason"]))
+        for event in events
+        if event["kind"] == "death"
+    ]
+    if not rows:
+        return Finding("fine", title, "None.")
+    text = (
+        f"{_count(len(rows), 'worker')} died. Another one went on with the trial from its last "
+        "stored part, so that no score depends on it."
+    )
+    columns = ("when", "trial", "worker", "reason")
+    return Finding("note", title, text, (_listed("Every death", columns, rows, {1}),))
+
+
+def _missing_rows(table: FeatureTable) -> Finding:
+    title = "Rows that are missing or incomplete"
+    skipped, partial = table.skipped, table.partial
+    if not skipped and not partial:
+        return Finding("fine", title, f"None: all {table.n_rows} rows of the source are complete.")
+    total = table.n_rows + len(skipped)
+    text = (
+        f"{len(skipped)} of {total} rows of the source are not in the table, and there are "
+        f"{len(partial)} remarks on features that could not be computed in full. Scores speak of "
+        "the rows that are left."
+    )
+    command = f"hpo features show {table.path}"
+    tables = []
+    if skipped:
+        reasons = Counter(row.reason for row in skipped)
+        lines = [(row.source, str(row.line), row.id, row.reason) for row in skipped]
+        columns = ("file", "line", "id", "reason")
+        tables.append(_counted("Skipped rows by reason", reasons, command))
+        tables.append(_listed("Every skipped row", columns, lines, {1}, command))
+    if partial:
+        remarks = Counter(f"{row.family}: {row.reason}" for row in partial)
+        notes = [(p.source, str(p.line), p.id, p.family, p.reason) for p in partial]
+        headings = ("file", "line", "id", "family", "reason")
+        tables.append(_counted("Incomplete features by reason", remarks, command))
+        tables.append(_listed("Every remark", headings, notes, {1}, command))
+    return Finding("note", title, text, tuple(tables))
+
+
+def _counted(title: str, counts: Counter[str], command: str) -> Table:
+    rows = [(str(count), reason) for reason, count in counts.most_common()]
+    return _listed(title, ("rows", "reason"), rows, {0}, command)
+
+
+def _listed(
+    title: str,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    numeric: Sequence[int] | set[int] = (),
+    command: str = "",
+) -> Table:
+    left = len(rows) - MAX_LISTED
+    more = f"{left} more" + (f", shown by: {command}" if command else "") if left > 0 else ""
+    return Table(title, columns, tuple(rows[:MAX_LISTED]), frozenset(numeric), more)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _numbers(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown}, … ({len(numbers) - most} more)"
+
+
+def shorten(value: str) -> str:
+    """Return what tells two fingerprints apart: hashes by their beginning, versions in full."""
+    return value if " " in value or not value else value[:12]
