@@ -82,7 +82,9 @@ def test_every_make_target_of_the_documents_exists():
 def test_every_path_that_the_documents_name_exists():
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        for path in re.findall(r"(?<![\w/])((?:studies|hpo|features|slurm|tests)/[\w./-]*\w)", text):
+        for path in re.findall(
+            r"(?<![\w/])((?:studies|hpo|features|slurm|tests)/[\w./-]*\w)", text
+        ):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
 
 

@@ -51,9 +51,9 @@ def test_the_interval_of_a_mean_error_covers_as_often_as_it_says():
     covered = 0
     for repetition in range(100):
         errors = rng.normal(size=80)
-        low, high = bootstrap_intervals(
-            errors, np.zeros(80), n_resamples=200, seed=repetition
-        )["mae"]
+        low, high = bootstrap_intervals(errors, np.zeros(80), n_resamples=200, seed=repetition)[
+            "mae"
+        ]
         covered += low <= np.sqrt(2 / np.pi) <= high
     assert 85 <= covered <= 100
 

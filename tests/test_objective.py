@@ -113,9 +113,7 @@ def test_an_objective_of_ones_own(table):
     custom = {"cv": None, "estimator": None, "space": {}, "trials": 1}
     spec = make_spec(objective={"name": "tests.objectives:Parabola"}, **custom)
     assert isinstance(make_objective(spec, table), Objective)
-    spec = make_spec(
-        objective={"name": "tests.objectives:Parabola", "params": {"x": 1}}, **custom
-    )
+    spec = make_spec(objective={"name": "tests.objectives:Parabola", "params": {"x": 1}}, **custom)
     with pytest.raises(ObjectiveError, match=r"cannot be called as \(table, seed=42, \*\*{'x': 1}"):
         make_objective(spec, table)
     spec = make_spec(objective={"name": "tests.objectives:Half"}, **custom)

@@ -135,7 +135,9 @@ def test_workers_never_draw_the_same_and_a_repeated_run_draws_the_same(hpo):
 
 def test_ctrl_c_keeps_everything_and_resume_goes_on(hpo):
     path = write_study(trials=12, delay_s=0.3)
-    run = subprocess.Popen(command("run", path, "--workers", "2"), stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command("run", path, "--workers", "2"), stderr=subprocess.PIPE, text=True
+    )
     wait_until(lambda: finished_trials() >= 2)
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=30)
@@ -218,7 +220,9 @@ def test_bad_parameters_fail_deaths_are_counted_and_the_budget_is_still_exact(hp
         elif alpha > 9.0:
             assert trial.user_attrs["failure"] == "ObjectiveError: a scored nan"
         else:
-            assert "2 workers died on it; the last: killed by SIGKILL" in trial.user_attrs["failure"]
+            assert (
+                "2 workers died on it; the last: killed by SIGKILL" in trial.user_attrs["failure"]
+            )
 
 
 def test_too_many_failures_stop_the_study_and_say_why(hpo):
@@ -304,7 +308,9 @@ def test_a_worker_has_one_thread_and_no_chemistry(hpo):
         "        return super().score_part(params, part)\n"
     )
     path = write_study(trials=1)
-    Path(path).write_text(Path(path).read_text().replace("tests.objectives:Parabola", "probe:Probe"))
+    Path(path).write_text(
+        Path(path).read_text().replace("tests.objectives:Parabola", "probe:Probe")
+    )
     os.environ["OMP_NUM_THREADS"] = "2"
     try:
         hpo("run", path, "--set", "max_failures=0")
@@ -342,7 +348,9 @@ def test_a_changed_table_or_split_is_refused_by_run_and_resume(hpo):
     path = write_table_study()
     hpo("run", path, "--workers", "1")
     rows = Path("mine.csv").read_text()
-    Path("mine.csv").write_text(rows.replace("LiNaO1,", "LiNaO2,").replace("Li1NaO1,3", "Li1NaO1,4"))
+    Path("mine.csv").write_text(
+        rows.replace("LiNaO1,", "LiNaO2,").replace("Li1NaO1,3", "Li1NaO1,4")
+    )
     for arguments in (("run", path), ("resume", "t", "--trials", "5")):
         said = hpo(*arguments, code=3).stderr
         assert "table: the feature table: rows, features or target changed" in said

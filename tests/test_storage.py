@@ -130,5 +130,3 @@ def test_the_schema_is_optunas_own_and_ours_stands_beside_it(tmp_path, storage):
         "hpo_workers",
         "hpo_events",
     }
-
-

@@ -1,0 +1,247 @@
+"""From a spec to a table on disk: find it, or load the rows, compute the families, write."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from features.cache import (
+    block_key,
+    code_version,
+    find_table,
+    key_of,
+    load_block,
+    package_versions,
+    remember_table,
+    save_block,
+)
+from features.errors import DatasetError, FamilyError, TableError
+from features.records import WHOLE_FILE, BuildResult, PartialRow, SkippedRow
+from features.registry import FAMILIES, FamilyInfo, Need
+from features.rows import Block, Log, Remark, Rows
+from features.scratch import clear_dead_scratch
+from features.sources import Source
+from features.specs import CsvSpec, ObelixSpec, TransportSpec
+from features.store import TABLE_FORMAT, holds_table, read_manifest, write
+
+_LOADERS = {
+    "transport": "features.dataset_transport",
+    "obelix": "features.dataset_obelix",
+    "csv": "features.dataset_csv",
+}
+_LOADER_PACKAGES = ("pymatgen", "pymatgen-core")  # formulas are read with pymatgen
+
+# Settings that name files, whose contents are hashed instead: a path is one machine's affair.
+_PATH_SETTINGS = frozenset({"path", "cifs"})
+
+# Features are kept to this many decimals, far below what is measured or tabulated. The last bit of
+# a sum depends on how a formula is written and on the machine; rounded, equal materials have equal
+# features, as tree models need to treat them alike, and a table has one hash everywhere.
+VALUE_DECIMALS = 9
+
+Spec = TransportSpec | ObelixSpec | CsvSpec
+
+
+class _Loader(Protocol):
+    def sources_of(
+        self,
+        spec: Spec,
+        *,
+        data_dir: Path | None,
+        base_dir: Path,
+        needs: frozenset[Need],
+        log: Log,
+    ) -> tuple[Source, ...]: ...
+
+    def rows_of(self, spec: Spec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows: ...
+
+
+def build_table(
+    spec: Spec, *, data_dir: Path | None, tables_dir: Path, base_dir: Path, log: Log
+) -> BuildResult:
+    """Build the table that ``spec`` describes; see :func:`features.table.build`."""
+    started = time.perf_counter()
+    families = [FAMILIES[name] for name in spec.families]
+    needs = frozenset(need for family in families for need in family.needs)
+    loader = cast(_Loader, importlib.import_module(_LOADERS[spec.dataset]))
+    sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
+    request = _request_key(spec, families, sources)
+    try:
+        clear_dead_scratch(tables_dir)
+        found = _find(tables_dir, request)
+        if found is None:
+            rows = loader.rows_of(spec, sources, needs)
+            log(f"{spec.dataset}: {len(rows)} rows, {len(rows.skipped)} skipped")
+            provenance = {"request": request, **_provenance(spec, families, sources, rows)}
+            folder = _make(tables_dir, spec.dataset, families, rows, provenance, log)
+            remember_table(tables_dir, request, folder.name)
+        else:
+            folder = found
+    except OSError as exc:
+        raise TableError(
+            f"tables folder {tables_dir}: cannot be used ({exc}); name a folder with room "
+            "that you may write to"
+        ) from exc
+    result = _result(folder, reused=found is not None, started=started)
+    verb = "reused" if result.reused else "built"
+    log(f"{spec.dataset}: {verb} {result.name}, {result.n_rows} rows x {result.n_features} columns")
+    return result
+
+
+def _make(
+    tables_dir: Path,
+    dataset: str,
+    families: list[FamilyInfo],
+    rows: Rows,
+    provenance: dict[str, Any],
+    log: Log,
+) -> Path:
+    """Compute the families, or take their blocks from the cache, and write the table."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    blocks = [_block(tables_dir, family, rows, log) for family in families]
+    return write(
+        tables_dir,
+        dataset=dataset,
+        ids=rows.ids,
+        formulas=rows.formulas,
+        X=np.column_stack([block.values for block in blocks]),
+        y=rows.y,
+        groups=rows.groups,
+        is_train=rows.is_train,
+        columns=[column for family in families for column in family.columns],
+        target=rows.target,
+        skipped=rows.skipped,
+        partial=_partial_rows(rows, families, blocks),
+        provenance={
+            **provenance,
+            "wall_s": round(time.perf_counter() - started, 3),
+            "cpu_s": round(time.process_time() - cpu_started, 3),
+        },
+    )
+
+
+def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log) -> Block:
+    key = block_key(family, rows)
+    block = load_block(tables_dir, family, key, len(rows))
+    if block is not None:
+        log(f"{family.name}: {family.n_columns} columns from the cache")
+        return block
+    started = time.perf_counter()
+    block = compute_block(family, rows, log)
+    save_block(tables_dir, family, key, block)
+    log(f"{family.name}: {family.n_columns} columns in {time.perf_counter() - started:.1f} s")
+    return block
+
+
+def compute_block(family: FamilyInfo, rows: Rows, log: Log) -> Block:
+    """Compute a family's columns for these rows.
+
+    Raises
+    ------
+    FamilyError
+        The family's code returns another number of columns than the registry says.
+    DatasetError
+        No row has what the family needs.
+    """
+    module, _, function = family.compute.partition(":")
+    compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
+    block = compute(rows, log)
+    if block.values.shape != (len(rows), family.n_columns):
+        raise FamilyError(
+            f"family {family.name}: {family.compute} returned the shape {block.values.shape} "
+            f"instead of {(len(rows), family.n_columns)}; correct the registry or the function"
+        )
+    rests_on_columns_of_its_own = {"cell", "cif"} & set(family.needs)
+    if rests_on_columns_of_its_own and not np.nan_to_num(block.values).any():
+        first = f" ({block.remarks[0].reason})" if block.remarks else ""
+        raise DatasetError(
+            f"family {family.name}: no row has the {' and '.join(family.needs)} data that it "
+            f"needs{first}; leave the family out or complete the data"
+        )
+    # Adding zero turns -0.0, which rounding leaves of tiny negative values, into 0.0.
+    return replace(block, values=np.round(block.values, VALUE_DECIMALS) + 0.0)
+
+
+def _partial_rows(rows: Rows, families: list[FamilyInfo], blocks: list[Block]) -> list[PartialRow]:
+    def row_of(family: str, remark: Remark) -> PartialRow:
+        if remark.row is None:
+            return PartialRow(1, WHOLE_FILE, remark.source, family, remark.reason)
+        row = remark.row
+        return PartialRow(rows.lines[row], rows.ids[row], rows.sources[row], family, remark.reason)
+
+    from_formulas = [
+        row_of("formula", Remark(row, reason)) for row, reason in rows.formula_remarks.items()
+    ]
+    return from_formulas + [
+        row_of(family.name, remark)
+        for family, block in zip(families, blocks, strict=True)
+        for remark in block.remarks
+    ]
+
+
+def _request_key(spec: Spec, families: list[FamilyInfo], sources: tuple[Source, ...]) -> str:
+    """Return a hash of all that the table depends on, known without loading any chemistry."""
+    code = {
+        _LOADERS[spec.dataset],
+        __name__,
+        *(family.compute.split(":")[0] for family in families),
+    }
+    packages = [name for family in families for name in family.packages]
+    return key_of(
+        {
+            "format": TABLE_FORMAT,
+            "spec": spec.model_dump(mode="json", exclude=set(_PATH_SETTINGS)),
+            "columns": [asdict(family) for family in families],
+            "sources": [[source.name, source.sha256] for source in sources],
+            "code": {module: code_version(module) for module in sorted(code)},
+            "packages": package_versions([*_LOADER_PACKAGES, *packages]),
+        }
+    )
+
+
+def _find(tables_dir: Path, request: str) -> Path | None:
+    """Return the whole table that was last written for this very request, if there is one."""
+    name = find_table(tables_dir, request)
+    if name is None or not holds_table(tables_dir / name):
+        return None
+    # Another request with the same content may have put its own account of skipped rows there.
+    current = read_manifest(tables_dir / name).get("request") == request
+    return tables_dir / name if current else None
+
+
+def _provenance(
+    spec: Spec, families: list[FamilyInfo], sources: tuple[Source, ...], rows: Rows
+) -> dict[str, Any]:
+    packages = ["numpy", *_LOADER_PACKAGES, *(name for f in families for name in f.packages)]
+    settings = spec.model_dump(mode="json")
+    for name in _PATH_SETTINGS & settings.keys():
+        if settings[name] is not None:
+            settings[name] = Path(settings[name]).name
+    return {
+        "spec": settings,
+        "sources": [{"file": source.name, "sha256": source.sha256} for source in sources],
+        "packages": package_versions(packages),
+        "n_coerced": int(np.count_nonzero(rows.is_coerced)),
+        "notes": dict(rows.notes),
+    }
+
+
+def _result(folder: Path, *, reused: bool, started: float) -> BuildResult:
+    manifest = read_manifest(folder)
+    return BuildResult(
+        path=folder,
+        name=manifest["name"],
+        hash=manifest["hash"],
+        reused=reused,
+        wall_s=time.perf_counter() - started,
+        n_rows=manifest["n_rows"],
+        n_features=manifest["n_features"],
+        skipped=tuple(SkippedRow(**record) for record in manifest["skipped"]),
+        partial=tuple(PartialRow(**record) for record in manifest["partial"]),
+    )

@@ -1,0 +1,60 @@
+"""Which rows belong together, and which groups are held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def linked_groups(tokens: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Group rows that share a token, directly or through other rows.
+
+    Parameters
+    ----------
+    tokens : sequence of tuples, of length n_rows
+        What each row shares with its like: a DOI, a composition. Not empty.
+
+    Returns
+    -------
+    tuple of str
+        For each row the first token of the first row of its connected component.
+    """
+    parent: dict[str, str] = {}
+
+    def root(token: str) -> str:
+        while parent.setdefault(token, token) != token:
+            parent[token] = parent[parent[token]]  # halve the path for the next one
+            token = parent[token]
+        return token
+
+    for row_tokens in tokens:
+        first = root(row_tokens[0])
+        for token in row_tokens[1:]:
+            parent[root(token)] = first
+    label: dict[str, str] = {}
+    return tuple(label.setdefault(root(row[0]), row[0]) for row in tokens)
+
+
+def hold_out(groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Pick whole groups to hold out and return which rows stay, of shape (n_rows,).
+
+    Groups are taken in an order that depends on ``seed`` and their names alone, as long as they
+    fit into ``fraction`` of the rows, so a row more or less moves few others across the split.
+    """
+    sizes = Counter(groups)
+    room = round(fraction * len(groups))
+    held_out: set[str] = set()
+    for group in sorted(sizes, key=lambda name: lot(seed, name)):
+        if sizes[group] <= room and len(held_out) < len(sizes) - 1:
+            held_out.add(group)
+            room -= sizes[group]
+    return np.array([group not in held_out for group in groups], dtype=bool)
+
+
+def lot(seed: int, name: str) -> bytes:
+    """Return the lot that ``name`` draws: the same on every machine and in every release."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -1,0 +1,152 @@
+"""What a CIF says about its Li sites."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.cifs import absent_cifs, decode_cif
+from features.elements import ANION_RADII_ANGSTROM, LI_RADIUS_ANGSTROM
+from features.rows import Block, Log, Remark, Rows
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+# An anion coordinates a Li atom up to this multiple of the sum of their ionic radii (2.8 angstrom
+# for oxygen, 3.4 for sulfur): a distorted octahedron is inside, the second shell outside.
+CONTACT_FACTOR = 1.3
+
+FIRST_CUTOFF_ANGSTROM = 4.0
+LAST_CUTOFF_ANGSTROM = 32.0
+SYMMETRY_TOLERANCE_ANGSTROM = 0.01  # spglib's `symprec`
+
+LOG_EVERY = 100
+
+
+def li_environment(rows: Rows, log: Log) -> Block:
+    """Compute eight columns on the Li sites of each row's CIF; all 0 where there is none.
+
+    ``has_cif_struct`` is 1 where the CIF could be parsed. The next three count atoms by their
+    occupancy: the atomic fraction of Li, Li atoms per volume, atoms other than Li per volume.
+    The last four need every site to be fully occupied by one element: the shortest Li-Li
+    distance, the mean length of the Li-anion contacts (``CONTACT_FACTOR`` says which they are)
+    and their number per Li atom, and the number of atoms in the cell that symmetry makes
+    equivalent to a Li atom, averaged over the Li atoms.
+    """
+    values = np.zeros((len(rows), 8))
+    remarks = list(rows.cif_remarks)
+    present = [(row, cif) for row, cif in enumerate(rows.cifs) if cif is not None]
+    for count, (row, cif) in enumerate(present, start=1):
+        values[row], reasons = describe_cif(cif)
+        if reasons:
+            remarks.append(Remark(row, "; ".join(reasons)))
+        if count % LOG_EVERY == 0 or count == len(present):
+            log(f"li_environment: {count} of {len(present)} CIFs")
+    return Block(values, (*remarks, *absent_cifs(rows)))
+
+
+def describe_cif(cif: bytes) -> tuple[list[float], list[str]]:
+    """Return the eight values for one CIF, and the reasons for what they lack."""
+    try:
+        structure, reasons = parse_cif(cif)
+    except Exception as exc:  # a broken CIF makes the parser raise just about anything
+        return [0.0] * 8, [f"CIF cannot be parsed ({type(exc).__name__}: {_one_line(exc)})"]
+    n_li = float(structure.composition.element_composition["Li"])
+    if n_li == 0.0:
+        return [1.0] + [0.0] * 7, [*reasons, "no Li in the CIF: all but has_cif_struct is 0"]
+    n_atoms = float(structure.composition.num_atoms)
+    volume = float(structure.volume)
+    values = [1.0, n_li / n_atoms, n_li / volume, (n_atoms - n_li) / volume]
+    if not structure.is_ordered:
+        return values + [0.0] * 4, [*reasons, "disordered: distances and what follows are 0"]
+    sites, lacking = _site_values(structure)
+    return values + sites, reasons + lacking
+
+
+def parse_cif(cif: bytes) -> tuple[Structure, list[str]]:
+    """Return the first structure of a CIF and what the parser had to mend on the way."""
+    from pymatgen.core.periodic_table import DummySpecies
+    from pymatgen.io.cif import CifParser
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parser: Any = CifParser.from_str(decode_cif(cif))
+        try:
+            structures = parser.parse_structures(primitive=False, on_error="ignore")
+        except ValueError as exc:
+            raise ValueError("; ".join([*parser.warnings, str(exc)])) from exc
+    said = [str(item.message) for item in caught if item.category is UserWarning]
+    unknown = [str(e) for e in structures[0].elements if isinstance(e, DummySpecies)]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no element")
+    # Snapping 0.3333 to 1/3 is what one expects and says nothing about the file.
+    mended = [
+        _one_line(line)
+        for line in dict.fromkeys([*parser.warnings, *said])
+        if "rounded to ideal values" not in line
+    ]
+    if len(structures) > 1:
+        mended.append(f"{len(structures)} structures in one CIF: the first is taken")
+    return structures[0], mended
+
+
+def _site_values(structure: Structure) -> tuple[list[float], list[str]]:
+    symbols = np.array([site.specie.symbol for site in structure])
+    reasons = []
+    lengths, contacts_per_li = _contacts(structure, symbols)
+    if not contacts_per_li:
+        reasons.append("no Li-anion contact: length and coordination number are 0")
+    multiplicity = 0.0
+    try:
+        multiplicity = _multiplicity(structure, symbols == "Li")
+    except Exception as exc:  # spglib's errors have no common base
+        reasons.append(f"no symmetry found ({_one_line(exc)}): multiplicity is 0")
+    return [_shortest_li_li(structure, symbols), lengths, contacts_per_li, multiplicity], reasons
+
+
+def _contacts(structure: Structure, symbols: Any) -> tuple[float, float]:
+    """Return the mean length of the Li-anion contacts in angstrom and their number per Li atom."""
+    reach = {
+        symbol: CONTACT_FACTOR * (LI_RADIUS_ANGSTROM + radius)
+        for symbol, radius in ANION_RADII_ANGSTROM.items()
+    }
+    neighbours, distances, n_li = _around_li(structure, symbols, max(reach.values()))
+    limits = np.array([reach.get(symbol, 0.0) for symbol in symbols[neighbours]])
+    lengths = distances[distances <= limits]
+    return (float(lengths.mean()) if len(lengths) else 0.0), len(lengths) / n_li
+
+
+def _shortest_li_li(structure: Structure, symbols: Any) -> float:
+    cutoff = FIRST_CUTOFF_ANGSTROM
+    while cutoff <= LAST_CUTOFF_ANGSTROM:
+        neighbours, distances, _ = _around_li(structure, symbols, cutoff)
+        li_li = distances[symbols[neighbours] == "Li"]
+        if len(li_li):
+            return float(li_li.min())
+        cutoff *= 2.0
+    return cutoff  # no cell is as large as this; farther away than any that was looked at
+
+
+def _around_li(structure: Structure, symbols: Any, cutoff: float) -> tuple[Any, Any, int]:
+    """Return index and distance of all neighbours of all Li atoms, and the number of Li atoms."""
+    sites = [site for site, symbol in zip(structure, symbols, strict=True) if symbol == "Li"]
+    _, neighbours, _, distances = structure.get_neighbor_list(cutoff, sites=sites)
+    return neighbours, distances, len(sites)
+
+
+def _multiplicity(structure: Structure, is_li: Any) -> float:
+    """Return the size of a Li atom's orbit under the space group, averaged over the Li atoms."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    with warnings.catch_warnings():
+        # spglib announces how it will report errors one day; there is nothing to do about it here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        analyzer = SpacegroupAnalyzer(structure, symprec=SYMMETRY_TOLERANCE_ANGSTROM)
+        orbits = np.asarray(analyzer.get_symmetry_dataset().equivalent_atoms)
+    return float(np.mean([np.count_nonzero(orbits == orbit) for orbit in orbits[is_li]]))
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())[:200]

@@ -1,0 +1,186 @@
+"""The records that a feature table is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WHOLE_FILE = "*"  # the `id` of a remark that is about a file, not about one of its rows
+
+
+@dataclass(frozen=True)
+class Column:
+    """One feature column."""
+
+    name: str
+    family: str
+    unit: str = ""  # "" means dimensionless
+    derived_from_target: bool = False  # True: made from the measured value, so a leak in a model
+
+
+@dataclass(frozen=True)
+class Target:
+    """What ``y`` holds: ``value / unit``, or its decimal logarithm where ``log10`` is set."""
+
+    name: str
+    unit: str = ""
+    log10: bool = False
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row of a source file that is not in the table, and why."""
+
+    line: int  # line in the source file, its header being line 1; where the record begins
+    id: str
+    source: str  # name of the file, without its folder
+    reason: str
+
+
+@dataclass(frozen=True)
+class PartialRow:
+    """A row of the table with a family that could not be computed in full, and why.
+
+    ``id`` is ``"*"`` where the remark holds for a whole file, such as a column that it lacks.
+    """
+
+    line: int
+    id: str
+    source: str
+    family: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class TableView:
+    """Some rows of a table, in table order: ``ids``, ``X``, ``y`` and ``groups``."""
+
+    ids: NDArray[np.str_]
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    groups: NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """An immutable feature table: what a study optimises over.
+
+    Attributes
+    ----------
+    path : Path
+        The folder that the table was read from.
+    name, hash : str
+        ``<dataset>-<n_features>-<first 12 of hash>``, and the SHA-256 of the content in hex.
+    ids, groups, formulas : array of shape (n_rows,)
+        Row identifiers (unique), groups for group-wise validation, chemical formulas.
+    X : array of shape (n_rows, n_features)
+        C-contiguous; NaN where a value is not known. Units are in ``columns``.
+    y : array of shape (n_rows,)
+        The target, in the unit and scale that ``target`` names.
+    is_train : array of shape (n_rows,)
+        False for the held-out rows.
+
+    All arrays are read-only.
+    """
+
+    path: Path
+    name: str
+    hash: str
+    dataset: str
+    ids: NDArray[np.str_]
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    groups: NDArray[np.str_]
+    is_train: NDArray[np.bool_]
+    formulas: NDArray[np.str_]
+    columns: tuple[Column, ...]
+    target: Target
+    skipped: tuple[SkippedRow, ...]
+    partial: tuple[PartialRow, ...]
+    manifest: Mapping[str, Any]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, held-out rows included."""
+        return int(self.X.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of feature columns."""
+        return int(self.X.shape[1])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Column names in the order of ``X``."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def train(self) -> TableView:
+        """The rows to fit and validate on."""
+        return self.rows(self.is_train)
+
+    @property
+    def test(self) -> TableView:
+        """The held-out rows."""
+        return self.rows(~self.is_train)
+
+    def rows(self, mask: NDArray[np.bool_]) -> TableView:
+        """Return the rows that ``mask``, of shape (n_rows,), selects."""
+        picked = (self.ids[mask], self.X[mask], self.y[mask], self.groups[mask])
+        for array in picked:
+            array.setflags(write=False)
+        return TableView(*picked)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did: which table, whether it was there already, and what is missing."""
+
+    path: Path
+    name: str
+    hash: str
+    reused: bool
+    wall_s: float
+    n_rows: int
+    n_features: int
+    skipped: tuple[SkippedRow, ...]
+    partial: tuple[PartialRow, ...]
+
+
+def content_hash(
+    *,
+    ids: Sequence[str],
+    formulas: Sequence[str],
+    groups: Sequence[str],
+    is_train: NDArray[np.bool_],
+    X: NDArray[np.float64],
+    y: NDArray[np.float64],
+    columns: Sequence[Column],
+    target: Target,
+) -> str:
+    """Return the SHA-256, in hex, of all that a score on this table can depend on.
+
+    Neither time, nor path, nor byte order of the machine enters; every NaN counts as the same
+    NaN, and minus zero as zero.
+    """
+    head = {
+        "columns": [asdict(column) for column in columns],
+        "target": asdict(target),
+        "ids": [str(value) for value in ids],
+        "formulas": [str(value) for value in formulas],
+        "groups": [str(value) for value in groups],
+        "is_train": [bool(value) for value in is_train],
+        "shape": list(X.shape),
+    }
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for numbers in (y, X):
+        plain = np.where(np.isnan(numbers), np.nan, numbers + 0.0)
+        digest.update(np.ascontiguousarray(plain, dtype="<f8").tobytes())
+    return digest.hexdigest()

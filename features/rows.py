@@ -1,0 +1,109 @@
+"""A dataset in memory: what a loader hands to the feature families, and what they hand back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.records import SkippedRow, Target
+
+Log = Callable[[str], None]
+
+# What `Rows.cell` may hold; lengths in angstrom, angles in degrees.
+CELL_FIELDS = ("a", "b", "c", "alpha", "beta", "gamma", "space_group", "formula_units")
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that could not be computed: for one row, or for a whole source (row None)."""
+
+    row: int | None
+    reason: str
+    source: str = ""  # only with row None
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One family's columns: ``values`` of shape (n_rows, n_columns), and what is missing."""
+
+    values: NDArray[np.float64]
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The usable rows of a dataset, in file order.
+
+    Attributes
+    ----------
+    amounts : tuple of dict
+        Atoms of each element in the formula as it is written; D and T count as H.
+    y : array of shape (n_rows,)
+        In the unit and scale of ``target``.
+    is_coerced : array of shape (n_rows,)
+        True where the target was given as a threshold.
+    cell : dict of arrays of shape (n_rows,)
+        By the names in ``CELL_FIELDS``; NaN where unknown, absent if the source has no such column.
+    cell_problems : dict
+        ``(row, field)`` to the reason why a cell value that was given is not used.
+    cifs : tuple of bytes or None
+        The CIF of each row, None where there is none.
+    formula_remarks : dict
+        Row to what had to be done to read its formula.
+    """
+
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    lines: tuple[int, ...]
+    formulas: tuple[str, ...]
+    amounts: tuple[Mapping[str, float], ...]
+    y: NDArray[np.float64]
+    is_coerced: NDArray[np.bool_]
+    groups: tuple[str, ...]
+    is_train: NDArray[np.bool_]
+    target: Target
+    cell: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    cell_problems: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    cifs: tuple[bytes | None, ...] = ()
+    skipped: tuple[SkippedRow, ...] = ()
+    formula_remarks: Mapping[int, str] = field(default_factory=dict)
+    cif_remarks: tuple[Remark, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int]) -> Rows:
+        """Return the rows at these positions, in this order."""
+        picked = list(rows)
+        where = {row: position for position, row in enumerate(picked)}
+
+        def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in picked) if values else ()
+
+        return replace(
+            self,
+            ids=pick(self.ids),
+            sources=pick(self.sources),
+            lines=pick(self.lines),
+            formulas=pick(self.formulas),
+            amounts=pick(self.amounts),
+            y=self.y[picked],
+            is_coerced=self.is_coerced[picked],
+            groups=pick(self.groups),
+            is_train=self.is_train[picked],
+            cell={name: values[picked] for name, values in self.cell.items()},
+            cell_problems={
+                (where[row], name): reason
+                for (row, name), reason in self.cell_problems.items()
+                if row in where
+            },
+            cifs=pick(self.cifs),
+            formula_remarks={
+                where[row]: reason for row, reason in self.formula_remarks.items() if row in where
+            },
+        )

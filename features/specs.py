@@ -1,0 +1,156 @@
+"""What a study file says about its table: one model per dataset, unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from features.registry import FAMILIES, Need
+
+TransportTarget = Literal[
+    "seebeck_p",
+    "seebeck_n",
+    "log10_conductivity_p",
+    "log10_conductivity_n",
+    "log10_thermal_conductivity_p",
+    "log10_thermal_conductivity_n",
+    "log10_power_factor_p",
+    "log10_power_factor_n",
+    "log10_effective_mass_p",
+    "log10_effective_mass_n",
+]
+
+DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "transport": "47,737 computed electronic transport properties, installed with matminer",
+        "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
+        "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
+    }
+)
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What the dataset can offer to a family.
+    provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target", "cell", "cif"})
+
+    families: tuple[str, ...] = Field(description="names of feature families, in column order")
+
+    @field_validator("families")
+    @classmethod
+    def _check_families(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if not families:
+            raise ValueError(f"give at least one family; there are: {', '.join(FAMILIES)}")
+        for position, name in enumerate(families):
+            if name not in FAMILIES:
+                nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
+                raise ValueError(
+                    f"unknown family {name!r}; did you mean {nearest[0]!r}? "
+                    f"There are: {', '.join(FAMILIES)}"
+                )
+            if name in families[:position]:
+                raise ValueError(f"family {name!r} is listed twice; list each family once")
+            lacking = [need for need in FAMILIES[name].needs if need not in cls.provides]
+            if lacking:
+                raise ValueError(
+                    f"family {name!r} needs {' and '.join(lacking)} data, which this dataset "
+                    "does not have; leave the family out"
+                )
+        return families
+
+
+class TransportSpec(_Spec):
+    """Computed transport properties of inorganic compounds, by formula.
+
+    ``rows`` is the size of the subset of formulas that ``seed`` picks (None: all of them), and
+    ``test_fraction`` the share of it that is held out, whole chemical systems at a time.
+    """
+
+    provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target"})
+
+    dataset: Literal["transport"]
+    target: TransportTarget = "seebeck_p"
+    rows: Annotated[int, Field(ge=10)] | None = 2000
+    seed: int = 0
+    test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
+
+
+class ObelixSpec(_Spec):
+    """Measured Li-ion conductivities, in the train and test split that OBELiX publishes."""
+
+    dataset: Literal["obelix"]
+
+
+class CellColumns(BaseModel):
+    """Names of a CSV file's unit-cell columns.
+
+    A name left out stands for the usual names, taken if the file has one of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    a: str | None = None
+    b: str | None = None
+    c: str | None = None
+    alpha: str | None = None
+    beta: str | None = None
+    gamma: str | None = None
+    space_group: str | None = None
+    formula_units: str | None = None
+
+
+class CsvSpec(_Spec):
+    """Your own CSV file.
+
+    ``path`` and ``cifs`` (a folder or a ``.tar.gz`` of ``<id>.cif`` files) are relative to the
+    study file's folder. ``formula``, ``target``, ``id``, ``group`` and ``split`` name columns.
+    Without ``split``, whole groups are held out, ``test_fraction`` of the rows in all; without
+    ``group``, rows of the same reduced formula are a group.
+    """
+
+    dataset: Literal["csv"]
+    path: Path
+    formula: str = "formula"
+    target: str = "target"
+    target_unit: str = ""
+    log10: bool = False
+    id: str | None = None
+    group: str | None = None
+    cifs: Path | None = None
+    split: str | None = None
+    test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
+    seed: int = 0
+    cell_columns: CellColumns = CellColumns()
+
+    @model_validator(mode="after")
+    def _check_cifs(self) -> Self:
+        needing = [name for name in self.families if "cif" in FAMILIES[name].needs]
+        if needing and self.cifs is None:
+            raise ValueError(
+                f"family {needing[0]!r} needs CIF files; set `cifs` to a folder or a .tar.gz "
+                "that holds <id>.cif files, or leave the family out"
+            )
+        if self.cifs is not None and self.id is None:
+            raise ValueError(
+                "`cifs` needs `id`, the column whose value names each row's <id>.cif file"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_split(self) -> Self:
+        given = {"test_fraction", "seed"} & self.model_fields_set
+        if self.split is not None and given:
+            raise ValueError(
+                f"`split` takes the split from the file, so `{min(given)}` has no use; "
+                "give one or the other"
+            )
+        return self
+
+
+TableSpec = Annotated[TransportSpec | ObelixSpec | CsvSpec, Field(discriminator="dataset")]

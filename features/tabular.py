@@ -1,0 +1,256 @@
+"""From CSV files to rows: the part that OBELiX and everybody's own file have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from features.cells import cell_volume
+from features.cifs import CifSet
+from features.composition import composition_key, parse_formula
+from features.csvfile import CsvFile, Record
+from features.errors import DatasetError
+from features.groups import linked_groups
+from features.records import SkippedRow, Target
+from features.rows import CELL_FIELDS, Remark, Rows
+from features.values import parse_number, parse_target
+
+N_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula that was read: its text, its atoms, and what had to be done to read it."""
+
+    text: str
+    amounts: Mapping[str, float]
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a dataset keeps what in its files.
+
+    The functions take a record's fields by column name; ``read_formula`` may raise ValueError
+    with a reason to skip the row. ``cell`` names the column of each cell field that there is.
+    """
+
+    columns: Mapping[str, str]  # required columns, name to purpose
+    target_column: str
+    target: Target
+    read_formula: Callable[[Mapping[str, str]], Formula]
+    group_tokens: Callable[[Mapping[str, str], Formula], tuple[str, ...]]
+    id: str | None = None
+    cell: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One CSV file of a dataset; ``is_train`` decides by a row's id and fields."""
+
+    csv: CsvFile
+    is_train: Callable[[str, Mapping[str, str]], bool]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    source: str
+    record: Record
+    id: str
+    formula: Formula
+    y: float
+    is_coerced: bool
+    is_train: bool
+    tokens: tuple[str, ...]
+    cell: dict[str, float]
+    cell_problems: dict[str, str]
+
+
+def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] = ()) -> Rows:
+    """Read every row of ``parts``; a row that cannot be used is in ``skipped`` with its reason.
+
+    Rows are grouped within each part.
+
+    Raises
+    ------
+    DatasetError
+        A column is missing, or no row can be used.
+    """
+    kept: list[_Kept] = []
+    skipped: list[SkippedRow] = []
+    groups: list[str] = []
+    for part in parts:
+        for column, purpose in {**layout.columns, **_purposes(layout)}.items():
+            part.csv.position(column, purpose)
+        part_kept, part_skipped = _read_part(part, layout, kept)
+        kept += part_kept
+        skipped += part_skipped
+        groups += linked_groups([row.tokens for row in part_kept])
+    if not kept:
+        first = skipped[0]
+        raise DatasetError(
+            f"{first.source}: none of its {len(skipped)} rows can be used; "
+            f"the first, line {first.line}: {first.reason}"
+        )
+    cifs, cif_remarks = _match_cifs([row.id for row in kept], cif_sets)
+    return Rows(
+        ids=tuple(row.id for row in kept),
+        sources=tuple(row.source for row in kept),
+        lines=tuple(row.record.line for row in kept),
+        formulas=tuple(row.formula.text for row in kept),
+        amounts=tuple(row.formula.amounts for row in kept),
+        y=np.array([row.y for row in kept]),
+        is_coerced=np.array([row.is_coerced for row in kept]),
+        groups=tuple(groups),
+        is_train=np.array([row.is_train for row in kept]),
+        target=layout.target,
+        cell={name: np.array([row.cell[name] for row in kept]) for name in layout.cell},
+        cell_problems={
+            (position, name): reason
+            for position, row in enumerate(kept)
+            for name, reason in row.cell_problems.items()
+        },
+        cifs=cifs,
+        skipped=tuple(skipped),
+        formula_remarks={
+            position: row.formula.remark for position, row in enumerate(kept) if row.formula.remark
+        },
+        cif_remarks=cif_remarks,
+    )
+
+
+def _purposes(layout: Layout) -> dict[str, str]:
+    purposes = {layout.target_column: "target"}
+    if layout.id is not None:
+        purposes[layout.id] = "id"
+    return purposes | {column: f"cell's {name}" for name, column in layout.cell.items()}
+
+
+def _read_part(
+    part: Part, layout: Layout, before: Sequence[_Kept]
+) -> tuple[list[_Kept], list[SkippedRow]]:
+    csv = part.csv
+    by_id = {row.id: row for row in before}
+    by_fields: dict[tuple[str, ...], int] = {}
+    kept: list[_Kept] = []
+    skipped = [SkippedRow(line, "", csv.name, reason) for line, reason in csv.malformed]
+    for record in csv.records:
+        fields = dict(zip(csv.columns, record.fields, strict=True))
+        row_id = f"row-{record.line}" if layout.id is None else fields[layout.id]
+        try:
+            if record.fields in by_fields:
+                raise ValueError(f"an exact duplicate of line {by_fields[record.fields]}")
+            if not row_id:
+                raise ValueError(f"column {layout.id!r} is empty: the row needs an id")
+            if row_id in by_id:
+                raise ValueError(_conflict(csv, record, row_id, by_id[row_id]))
+            row = _read_record(part, layout, record, row_id, fields)
+        except ValueError as exc:
+            skipped.append(SkippedRow(record.line, row_id, csv.name, str(exc)))
+            continue
+        kept.append(row)
+        by_id[row_id] = row
+        by_fields[record.fields] = record.line
+    return kept, sorted(skipped, key=lambda row: row.line)
+
+
+def _read_record(
+    part: Part, layout: Layout, record: Record, row_id: str, fields: Mapping[str, str]
+) -> _Kept:
+    formula = layout.read_formula(fields)
+    y, is_coerced = parse_target(fields[layout.target_column], log10=layout.target.log10)
+    is_train = part.is_train(row_id, fields)
+    cell, problems = _read_cell(fields, layout.cell)
+    tokens = layout.group_tokens(fields, formula)
+    return _Kept(
+        part.csv.name, record, row_id, formula, y, is_coerced, is_train, tokens, cell, problems
+    )
+
+
+def _conflict(csv: CsvFile, record: Record, row_id: str, other: _Kept) -> str:
+    where = f"line {other.record.line}"
+    if other.source != csv.name:
+        where += f" of {other.source}"
+        return f"id {row_id!r} is already used on {where}; give each row an id of its own"
+    differing = [
+        column
+        for column, here, there in zip(csv.columns, record.fields, other.record.fields, strict=True)
+        if here != there
+    ]
+    return (
+        f"id {row_id!r} is already used on {where} with another {', '.join(differing[:N_SHOWN])}; "
+        "give each row an id of its own"
+    )
+
+
+def _read_cell(
+    fields: Mapping[str, str], columns: Mapping[str, str]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the cell values, NaN where there is none to use, and the reasons for the NaN."""
+    cell: dict[str, float] = {}
+    problems: dict[str, str] = {}
+    for name, column in columns.items():
+        try:
+            cell[name] = _checked(name, parse_number(fields[column], f"{name} in {column!r}"))
+        except ValueError as exc:
+            cell[name] = math.nan
+            problems[name] = str(exc)
+    metric = [cell.get(name, math.nan) for name in CELL_FIELDS[:6]]
+    if not any(map(math.isnan, metric)) and math.isnan(cell_volume(*metric)):
+        for name in ("alpha", "beta", "gamma"):
+            problems[name] = f"{name} {cell[name]:g}: the three angles close no cell"
+            cell[name] = math.nan
+    return cell, problems
+
+
+def _checked(name: str, value: float) -> float:
+    if name == "space_group":
+        rule, holds = "a whole number from 1 to 230", value in range(1, 231)
+    elif name in ("alpha", "beta", "gamma"):
+        rule, holds = "between 0 and 180 degrees", 0.0 < value < 180.0
+    else:
+        rule, holds = "above 0", value > 0.0
+    if not holds:
+        raise ValueError(f"{name} {value:g}: it must be {rule}")
+    return value
+
+
+def _match_cifs(
+    ids: Sequence[str], cif_sets: Sequence[CifSet]
+) -> tuple[tuple[bytes | None, ...], tuple[Remark, ...]]:
+    if not cif_sets:
+        return (), ()
+    known = set(ids)
+    by_id: dict[str, bytes] = {}
+    remarks = []
+    for cif_set in cif_sets:
+        unmatched = [stem for stem in cif_set.cifs if stem not in known]
+        for stems, fate in (
+            (unmatched, "belong to no row of the table"),
+            (list(cif_set.doubled), "are there twice with other content: the first is taken"),
+        ):
+            if stems:
+                shown = ", ".join(f"{stem}.cif" for stem in stems[:N_SHOWN])
+                more = ", ..." if len(stems) > N_SHOWN else ""
+                reason = f"{len(stems)} CIFs {fate} ({shown}{more})"
+                remarks.append(Remark(None, reason, cif_set.name))
+        by_id = {**cif_set.cifs, **by_id}
+    return tuple(by_id.get(row_id) for row_id in ids), tuple(remarks)
+
+
+def plain_formula(column: str) -> Callable[[Mapping[str, str]], Formula]:
+    """Return a reader of the formula in ``column``."""
+
+    def read(fields: Mapping[str, str]) -> Formula:
+        text = fields[column]
+        return Formula(text, parse_formula(text))
+
+    return read
+
+
+def group_by_composition(_fields: Mapping[str, str], formula: Formula) -> tuple[str, ...]:
+    """Return the one token that formulas of the same material share."""
+    return (composition_key(formula.amounts),)
