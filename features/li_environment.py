@@ -131,9 +131,10 @@ def _shortest_li_li(structure: Structure, symbols: Any) -> float:
 
 def _around_li(structure: Structure, symbols: Any, cutoff: float) -> tuple[Any, Any, int]:
     """Return index and distance of all neighbours of all Li atoms, and the number of Li atoms."""
-    sites = [site for site, symbol in zip(structure, symbols, strict=True) if symbol == "Li"]
-    _, neighbours, _, distances = structure.get_neighbor_list(cutoff, sites=sites)
-    return neighbours, distances, len(sites)
+    # Not `sites=` the Li sites: pymatgen would then count atoms as neighbours of themselves.
+    centres, neighbours, _, distances = structure.get_neighbor_list(cutoff)
+    around_li = symbols[centres] == "Li"
+    return neighbours[around_li], distances[around_li], int(np.count_nonzero(symbols == "Li"))
 
 
 def _multiplicity(structure: Structure, is_li: Any) -> float:

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     shared = _shared_options()
 
     run = _command(
-        subparsers, "run", commands.run, "run a study with local workers until it is finished"
+        subparsers, "run", commands.run, "run a study until it is finished, with local workers"
     )
     run.add_argument("study", type=Path, metavar="STUDY", help="the study file (TOML)")
     _add_run_options(run, shared)

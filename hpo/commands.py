@@ -26,6 +26,7 @@ DEFAULT_STORAGE = "sqlite:///hpo.db"
 
 
 def run(options: argparse.Namespace) -> int:
+    """Build the table of a study file, run the study, write its report."""
     from hpo.spec import load
     from hpo.study import Source
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def resume(options: argparse.Namespace) -> int:
+    """Go on with a stored study; its file is read again if it is there."""
     from dataclasses import replace
 
     from hpo.study import find
@@ -123,6 +125,7 @@ def _summary(record: StudyRecord) -> list[str]:
 
 
 def check(options: argparse.Namespace) -> int:
+    """Validate study files; all of them, whatever is wrong with the first."""
     from hpo.estimators import check_estimator
     from hpo.plugins import make_importable
     from hpo.spec import load
@@ -142,6 +145,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
+    """Say how far one study is, or all of them."""
     from hpo.status import take_status
     from hpo.study import find, names
 
@@ -175,6 +179,7 @@ def _status_line(status: Status) -> str:
 
 
 def report(options: argparse.Namespace) -> int:
+    """Write the report of a study."""
     from hpo.report import write_report
     from hpo.study import find
 
@@ -183,6 +188,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
+    """Write the trials of a study to a file."""
     from hpo.export import export as write_trials
     from hpo.study import find
 
@@ -194,6 +200,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def worker(options: argparse.Namespace) -> int:
+    """Be one worker of a study until its budget is finished."""
     import logging
 
     from hpo.study import find
@@ -210,6 +217,7 @@ def worker(options: argparse.Namespace) -> int:
 
 
 def features_build(options: argparse.Namespace) -> int:
+    """Build a table, or find it built, and print what is missing in it."""
     import features.table
 
     spec, base_dir = _table_spec(options)
@@ -262,6 +270,7 @@ def _print_remarks(skipped: Sequence[Any], partial: Sequence[Any]) -> None:
 
 
 def features_show(options: argparse.Namespace) -> int:
+    """Print what is in a table."""
     import features.table
 
     if options.json:
@@ -283,6 +292,7 @@ def features_show(options: argparse.Namespace) -> int:
 
 
 def features_list(options: argparse.Namespace) -> int:
+    """Print the datasets and feature families there are."""
     import features.table
 
     datasets, families = features.table.datasets(), features.table.families()

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -14,11 +15,14 @@ from optuna.trial import TrialState
 
 from hpo.cli import main
 from hpo.export import export, trials_frame
-from hpo.ledger import Ledger
+from hpo.ledger import Claim, Ledger
 from hpo.progress import Progress, describe
 from hpo.sampling import draw, trial_seed
 from hpo.space import distributions
 from hpo.status import Status, take_status
+from tests.conftest import make_spec
+
+SPACE = distributions(make_spec().space)
 
 STUDY = """
 trials = 1
@@ -92,15 +96,10 @@ def test_check_says_what_is_right_and_what_is_wrong_and_runs_nothing(capsys):
 def finish_trials(ledger: Ledger, values: list[float]) -> None:
     for value in values:
         claim = ledger.claim("w1")
-        ledger.save_params(claim, {"alpha": value}, {"alpha": ledger_space()["alpha"]})
+        assert isinstance(claim, Claim)
+        ledger.save_params(claim, {"alpha": value}, SPACE)
         ledger.save_part(claim, 0, {"score": value, "r2_val": 0.5})
         ledger.finish(claim, {"score": value, "wall_s": 1.0})
-
-
-def ledger_space():
-    from tests.conftest import make_spec
-
-    return distributions(make_spec().space)
 
 
 def test_status_and_best_are_right_in_both_directions(begin_study, capsys):
@@ -142,8 +141,10 @@ def test_an_export_reads_back_as_it_was(begin_study, tmp_path, form):
     record.ledger.fail(record.ledger.claim("w1"), "ValueError: 'quoted', with comma")
     path = tmp_path / f"trials.{form}"
     assert export(record, path, form) == 3
-    read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[form]
-    frame = read(path)
+    readers: dict[str, Any] = {
+        "csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet,
+    }  # fmt: skip
+    frame = readers[form](path)
     assert list(frame["number"]) == [0, 1, 2]
     assert list(frame["state"]) == ["COMPLETE", "COMPLETE", "FAIL"]
     assert frame["score"][1] == pytest.approx(1 / 3, abs=1e-9)
@@ -183,7 +184,7 @@ def test_the_dashboard_and_optunas_figures_read_the_study(begin_study, tmp_path)
         "SERVER_PORT": "80",
         "wsgi.url_scheme": "http",
     }
-    for chunk in app(environ, lambda status, headers, exc=None: answer.write(status.encode())):
+    for chunk in app(environ, lambda status, *_: answer.write(status.encode())):
         answer.write(chunk)
     assert answer.getvalue().startswith(b"200")
     shown = json.loads(answer.getvalue()[answer.getvalue().index(b"{") :])
@@ -218,7 +219,7 @@ def test_every_kind_of_dimension_is_drawn_within_its_bounds(begin_study):
         "fit_intercept": {"type": "categorical", "choices": [True, False]},
     }
     record = begin_study(space=space, trials=30)
-    seen: dict[str, set] = {name: set() for name in space}
+    seen: dict[str, set[Any]] = {name: set() for name in space}
     for _ in range(30):
         claim = record.ledger.claim("w1")
         dists = distributions(record.spec.space)

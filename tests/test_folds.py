@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hpo.folds import Fold, hash_folds, make_folds, shared_group_fraction
 from hpo.spec import GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv
 
 GROUPS = np.array([f"g{i}" for i in (0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5, 6)])
-SCHEMES = [
+SCHEMES: list[Any] = [
     InterleavedCv(scheme="interleaved", folds=3),
     KFoldCv(scheme="kfold", folds=3, seed=1),
     GroupKFoldCv(scheme="group_kfold", folds=3),
@@ -59,7 +61,7 @@ def test_kfold_is_scikit_learns_shuffled_kfold():
 )
 def test_grouped_schemes_never_share_a_group(sizes, folds, limit):
     groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
-    schemes = [GroupKFoldCv(scheme="group_kfold", folds=folds)]
+    schemes: list[Any] = [GroupKFoldCv(scheme="group_kfold", folds=folds)]
     if sum(size <= limit for size in sizes) >= folds:
         schemes.append(LikeTestCv(scheme="test_like", folds=folds, max_group_rows=limit))
     for cv in schemes:

@@ -146,7 +146,7 @@ def test_failed_trials_do_not_count_but_too_many_stop_the_study(ledger):
     ledger.fail(ledger.claim("w1"), "ValueError: alpha")
     ledger.fail(ledger.claim("w1"), "ValueError: beta")
     assert ledger.counts().failed == 2
-    with pytest.raises(FailedStudyError, match="2 trials failed.*trial 1: ValueError: beta"):
+    with pytest.raises(FailedStudyError, match=r"2 trials failed.*trial 1: ValueError: beta"):
         ledger.claim("w1")
 
 
@@ -200,7 +200,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def pick(self, data) -> Claim:
-        return data.draw(st.sampled_from(sorted(self.live.values(), key=lambda c: c.number)))
+        claim: Claim = data.draw(
+            st.sampled_from(sorted(self.live.values(), key=lambda c: c.number))
+        )
+        return claim
 
     @rule()
     def claim(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
@@ -110,7 +112,7 @@ def test_a_wrong_estimator_or_parameter_is_named(changes, message):
 
 
 def test_an_objective_of_ones_own(table):
-    custom = {"cv": None, "estimator": None, "space": {}, "trials": 1}
+    custom: dict[str, Any] = {"cv": None, "estimator": None, "space": {}, "trials": 1}
     spec = make_spec(objective={"name": "tests.objectives:Parabola"}, **custom)
     assert isinstance(make_objective(spec, table), Objective)
     spec = make_spec(objective={"name": "tests.objectives:Parabola", "params": {"x": 1}}, **custom)

@@ -79,14 +79,14 @@ class Flat:
     parts = ("one", "two & a half")
     splits_hash = ""
 
-    def __init__(self, table: object, *, seed: int, broken: bool = False) -> None:  # noqa: ARG002
+    def __init__(self, table: object, *, seed: int, broken: bool = False) -> None:
         if broken:
             raise RuntimeError("no licence for this code")
 
-    def score_part(self, params: object, part: int) -> Mapping[str, float]:  # noqa: ARG002
+    def score_part(self, params: object, part: int) -> Mapping[str, float]:
         return {"score": 1.25, "barrier": 0.5 + part}
 
-    def combine(self, parts: object) -> Mapping[str, float]:  # noqa: ARG002
+    def combine(self, parts: object) -> Mapping[str, float]:
         return {"score": 2.5, "barrier": 1.0}
 
 

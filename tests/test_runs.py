@@ -87,7 +87,7 @@ def claims(name: str, condition: str) -> int:
     connection = sqlite3.connect("file:hpo.db?mode=ro", uri=True, timeout=30)
     try:
         query = f"SELECT count(*) FROM hpo_claims JOIN studies USING (study_id) WHERE {condition}"
-        return connection.execute(f"{query} AND study_name = ?", (name,)).fetchone()[0]
+        return int(connection.execute(f"{query} AND study_name = ?", (name,)).fetchone()[0])
     except sqlite3.OperationalError:  # the tables are being made
         return 0
     finally:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from features.table import TransportSpec
 from hpo.errors import SpecError
-from hpo.spec import canonical, load, validate
+from hpo.space import FloatDimension
+from hpo.spec import KFoldCv, canonical, load, validate
 from tests.conftest import make_spec
 
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*/*.toml"))
@@ -36,7 +38,7 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
     spec = load(write(tmp_path, VALID))
     assert spec.name == "mine"
     assert spec.objective.name == "penalised_cv"
-    assert spec.space["alpha"].log
+    assert spec.space["alpha"] == FloatDimension(type="float", low=0.001, high=10.0, log=True)
 
 
 @pytest.mark.parametrize(
@@ -53,20 +55,20 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
         (("log = true", "log = true, step = 0.1"), "log and step exclude each other"),
         (("log = true", "step = 0.7"), "must be a multiple of step"),
         (("low = 0.001", "low = -inf"), "must be finite"),
-        (("trials = 10", "trials = 0"), "trials: input should be greater than or equal to 1, got 0"),
+        (("trials = 10", "trials = 0"), "trials: .* greater than or equal to 1, got 0"),
         (("trials = 10", 'trials = "10"'), "trials: input should be a valid integer, got '10'"),
         (("trials = 10", "trials = "), "not valid TOML"),
         (('"ratios"', '"ratio"'), "table.families: unknown family 'ratio'"),
         (('[cv]\nscheme = "kfold"', ""), r"objective penalised_cv needs \[cv\]"),
-        (("trials = 10", "trials = 10\nobjective = {metric='rsme'}"), "objective.metric: unknown 'rsme'; did you mean 'rmse'"),
-        (("trials = 10", "trials = 10\nobjective = {penalty=-1}"), "objective.penalty: .*greater than or equal to 0"),
+        (("[cv]", "[objective]\nmetric='rsme'\n[cv]"), "unknown 'rsme'; did you mean 'rmse'"),
+        (("[cv]", "[objective]\npenalty=-1\n[cv]"), "penalty: .*greater than or equal to 0"),
         (("trials = 10", "trials = 10\nname = 'a b'"), "name: .*pattern"),
         (('name = "ridge"', 'name = "ridge"\nparams = {alpha = 1.0}'), "alpha: fixed in .* and in"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, change, message):
     assert change[0] in VALID
-    path = write(tmp_path, VALID.replace(*change, 1))
+    path = write(tmp_path, VALID.replace(change[0], change[1], 1))
     with pytest.raises(SpecError, match=message) as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
@@ -90,7 +92,10 @@ def test_a_missing_file_and_bad_bytes_are_said(tmp_path):
 def test_overrides_reach_any_field(tmp_path):
     path = write(tmp_path, VALID)
     spec = load(path, ["trials=99", "cv.folds=3", "table.target=seebeck_n", "name=other"])
-    assert (spec.trials, spec.cv.folds, spec.table.target) == (99, 3, "seebeck_n")
+    assert spec.trials == 99
+    assert spec.cv == KFoldCv(scheme="kfold", folds=3)
+    assert isinstance(spec.table, TransportSpec)
+    assert spec.table.target == "seebeck_n"
     assert spec.name == "other"
 
 
@@ -109,9 +114,9 @@ def test_an_empty_space_is_one_trial():
 def test_a_custom_objective_needs_no_table():
     spec = make_spec(objective={"name": "a.b:C"}, table=None, cv=None, estimator=None)
     assert spec.table is None
-    with pytest.raises(SpecError, match="belong to objective penalised_cv alone"):
+    with pytest.raises(SpecError, match=r"belong to objective penalised_cv alone"):
         make_spec(objective={"name": "a.b:C"}, table=None)
-    with pytest.raises(SpecError, match="objective.parms: unknown key; did you mean 'params'"):
+    with pytest.raises(SpecError, match=r"objective\.parms: unknown key; did you mean 'params'"):
         make_spec(objective={"name": "a.b:C", "parms": {}}, table=None, cv=None, estimator=None)
 
 
