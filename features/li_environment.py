@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 CONTACT_FACTOR = 1.3
 
 FIRST_CUTOFF_ANGSTROM = 4.0
-LAST_CUTOFF_ANGSTROM = 32.0
 SYMMETRY_TOLERANCE_ANGSTROM = 0.01  # spglib's `symprec`
 
 LOG_EVERY = 100
@@ -30,10 +29,10 @@ def li_environment(rows: Rows, log: Log) -> Block:
 
     ``has_cif_struct`` is 1 where the CIF could be parsed. The next three count atoms by their
     occupancy: the atomic fraction of Li, Li atoms per volume, atoms other than Li per volume.
-    The last four need every site to be fully occupied by one element: the shortest Li-Li
-    distance, the mean length of the Li-anion contacts (``CONTACT_FACTOR`` says which they are)
-    and their number per Li atom, and the number of atoms in the cell that symmetry makes
-    equivalent to a Li atom, averaged over the Li atoms.
+    The last four need every site to be fully occupied by one element, and are averages over the
+    Li atoms: the distance to the nearest other Li, the length and the number of the Li-anion
+    contacts (``CONTACT_FACTOR`` says which they are), and the number of atoms in the cell that
+    symmetry makes equivalent.
     """
     values = np.zeros((len(rows), 8))
     remarks = list(rows.cif_remarks)
@@ -103,7 +102,7 @@ def _site_values(structure: Structure) -> tuple[list[float], list[str]]:
         multiplicity = _multiplicity(structure, symbols == "Li")
     except Exception as exc:  # spglib's errors have no common base
         reasons.append(f"no symmetry found ({_one_line(exc)}): multiplicity is 0")
-    return [_shortest_li_li(structure, symbols), lengths, contacts_per_li, multiplicity], reasons
+    return [_nearest_li(structure, symbols), lengths, contacts_per_li, multiplicity], reasons
 
 
 def _contacts(structure: Structure, symbols: Any) -> tuple[float, float]:
@@ -112,29 +111,33 @@ def _contacts(structure: Structure, symbols: Any) -> tuple[float, float]:
         symbol: CONTACT_FACTOR * (LI_RADIUS_ANGSTROM + radius)
         for symbol, radius in ANION_RADII_ANGSTROM.items()
     }
-    neighbours, distances, n_li = _around_li(structure, symbols, max(reach.values()))
+    _, neighbours, distances = _around_li(structure, symbols, max(reach.values()))
     limits = np.array([reach.get(symbol, 0.0) for symbol in symbols[neighbours]])
     lengths = distances[distances <= limits]
+    n_li = int(np.count_nonzero(symbols == "Li"))
     return (float(lengths.mean()) if len(lengths) else 0.0), len(lengths) / n_li
 
 
-def _shortest_li_li(structure: Structure, symbols: Any) -> float:
+def _nearest_li(structure: Structure, symbols: Any) -> float:
+    """Return the distance in angstrom to the nearest other Li, averaged over the Li atoms."""
+    li_atoms = np.flatnonzero(symbols == "Li")
+    nearest = np.full(len(symbols), np.inf)
     cutoff = FIRST_CUTOFF_ANGSTROM
-    while cutoff <= LAST_CUTOFF_ANGSTROM:
-        neighbours, distances, _ = _around_li(structure, symbols, cutoff)
-        li_li = distances[symbols[neighbours] == "Li"]
-        if len(li_li):
-            return float(li_li.min())
+    # An image of the atom itself, a cell away, is always there to be found in the end.
+    while not np.isfinite(nearest[li_atoms]).all():
+        centres, neighbours, distances = _around_li(structure, symbols, cutoff)
+        is_li = symbols[neighbours] == "Li"
+        np.minimum.at(nearest, centres[is_li], distances[is_li])
         cutoff *= 2.0
-    return cutoff  # no cell is as large as this; farther away than any that was looked at
+    return float(nearest[li_atoms].mean())
 
 
-def _around_li(structure: Structure, symbols: Any, cutoff: float) -> tuple[Any, Any, int]:
-    """Return index and distance of all neighbours of all Li atoms, and the number of Li atoms."""
+def _around_li(structure: Structure, symbols: Any, cutoff: float) -> tuple[Any, Any, Any]:
+    """Return centre, neighbour and distance of every pair whose centre is a Li atom."""
     # Not `sites=` the Li sites: pymatgen would then count atoms as neighbours of themselves.
     centres, neighbours, _, distances = structure.get_neighbor_list(cutoff)
     around_li = symbols[centres] == "Li"
-    return neighbours[around_li], distances[around_li], int(np.count_nonzero(symbols == "Li"))
+    return centres[around_li], neighbours[around_li], distances[around_li]
 
 
 def _multiplicity(structure: Structure, is_li: Any) -> float:

@@ -55,7 +55,7 @@ class Figure:
 
 
 def parity(cv: Predictions, test: Predictions | None, target: str) -> Figure:
-    """Draw predicted against measured values, cross-validation beside the held-out rows.
+    """Draw predicted against actual values, cross-validation beside the held-out rows.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def parity(cv: Predictions, test: Predictions | None, target: str) -> Figure:
             f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
             "predictions.csv has all of them."
         )
-    title = f"Predicted against measured {target}"
+    title = f"Predicted against actual {target}"
     return Figure("parity", title, caption, panels, "square")
 
 
@@ -115,12 +115,12 @@ def _parity_panel(predictions: Predictions, ends: tuple[float, float], target: s
             marker={"color": colour, "size": 6, "opacity": 0.65},
             # Plotly reads a little HTML in texts; an id is to be shown as it is.
             text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
-            hovertemplate="%{text}<br>measured %{x:.3g}, predicted %{y:.3g}"
+            hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
             f"<extra>{name}</extra>",
         )
     apply_style(figure)
     figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
-    figure.update_xaxes(title_text=f"measured {target}", range=ends, constrain="domain")
+    figure.update_xaxes(title_text=f"actual {target}", range=ends, constrain="domain")
     figure.update_yaxes(
         title_text=f"predicted {target}",
         range=ends,

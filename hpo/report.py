@@ -275,14 +275,14 @@ def _citation(manifest: Mapping[str, Any]) -> str:
 def _predictions_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("set", "id", "group", "fold", "measured", "predicted"))
+    writer.writerow(("set", "id", "group", "fold", "actual", "predicted"))
     for name, rows in (("cv", evaluation.cv), ("test", evaluation.test)):
         if rows is None:
             continue
         folds = [fold if fold >= 0 else "" for fold in rows.fold.tolist()]
         columns = (rows.ids.tolist(), rows.groups.tolist(), folds, rows.y, rows.predicted)
-        for row_id, group, fold, measured, predicted in zip(*columns, strict=True):
-            writer.writerow((name, row_id, group, fold, float(measured), float(predicted)))
+        for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
+            writer.writerow((name, row_id, group, fold, float(actual), float(predicted)))
     return text.getvalue()
 
 

@@ -85,12 +85,12 @@ def _derived_columns(table: FeatureTable) -> Finding:
     title = "Features made from the target"
     derived = [column for column in table.columns if column.derived_from_target]
     if not derived:
-        text = f"None of the {table.n_features} features is marked as made from the measured value."
+        text = f"None of the {table.n_features} features is marked as made from the target."
         return Finding("fine", title, text)
     named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
     verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
     text = (
-        f"{len(derived)} of {table.n_features} features {verb} made from the measured value: "
+        f"{len(derived)} of {table.n_features} features {verb} made from the target: "
         f"{named}. A model reads part of the answer from {them}, and no new material comes with "
         f"{them}. Leave {them} out before believing any score on this page."
     )

@@ -260,12 +260,12 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
     assert evaluation.test is not None
     with path.with_name("predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["set", "id", "group", "fold", "measured", "predicted"]
+    assert list(rows[0]) == ["set", "id", "group", "fold", "actual", "predicted"]
     for name, part in (("cv", evaluation.cv), ("test", evaluation.test)):
         mine = [row for row in rows if row["set"] == name]
         assert [row["id"] for row in mine] == part.ids.tolist()
         assert [row["group"] for row in mine] == part.groups.tolist()
-        assert [float(row["measured"]) for row in mine] == part.y.tolist()
+        assert [float(row["actual"]) for row in mine] == part.y.tolist()
         assert [float(row["predicted"]) for row in mine] == part.predicted.tolist()
         folds = [str(fold) if fold >= 0 else "" for fold in part.fold]
         assert [row["fold"] for row in mine] == folds
@@ -471,7 +471,7 @@ def test_the_page_says_why_scores_may_not_be_real(
     work(record)
     page, evaluation = Page(write_report(record, tmp_path)), evaluated(record)
     assert evaluation.derived_columns == ("is_high",)
-    assert "1 of 2 features is made from the measured value: is_high (family flags)" in page.text
+    assert "1 of 2 features is made from the target: is_high (family flags)" in page.text
     assert 0 < evaluation.shared_groups < 1
     assert f"{percent(evaluation.shared_groups)} of the validated rows have a row" in page.text
     assert "20 % of the held-out rows have a row of their group in training" in page.text
