@@ -11,7 +11,6 @@ import importlib.metadata
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -104,11 +103,13 @@ def block_key(family: FamilyInfo, rows: Rows) -> str:
 def load_block(tables_dir: Path, family: FamilyInfo, key: str, n_rows: int) -> Block | None:
     """Return a cached block, or None if there is no whole one."""
     try:
-        with np.load(_block_path(tables_dir, family, key), allow_pickle=False) as stored:
+        # Read first: given a path, `np.load` leaves a damaged file open.
+        data = io.BytesIO(_block_path(tables_dir, family, key).read_bytes())
+        with np.load(data, allow_pickle=False) as stored:
             values = stored["values"]
             remarks = json.loads(stored["remarks"].tobytes())
         block = Block(values, tuple(Remark(**remark) for remark in remarks))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive makes zipfile raise just about anything
         return None
     fits = values.shape == (n_rows, family.n_columns) and values.dtype == np.float64
     return block if fits else None

@@ -12,6 +12,9 @@ from features.rows import CELL_FIELDS, Block, Log, Remark, Rows
 # 1 g/mol per cubic angstrom in g/cm^3: 1e24 over Avogadro's number (exact since 2019).
 G_PER_CM3 = 1e24 / 6.02214076e23
 
+# Below this square of the volume over a b c, the axes lie in a plane and the rest is rounding.
+FLAT = 1e-9
+
 _LATTICE = CELL_FIELDS[:6]
 
 
@@ -24,7 +27,7 @@ def cell_volume(
     """
     cosines = [math.cos(math.radians(angle)) for angle in (alpha_deg, beta_deg, gamma_deg)]
     squared = 1.0 - sum(cosine**2 for cosine in cosines) + 2.0 * math.prod(cosines)
-    return a * b * c * math.sqrt(squared) if squared > 0.0 else math.nan
+    return a * b * c * math.sqrt(squared) if squared > FLAT else math.nan
 
 
 def cell(rows: Rows, _log: Log) -> Block:

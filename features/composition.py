@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from features.elements import ANIONS, ELEMENTS, ISOTOPES
 from features.rows import Block, Log, Remark, Rows
 
-_BLANK_FORMULAS = frozenset({"", "nan", "none", "null", "n/a", "na"})
+# What programs write for "nothing". Case counts: Na is sodium. NaN could be a nitride, but is not.
+_BLANK_FORMULAS = frozenset({"", "nan", "NaN", "None", "none", "null", "NULL", "N/A", "n/a", "NA"})
 
 
 def parse_formula(text: str) -> dict[str, float]:
@@ -26,7 +27,7 @@ def parse_formula(text: str) -> dict[str, float]:
     from pymatgen.core.composition import Composition
     from pymatgen.core.periodic_table import Element
 
-    if text.strip().lower() in _BLANK_FORMULAS:
+    if text.strip() in _BLANK_FORMULAS:
         raise ValueError(f"formula {text!r}: it is empty; give the row a formula")
     try:
         with warnings.catch_warnings():

@@ -116,7 +116,7 @@ def _pieces(name: str, text: str, separator: str) -> Iterator[_Piece]:
 
 def _header(name: str, text: str, separator: str) -> _Piece:
     header = next(_pieces(name, text, separator), None)
-    if header is None:
+    if header is None or not (header.problem or any(header.fields)):
         raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
     if header.problem:
         raise DatasetError(f"{name}, line {header.first_line}: no header ({header.problem})")
