@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,11 +29,14 @@ def cell_shape(rows: Rows, _log: Log) -> Block:
     for row, cif in enumerate(rows.cifs):
         if cif is None:
             continue
-        try:
-            values[row] = _shape(*read_cell(cif))
-        except (ValueError, KeyError, IndexError, AttributeError, TypeError) as exc:
-            # What a broken CIF makes the parser raise.
-            remarks.append(Remark(row, f"no cell in the CIF ({exc}): its shape is 0"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                values[row] = _shape(*read_cell(cif))
+            except Exception as exc:  # a broken CIF makes the parser raise just about anything
+                remarks.append(Remark(row, f"no cell in the CIF ({exc}): its shape is 0"))
+        said = [str(item.message) for item in caught if item.category is UserWarning]
+        remarks += [Remark(row, line) for line in dict.fromkeys(said)]
     return Block(values, (*remarks, *absent_cifs(rows)))
 
 

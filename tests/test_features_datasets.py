@@ -278,7 +278,7 @@ def as_csv(rows: list[tuple[str, ...]], separator: str, end: str) -> tuple[str, 
     return text, lines
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=found_rows,
     separator=st.sampled_from([",", ";", "\t"]),

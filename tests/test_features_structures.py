@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
+from features.cell_shape import cell_shape
 from features.cells import cell_volume
 from features.li_environment import describe_cif
 from features.registry import FAMILIES
-from features.table import CsvSpec, FeatureTable, build, read
+from features.rows import Rows
+from features.table import CsvSpec, FeatureTable, Target, build, read
 
 # Edges in angstrom and angles in degrees.
 CELLS = {
@@ -44,6 +48,9 @@ def cif_of(structure: Structure, symprec: float | None = None) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, when symmetry is asked for
         return str(CifWriter(structure, symprec=symprec))
+
+
+WHOLE_CIF = cif_of(Structure(Lattice.cubic(4.0), ["Li", "F"], [[0.0] * 3, [0.5] * 3])).encode()
 
 
 def describe(structure: Structure, symprec: float | None = None) -> dict[str, float]:
@@ -190,6 +197,60 @@ def test_a_broken_and_an_absent_cif_are_accounted_for_in_each_family(shapes):
         said = {row.id: row.reason for row in shapes.partial if row.family == family}
         assert "in the CIF" in said["broken"] or "cannot be parsed" in said["broken"]
         assert said["*"].startswith("no CIF for 1 of 8 rows (absent)")
+
+
+# A loop without columns makes the parser divide by zero, a stray word makes it warn.
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("_cell_length_b ", "_cell_length_b ?\n#", "no cell in the CIF"),
+        ("_cell_angle_beta ", "_cell_angle_beta -", "no cell in the CIF"),
+        ("loop_\n", "loop_\n1 2\n", "no cell in the CIF"),
+        ("_cell_length_a ", "stray\n_cell_length_a ", "CIF file at line: stray"),
+    ],
+)
+def test_a_damaged_cif_is_a_remark(tmp_path, good, bad, said):
+    (tmp_path / "cifs").mkdir()
+    whole = cif_of(rock_salt())
+    assert good in whole
+    (tmp_path / "cifs" / "whole.cif").write_text(whole)
+    (tmp_path / "cifs" / "damaged.cif").write_text(whole.replace(good, bad, 1))
+    lines = ["id,formula,target", "whole,LiF,1", "damaged,LiCl,2"]
+    table = table_of(tmp_path, lines, families=["cell_shape"], cifs="cifs")
+    assert table.X[0].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert {row.id for row in table.partial} == {"damaged"}
+    assert said in "\n".join(row.reason for row in table.partial)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from(b" '\"\n?.0-;#_9x\xff\x00"))),
+    end=st.none() | st.integers(0, 10_000),
+)
+def test_no_damage_to_a_cif_is_fatal(edits, end):
+    damaged = bytearray(WHOLE_CIF)
+    for at, byte in edits:
+        damaged[at % len(damaged)] = byte
+    cif = bytes(damaged[: end and end % len(damaged)])
+    rows = Rows(
+        ids=("x",),
+        sources=("made.csv",),
+        lines=(2,),
+        formulas=("LiF",),
+        amounts=({"Li": 1.0, "F": 1.0},),
+        y=np.zeros(1),
+        is_coerced=np.zeros(1, dtype=bool),
+        groups=("x",),
+        is_train=np.ones(1, dtype=bool),
+        target=Target("made"),
+        cifs=(cif,),
+    )
+    block = cell_shape(rows, lambda line: None)
+    assert np.isfinite(block.values).all()
+    assert block.values.any() or block.remarks
+    values, reasons = describe_cif(cif)
+    assert np.isfinite(values).all()
+    assert values[0] == 1.0 or reasons
 
 
 def test_every_family_has_the_agreed_number_of_columns():
