@@ -27,7 +27,7 @@ from features.registry import FAMILIES, FamilyInfo, Need
 from features.rows import Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
-from features.specs import CsvSpec, ObelixSpec, TransportSpec
+from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
 from features.store import TABLE_FORMAT, holds_table, read_manifest, write
 
 _LOADERS = {
@@ -229,6 +229,7 @@ def _provenance(
         "packages": package_versions(packages),
         "n_coerced": int(np.count_nonzero(rows.is_coerced)),
         "notes": dict(rows.notes),
+        "citation": CITATIONS.get(spec.dataset, ""),
     }
 
 

@@ -34,6 +34,22 @@ DATASETS: Mapping[str, str] = MappingProxyType(
 )
 
 
+CITATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "transport": (
+            "Ricci et al., An ab initio electronic transport database for inorganic materials, "
+            "Scientific Data 4, 170085 (2017), as distributed with matminer: Ward et al., "
+            "Computational Materials Science 152, 60 (2018)"
+        ),
+        "obelix": (
+            "Therrien et al., OBELiX: a curated dataset of crystal structures and experimentally "
+            "measured ionic conductivities for lithium solid-state electrolytes, arXiv:2502.14234, "
+            "CC-BY-4.0"
+        ),
+    }
+)
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def export(record: StudyRecord, path: Path, form: str) -> int:
 def trials_frame(record: StudyRecord) -> pd.DataFrame:
     """Return one row per trial, in the order of their numbers.
 
-    Columns are `number`, `state`, `score`, `started`, `completed`, then `param.NAME`,
+    Columns are `number`, `state`, `score`, `started` and `completed` (UTC), then `param.NAME`,
     then what the trial keeps: scores by name, `part K.NAME`, `worker`, `wall_s`, `failure`.
     """
     study = record.optuna_study()
@@ -63,13 +64,18 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else first)
 
 
+def _utc(local: datetime | None) -> datetime | None:
+    return None if local is None else local.astimezone(UTC)
+
+
 def _row(trial: FrozenTrial) -> dict[str, Any]:
     row: dict[str, Any] = {
         "number": trial.number,
         "state": trial.state.name,
         "score": trial.values[0] if trial.values else None,
-        "started": trial.datetime_start,
-        "completed": trial.datetime_complete,
+        # Optuna hands out local time without saying so.
+        "started": _utc(trial.datetime_start),
+        "completed": _utc(trial.datetime_complete),
     }
     row.update({f"param.{name}": value for name, value in trial.params.items()})
     parts = {part_key(step) for step in trial.intermediate_values}

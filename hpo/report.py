@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -209,8 +208,8 @@ def _times(record: StudyRecord, search: Search) -> dict[str, str]:
     computed_s = math.fsum(trial.user_attrs.get(WALL_KEY, 0.0) for trial in search.finished)
     return {
         "begun": results.utc(record.created_at),
-        # Optuna stores naive UTC.
-        "ended": results.utc(max(ended).replace(tzinfo=UTC).timestamp()) if ended else "",
+        # Optuna hands out local time without saying so, which is what timestamp() takes it for.
+        "ended": results.utc(max(ended).timestamp()) if ended else "",
         "computed": results.duration(computed_s),
         "written": results.utc(time.time()),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_an_export_reads_back_as_it_was(begin_study, tmp_path, form):
     assert frame["part 0.r2_val"][1] == 0.5
     assert frame["failure"][2] == "ValueError: 'quoted', with comma"
     assert list(tmp_path.glob(".*part")) == []
+
+
+def test_exported_times_are_utc_wherever_the_machine_is(begin_study, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        record = begin_study()
+        finish_trials(record.ledger, [0.5])
+        frame = trials_frame(record)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    age = datetime.now(UTC) - frame["completed"][0]
+    assert str(frame["completed"][0].tzinfo) == "UTC"
+    assert abs(age.total_seconds()) < 60
 
 
 def test_an_export_of_nothing_has_its_columns(begin_study):
