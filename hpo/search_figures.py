@@ -296,7 +296,7 @@ def _timeline(search: Search) -> Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     apply_style(figure, legend=len(figure.data) > 1)
-    figure.update_xaxes(title_text="time (UTC)", nticks=5, tickangle=0)
+    figure.update_xaxes(title_text="local time", nticks=5, tickangle=0)
     ends = [shown[0].number - 1, shown[-1].number + 1]
     figure.update_yaxes(title_text="trial", showgrid=False, range=ends, **_whole_numbers(shown))
     caption = (

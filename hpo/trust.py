@@ -158,7 +158,7 @@ def _test_looks(material: Material) -> Finding:
     went_on = not material.counts.done or looks[0]["finished"] < material.counts.finished
     if len(looks) == 1 and not went_on:
         text = (
-            f"One, on {utc(looks[0]['at'])}, after {looks[0]['finished']} trials, at trial "
+            f"One, on {utc(looks[0]['at'])}, after {_trials(looks[0]['finished'])}, at trial "
             f"{looks[0]['trial']} alone. The held-out rows took no part in choosing it."
         )
         return Finding("fine", title, text, tables)
@@ -289,17 +289,22 @@ def _deaths(events: Events) -> Finding:
     return Finding("note", title, text, (_listed("Every death", columns, rows, {1}),))
 
 
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
 def _missing_rows(table: FeatureTable) -> Finding:
     title = "Rows that are missing or incomplete"
     skipped, partial = table.skipped, table.partial
     if not skipped and not partial:
         return Finding("fine", title, f"None: all {table.n_rows} rows of the source are complete.")
     total = table.n_rows + len(skipped)
-    text = (
-        f"{len(skipped)} of {total} rows of the source are not in the table, and there are "
-        f"{len(partial)} remarks on features that could not be computed in full. Scores speak of "
-        "the rows that are left."
-    )
+    text = f"All {total} rows of the source are in the table"
+    if skipped:
+        text = f"{len(skipped)} of {total} rows of the source are not in the table"
+    if partial:
+        text += f"; {len(partial)} remarks say which features could not be computed in full"
+    text += ". Scores speak of the rows that are left." if skipped else "."
     command = f"hpo features show {table.path}"
     tables = []
     if skipped:
