@@ -24,6 +24,8 @@ SYMMETRY_TOLERANCE_ANGSTROM = 0.01  # spglib's `symprec`
 # What the parser says of a good file: 0.3333 is taken for 1/3, and no formula is there to compare.
 _HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
 
+MIN_VOLUME_ANGSTROM3 = 1.0  # no atom has room in less
+
 LOG_EVERY = 100
 
 
@@ -80,6 +82,10 @@ def parse_cif(cif: bytes) -> tuple[Structure, list[str]]:
         except ValueError as exc:
             raise ValueError("; ".join([*parser.warnings, str(exc)])) from exc
     said = [str(item.message) for item in caught if item.category is UserWarning]
+    matrix = structures[0].lattice.matrix
+    # spglib crashes the process on a cell that is not one. NaN fails the comparison, too.
+    if not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) >= MIN_VOLUME_ANGSTROM3):
+        raise ValueError("lengths and angles of its cell enclose no volume")
     unknown = [str(e) for e in structures[0].elements if isinstance(e, DummySpecies)]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no element")

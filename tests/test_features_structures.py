@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -220,6 +221,20 @@ def test_a_damaged_cif_is_a_remark(tmp_path, good, bad, said):
     assert table.X[0].tolist() == [1.0, 1.0, 0.0, 1.0]
     assert {row.id for row in table.partial} == {"damaged"}
     assert said in "\n".join(row.reason for row in table.partial)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [{"_cell_angle_alpha": "0.0"}, {"_cell_angle_gamma": "180"}, {"_cell_length_a": "1e-9"}],
+)
+def test_a_cell_without_volume_is_a_reason_and_never_reaches_the_symmetry_search(cell):
+    text = WHOLE_CIF.decode()
+    for key, value in cell.items():
+        text, n_edits = re.subn(rf"^{key} .*$", f"{key} {value}", text, flags=re.MULTILINE)
+        assert n_edits == 1
+    values, reasons = describe_cif(text.encode())
+    assert values == [0.0] * 8
+    assert "CIF cannot be parsed" in reasons[0]
 
 
 @settings(max_examples=150, deadline=None)
