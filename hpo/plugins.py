@@ -33,6 +33,10 @@ def resolve(name: str, what: str) -> Any:
             found = getattr(found, part)
     except ImportError as exc:
         raise SpecError(f"{what}: cannot import '{module_name}': {exc}") from exc
+    except OSError as exc:
+        # LightGBM's wheel relies on the system's OpenMP runtime, which a bare machine lacks.
+        hint = "; install it (Debian: libgomp1)" if "libgomp" in str(exc) else ""
+        raise SpecError(f"{what}: '{module_name}' lacks a system library: {exc}{hint}") from exc
     except AttributeError as exc:
         raise SpecError(f"{what}: module '{module_name}' has no '{attribute}'") from exc
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hpo.folds import make_folds
 from hpo.metrics import mae, r2, rmse, spearman
 from hpo.objective import Objective, PenalisedCv, make_objective
 from hpo.spec import EstimatorSpec, GroupKFoldCv
-from tests.conftest import make_spec
+from tests.conftest import make_spec, unavailable
 
 METRIC = {"rmse": rmse, "mae": mae, "r2": r2, "spearman": spearman}
 SMALL = {
@@ -30,6 +31,15 @@ SMALL = {
 @pytest.fixture(scope="module")
 def table(hand_table):
     return features.table.read(hand_table)
+
+
+def need(name: str) -> None:
+    """Skip where LightGBM lacks the system's OpenMP runtime."""
+    if name == "lightgbm":
+        try:
+            importlib.import_module("lightgbm")
+        except OSError as exc:
+            unavailable("libgomp", str(exc))
 
 
 def penalised(table, metric="rmse", penalty=0.2, estimator="ridge") -> PenalisedCv:
@@ -64,6 +74,7 @@ def test_the_penalised_score_is_the_formula(table, metric, penalty):
 
 @pytest.mark.parametrize("name", [*REGISTRY, "sklearn.neighbors:KNeighborsRegressor"])
 def test_every_estimator_scores_and_repeats_itself(table, name):
+    need(name)
     objective = penalised(table, estimator=name)
     first = objective.score_part({}, 0)
     assert first == objective.score_part({}, 0)
@@ -73,6 +84,7 @@ def test_every_estimator_scores_and_repeats_itself(table, name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_registered_estimators_take_missing_values(table, name):
+    need(name)
     X = table.train.X.copy()
     X[::7, 1] = np.nan
     model = make_estimator(EstimatorSpec(name=name, params=SMALL[name]), {}, 0)
@@ -93,7 +105,10 @@ def test_the_seed_is_the_estimators_unless_the_file_says_otherwise():
         ({"estimator": {"name": "ridge", "params": {"alhpa": 1.0}}}, "no parameter 'alhpa'; did"),
         ({"space": {"aplha": {"type": "float", "low": 0.0, "high": 1.0}}}, "no parameter 'aplha'"),
         ({"space": {"alpha": {"type": "float", "low": -1.0, "high": 1.0}}}, "refuses {'alpha': -1"),
-        ({"estimator": {"name": "lightgbm", "params": {"n_jobs": 4}}}, "'n_jobs' is set to 1 by"),
+        (
+            {"estimator": {"name": "random_forest", "params": {"n_jobs": 4}}},
+            "'n_jobs' is set to 1 by",
+        ),
         ({"estimator": {"name": "no_such_module:X"}}, "cannot import 'no_such_module'"),
         ({"estimator": {"name": "sklearn.linear_model:Rigde"}}, "has no 'Rigde'"),
         (
@@ -109,6 +124,15 @@ def test_a_wrong_estimator_or_parameter_is_named(changes, message):
     with pytest.raises(SpecError, match=message) as caught:
         check_estimator(make_spec(**changes), "my.toml")
     assert str(caught.value).startswith("my.toml: ")
+
+
+def test_a_missing_system_library_is_said_and_what_installs_it(monkeypatch):
+    def lack(name):
+        raise OSError("libgomp.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr("hpo.plugins.importlib.import_module", lack)
+    with pytest.raises(SpecError, match=r"'lightgbm' lacks a system library: .*Debian: libgomp1"):
+        make_estimator(EstimatorSpec(name="lightgbm"), {}, 0)
 
 
 def test_an_objective_of_ones_own(table):
