@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
     options = _parser().parse_args(arguments)
-    _use_one_thread()
+    use_one_thread()
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -182,13 +182,15 @@ def _positive(text: str) -> int:
     return number
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
     """Set before the numerical libraries load: more threads make small tables slower."""
     for name in (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "NUMEXPR_NUM_THREADS",
+        # joblib, which scikit-learn asks for cores, would otherwise look for a program that knows.
+        "LOKY_MAX_CPU_COUNT",
     ):
         os.environ[name] = "1"
 

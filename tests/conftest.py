@@ -12,6 +12,7 @@ import pytest
 
 import features.table
 from features.table import Column, Target
+from hpo.cli import use_one_thread
 from hpo.spec import StudySpec, validate
 from hpo.storage import StudyStorage, open_storage
 from hpo.study import Source, StudyRecord, begin
@@ -19,6 +20,11 @@ from hpo.study import Source, StudyRecord, begin
 SHARED_DATA = Path(
     os.environ.get("HPO_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
 )
+
+
+def pytest_configure() -> None:
+    """Fit with one thread, as every command does."""
+    use_one_thread()
 
 
 def unavailable(what: str, hint: str) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -294,7 +293,7 @@ def test_a_worker_that_joins_by_hand_shares_the_budget(hpo):
     assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
 
 
-def test_a_worker_has_one_thread_and_no_chemistry(hpo):
+def test_a_worker_has_one_thread_and_no_chemistry(hpo, monkeypatch):
     Path("probe.py").write_text(
         "import os, sys\n"
         "from tests.objectives import Parabola\n"
@@ -311,11 +310,8 @@ def test_a_worker_has_one_thread_and_no_chemistry(hpo):
     Path(path).write_text(
         Path(path).read_text().replace("tests.objectives:Parabola", "probe:Probe")
     )
-    os.environ["OMP_NUM_THREADS"] = "2"
-    try:
-        hpo("run", path, "--set", "max_failures=0")
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    hpo("run", path, "--set", "max_failures=0")
     assert states() == {TrialState.COMPLETE: 1}
 
 
