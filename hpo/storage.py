@@ -200,7 +200,9 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
             return storage
         except (ImportError, RuntimeError, SQLAlchemyError) as exc:
             # Two first runs at once: the other one is creating the same tables and rows.
-            racing = isinstance(exc, IntegrityError) or "already exists" in str(exc)
+            racing = isinstance(exc, IntegrityError) or any(
+                sign in str(exc) for sign in ("already exists", "database is locked")
+            )
             if create and racing and attempt < _SCHEMA_ATTEMPTS - 1:
                 time.sleep(0.1)
                 continue
@@ -222,13 +224,26 @@ def _prepare_sqlite(database: str | None, shown: str, *, create: bool) -> None:
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
-        # Stays with the file.
-        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        _switch_to_wal(connection)
     except sqlite3.Error as exc:
         raise StorageError(f"{shown}: cannot be opened: {exc}") from exc
     finally:
         if connection is not None:
             connection.close()
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Set a mode that stays with the file; the switch itself does not wait for others."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _make_safe(engine: sa.Engine) -> None:
