@@ -6,15 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hpo.ledger import TRIALS, VALUES, Counts
 from hpo.storage import CLAIMS, WORKERS
-from hpo.study import StudyRecord
-
-DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
+from hpo.study import DIRECTIONS, StudyRecord
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,16 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
 import features.table
-from features.table import FeaturesError, FeatureTable
+from features.table import FeatureTable
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
 from hpo.fingerprint import Fingerprint, compare, fingerprint
-from hpo.ledger import Ledger
+from hpo.ledger import OPTUNA_STUDIES, Ledger
 from hpo.objective import Objective, make_objective
 from hpo.plugins import make_importable
 from hpo.spec import StudySpec, canonical, load, validate
 from hpo.storage import STUDIES, StudyStorage
 
-OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
 SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
 DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
 
@@ -281,14 +280,3 @@ def _check_searchable(
             f"{objective.direction} within a study; begin another one (--name NEW)",
             ["objective"],
         )
-
-
-__all__ = [
-    "FeaturesError",
-    "Source",
-    "StudyRecord",
-    "begin",
-    "build_table",
-    "find",
-    "names",
-]
