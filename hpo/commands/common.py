@@ -1,0 +1,112 @@
+"""What all commands share: options, the two streams, how a storage is opened."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from hpo.storage import StudyStorage
+
+INTERRUPTED = 130
+DEFAULT_STORAGE = "sqlite:///hpo.db"
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, in the style of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the exit code of a user's mistake."""
+        self.exit(HpoError.exit_code, f"error: {message}\n(see: {self.prog} --help)\n")
+
+
+def add_group(commands: Any, name: str, summary: str) -> Any:
+    """Add a command that has commands of its own, and return where these are added."""
+    group = commands.add_parser(name, help=summary)
+    return group.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+
+
+def add_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    """Add a command, and return the parser that its arguments are added to."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+# Options that several commands have: the environment variable, the default, what it is.
+_SHARED = {
+    "storage": ("HPO_STORAGE", DEFAULT_STORAGE, "URL of the study storage"),
+    "data": ("HPO_DATA", None, "folder of datasets"),
+    "tables": ("HPO_TABLES", "tables", "folder of feature tables"),
+    "reports": ("HPO_REPORTS", "reports", "folder of reports"),
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options that several commands have in common, by their names."""
+    for name in names:
+        variable, default, text = _SHARED[name]
+        shown = f"default: {variable}" + (f", or {default}" if default else "")
+        parser.add_argument(
+            f"--{name}", default=os.environ.get(variable) or default, help=f"{text} ({shown})"
+        )
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_set(parser: argparse.ArgumentParser, what: str = "any field of the study file") -> None:
+    """Add `--set`."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"set {what}; repeatable"
+    )
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+    return number
+
+
+def open_storage(options: argparse.Namespace, *, create: bool = False) -> StudyStorage:
+    """Open the storage that the options name."""
+    from hpo.storage import open_storage
+
+    return open_storage(options.storage, create=create)
+
+
+def storage_hint(options: argparse.Namespace) -> str:
+    """Return what a suggested command needs so that it finds the same storage."""
+    if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
+        return ""
+    return f" --storage {options.storage}"
+
+
+def absolute(folder: str | None) -> str | None:
+    """Return the absolute path of a folder that was given."""
+    return str(Path(folder).resolve()) if folder else None
+
+
+def say(line: str) -> None:
+    """Print what is for a person, not for a program."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def print_line(line: str) -> None:
+    """Print what a program may read."""
+    sys.stdout.write(f"{line}\n")
