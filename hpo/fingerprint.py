@@ -94,6 +94,40 @@ def compare(
     return changed
 
 
+ORIGIN: Mapping[str, str] = MappingProxyType(
+    {
+        "commit": "the commit of the checkout",
+        "diff": "the uncommitted changes of the checkout",
+        "lock": "the lock file",
+        "python": "the version of Python",
+    }
+)
+
+
+def compare_origin(
+    name: str, stored: Mapping[str, str], current: Mapping[str, str], *, strict: bool
+) -> list[str]:
+    """Return what differs of `hpo.provenance.facts`, which need not change a score.
+
+    Raises
+    ------
+    ConflictError
+        If `strict`, and the commit, uncommitted changes, the lock file or Python differ.
+    """
+    changed = [part for part in current if stored.get(part) != current[part]]
+    refused = [part for part in changed if part in ORIGIN]
+    if strict and refused:
+        lines = [f"study '{name}' was begun elsewhere, and --strict forbids that:"]
+        lines += [
+            f"  {part}: {ORIGIN[part]} changed "
+            f"({_short(stored.get(part, ''))} -> {_short(current[part])})"
+            for part in refused
+        ]
+        lines.append("Undo the change, or go on without --strict (written down in the study)")
+        raise ConflictError("\n".join(lines), refused)
+    return changed
+
+
 def _modules(spec: StudySpec) -> list[str]:
     own = [spec.objective.name, spec.estimator.name if spec.estimator else ""]
     return [*SCORING_MODULES, *(name.partition(":")[0] for name in own if ":" in name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from hpo.errors import ConflictError, FailedStudyError, HpoError
+from hpo.errors import ConflictError, FailedStudyError, HpoError, StorageError
 from hpo.status import Status, take_status
 from hpo.study import StudyRecord
-from hpo.worker import new_worker_id
+from hpo.worker import PATIENCE_S, new_worker_id
 
 POLL_S = 0.25
 GRACE_S = 20.0
@@ -52,9 +53,11 @@ class LocalLauncher:
     progress: Callable[[Status], None]
     _children: list[_Child] = field(default_factory=list)
     _stopped_by: int | None = None
+    _fruitless: int = 0
+    _finished: int = -1
 
     def run(self) -> bool:
-        """Work until the budget is finished, and return True; False if a signal ended it early.
+        """Work until the budget is finished, and return True; False if it was ended early.
 
         Raises
         ------
@@ -62,6 +65,8 @@ class LocalLauncher:
             If too many trials failed, or if workers die as fast as they are started.
         HpoError
             If a worker refused to begin, with its reason.
+        StorageError
+            If the database did not answer for a long time.
         """
         before = {
             number: signal.signal(number, self._receive)
@@ -75,47 +80,61 @@ class LocalLauncher:
                 signal.signal(number, handler)
 
     def _supervise(self) -> bool:
-        fruitless, finished = 0, -1
+        answered = time.monotonic()
         while self._stopped_by is None:
-            status = take_status(self.record)
-            self.progress(status)
-            if status.counts.finished != finished:
-                fruitless, finished = 0, status.counts.finished
-            fruitless += self._collect()
-            if fruitless > MAX_FRUITLESS_DEATHS:
-                raise FailedStudyError(
-                    f"workers died {fruitless} times and finished nothing in between; "
-                    f"see the logs in {self.logs_dir}"
-                )
-            if status.counts.done:
-                return True
-            unclaimed = status.counts.budget - status.counts.finished
-            while len(self._children) < min(self.workers, unclaimed):
-                self._children.append(self._start())
+            try:
+                ended = self._look_after()
+            except StorageError:
+                # Its server may be on its way back; the workers wait as well.
+                if time.monotonic() - answered > PATIENCE_S:
+                    raise
+            else:
+                answered = time.monotonic()
+                if ended is not None:
+                    return ended
             time.sleep(POLL_S)
         return False
 
+    def _look_after(self) -> bool | None:
+        """Show the status, replace the dead; return how the study has ended if it has."""
+        status = take_status(self.record)
+        self.progress(status)
+        if status.counts.finished != self._finished:
+            self._fruitless, self._finished = 0, status.counts.finished
+        self._fruitless += self._collect()
+        if self._fruitless > MAX_FRUITLESS_DEATHS:
+            raise FailedStudyError(
+                f"workers died {self._fruitless} times and finished nothing in between; "
+                f"see the logs in {self.logs_dir}"
+            )
+        if status.counts.done:
+            return True
+        if status.stop is not None:
+            return None if self._children else False
+        unclaimed = status.counts.budget - status.counts.finished
+        while len(self._children) < min(self.workers, unclaimed):
+            self._children.append(self._start())
+        return None
+
     def _start(self) -> _Child:
-        self.logs_dir.mkdir(parents=True, exist_ok=True)
         worker_id = new_worker_id()
-        log = self.logs_dir / f"{worker_id}.log"
         url = self.record.storage.engine.url.render_as_string(hide_password=False)
         arguments = [
             *(sys.executable, "-m", "hpo.cli", "worker", self.record.name),
             *("--id", worker_id, "--parent", str(os.getpid())),
+            *("--logs", str(self.logs_dir.parent)),
         ]
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                # A URL may hold a password, which other users could read from a command line.
-                env={**os.environ, "HPO_STORAGE": url},
-                # Ctrl-C in the terminal is for the launcher, which passes on what it means.
-                start_new_session=True,
-            )
-        return _Child(worker_id, process, log)
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # A URL may hold a password, which other users could read from a command line.
+            env={**os.environ, "HPO_STORAGE": url},
+            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
+            start_new_session=True,
+        )
+        return _Child(worker_id, process, self.logs_dir / f"{worker_id}.log")
 
     def _collect(self) -> int:
         """Bury the workers that died, and return how many."""
@@ -124,15 +143,15 @@ class LocalLauncher:
             code = child.process.poll()
             if code is None:
                 continue
-            self._children.remove(child)
-            if code == 0:
-                continue
             if code in (HpoError.exit_code, ConflictError.exit_code):
+                self._children.remove(child)
                 message = _last_error(child.log)
                 raise ConflictError(message, ()) if code == 3 else HpoError(message)
-            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            self.record.ledger.bury(child.worker_id, reason)
-            deaths += 1
+            if code != 0:
+                killed_by = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+                self.record.ledger.bury(child.worker_id, killed_by or f"exit code {code}")
+                deaths += 1
+            self._children.remove(child)
         return deaths
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
@@ -155,12 +174,17 @@ class LocalLauncher:
                 child.process.kill()
                 child.process.wait()
             if child.process.returncode != 0:
-                self.record.ledger.bury(child.worker_id, "killed when the study was stopped")
+                # Without the storage, their leases run out.
+                with contextlib.suppress(StorageError):
+                    self.record.ledger.bury(child.worker_id, "killed when the study was stopped")
         self._children.clear()
 
 
 def _last_error(log: Path) -> str:
     """Return the error that a worker ended with."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
     begin = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=0)
     return "\n".join(lines[begin:]).removeprefix("error: ") or f"a worker failed; see {log}"

@@ -5,30 +5,39 @@ A unit of budget is one row of `hpo_claims` and one trial of Optuna's, made toge
     (new) ──claim──► held ──finish──► finished
                      │ ▲ └──fail────► failed      the objective refused, or died too often
           give back, │ │ claim: goes on with the
-          bury       ▼ │ parameters and part scores that are stored
+     bury, set_budget▼ │ parameters and part scores that are stored
                      free
 
 Invariants, kept by one transaction per arrow:
 
 1. finished + held + free <= budget when a unit is made, so finished never exceeds the budget.
-2. A held unit has one worker and a lease; every worker renews its lease from a thread. A unit
-   whose lease has run out is buried by whoever claims next; a launcher buries its dead at once.
+   A budget that is lowered frees the held units beyond it; they wait until it is raised again.
+2. A held unit has one worker and a lease, and a worker holds one unit at most; every worker
+   renews its lease from a thread. A unit whose lease has run out is buried by whoever claims
+   next; who knows that a worker is dead (a launcher, a job queue) buries its unit at once.
 3. Each hold has a number, `attempt`. Whatever a worker stores names its attempt and is refused
    if the unit has moved on: a worker thought dead cannot tell anything.
 4. A free unit's trial is WAITING for Optuna, a held one RUNNING, a finished one COMPLETE, a failed
    one FAIL with the reason in its user attribute `failure`.
+5. Every arrow can be walked twice in the same name and ends at the same place. A call whose
+   answer was lost with the connection is therefore repeated.
+
+Claims and changes of the budget exclude one another by a lock on the study's row; every other
+arrow is one conditional update of the unit's row. Leases are judged by the database's clock, and
+never within one lease after the server's start: workers that could not reach it are not dead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from optuna.distributions import (
@@ -40,7 +49,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.storage import CLAIMS, EVENTS, STUDIES, WORKERS, StudyStorage
+from hpo.storage import CLAIMS, EVENTS, STUDIES, WORKERS, Clock, StudyStorage
 
 TRIALS: sa.Table = models.TrialModel.__table__
 PARAMS: sa.Table = models.TrialParamModel.__table__
@@ -59,6 +68,8 @@ class Answer(enum.Enum):
 
     WAIT = "the budget is claimed, but not finished: one of the others may die"
     DONE = "the budget is finished"
+    STOPPED = "the study was stopped"
+    DISMISSED = "the worker was taken for dead, and its place may be filled"
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,44 @@ class Counts:
         return self.finished >= self.budget
 
 
+@dataclass(frozen=True)
+class Incarnation:
+    """One run of a worker process; a job that SLURM runs again is another one.
+
+    Attributes
+    ----------
+    job, restarts
+        The SLURM job, such as 12_3, and how often SLURM had restarted it.
+    log
+        Where the worker's log is, as the worker's machine knows it.
+    provenance
+        Where its results come from; see `hpo.provenance`.
+    """
+
+    host: str
+    pid: int
+    job: str | None = None
+    restarts: int | None = None
+    log: str | None = None
+    provenance: Mapping[str, Any] | None = None
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _patient(
+    method: Callable[Concatenate[Ledger, _P], _T],
+) -> Callable[Concatenate[Ledger, _P], _T]:
+    """Repeat a method of the ledger while the database does not answer."""
+
+    @functools.wraps(method)
+    def call(self: Ledger, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.storage.patiently(lambda: method(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Ledger, _P], _T]", call)
+
+
 def part_key(part: int) -> str:
     """Return the trial attribute that holds the scores of a part."""
     return f"part {part}"
@@ -123,28 +172,34 @@ class Ledger:
 
     # Workers ----------------------------------------------------------------------------------
 
-    def enter(self, worker_id: str, host: str, pid: int) -> None:
+    @_patient
+    def enter(self, worker_id: str, incarnation: Incarnation) -> None:
         """Write down that a worker has come."""
+        row = vars(incarnation) | {"provenance": json.dumps(incarnation.provenance)}
         with self.storage.write() as c:
+            known = sa.select(WORKERS.c.worker_id).where(WORKERS.c.worker_id == worker_id)
+            if c.execute(known).one_or_none() is not None:
+                return
             now = self.storage.now(c)
             c.execute(
                 WORKERS.insert().values(
                     worker_id=worker_id,
                     study_id=self.study_id,
-                    host=host,
-                    pid=pid,
                     started_at=now,
                     seen_at=now,
+                    **row,
                 )
             )
 
+    @_patient
     def leave(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone of its own will."""
         with self.storage.write() as c:
             self._end_worker(c, worker_id, outcome)
 
-    def renew(self, worker_id: str) -> None:
-        """Renew the lease of what a worker holds."""
+    @_patient
+    def renew(self, worker_id: str) -> Answer | None:
+        """Renew the lease of what a worker holds; an answer if it has to leave at once."""
         with self.storage.write() as c:
             now = self.storage.now(c)
             c.execute(
@@ -153,17 +208,29 @@ class Ledger:
                 .values(lease_until=now + self.lease_s)
             )
             c.execute(WORKERS.update().where(WORKERS.c.worker_id == worker_id).values(seen_at=now))
+            wanted = self._wanted(c, worker_id)
+        if wanted.ended_at is not None:
+            return Answer.DISMISSED
+        return Answer.STOPPED if wanted.stop == "now" else None
 
-    def bury(self, worker_id: str, reason: str) -> None:
-        """Free at once what a worker held that is known to be dead."""
+    @_patient
+    def bury(self, worker_id: str, reason: str) -> bool:
+        """Free at once what a worker held that is known to be dead.
+
+        Returns
+        -------
+        bool
+            Whether it was thought alive until now.
+        """
         with self.storage.write() as c:
-            for row in self._open_units(c):
-                if row.worker_id == worker_id:
-                    self._bury(c, row, reason)
-            self._end_worker(c, worker_id, reason)
+            held = self._open(CLAIMS.c.worker_id == worker_id)
+            for row in c.execute(held.with_for_update()).all():
+                self._bury(c, row, reason)
+            return self._end_worker(c, worker_id, reason)
 
     # The way of a trial -----------------------------------------------------------------------
 
+    @_patient
     def claim(self, worker_id: str) -> Claim | Answer:
         """Take a unit of budget: a free one before a new one.
 
@@ -173,30 +240,34 @@ class Ledger:
             If more trials failed than the study allows.
         """
         with self.storage.write() as c:
-            budget = self._lock(c)
-            now = self.storage.now(c)
-            free, held = [], 0
-            for row in self._open_units(c):
-                if row.worker_id is not None and row.lease_until < now:
-                    row = self._bury(c, row, f"no sign of life for {self.lease_s:g} s")
-                if row is not None and row.worker_id is None:
-                    free.append(row)
-                elif row is not None:
-                    held += 1
-            finished, failed = self._count(c, "finished"), self._count(c, "failed")
-            if finished + held >= budget:
-                for row in free:
-                    self._fail(c, row.trial_id, "withdrawn: the budget was lowered")
-                return Answer.DONE if finished >= budget else Answer.WAIT
-            if failed <= self.max_failures:
-                if free:
-                    return self._take(c, free[0], worker_id, now)
-                return self._new_unit(c, worker_id, now)
+            self._lock(c)
+            wanted = self._wanted(c, worker_id)
+            if wanted.ended_at is not None:
+                return Answer.DISMISSED
+            clock = self.storage.clock(c)
+            mine = self._first_open(c, CLAIMS.c.worker_id == worker_id)
+            if mine is not None:  # The answer to an earlier call was lost.
+                return self._claim_of(c, mine)
+            self._bury_expired(c, clock)
+            counts = self._count(c, wanted.budget)
+            if counts.done:
+                return Answer.DONE
+            if wanted.stop is not None:
+                return Answer.STOPPED
+            if counts.finished + counts.held >= counts.budget:
+                return Answer.WAIT
+            if counts.failed <= self.max_failures:
+                lease_until = clock.now + self.lease_s
+                free = self._first_open(c, CLAIMS.c.worker_id.is_(None)) if counts.free else None
+                if free is not None:
+                    return self._take(c, free, worker_id, lease_until)
+                return self._new_unit(c, worker_id, lease_until)
         raise FailedStudyError(
-            f"{failed} trials failed, max_failures is {self.max_failures}; "
+            f"{counts.failed} trials failed, max_failures is {self.max_failures}; "
             f"the last one: {self.last_failure()}"
         )
 
+    @_patient
     def save_params(
         self,
         claim: Claim,
@@ -205,26 +276,31 @@ class Ledger:
     ) -> None:
         """Store the parameters of a trial, all at once."""
         with self._fenced(claim) as c:
-            if params:
-                c.execute(
-                    PARAMS.insert(),
-                    [
-                        {
-                            "trial_id": claim.trial_id,
-                            "param_name": name,
-                            "param_value": distributions[name].to_internal_repr(value),
-                            "distribution_json": distribution_to_json(distributions[name]),
-                        }
-                        for name, value in params.items()
-                    ],
-                )
+            stored = sa.select(PARAMS.c.param_id).where(PARAMS.c.trial_id == claim.trial_id)
+            if c is None or not params or c.execute(stored.limit(1)).one_or_none() is not None:
+                return
+            c.execute(
+                PARAMS.insert(),
+                [
+                    {
+                        "trial_id": claim.trial_id,
+                        "param_name": name,
+                        "param_value": distributions[name].to_internal_repr(value),
+                        "distribution_json": distribution_to_json(distributions[name]),
+                    }
+                    for name, value in params.items()
+                ],
+            )
 
+    @_patient
     def save_part(self, claim: Claim, part: int, scores: Mapping[str, float]) -> None:
         """Store the scores of one part as soon as they are made."""
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
             scores["score"]
         )
-        with self._fenced(claim) as c:
+        with self._fenced(claim, parts=part + 1) as c:
+            if c is None:
+                return
             c.execute(
                 PART_VALUES.insert().values(
                     trial_id=claim.trial_id,
@@ -235,9 +311,12 @@ class Ledger:
             )
             self._set_attributes(c, claim.trial_id, {part_key(part): _finite(scores)})
 
+    @_patient
     def finish(self, claim: Claim, scores: Mapping[str, float]) -> None:
         """Tell the result of a trial; its unit of budget is spent."""
         with self._fenced(claim, state="finished") as c:
+            if c is None:
+                return
             stored, kind = models.TrialValueModel.value_to_stored_repr(scores["score"])
             c.execute(
                 VALUES.insert().values(
@@ -249,87 +328,163 @@ class Ledger:
             self._set_attributes(c, claim.trial_id, summary)
             self._end_trial(c, claim.trial_id, TrialState.COMPLETE)
 
+    @_patient
     def fail(self, claim: Claim, reason: str) -> None:
         """Give up a trial that its objective refused; its unit goes to another trial."""
-        with self._fenced(claim) as c:
-            self._fail(c, claim.trial_id, reason)
+        with self._fenced(claim, state="failed") as c:
+            if c is not None:
+                self._end_failed(c, claim.trial_id, reason)
 
+    @_patient
     def give_back(self, claim: Claim) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
-        with self._fenced(claim) as c:
-            self._free(c, claim.trial_id)
+        with self._fenced(claim, worker_id=None) as c:
+            if c is not None:
+                self._set_state(c, claim.trial_id, TrialState.WAITING)
 
     # The budget -------------------------------------------------------------------------------
 
+    @_patient
+    def set_budget(self, budget: int) -> list[int]:
+        """Raise or lower the budget of a study, running or finished.
+
+        Returns
+        -------
+        list of int
+            Numbers of the trials that were taken from their workers because the budget has no
+            room for them any more. What is stored of them stays, for a budget that is raised.
+        """
+        with self.storage.write() as c:
+            self._lock(c)
+            before = self._wanted(c, "").budget
+            if before != budget:
+                c.execute(
+                    STUDIES.update()
+                    .where(STUDIES.c.study_id == self.study_id)
+                    .values(budget=budget)
+                )
+                self.storage.record_event(c, self.study_id, "budget", before=before, after=budget)
+            # Waits for those that are being told at this moment, and counts them as finished.
+            held = c.execute(self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update()).all()
+            room = max(0, budget - self._count(c, budget).finished)
+            for row in held[room:]:
+                c.execute(
+                    CLAIMS.update().where(CLAIMS.c.trial_id == row.trial_id).values(worker_id=None)
+                )
+                self._set_state(c, row.trial_id, TrialState.WAITING)
+        return [row.number for row in held[room:]]
+
+    @_patient
+    def stop(self, how: str | None) -> None:
+        """Let no new trial begin (`gently`), or have all trials given back too (`now`).
+
+        None lets the study go on.
+        """
+        with self.storage.write() as c:
+            before = self._wanted(c, "").stop
+            if before != how:
+                c.execute(
+                    STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how)
+                )
+                self.storage.record_event(c, self.study_id, "stop", how=how)
+
+    @_patient
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
-        held = sa.case((CLAIMS.c.worker_id.is_(None), "free"), else_="held")
-        where = sa.case((CLAIMS.c.state == "open", held), else_=CLAIMS.c.state)
         with self.storage.read() as c:
-            budget = c.execute(
-                sa.select(STUDIES.c.budget).where(STUDIES.c.study_id == self.study_id)
-            ).scalar_one()
-            rows = c.execute(
-                sa.select(where.label("place"), sa.func.count().label("units"))
-                .where(CLAIMS.c.study_id == self.study_id)
-                .group_by("place")
-            ).all()
-        return Counts(budget, **{row.place: row.units for row in rows})
+            return self._count(c, self._wanted(c, "").budget)
+
+    @_patient
+    def stopped(self) -> str | None:
+        """Return how the study was stopped; None if it may go on."""
+        with self.storage.read() as c:
+            how: str | None = self._wanted(c, "").stop
+            return how
 
     def last_failure(self) -> str:
         """Return why the last failed trial failed."""
+        failures = self.failures(limit=1)
+        return f"trial {failures[0][0]}: {failures[0][1]}" if failures else "none"
+
+    @_patient
+    def failures(self, limit: int | None = None) -> list[tuple[int, str]]:
+        """Return number and reason of the failed trials, the last one first."""
         with self.storage.read() as c:
-            row = c.execute(
+            rows = c.execute(
                 sa.select(CLAIMS.c.number, ATTRIBUTES.c.value_json)
                 .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == CLAIMS.c.trial_id)
                 .where(CLAIMS.c.study_id == self.study_id, ATTRIBUTES.c.key == FAILURE_KEY)
                 .order_by(CLAIMS.c.number.desc())
-                .limit(1)
-            ).one_or_none()
-        return "none" if row is None else f"trial {row.number}: {json.loads(row.value_json)}"
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return what happened to the study, oldest first."""
-        with self.storage.read() as c:
-            rows = c.execute(
-                sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail)
-                .where(EVENTS.c.study_id == self.study_id)
-                .order_by(EVENTS.c.event_id)
+                .limit(limit)
             ).all()
+        return [(row.number, json.loads(row.value_json)) for row in rows]
+
+    @_patient
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return what happened to the study, oldest first; of one kind or of all."""
+        query = (
+            sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail)
+            .where(EVENTS.c.study_id == self.study_id)
+            .order_by(EVENTS.c.event_id)
+        )
+        with self.storage.read() as c:
+            rows = c.execute(query if kind is None else query.where(EVENTS.c.kind == kind)).all()
         return [{"at": row.at, "kind": row.kind, **json.loads(row.detail)} for row in rows]
+
+    @_patient
+    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Write down something that must not be forgotten."""
+        with self.storage.write() as c:
+            self.storage.record_event(c, self.study_id, kind, **detail)
 
     # One transaction's pieces -----------------------------------------------------------------
 
-    def _lock(self, c: sa.Connection) -> int:
-        """Let no other transaction of this study in, and return its budget."""
+    def _lock(self, c: sa.Connection) -> None:
+        """Let no other claim or change of this study's budget in."""
         c.execute(
             sa.select(OPTUNA_STUDIES.c.study_id)
             .where(OPTUNA_STUDIES.c.study_id == self.study_id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         ).one()
-        budget = sa.select(STUDIES.c.budget).where(STUDIES.c.study_id == self.study_id)
-        return int(c.execute(budget).scalar_one())
 
-    def _open_units(self, c: sa.Connection) -> Sequence[Any]:
+    def _wanted(self, c: sa.Connection, worker_id: str) -> Any:
+        """Return the study's budget and stop, and when the worker was said to have ended."""
+        ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
         return c.execute(
+            sa.select(
+                STUDIES.c.budget, STUDIES.c.stop, ended.scalar_subquery().label("ended_at")
+            ).where(STUDIES.c.study_id == self.study_id)
+        ).one()
+
+    def _open(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        return (
             sa.select(CLAIMS)
-            .where(CLAIMS.c.study_id == self.study_id, CLAIMS.c.state == "open")
+            .where(CLAIMS.c.study_id == self.study_id, CLAIMS.c.state == "open", condition)
             .order_by(CLAIMS.c.number)
-        ).all()
-
-    def _count(self, c: sa.Connection, state: str) -> int:
-        query = sa.select(sa.func.count()).where(
-            CLAIMS.c.study_id == self.study_id, CLAIMS.c.state == state
         )
-        return int(c.execute(query).scalar_one())
 
-    def _new_unit(self, c: sa.Connection, worker_id: str, now: float) -> Claim:
-        number = c.execute(
-            sa.select(sa.func.coalesce(sa.func.max(TRIALS.c.number), -1)).where(
-                TRIALS.c.study_id == self.study_id
-            )
-        ).scalar_one()
-        number = int(number) + 1
+    def _first_open(self, c: sa.Connection, condition: sa.ColumnElement[bool]) -> Any | None:
+        return c.execute(self._open(condition).limit(1)).one_or_none()
+
+    def _count(self, c: sa.Connection, budget: int) -> Counts:
+        rows = c.execute(
+            sa.select(CLAIMS.c.state, sa.func.count(), sa.func.count(CLAIMS.c.worker_id))
+            .where(CLAIMS.c.study_id == self.study_id)
+            .group_by(CLAIMS.c.state)
+        ).all()
+        units = {state: (n_units, n_held) for state, n_units, n_held in rows}
+        n_open, held = units.get("open", (0, 0))
+        return Counts(
+            budget,
+            finished=units.get("finished", (0, 0))[0],
+            failed=units.get("failed", (0, 0))[0],
+            held=held,
+            free=n_open - held,
+        )
+
+    def _new_unit(self, c: sa.Connection, worker_id: str, lease_until: float) -> Claim:
+        highest = sa.select(sa.func.coalesce(sa.func.max(TRIALS.c.number), -1))
+        number = int(c.execute(highest.where(TRIALS.c.study_id == self.study_id)).scalar_one()) + 1
         inserted = c.execute(
             TRIALS.insert().values(
                 number=number,
@@ -348,20 +503,24 @@ class Ledger:
                 state="open",
                 attempt=1,
                 deaths=0,
+                parts=0,
                 worker_id=worker_id,
-                lease_until=now + self.lease_s,
+                lease_until=lease_until,
             )
         )
         return Claim(trial_id, number, 1, worker_id, None, ())
 
-    def _take(self, c: sa.Connection, row: Any, worker_id: str, now: float) -> Claim:
-        attempt = row.attempt + 1
+    def _take(self, c: sa.Connection, row: Any, worker_id: str, lease_until: float) -> Claim:
         c.execute(
             CLAIMS.update()
             .where(CLAIMS.c.trial_id == row.trial_id)
-            .values(attempt=attempt, worker_id=worker_id, lease_until=now + self.lease_s)
+            .values(attempt=row.attempt + 1, worker_id=worker_id, lease_until=lease_until)
         )
         self._set_state(c, row.trial_id, TrialState.RUNNING)
+        return self._claim_of(c, self._first_open(c, CLAIMS.c.trial_id == row.trial_id))
+
+    def _claim_of(self, c: sa.Connection, row: Any) -> Claim:
+        """Return the claim that a held unit is, with what is stored of its trial."""
         drawn = c.execute(
             sa.select(PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json)
             .where(PARAMS.c.trial_id == row.trial_id)
@@ -381,45 +540,69 @@ class Ledger:
         while part_key(len(parts)) in stored:
             scores = stored[part_key(len(parts))]
             parts.append({k: math.nan if v is None else v for k, v in scores.items()})
-        return Claim(row.trial_id, row.number, attempt, worker_id, params or None, tuple(parts))
+        return Claim(
+            row.trial_id, row.number, row.attempt, row.worker_id, params or None, tuple(parts)
+        )
 
     @contextlib.contextmanager
-    def _fenced(self, claim: Claim, state: str = "open") -> Iterator[sa.Connection]:
-        """Open a transaction in the name of a claim; refused if the unit has moved on."""
-        with self.storage.write() as c:
-            held = c.execute(
-                CLAIMS.update()
-                .where(
-                    CLAIMS.c.trial_id == claim.trial_id,
-                    CLAIMS.c.attempt == claim.attempt,
-                    CLAIMS.c.worker_id == claim.worker_id,
-                    CLAIMS.c.state == "open",
-                )
-                .values(state=state, lease_until=self.storage.now(c) + self.lease_s)
-            )
-            if held.rowcount != 1:
-                raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
-            yield c
+    def _fenced(self, claim: Claim, **values: Any) -> Iterator[sa.Connection | None]:
+        """Change a unit in the name of a claim; refused if the unit has moved on.
 
-    def _bury(self, c: sa.Connection, row: Any, reason: str) -> Any | None:
+        Yields None if it was changed before, by a call whose answer was lost.
+        """
+        mine = (CLAIMS.c.trial_id == claim.trial_id, CLAIMS.c.attempt == claim.attempt)
+        before = [CLAIMS.c.worker_id == claim.worker_id, CLAIMS.c.state == "open"]
+        if "parts" in values:
+            before.append(CLAIMS.c.parts < values["parts"])
+        with self.storage.write() as c:
+            lease_until = self.storage.now(c) + self.lease_s
+            changed = c.execute(
+                CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
+            )
+            if changed.rowcount == 1:
+                yield c
+                return
+            wanted = {"worker_id": claim.worker_id, "state": "open"} | values
+            row = c.execute(sa.select(CLAIMS).where(*mine)).one_or_none()
+            if row is None or any(getattr(row, key) != value for key, value in wanted.items()):
+                raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
+            yield None
+
+    def _bury_expired(self, c: sa.Connection, clock: Clock) -> None:
+        if clock.now - clock.up_since < self.lease_s:
+            return
+        over = sa.and_(CLAIMS.c.worker_id.is_not(None), CLAIMS.c.lease_until < clock.now)
+        # A row that is locked belongs to a worker that is telling something: it lives.
+        for row in c.execute(self._open(over).with_for_update(skip_locked=True)).all():
+            self._bury(c, row, f"no sign of life for {self.lease_s:g} s")
+
+    def _bury(self, c: sa.Connection, row: Any, reason: str) -> None:
         """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
         deaths = row.deaths + 1
-        self.storage.record_event(
-            c, self.study_id, "death", trial=row.number, worker=row.worker_id, reason=reason
+        hopeless = deaths >= self.max_deaths
+        changes: dict[str, Any] = {"state": "failed"} if hopeless else {"worker_id": None}
+        c.execute(
+            CLAIMS.update()
+            .where(CLAIMS.c.trial_id == row.trial_id)
+            .values(deaths=deaths, **changes)
         )
-        c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == row.trial_id).values(deaths=deaths))
-        if deaths >= self.max_deaths:
-            self._fail(c, row.trial_id, f"{deaths} workers died on it; the last: {reason}")
-            return None
-        self._free(c, row.trial_id)
-        return c.execute(sa.select(CLAIMS).where(CLAIMS.c.trial_id == row.trial_id)).one()
+        self.storage.record_event(
+            c,
+            self.study_id,
+            "death",
+            trial=row.number,
+            attempt=row.attempt,
+            part=row.parts,
+            worker=row.worker_id,
+            reason=reason,
+        )
+        if hopeless:
+            reason = f"{deaths} workers died on it; the last: {reason}"
+            self._end_failed(c, row.trial_id, reason)
+        else:
+            self._set_state(c, row.trial_id, TrialState.WAITING)
 
-    def _free(self, c: sa.Connection, trial_id: int) -> None:
-        c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == trial_id).values(worker_id=None))
-        self._set_state(c, trial_id, TrialState.WAITING)
-
-    def _fail(self, c: sa.Connection, trial_id: int, reason: str) -> None:
-        c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == trial_id).values(state="failed"))
+    def _end_failed(self, c: sa.Connection, trial_id: int, reason: str) -> None:
         self._set_attributes(c, trial_id, {FAILURE_KEY: reason})
         self._end_trial(c, trial_id, TrialState.FAIL)
 
@@ -444,12 +627,13 @@ class Ledger:
             ],
         )
 
-    def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> None:
-        c.execute(
+    def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> bool:
+        ended = c.execute(
             WORKERS.update()
             .where(WORKERS.c.worker_id == worker_id, WORKERS.c.ended_at.is_(None))
             .values(ended_at=self.storage.now(c), outcome=outcome)
         )
+        return ended.rowcount == 1
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, Any]:

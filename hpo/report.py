@@ -236,6 +236,7 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
         "Command": origin.get("command", ""),
         "Storage": _storage_url(record),
         "Seed": str(record.spec.seed),
+        "Lock file": origin.get("lock") or "",
         "Git commit": f"{git.get('commit', 'unknown')}{dirty.get(git.get('dirty'), '')}",
         "Python": origin.get("python", ""),
         "Host": " ".join(str(origin.get(key, "")) for key in ("host", "platform")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,82 +14,171 @@ from hpo.ledger import TRIALS, VALUES, Counts
 from hpo.storage import CLAIMS, WORKERS
 from hpo.study import DIRECTIONS, StudyRecord
 
+# The rate is that of the trials finished within this time.
+RATE_WINDOW_S = 600.0
+MAX_REASONS = 5
+
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker that has not left: where it is, what it holds, when it was last heard of."""
+    """A worker that has not left: where it is, what it holds, when it was last heard of.
+
+    Attributes
+    ----------
+    job
+        Its SLURM job, such as 12_3, if it has one.
+    trial, part
+        What it holds, and which part it is at.
+    alive
+        Whether it was heard of within the length of a lease.
+    """
 
     worker_id: str
     host: str
     pid: int
+    job: str | None
     trial: int | None
+    part: int | None
     seen_s_ago: float
     alive: bool
 
 
 @dataclass(frozen=True)
 class Status:
-    """A study at one moment."""
+    """A study at one moment.
+
+    Attributes
+    ----------
+    stop
+        `gently` or `now` if the study was told to stop.
+    per_hour
+        Trials finished per hour, over the last ten minutes; None if there were none.
+    failures
+        Number and reason of the last failed trials.
+    deaths
+        How many workers died in the middle of a trial, by reason.
+    """
 
     name: str
     counts: Counts
+    stop: str | None
     best_score: float | None
     best_trial: int | None
+    per_hour: float | None
     workers: tuple[WorkerStatus, ...]
+    failures: tuple[tuple[int, str], ...]
+    deaths: Mapping[str, int]
 
     @property
     def state(self) -> str:
-        """Return finished, running or stopped."""
+        """Return finished, stopping, running or stopped."""
         if self.counts.done:
             return "finished"
-        return "running" if any(worker.alive for worker in self.workers) else "stopped"
+        if any(worker.alive for worker in self.workers):
+            return "running" if self.stop is None else "stopping"
+        return "stopped"
+
+    @property
+    def left_s(self) -> float | None:
+        """Return the seconds that are left at the present rate."""
+        if self.per_hour is None or self.counts.done:
+            return None
+        return 3600.0 * (self.counts.budget - self.counts.finished) / self.per_hour
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `hpo status --json` prints."""
-        return {"state": self.state, **asdict(self)}
+        return {"state": self.state, **asdict(self), "left_s": self.left_s}
 
 
 def take_status(record: StudyRecord) -> Status:
     """Read the state of a study."""
-    counts = record.ledger.counts()
+    ledger = record.ledger
+    best = record.storage.patiently(lambda: _best(record))
+    return Status(
+        name=record.name,
+        counts=ledger.counts(),
+        stop=ledger.stopped(),
+        best_score=None if best is None else best.value,
+        best_trial=None if best is None else best.number,
+        per_hour=record.storage.patiently(lambda: _rate(record)),
+        workers=record.storage.patiently(lambda: _workers(record)),
+        failures=tuple(ledger.failures(MAX_REASONS)),
+        deaths=_deaths(record),
+    )
+
+
+def _best(record: StudyRecord) -> Any:
     with record.storage.read() as c:
-        now = record.storage.now(c)
         direction = c.execute(
             sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == record.study_id)
         ).scalar_one()
         order = VALUES.c.value.asc()
         if direction == StudyDirection.MAXIMIZE:
             order = VALUES.c.value.desc()
-        best = c.execute(
+        return c.execute(
             sa.select(TRIALS.c.number, VALUES.c.value)
             .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
             .where(TRIALS.c.study_id == record.study_id, TRIALS.c.state == TrialState.COMPLETE)
             .order_by(order, TRIALS.c.number)
             .limit(1)
         ).one_or_none()
-        workers = c.execute(
-            sa.select(WORKERS, CLAIMS.c.number)
+
+
+def _rate(record: StudyRecord) -> float | None:
+    # A finished unit's lease was renewed when it was told: the database's clock.
+    told_at = CLAIMS.c.lease_until - record.spec.lease_s
+    with record.storage.read() as c:
+        now = record.storage.now(c)
+        since = max(now - RATE_WINDOW_S, record.created_at)
+        finished = c.execute(
+            sa.select(sa.func.count(), sa.func.min(told_at)).where(
+                CLAIMS.c.study_id == record.study_id,
+                CLAIMS.c.state == "finished",
+                told_at >= since,
+            )
+        ).one()
+        entered = c.execute(
+            sa.select(sa.func.min(WORKERS.c.started_at)).where(
+                WORKERS.c.study_id == record.study_id,
+                sa.or_(WORKERS.c.ended_at.is_(None), WORKERS.c.ended_at >= since),
+            )
+        ).scalar_one()
+    n_finished = int(finished[0])
+    if not n_finished:
+        return None
+    began = max(since, min(entered if entered is not None else since, finished[1]))
+    return 3600.0 * n_finished / max(1.0, float(now - began))
+
+
+def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
+    with record.storage.read() as c:
+        now = record.storage.now(c)
+        rows = c.execute(
+            sa.select(WORKERS, CLAIMS.c.number, CLAIMS.c.parts)
             .outerjoin(
                 CLAIMS,
                 sa.and_(CLAIMS.c.worker_id == WORKERS.c.worker_id, CLAIMS.c.state == "open"),
             )
             .where(WORKERS.c.study_id == record.study_id, WORKERS.c.ended_at.is_(None))
-            .order_by(WORKERS.c.started_at)
+            .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
         ).all()
-    return Status(
-        name=record.name,
-        counts=counts,
-        best_score=None if best is None else best.value,
-        best_trial=None if best is None else best.number,
-        workers=tuple(
-            WorkerStatus(
-                worker_id=row.worker_id,
-                host=row.host,
-                pid=row.pid,
-                trial=row.number,
-                seen_s_ago=now - row.seen_at,
-                alive=now - row.seen_at < record.spec.lease_s,
-            )
-            for row in workers
-        ),
+    return tuple(
+        WorkerStatus(
+            worker_id=row.worker_id,
+            host=row.host,
+            pid=row.pid,
+            job=row.job,
+            trial=row.number,
+            part=row.parts,
+            seen_s_ago=max(0.0, now - row.seen_at),
+            alive=now - row.seen_at < record.spec.lease_s,
+        )
+        for row in rows
     )
+
+
+def _deaths(record: StudyRecord) -> dict[str, int]:
+    deaths: dict[str, int] = {}
+    for event in record.ledger.events("death"):
+        deaths[event["reason"]] = deaths.get(event["reason"], 0) + 1
+    return dict(sorted(deaths.items(), key=lambda item: -item[1]))

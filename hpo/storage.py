@@ -11,27 +11,41 @@ import contextlib
 import contextvars
 import functools
 import json
+import logging
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from hpo.errors import StorageError
 
 BUSY_TIMEOUT_S = 60.0
 _SCHEMA_ATTEMPTS = 20
+_LONGEST_PAUSE_S = 5.0
+_WARN_EVERY_S = 30.0
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
 
 METADATA = sa.MetaData()
 
-# One row per study: what it was begun with. JSON texts.
+# One row per study: what it was begun with (JSON texts), and what is wanted of it now.
 STUDIES = sa.Table(
     "hpo_studies",
     METADATA,
@@ -42,6 +56,11 @@ STUDIES = sa.Table(
     sa.Column("table_path", sa.Text),
     sa.Column("provenance", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    # gently (no new trials) | now (trials are given back); NULL while the study may go on.
+    sa.Column("stop", sa.String(8)),
+    # Who submits workers at this moment, and until when nobody else may.
+    sa.Column("launcher", sa.String(128)),
+    sa.Column("launcher_until", sa.Float),
 )
 
 # One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.
@@ -56,13 +75,17 @@ CLAIMS = sa.Table(
     # The fencing token: one more with every worker that takes the trial.
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("deaths", sa.Integer, nullable=False),
-    sa.Column("worker_id", sa.String(128)),
+    # How many parts have a stored score.
+    sa.Column("parts", sa.Integer, nullable=False),
+    # Who holds it, or brought it to its end; NULL while it is free.
+    sa.Column("worker_id", sa.String(128), index=True),
     # Seconds since the epoch, by the clock of the database.
     sa.Column("lease_until", sa.Float, nullable=False),
-    sa.Index("ix_hpo_claims_study_state", "study_id", "state"),
+    # The budget is counted from this index alone.
+    sa.Index("ix_hpo_claims_place", "study_id", "state", "worker_id"),
 )
 
-# One row per worker process.
+# One row per worker process: a job that SLURM runs again is another worker.
 WORKERS = sa.Table(
     "hpo_workers",
     METADATA,
@@ -74,6 +97,12 @@ WORKERS = sa.Table(
     sa.Column("seen_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
     sa.Column("outcome", sa.Text),
+    # The SLURM job (such as 12_3) and how often SLURM had restarted it; NULL outside of SLURM.
+    sa.Column("job", sa.String(64)),
+    sa.Column("restarts", sa.Integer),
+    sa.Column("log", sa.Text),
+    # Where this worker's results come from: commit, packages, machine. A JSON object.
+    sa.Column("provenance", sa.Text),
 )
 
 # What happened to a study and must not be forgotten: accepted changes, deaths, looks at the test
@@ -89,8 +118,33 @@ EVENTS = sa.Table(
 )
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The database's clock: every lease is judged by this one clock.
+
+    Attributes
+    ----------
+    now
+        Seconds since the epoch.
+    up_since
+        When the server was started; 0 where there is no server.
+    """
+
+    now: float
+    up_since: float
+
+
 class StudyStorage(RDBStorage):
-    """Optuna's relational storage whose changes of state are atomic on SQLite too."""
+    """Optuna's relational storage whose changes of state are atomic on SQLite too.
+
+    Attributes
+    ----------
+    patience_s
+        How long `patiently` goes on trying while the database does not answer. None at all for
+        a command that somebody waits for; workers wait for a server that is being restarted.
+    """
+
+    patience_s = 0.0
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
@@ -112,13 +166,49 @@ class StudyStorage(RDBStorage):
         with self.engine.connect() as connection:
             yield connection
 
-    def now(self, connection: sa.Connection) -> float:
-        """Return the database's clock: every lease is judged by this one clock."""
+    def clock(self, connection: sa.Connection) -> Clock:
+        """Read the database's clock."""
         if self.engine.dialect.name == "sqlite":
-            query = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+            query = "SELECT (julianday('now') - 2440587.5) * 86400.0, 0.0"
         else:
-            query = "SELECT extract(epoch FROM clock_timestamp())"
-        return float(connection.execute(sa.text(query)).scalar_one())
+            query = (
+                "SELECT extract(epoch FROM clock_timestamp()),"
+                " extract(epoch FROM pg_postmaster_start_time())"
+            )
+        now, up_since = connection.execute(sa.text(query)).one()
+        return Clock(float(now), float(up_since))
+
+    def now(self, connection: sa.Connection) -> float:
+        """Return the database's time in seconds since the epoch."""
+        return self.clock(connection).now
+
+    def patiently(self, call: Callable[[], _T]) -> _T:
+        """Call a function again while the database does not answer, for up to `patience_s`.
+
+        The function may have been carried out although its answer was lost: it must come to the
+        same when it is called twice.
+
+        Raises
+        ------
+        StorageError
+            If the database did not answer for that long.
+        """
+        began = warned = time.monotonic()
+        pause_s = 0.05
+        while True:
+            try:
+                return call()
+            except (OperationalError, InterfaceError, sa.exc.TimeoutError) as exc:
+                now = time.monotonic()
+                # A missing table or column does not come back by waiting.
+                if now - began >= self.patience_s or "no such" in str(exc):
+                    shown = self.engine.url.render_as_string(hide_password=True)
+                    raise StorageError(f"{shown}: does not answer: {_first_line(exc)}") from exc
+                if warned == began or now - warned > _WARN_EVERY_S:
+                    warned = now
+                    _log.warning("the storage does not answer, trying again: %s", _first_line(exc))
+            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def record_event(
         self, connection: sa.Connection, study_id: int, kind: str, **detail: Any

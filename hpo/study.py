@@ -17,7 +17,7 @@ import features.table
 from features.table import FeatureTable
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
-from hpo.fingerprint import Fingerprint, compare, fingerprint
+from hpo.fingerprint import Fingerprint, compare, compare_origin, fingerprint
 from hpo.ledger import OPTUNA_STUDIES, Ledger
 from hpo.objective import Objective, make_objective
 from hpo.plugins import make_importable
@@ -132,20 +132,22 @@ def begin(
     source: Source,
     table_path: Path | None,
     accept: Sequence[str] = (),
+    *,
+    strict: bool = False,
 ) -> StudyRecord:
     """Begin a study, or go on with the one of that name if it is the same.
 
     Raises
     ------
     ConflictError
-        If the stored study was begun with something else that is not in `accept`.
+        If the stored study was begun with something else that is not in `accept`; if `strict`,
+        also if the commit, the lock file or Python changed.
     """
     make_importable(Path(source.file))
     table = features.table.read(table_path) if table_path else None
     objective = make_objective(spec, table)
     current = fingerprint(spec, table, objective)
     row = {
-        "budget": spec.trials,
         "spec": canonical(spec),
         "fingerprint": json.dumps(dict(current)),
         "table_path": str(table_path) if table_path else None,
@@ -158,6 +160,7 @@ def begin(
             c.execute(
                 STUDIES.insert().values(
                     study_id=study_id,
+                    budget=spec.trials,
                     provenance=json.dumps(origin),
                     created_at=storage.now(c),
                     **row,
@@ -172,10 +175,36 @@ def begin(
                 storage.record_event(
                     c, study_id, "accepted", part=part, before=before[part], now=current[part]
                 )
-            if stored.budget != spec.trials:
-                storage.record_event(c, study_id, "budget", before=stored.budget, after=spec.trials)
+            _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
-    return find(storage, spec.name)
+    record = find(storage, spec.name)
+    record.ledger.set_budget(spec.trials)
+    record.ledger.stop(None)
+    return record
+
+
+def _record_resumption(
+    storage: StudyStorage,
+    c: sa.Connection,
+    stored: Any,
+    name: str,
+    origin: Mapping[str, Any],
+    *,
+    strict: bool,
+) -> None:
+    before = provenance.facts(json.loads(stored.provenance))
+    now = provenance.facts(origin)
+    changed = compare_origin(name, before, now, strict=strict)
+    diff = origin["git"].get("diff") if "diff" in changed else None
+    storage.record_event(
+        c,
+        stored.study_id,
+        "resumed",
+        **now,
+        command=origin["command"],
+        changed=changed,
+        **({"difference": diff} if diff else {}),
+    )
 
 
 def find(storage: StudyStorage, name: str) -> StudyRecord:

@@ -1,30 +1,31 @@
-"""A worker: claim, sample, score parts, tell. All of its state is in the storage."""
+"""A worker process: drives the loop, keeps the lease, answers signals."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
+import random
 import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
-from hpo.ledger import WALL_KEY, Answer, Claim, Ledger
+from hpo.errors import ObjectiveError, StopRequested, StorageError
+from hpo.ledger import WALL_KEY, Answer, Incarnation, Ledger
+from hpo.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.objective import Objective
 from hpo.sampling import draw
 from hpo.space import distributions
 from hpo.study import StudyRecord
 
-POLL_S = 0.5
+# How long a worker waits for a database that does not answer before it gives up.
+PATIENCE_S = 900.0
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ def new_worker_id() -> str:
 
 
 class StopSignal:
-    """TERM and USR2: finish nothing more, give the trial back, leave.
+    """TERM, INT and USR2: finish nothing more, give the trial back, leave.
 
     A signal interrupts the scoring of a part at once, and nothing else: what is being stored is
     stored wholly.
@@ -45,10 +46,16 @@ class StopSignal:
         self._interruptible = False
 
     def install(self) -> None:
-        """Take over the signals of this process; the launcher alone answers Ctrl-C."""
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        """Take over the signals of this process."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._receive)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def request(self, reason: str) -> None:
+        """Stop this process's work from one of its other threads."""
+        if self.reason is None:
+            self.reason = reason
+            # Interrupts the main thread wherever it may be interrupted.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -66,17 +73,47 @@ class StopSignal:
             raise StopRequested(self.reason)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.reason = signal.Signals(number).name
+        if self.reason is None:
+            self.reason = signal.Signals(number).name
         if self._interruptible:
             raise StopRequested(self.reason)
 
 
-class Heartbeat(threading.Thread):
-    """Renews the worker's lease for as long as its process lives, and watches its launcher."""
+TIME_LIMIT = "the time limit is near"
 
-    def __init__(self, ledger: Ledger, worker_id: str, parent_pid: int | None) -> None:
+
+@dataclass(frozen=True)
+class Orders:
+    """When a worker leaves before its study is finished.
+
+    Attributes
+    ----------
+    parent_pid
+        Leave when this is not the parent any more: nobody would know that the worker computes.
+    leave_at
+        Leave at this time, in seconds of `time.time()`; see `leave_time`.
+    """
+
+    parent_pid: int | None = None
+    leave_at: float | None = None
+
+
+def leave_time(ends_at: float, leave_before_s: float, stagger_s: float) -> float:
+    """Return when a worker leaves a job that ends at `ends_at`.
+
+    Workers that began together leave spread over `stagger_s` seconds, so that they do not all
+    come to the database and to the queue at once.
+    """
+    return ends_at - leave_before_s - random.uniform(0.0, stagger_s)
+
+
+class Heartbeat(threading.Thread):
+    """Renews the worker's lease for as long as its process lives, and sees when it has to go."""
+
+    def __init__(self, ledger: Ledger, worker_id: str, orders: Orders, stop: StopSignal) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._ledger, self._worker_id, self._parent_pid = ledger, worker_id, parent_pid
+        self._ledger, self._worker_id = ledger, worker_id
+        self._orders, self._stop_signal = orders, stop
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -84,122 +121,127 @@ class Heartbeat(threading.Thread):
         interval_s = self._ledger.lease_s / 3.0
         next_beat = time.monotonic() + interval_s
         while not self._ended.wait(min(1.0, interval_s)):
-            if self._parent_pid is not None and os.getppid() != self._parent_pid:
-                # Without its launcher nobody would know that this worker still computes.
-                self._parent_pid = None
-                os.kill(os.getpid(), signal.SIGTERM)
+            self._look_around()
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + interval_s
-                try:
-                    self._ledger.renew(self._worker_id)
-                except SQLAlchemyError as exc:
-                    _log.warning("lease not renewed, trying again: %s", exc)
+                self._beat()
 
     def end(self) -> None:
         """Stop beating."""
         self._ended.set()
         self.join(timeout=5.0)
 
+    def _look_around(self) -> None:
+        orders = self._orders
+        if orders.parent_pid is not None and os.getppid() != orders.parent_pid:
+            self._stop_signal.request("the launcher is gone")
+        if orders.leave_at is not None and time.time() >= orders.leave_at:
+            self._stop_signal.request(TIME_LIMIT)
+
+    def _beat(self) -> None:
+        try:
+            answer = self._ledger.renew(self._worker_id)
+        except StorageError as exc:
+            _log.warning("lease not renewed: %s", exc)
+            return
+        if answer is not None:
+            self._stop_signal.request(answer.value)
+
 
 class Worker:
-    """Runs trials of one study until the budget is finished or it is told to leave."""
+    """Runs trials of one study until the budget is finished or it is told to leave.
 
-    def __init__(self, record: StudyRecord, objective: Objective, worker_id: str) -> None:
+    Parameters
+    ----------
+    sleep
+        Passes the seconds until a worker without a trial asks again.
+    """
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        objective: Objective,
+        worker_id: str,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.record, self.objective, self.worker_id = record, objective, worker_id
         self.ledger = record.ledger
         self.stop = StopSignal()
+        self._sleep = sleep
         self._study = record.optuna_study()
         self._space = distributions(record.spec.space)
 
-    def run(
-        self, parent_pid: int | None = None, sleep: Callable[[float], None] = time.sleep
-    ) -> str:
+    def run(self, incarnation: Incarnation, orders: Orders | None = None) -> str:
         """Work until there is nothing left to do, and return why it ended.
 
         Raises
         ------
         FailedStudyError
             If more trials failed than the study allows.
+        StorageError
+            If the database did not answer for a long time.
         """
         self.stop.install()
-        self.ledger.enter(self.worker_id, socket.gethostname(), os.getpid())
-        heartbeat = Heartbeat(self.ledger, self.worker_id, parent_pid)
+        self.record.storage.patience_s = PATIENCE_S
+        self.ledger.enter(self.worker_id, incarnation)
+        heartbeat = Heartbeat(self.ledger, self.worker_id, orders or Orders(), self.stop)
         heartbeat.start()
         outcome = "error"
         try:
-            self._loop(sleep)
-            outcome = "the budget is finished"
+            outcome = self._drive().value
         except StopRequested as exc:
-            outcome = f"stopped by {exc}"
+            outcome = f"stopped: {exc}"
         finally:
             heartbeat.end()
             self.ledger.leave(self.worker_id, outcome)
         return outcome
 
-    def _loop(self, sleep: Callable[[float], None]) -> None:
+    def _drive(self) -> Answer:
+        """Carry out the steps of the loop."""
+        poll_s = poll_interval(self.ledger.lease_s)
+        steps = work(self.ledger, self.worker_id, self.objective, self._space, poll_s)
+        answer: Any = None
+        error: BaseException | None = None
         while True:
-            self.stop.check()
-            claim = self.ledger.claim(self.worker_id)
-            if claim is Answer.DONE:
-                return
-            if claim is Answer.WAIT:
-                sleep(POLL_S)
-            elif isinstance(claim, Claim):
-                self._run_trial(claim)
+            try:
+                step = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as done:
+                ended: Answer = done.value
+                return ended
+            answer = error = None
+            try:
+                answer = self._carry_out(step)
+            except (Exception, StopRequested) as exc:
+                error = exc
 
-    def _run_trial(self, claim: Claim) -> None:
-        started = time.monotonic()
-        try:
-            scores = self._score(claim)
-            self.ledger.finish(claim, scores)
-        except StopRequested:
-            with contextlib.suppress(LostLeaseError):
-                self.ledger.give_back(claim)
-            _log.info("trial %d given back", claim.number)
-            raise
-        except LostLeaseError as exc:
-            _log.warning("%s: another worker has it, nothing was told", exc)
-        except SQLAlchemyError:
-            raise
-        except Exception as exc:
-            # The objective refused these parameters; the next ones may be better.
-            reason = f"{type(exc).__name__}: {exc}"
-            _log.warning("trial %d failed: %s", claim.number, reason, exc_info=True)
-            with contextlib.suppress(LostLeaseError):
-                self.ledger.fail(claim, reason)
-        else:
-            wall_s = time.monotonic() - started
-            _log.info("trial %d scored %.6g in %.2f s", claim.number, scores["score"], wall_s)
+    def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, ScorePart):
+            return self._score_part(step.params, step.part)
+        if isinstance(step, Draw):
+            return self.record.storage.patiently(lambda: self._draw(step))
+        if isinstance(step, Pause):
+            with self.stop.interruptible():
+                self._sleep(step.seconds)
+        return None
 
-    def _score(self, claim: Claim) -> Mapping[str, float]:
-        params = claim.params
-        if params is None:
-            params = draw(
-                self._study,
-                claim.trial_id,
-                claim.number,
-                self._space,
-                self.record.spec.sampler,
-                self.record.spec.seed,
-            )
-            self.ledger.save_params(claim, params, self._space)
-        parts = list(claim.parts)
-        for part in range(len(parts), len(self.objective.parts)):
-            scores = self._score_part(params, part)
-            self.ledger.save_part(claim, part, scores)
-            parts.append(scores)
-        total = dict(self.objective.combine(parts))
-        if not math.isfinite(total["score"]):
-            raise ObjectiveError(f"the combined score is {total['score']}")
-        return {**total, WALL_KEY: math.fsum(part[WALL_KEY] for part in parts)}
+    def _draw(self, step: Draw) -> Mapping[str, Any]:
+        return draw(
+            self._study,
+            step.claim.trial_id,
+            step.claim.number,
+            self._space,
+            self.record.spec.sampler,
+            self.record.spec.seed,
+        )
 
     def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, float]:
         started = time.monotonic()
-        with self.stop.interruptible():
-            scores = {
-                name: float(value)
-                for name, value in self.objective.score_part(params, part).items()
-            }
-        if not math.isfinite(scores["score"]):
-            raise ObjectiveError(f"{self.objective.parts[part]} scored {scores['score']}")
+        try:
+            with self.stop.interruptible():
+                scored = self.objective.score_part(params, part)
+            scores = {name: float(value) for name, value in scored.items()}
+        except (Exception, SystemExit) as exc:
+            raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
+        if "score" not in scores:
+            raise ObjectiveError(f"{self.objective.parts[part]}: no key 'score' among its scores")
         return {**scores, WALL_KEY: time.monotonic() - started}

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from hpo.cli import main
 from hpo.export import export, trials_frame
-from hpo.ledger import Claim, Ledger
+from hpo.ledger import Claim, Incarnation, Ledger
 from hpo.progress import Progress, describe
 from hpo.sampling import draw, trial_seed
 from hpo.space import distributions
@@ -127,7 +127,7 @@ def test_status_and_best_are_right_in_both_directions(begin_study, capsys):
 
 def test_status_shows_who_holds_what(begin_study, capsys):
     record = begin_study()
-    record.ledger.enter("node7-w1", "node7", 4242)
+    record.ledger.enter("node7-w1", Incarnation("node7", 4242))
     record.ledger.claim("node7-w1")
     code, out, _ = run(capsys, "status", "small")
     assert code == 0
@@ -214,7 +214,7 @@ def test_the_dashboard_and_optunas_figures_read_the_study(begin_study, tmp_path)
 def test_a_trials_stream_depends_on_study_and_trial_alone(begin_study):
     record = begin_study(space={"alpha": {"type": "float", "low": 0.1, "high": 1.0}})
     space = distributions(record.spec.space)
-    claims = [record.ledger.claim("w1") for _ in range(2)]
+    claims = [record.ledger.claim(f"w{i}") for i in range(2)]
 
     def drawn(claim, seed=1):
         study = record.optuna_study()

@@ -32,7 +32,7 @@ from features.table import Column, PartialRow, SkippedRow, Target
 from hpo.errors import HpoError
 from hpo.estimators import make_estimator
 from hpo.evaluation import TEST_LOOK, Evaluation, evaluate
-from hpo.ledger import part_key
+from hpo.ledger import Incarnation, part_key
 from hpo.metrics import bootstrap_intervals
 from hpo.report import write_report
 from hpo.results import METRIC_LABELS, number, param_rows, percent
@@ -184,7 +184,7 @@ def work(record: StudyRecord, meddle: Callable[[int], None] | None = None) -> No
         return plain(params, part)
 
     objective.score_part = score_part  # type: ignore[method-assign]
-    Worker(record, objective, new_worker_id()).run()
+    Worker(record, objective, new_worker_id()).run(Incarnation("here", 1))
 
 
 def stop_at(part: int) -> Callable[[int], None]:
@@ -376,7 +376,7 @@ def test_a_study_whose_trials_all_failed_is_shown(
 
 def test_deaths_are_told(begin_study: Callable[..., StudyRecord], tmp_path: Path) -> None:
     record = begin_study(trials=2)
-    record.ledger.enter("ghost", "node7", 1)
+    record.ledger.enter("ghost", Incarnation("node7", 1))
     record.ledger.claim("ghost")
     record.ledger.bury("ghost", "ended by signal 9")
     page = Page(write_report(record, tmp_path))

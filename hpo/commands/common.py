@@ -49,6 +49,7 @@ _SHARED = {
     "data": ("HPO_DATA", None, "folder of datasets"),
     "tables": ("HPO_TABLES", "tables", "folder of feature tables"),
     "reports": ("HPO_REPORTS", "reports", "folder of reports"),
+    "logs": ("HPO_LOGS", "logs", "folder of the workers' logs"),
 }
 
 

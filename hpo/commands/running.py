@@ -52,7 +52,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--id", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
-    add_shared(parser, "storage")
+    add_shared(parser, "storage", "logs")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="PART,…",
         help="go on although these parts of the study changed; written down in the study",
     )
-    add_shared(parser, "storage", "data", "tables", "reports")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to go on with another commit, lock file or Python, too",
+    )
+    add_shared(parser, "storage", "data", "tables", "reports", "logs")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,7 +114,7 @@ def _go(
     check_estimator(spec, source.file)
     storage = open_storage(options, create=True)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
-    record = begin(storage, spec, source, table, options.accept)
+    record = begin(storage, spec, source, table, options.accept, strict=options.strict)
     counts = record.ledger.counts()
     if counts.done:
         say(
@@ -128,7 +133,7 @@ def _work(options: argparse.Namespace, record: StudyRecord) -> int:
 
     progress = Progress(record, sys.stderr)
     workers = options.workers or len(os.sched_getaffinity(0))
-    logs = Path("logs") / record.name
+    logs = Path(options.logs) / record.name
     launcher = LocalLauncher(record, workers, logs, progress)
     say(f"study '{record.name}': {record.spec.trials} trials, {workers} workers, logs in {logs}")
     try:
@@ -178,15 +183,24 @@ def check(options: argparse.Namespace) -> int:
 def worker(options: argparse.Namespace) -> int:
     """Be one worker of a study until its budget is finished."""
     import logging
+    import socket
 
+    from hpo import provenance
+    from hpo.ledger import Incarnation
     from hpo.study import find
-    from hpo.worker import Worker, new_worker_id
+    from hpo.worker import Orders, Worker, new_worker_id
+    from hpo.worker_log import open_log
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    worker_id = options.id or new_worker_id()
+    log = open_log(Path(options.logs) / options.name, worker_id)
     record = find(open_storage(options), options.name)
     _, objective = record.open_objective()
-    worker = Worker(record, objective, options.id or new_worker_id())
-    logging.getLogger(__name__).info("left: %s", worker.run(options.parent))
+    incarnation = Incarnation(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        log=str(log) if log else None,
+        provenance=provenance.collect_of_worker(),
+    )
+    outcome = Worker(record, objective, worker_id).run(incarnation, Orders(options.parent))
+    logging.getLogger(__name__).info("left: %s", outcome)
     return 0

@@ -1,0 +1,176 @@
+"""What a worker does, step by step: claim, sample, score parts, tell.
+
+`work` is a generator. It yields whatever takes time, and whoever drives it answers, or throws in
+what went wrong: `hpo.worker` drives it for real, `hpo.simulation` on a simulated clock. Both
+therefore keep the same books in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution
+
+from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
+from hpo.ledger import WALL_KEY, Answer, Claim
+
+_log = logging.getLogger(__name__)
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """There is nothing to claim now; ask again after this long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The trial needs parameters; answered with a value per dimension."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class ScorePart:
+    """A part is to be scored; answered with its scores, and `wall_s` among them."""
+
+    claim: Claim
+    params: Mapping[str, Any]
+    part: int
+
+
+Step = Pause | Draw | ScorePart
+
+
+class Books(Protocol):
+    """What the loop asks of a ledger; `hpo.ledger.Ledger` says what each of them means."""
+
+    def claim(self, worker_id: str) -> Claim | Answer:
+        """Take a unit of budget."""
+
+    def save_params(
+        self,
+        claim: Claim,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        """Store the parameters of a trial."""
+
+    def save_part(self, claim: Claim, part: int, scores: Scores) -> None:
+        """Store the scores of a part."""
+
+    def finish(self, claim: Claim, scores: Scores) -> None:
+        """Tell the result of a trial."""
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Give up a trial."""
+
+    def give_back(self, claim: Claim) -> None:
+        """Leave a trial to another worker."""
+
+
+class Scored(Protocol):
+    """What the loop asks of an objective; `hpo.objective.Objective` has more."""
+
+    parts: Sequence[str]
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Combine the scores of all parts."""
+
+
+def poll_interval(lease_s: float) -> float:
+    """Return after how many seconds a worker without a trial asks again."""
+    return min(5.0, max(0.5, lease_s / 12.0))
+
+
+def work(
+    books: Books,
+    worker_id: str,
+    objective: Scored,
+    space: Mapping[str, BaseDistribution],
+    poll_s: float,
+) -> Generator[Step, Any, Answer]:
+    """Run trials until there is nothing left to do, and return why.
+
+    Throw ObjectiveError into it if the objective refused a part, StopRequested if the worker has
+    to leave. What it does not expect comes out again.
+
+    Raises
+    ------
+    StopRequested
+        After the trial in hand was given back.
+    FailedStudyError
+        If more trials failed than the study allows.
+    """
+    while True:
+        answer = books.claim(worker_id)
+        if answer is Answer.WAIT:
+            yield Pause(poll_s)
+        elif isinstance(answer, Answer):
+            return answer
+        else:
+            yield from _run_trial(books, answer, objective, space)
+
+
+def _run_trial(
+    books: Books, claim: Claim, objective: Scored, space: Mapping[str, BaseDistribution]
+) -> Generator[Step, Any, None]:
+    _log.info("trial %d: attempt %d begins", claim.number, claim.attempt)
+    try:
+        scores = yield from _score(books, claim, objective, space)
+        books.finish(claim, scores)
+    except StopRequested as exc:
+        with contextlib.suppress(LostLeaseError):
+            books.give_back(claim)
+        _log.info("trial %d: given back, %s", claim.number, exc)
+        raise
+    except LostLeaseError as exc:
+        _log.warning("trial %d: taken over, nothing was told: %s", claim.number, exc)
+    except ObjectiveError as exc:
+        # The objective refused these parameters; the next ones may be better.
+        _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
+        with contextlib.suppress(LostLeaseError):
+            books.fail(claim, str(exc))
+    else:
+        _log.info(
+            "trial %d: finished, score %.6g in %.2f s",
+            claim.number,
+            scores["score"],
+            scores[WALL_KEY],
+        )
+
+
+def _score(
+    books: Books, claim: Claim, objective: Scored, space: Mapping[str, BaseDistribution]
+) -> Generator[Step, Any, Scores]:
+    params = claim.params
+    if params is None:
+        params = yield Draw(claim)
+        books.save_params(claim, params, space)
+    parts = list(claim.parts)
+    for part in range(len(parts), len(objective.parts)):
+        scores = yield ScorePart(claim, params, part)
+        name = objective.parts[part]
+        _require_finite(scores["score"], name)
+        books.save_part(claim, part, scores)
+        _log.info("trial %d: %s scored %.6g", claim.number, name, scores["score"])
+        parts.append(scores)
+    try:
+        total = dict(objective.combine(parts))
+    except Exception as exc:
+        raise ObjectiveError(f"combine: {type(exc).__name__}: {exc}") from exc
+    _require_finite(total["score"], "combine")
+    return {**total, WALL_KEY: math.fsum(part[WALL_KEY] for part in parts)}
+
+
+def _require_finite(score: float, name: str) -> None:
+    if not math.isfinite(score):
+        raise ObjectiveError(f"{name} scored {score}")
