@@ -16,6 +16,7 @@ from hpo.cli import use_one_thread
 from hpo.spec import StudySpec, validate
 from hpo.storage import StudyStorage, open_storage
 from hpo.study import Source, StudyRecord, begin
+from tests.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 
 SHARED_DATA = Path(
     os.environ.get("HPO_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -42,6 +43,16 @@ def obelix_dir() -> Path:
     if not (folder / "train.csv").is_file():
         unavailable("data", f"no OBELiX in {folder}; set HPO_TEST_DATA to the folder above it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """A real SLURM of four virtual nodes, which every command of this process finds."""
+    missing = find_missing()
+    if missing:
+        unavailable("slurm", f"no {', '.join(missing)}; Debian's packages are {PACKAGES}")
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
