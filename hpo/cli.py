@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {exc}")
         return exc.exit_code
     except Exception as exc:
-        if _is_features_error(exc):
+        if _is_users_mistake(exc):
             say(f"error: {exc}")
             return HpoError.exit_code
         raise
@@ -58,9 +58,13 @@ def use_one_thread() -> None:
         os.environ[name] = "1"
 
 
-def _is_features_error(exc: Exception) -> bool:
-    module = sys.modules.get("features.errors")
-    return module is not None and isinstance(exc, module.FeaturesError)
+def _is_users_mistake(exc: Exception) -> bool:
+    """Whether a package below the engine raised it on purpose; those know no HpoError."""
+    for name, base in (("features.errors", "FeaturesError"), ("slurm.errors", "SlurmError")):
+        module = sys.modules.get(name)
+        if module is not None and isinstance(exc, getattr(module, base)):
+            return True
+    return False
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
 KillWait=2
+MessageTimeout=2
 MinJobAge=10
 SlurmdTimeout=10
 ReturnToService=2

@@ -1,0 +1,341 @@
+"""Clusters: what a site asks of a job, in one TOML file with a section for each cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from slurm.errors import ClusterError, suggest
+
+FILE_NAME = "clusters.toml"
+FILE_VARIABLE = "HPO_CLUSTERS"
+FIELD_VARIABLE = "HPO_SLURM_"
+# SLURM signals a job up to a minute off and a requeue takes minutes, so the time in which workers
+# leave must stay a small part of the whole.
+MAX_LEAVING_SHARE = 0.2
+DEFAULT_LEAVING_S = 120
+DEFAULT_LEAVING_SHARE = 0.08
+
+# One line, as it stands in a script that a shell and sbatch read.
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+# sbatch's options that are fields here, or that a submission sets by itself.
+_FIELD_OF_OPTION = {
+    "partition": "partition",
+    "time": "time_limit",
+    "mem": "memory_gb",
+    "mem-per-cpu": "memory_gb",
+    "cpus-per-task": "cpus",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "reservation": "reservation",
+    "nodelist": "nodelist",
+    "exclude": "exclude",
+    "gres": "gres",
+    "nice": "nice",
+    "requeue": "requeue",
+    "no-requeue": "requeue",
+    "signal": "leave_before_s",
+}
+_SET_BY_SUBMISSION = {
+    "array", "comment", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
+    "output", "parsable", "wait", "wrap",
+}  # fmt: skip
+
+
+class ClusterSpec(BaseModel):
+    """One section of a cluster file. What is None is left to the site.
+
+    Attributes
+    ----------
+    time_limit
+        As `D-HH:MM:SS`, `HH:MM:SS` or minutes; kept in SLURM's own form.
+    setup
+        Lines of shell before a worker starts, such as `module load`.
+    max_array
+        Largest job array of the site; None asks SLURM.
+    throttle
+        At most this many jobs of an array run at once; 0 is all.
+    leave_before_s, stagger_s
+        Workers leave so long before the time limit, spread over so many further seconds. By
+        default 120 each, or 8 % of a time limit for which that would be too long.
+    srun
+        Further arguments of the srun that starts a worker in its job.
+    extra
+        Any other option of sbatch; True for one without a value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    partition: Line | None = None
+    time_limit: Line | None = None
+    memory_gb: float = Field(4.0, gt=0, allow_inf_nan=False)
+    cpus: int = Field(1, ge=1)
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    reservation: Line | None = None
+    nodelist: Line | None = None
+    exclude: Line | None = None
+    gres: Line | None = None
+    nice: int | None = None
+    setup: tuple[Line, ...] = ()
+    max_array: int | None = Field(None, ge=1)
+    throttle: int = Field(0, ge=0)
+    leave_before_s: int = Field(DEFAULT_LEAVING_S, ge=1, le=65535)
+    stagger_s: int = Field(DEFAULT_LEAVING_S, ge=0)
+    requeue: bool = True
+    srun: tuple[Line, ...] = ()
+    extra: dict[str, Line | int | bool] = {}
+
+    @property
+    def time_limit_s(self) -> int | None:
+        """The time limit in seconds; None is the partition's own."""
+        return None if self.time_limit is None else parse_time(self.time_limit)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorten_leaving(cls, raw: Any) -> Any:
+        """Fit what the file does not say to a short time limit."""
+        if not isinstance(raw, Mapping):
+            return raw
+        try:
+            limit_s = parse_time(str(raw["time_limit"]))
+        except (KeyError, ValueError):
+            return raw
+        share_s = max(1, int(DEFAULT_LEAVING_SHARE * limit_s))
+        leaving_s = min(DEFAULT_LEAVING_S, share_s)
+        return {"leave_before_s": leaving_s, "stagger_s": leaving_s, **raw}
+
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _join(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return ",".join(value)
+        return value
+
+    @field_validator("setup", "srun", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else _as_tuple(value)
+
+    @field_validator("time_limit", mode="before")
+    @classmethod
+    def _normalise_time(cls, value: Any) -> Any:
+        return None if value is None else render_time(parse_time(str(value)))
+
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for option, value in extra.items():
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+                raise ValueError(f"'{option}' must be a long option of sbatch, as in mail-type")
+            if option in _FIELD_OF_OPTION:
+                raise ValueError(f"'{option}' has a key of its own: {_FIELD_OF_OPTION[option]}")
+            if option in _SET_BY_SUBMISSION:
+                raise ValueError(f"'{option}' is set by every submission itself")
+            if value is False:
+                raise ValueError(f"'{option}' must be true or a value; leave it out instead")
+        return extra
+
+    @model_validator(mode="after")
+    def _check_leaving(self) -> ClusterSpec:
+        limit_s, leaving_s = self.time_limit_s, self.leave_before_s + self.stagger_s
+        if limit_s is not None and leaving_s >= MAX_LEAVING_SHARE * limit_s:
+            raise ValueError(
+                f"leave_before_s + stagger_s must be less than {MAX_LEAVING_SHARE:.0%} of"
+                f" time_limit ({MAX_LEAVING_SHARE * limit_s:g} s of {limit_s} s), got"
+                f" {self.leave_before_s} + {self.stagger_s}; make them smaller or time_limit longer"
+            )
+        return self
+
+
+FIELDS = tuple(name for name in ClusterSpec.model_fields if name != "name")
+
+
+def find_cluster(
+    name: str | None = None, path: Path | None = None, overrides: Sequence[str] = ()
+) -> ClusterSpec:
+    """Return the cluster of a name, as the cluster file, the environment and overrides say.
+
+    The file is `path`, or the one that HPO_CLUSTERS names, or ./clusters.toml, or
+    ~/.config/hpo/clusters.toml. Over it stand variables such as HPO_SLURM_PARTITION, and over these
+    the overrides. The cluster `default` is always there: SLURM's defaults and 4 GB.
+
+    Parameters
+    ----------
+    name
+        A section of the file. None is `default`, or the only section there is.
+    path
+        The cluster file.
+    overrides
+        `key=value` texts, also `extra.option=value`.
+
+    Raises
+    ------
+    ClusterError
+        With file, key, rule and value of everything that is wrong.
+    """
+    file = _find_file(path)
+    sections = {} if file is None else _read(file)
+    source = "built-in cluster" if file is None else str(file)
+    if name is None:
+        name = next(iter(sections)) if len(sections) == 1 else "default"
+    if name not in sections and name != "default":
+        hint = suggest(name, {*sections, "default"})
+        where = f"{source}: " if file else f"no {FILE_NAME} here or in ~/.config/hpo: "
+        raise ClusterError(f"{where}no cluster '{name}'; {hint}")
+    raw = dict(sections.get(name, {}))
+    _apply_environment(raw)
+    for override in overrides:
+        _override(raw, override)
+    return _validate(name, raw, source)
+
+
+def load_clusters(path: Path) -> dict[str, ClusterSpec]:
+    """Read and validate every section of a cluster file.
+
+    Raises
+    ------
+    ClusterError
+        With file, key, rule and value of what is wrong.
+    """
+    return {name: _validate(name, raw, str(path)) for name, raw in _read(path).items()}
+
+
+def parse_time(text: str) -> int:
+    """Return seconds of `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS` or minutes.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these; `3:00`, which SLURM takes for minutes, is refused.
+    """
+    if match := re.fullmatch(r"(\d+)", text):
+        seconds = 60 * int(match[1])
+    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)", text):
+        days, hours, minutes, rest = (int(group or 0) for group in match.groups())
+        seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
+    elif match := re.fullmatch(r"(\d+)-(\d+)(?::([0-5]?\d))?", text):
+        days, hours, minutes = (int(group or 0) for group in match.groups())
+        seconds = ((24 * days + hours) * 60 + minutes) * 60
+    else:
+        raise ValueError(f"must be D-HH:MM:SS, HH:MM:SS or minutes, got '{text}'")
+    if seconds == 0:
+        raise ValueError(f"must be longer than nothing, got '{text}'")
+    return seconds
+
+
+def render_time(seconds: int) -> str:
+    """Return seconds as SLURM writes them: `HH:MM:SS`, or `D-HH:MM:SS` from a day on."""
+    days, rest = divmod(seconds, 86400)
+    clock = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{clock}" if days else clock
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _find_file(path: Path | None) -> Path | None:
+    if path is not None:
+        return path
+    if named := os.environ.get(FILE_VARIABLE):
+        return Path(named).expanduser()
+    for place in (Path(FILE_NAME), Path("~/.config/hpo").expanduser() / FILE_NAME):
+        if place.is_file():
+            return place
+    return None
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ClusterError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ClusterError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ClusterError(f"{path}: not valid TOML: {exc}") from exc
+    for key, value in raw.items():
+        if not isinstance(value, dict):
+            raise ClusterError(f"{path}: {key}: must stand in a section, as in [mycluster]")
+    return raw
+
+
+def _apply_environment(raw: dict[str, Any]) -> None:
+    for variable, text in os.environ.items():
+        if not variable.startswith(FIELD_VARIABLE) or not text:
+            continue
+        key = variable.removeprefix(FIELD_VARIABLE).lower()
+        if key not in FIELDS:
+            known = [f"{FIELD_VARIABLE}{field.upper()}" for field in FIELDS]
+            raise ClusterError(f"{variable}: unknown variable; {suggest(variable, known)}")
+        raw[key] = _value(key, text)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    field, dot, option = key.strip().partition(".")
+    if not equals or not field:
+        raise ClusterError(f"{override}: must be key=value, as in partition=long")
+    if not dot:
+        raw[field] = _value(field, text)
+    elif field == "extra":
+        raw["extra"] = {**raw.get("extra", {}), option: _value(option, text)}
+    else:
+        raise ClusterError(f"{override}: '{field}' is a value, not a section")
+
+
+def _value(key: str, text: str) -> Any:
+    """Return what a text says: words for a field of words, or else TOML where it is TOML."""
+    field = ClusterSpec.model_fields.get(key)
+    if key == "partition" or (field is not None and Line in get_args(field.annotation)):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _validate(name: str, raw: Mapping[str, Any], source: str) -> ClusterSpec:
+    lines = [f"{key}: unknown key; {suggest(key, FIELDS)}" for key in raw if key not in FIELDS]
+    known = {key: value for key, value in raw.items() if key in FIELDS}
+    try:
+        # JSON mode: strict, and still a list is a tuple.
+        text = json.dumps({"name": name, **known}, default=str)
+        spec = ClusterSpec.model_validate_json(text, strict=True)
+    except ValidationError as exc:
+        lines += [_describe(error) for error in exc.errors()]
+    if lines:
+        unique = dict.fromkeys(lines)
+        raise ClusterError("\n".join(f"{source}: [{name}] {line}" for line in unique))
+    return spec
+
+
+def _describe(error: Any) -> str:
+    """Return `key: rule, got value` for one pydantic error."""
+    location = ".".join(str(part) for part in error["loc"][:2])
+    rule = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        return f"{location}: must be one line of text, got {error['input']!r}"
+    if error["type"] == "value_error":
+        return f"{location}: {rule}" if location else rule
+    return f"{location}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
