@@ -24,7 +24,8 @@ PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins"
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 # What is shorter than on a real cluster: a requeued job waits `cred_expire` (default 120 s), a
-# killed one KillWait (30 s), a silent node is given up after SlurmdTimeout (300 s).
+# killed one KillWait (30 s), a silent node is given up after SlurmdTimeout (300 s), a silent
+# controller in about MessageTimeout (10 s).
 CONFIGURATION = """\
 ClusterName=hpotest
 SlurmctldHost={host}(127.0.0.1)
@@ -53,7 +54,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
 KillWait=2
-MessageTimeout=2
+MessageTimeout=4
 MinJobAge=10
 SlurmdTimeout=10
 ReturnToService=2
