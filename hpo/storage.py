@@ -13,6 +13,7 @@ import functools
 import json
 import logging
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import (
     ArgumentError,
+    DBAPIError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -34,12 +37,32 @@ from sqlalchemy.exc import (
 from hpo.errors import StorageError
 
 BUSY_TIMEOUT_S = 60.0
+URL_FILE = "url"
 _SCHEMA_ATTEMPTS = 20
 _LONGEST_PAUSE_S = 5.0
 _WARN_EVERY_S = 30.0
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+_OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
+_NO_STUDIES = (
+    "no study was ever begun in this database; give the storage that the study is in "
+    "(--storage or HPO_STORAGE)"
+)
+_UNDEFINED_TABLE = "42P01"
+# Any number that all versions of us share, and that nobody else in the same database uses.
+_SCHEMA_LOCK = 4_867_279_002_025
+# A server or a network that is gone is noticed within half a minute, in either direction.
+_POSTGRESQL_CONNECT_ARGS = {
+    "application_name": "hpo",
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 _writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
 
@@ -254,13 +277,58 @@ for _name in (
     setattr(StudyStorage, _name, _locked(getattr(RDBStorage, _name)))
 
 
+def resolve_url(text: str) -> str:
+    """Return the URL that `--storage` means: itself, or what a file holds.
+
+    Parameters
+    ----------
+    text
+        A URL, the folder of a server that `hpo db start` made, or a file with a URL in it
+        (`FILE` or `@FILE`), which keeps the password out of command lines.
+
+    Raises
+    ------
+    StorageError
+        If the folder or file holds no URL, or if others may read the password in it.
+    """
+    if "://" in text:
+        return text
+    path = Path(text.removeprefix("@")).expanduser()
+    if path.is_dir():
+        path = path / URL_FILE
+        if not path.exists():
+            raise StorageError(
+                f"--storage {text}: a folder without a server's address; make the server with: "
+                f"hpo db start {text} (or give a file: sqlite:///{text}/hpo.db)"
+            )
+    elif not text.startswith("@") and not path.exists():
+        return text
+    try:
+        content = path.read_bytes()
+        mode = path.stat().st_mode
+    except OSError as exc:
+        raise StorageError(f"--storage {text}: cannot be read: {exc.strerror}") from exc
+    if content.startswith(b"SQLite format 3"):
+        raise StorageError(f"--storage {text}: give its URL: sqlite:///{text}")
+    lines = content.decode("utf-8", errors="replace").split("\n")
+    url = lines[0].strip()
+    if "://" not in url or any(line.strip() for line in lines[1:]):
+        raise StorageError(f"--storage {text}: {path} holds no database URL, which is one line")
+    if mode & 0o077:
+        raise StorageError(
+            f"--storage {text}: {path} may be read by others; it holds a password: chmod 600 {path}"
+        )
+    return url
+
+
 def open_storage(url: str, *, create: bool) -> StudyStorage:
     """Open a storage by its SQLAlchemy URL.
 
     Parameters
     ----------
     url
-        Such as `sqlite:///hpo.db`.
+        Such as `sqlite:///hpo.db` or `postgresql://user:password@host/database`, or a folder or
+        file that holds one (see `resolve_url`).
     create
         Whether to make the database and its tables where they are missing. Workers never do:
         the schema is made once, before them.
@@ -272,11 +340,14 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        parsed = sa.make_url(url)
-    except ArgumentError as exc:
+        parsed = sa.make_url(resolve_url(url))
+    except (ArgumentError, ValueError) as exc:
+        shown = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
         raise StorageError(
-            f"--storage {url}: not a database URL; expected e.g. sqlite:///hpo.db"
+            f"--storage {shown}: not a database URL; expected e.g. sqlite:///hpo.db"
         ) from exc
+    if parsed.get_backend_name() in ("postgresql", "postgres"):
+        return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, create=create)
     shown = parsed.render_as_string(hide_password=True)
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite:
@@ -284,11 +355,8 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if sqlite else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
-            storage = StudyStorage(url, engine_kwargs=options, skip_table_creation=not create)
-            if create:
-                METADATA.create_all(storage.engine)
-            return storage
-        except (ImportError, RuntimeError, SQLAlchemyError) as exc:
+            return _open(parsed, options, create=create)
+        except _OPENING_ERRORS as exc:
             # Two first runs at once: the other one is creating the same tables and rows.
             racing = isinstance(exc, IntegrityError) or any(
                 sign in str(exc) for sign in ("already exists", "database is locked")
@@ -296,8 +364,84 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
             if create and racing and attempt < _SCHEMA_ATTEMPTS - 1:
                 time.sleep(0.1)
                 continue
-            raise StorageError(f"{shown}: cannot be opened: {_first_line(exc)}") from exc
+            reason = _first_line(exc)
+            reason = _NO_STUDIES if "no such table" in reason else f"cannot be opened: {reason}"
+            raise StorageError(f"{shown}: {reason}") from exc
     raise AssertionError("unreachable")
+
+
+def _open(url: sa.URL, options: dict[str, Any], *, create: bool) -> StudyStorage:
+    text = url.render_as_string(hide_password=False)
+    storage = StudyStorage(text, engine_kwargs=options, skip_table_creation=not create)
+    if create:
+        METADATA.create_all(storage.engine)
+    return storage
+
+
+def _open_postgresql(url: sa.URL, given: str, *, create: bool) -> StudyStorage:
+    """Open a storage on PostgreSQL; `given` is how the user named it."""
+    connect_args = {
+        name: value for name, value in _POSTGRESQL_CONNECT_ARGS.items() if name not in url.query
+    }
+    options = {
+        "connect_args": connect_args,
+        # A worker is two threads, itself and its heartbeat; a server has few connections to give.
+        "pool_size": 1,
+        "max_overflow": 1,
+        "pool_timeout": BUSY_TIMEOUT_S,
+        # A server that was started anew is met by a fresh connection, not by an error.
+        "pool_pre_ping": True,
+    }
+    try:
+        with _gate(url, connect_args, create=create):
+            return _open(url, options, create=create)
+    except _OPENING_ERRORS as exc:
+        shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        where = shown if "://" in given else f"{given} ({shown})"
+        raise StorageError(f"{where}: {_explain(exc, given)}") from None
+
+
+@contextlib.contextmanager
+def _gate(url: sa.URL, connect_args: dict[str, Any], *, create: bool) -> Iterator[None]:
+    """Let one process at a time make tables, and nobody in who would find none.
+
+    On PostgreSQL even CREATE TABLE IF NOT EXISTS fails where two do it at once.
+    """
+    engine = sa.create_engine(url, connect_args=connect_args, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        if create:
+            connection.exec_driver_sql(f"SET lock_timeout = '{BUSY_TIMEOUT_S:g}s'")
+            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+            yield
+            return
+        connection.execute(sa.select(STUDIES.c.study_id).limit(1))
+    yield
+
+
+def _explain(exc: BaseException, given: str) -> str:
+    """Return why PostgreSQL cannot be used, and what to do about it."""
+    cause: BaseException = exc
+    while not isinstance(cause, DBAPIError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    original = getattr(cause, "orig", None) or cause
+    if getattr(original, "sqlstate", None) == _UNDEFINED_TABLE:
+        return _NO_STUDIES
+    reason = _first_line(original).removeprefix("connection failed: ").rstrip(".")
+    folder = "DIR" if "://" in given else given
+    advice = ""
+    if "password" in reason:
+        advice = "; look whether the URL has the role and the password of this server"
+    elif "does not exist" in reason:
+        advice = "; databases and roles are created by the server's administrator (createdb NAME)"
+    elif "too many clients" in reason or "connection slots" in reason:
+        advice = "; wait for workers to end, or allow more: hpo db start DIR --connections N"
+    elif isinstance(cause, OperationalError):
+        advice = (
+            "; is the server running, and can this machine reach it? For one of your own: "
+            f"hpo db status {folder}, hpo db start {folder}"
+        )
+    return f"cannot be opened: {reason}{advice}"
 
 
 def _prepare_sqlite(database: str | None, shown: str, *, create: bool) -> None:
@@ -355,4 +499,6 @@ def _make_safe(engine: sa.Engine) -> None:
 
 
 def _first_line(exc: BaseException) -> str:
+    if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
+        exc = exc.__cause__
     return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

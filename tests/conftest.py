@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 import features.table
 from features.table import Column, Target
 from hpo.cli import use_one_thread
+from hpo.errors import HpoError
+from hpo.server import Server
 from hpo.spec import StudySpec, validate
-from hpo.storage import StudyStorage, open_storage
+from hpo.storage import StudyStorage, open_storage, resolve_url
 from hpo.study import Source, StudyRecord, begin
 from tests.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 
@@ -87,6 +92,29 @@ def make_spec(**changes: Any) -> StudySpec:
     }
     raw.update(changes)
     return validate({key: value for key, value in raw.items() if value is not None}, "test")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A PostgreSQL server of the tests' own, made as `hpo db start` does."""
+    server = Server(tmp_path_factory.mktemp("postgresql") / "server")
+    try:
+        server.start("127.0.0.1", settings={"fsync": "off"})
+    except HpoError as exc:
+        unavailable("postgresql", str(exc))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    """The URL of an empty database on PostgreSQL."""
+    url = sa.make_url(resolve_url(str(postgres_server.folder)))
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        yield url.set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,11 @@ def add_command(
 
 # Options that several commands have: the environment variable, the default, what it is.
 _SHARED = {
-    "storage": ("HPO_STORAGE", DEFAULT_STORAGE, "URL of the study storage"),
+    "storage": (
+        "HPO_STORAGE",
+        DEFAULT_STORAGE,
+        "where studies are kept: a URL, or the DIR of `hpo db start`",
+    ),
     "data": ("HPO_DATA", None, "folder of datasets"),
     "tables": ("HPO_TABLES", "tables", "folder of feature tables"),
     "reports": ("HPO_REPORTS", "reports", "folder of reports"),
@@ -94,7 +99,8 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    return f" --storage {options.storage}"
+    # A password in a URL is not for the screen.
+    return f" --storage {re.sub(r'(://[^:/@]*:)[^@]*@', r'\1***@', options.storage)}"
 
 
 def absolute(folder: str | None) -> str | None:
