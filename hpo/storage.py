@@ -277,6 +277,11 @@ for _name in (
     setattr(StudyStorage, _name, _locked(getattr(RDBStorage, _name)))
 
 
+def hide_password(url: str) -> str:
+    """Return a URL as it may be shown, even one that is not valid."""
+    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+
+
 def resolve_url(text: str) -> str:
     """Return the URL that `--storage` means: itself, or what a file holds.
 
@@ -342,9 +347,8 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     try:
         parsed = sa.make_url(resolve_url(url))
     except (ArgumentError, ValueError) as exc:
-        shown = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
         raise StorageError(
-            f"--storage {shown}: not a database URL; expected e.g. sqlite:///hpo.db"
+            f"--storage {hide_password(url)}: not a database URL; expected e.g. sqlite:///hpo.db"
         ) from exc
     if parsed.get_backend_name() in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, create=create)

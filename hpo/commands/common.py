@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,8 +98,9 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    # A password in a URL is not for the screen.
-    return f" --storage {re.sub(r'(://[^:/@]*:)[^@]*@', r'\1***@', options.storage)}"
+    from hpo.storage import hide_password
+
+    return f" --storage {hide_password(options.storage)}"
 
 
 def absolute(folder: str | None) -> str | None:
