@@ -118,8 +118,8 @@ class Incarnation:
 
     Attributes
     ----------
-    job, restarts
-        The SLURM job, such as 12_3, and how often SLURM had restarted it.
+    cluster, job, restarts
+        The SLURM cluster, its job, such as 12_3, and how often SLURM had restarted that.
     log
         Where the worker's log is, as the worker's machine knows it.
     provenance
@@ -128,6 +128,7 @@ class Incarnation:
 
     host: str
     pid: int
+    cluster: str | None = None
     job: str | None = None
     restarts: int | None = None
     log: str | None = None
@@ -389,6 +390,35 @@ class Ledger:
                 self.storage.record_event(c, self.study_id, "stop", how=how)
 
     @_patient
+    def lock_launcher(self, holder: str, for_s: float) -> bool:
+        """Be the only one that submits workers for this study, for so long; False if another is."""
+        with self.storage.write() as c:
+            now = self.storage.now(c)
+            taken = c.execute(
+                STUDIES.update()
+                .where(
+                    STUDIES.c.study_id == self.study_id,
+                    sa.or_(
+                        STUDIES.c.launcher.is_(None),
+                        STUDIES.c.launcher == holder,
+                        STUDIES.c.launcher_until < now,
+                    ),
+                )
+                .values(launcher=holder, launcher_until=now + for_s)
+            )
+            return taken.rowcount == 1
+
+    @_patient
+    def unlock_launcher(self, holder: str) -> None:
+        """Let others submit workers."""
+        with self.storage.write() as c:
+            c.execute(
+                STUDIES.update()
+                .where(STUDIES.c.study_id == self.study_id, STUDIES.c.launcher == holder)
+                .values(launcher=None, launcher_until=None)
+            )
+
+    @_patient
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
         with self.storage.read() as c:
@@ -400,6 +430,13 @@ class Ledger:
         with self.storage.read() as c:
             how: str | None = self._wanted(c, "").stop
             return how
+
+    @_patient
+    def progress(self) -> int:
+        """Return how many parts of all trials have a stored score."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(CLAIMS.c.parts), 0))
+        with self.storage.read() as c:
+            return int(c.execute(query.where(CLAIMS.c.study_id == self.study_id)).scalar_one())
 
     def last_failure(self) -> str:
         """Return why the last failed trial failed."""

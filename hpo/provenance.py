@@ -54,11 +54,8 @@ def collect_of_worker() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "slurm": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name in ("SLURM_CLUSTER_NAME", "SLURM_JOB_PARTITION", "SLURMD_NODENAME")
-        },
+        "node": os.environ.get("SLURMD_NODENAME"),
+        "partition": os.environ.get("SLURM_JOB_PARTITION"),
     }
 
 

@@ -25,8 +25,8 @@ class WorkerStatus:
 
     Attributes
     ----------
-    job
-        Its SLURM job, such as 12_3, if it has one.
+    cluster, job, restarts
+        Its SLURM job, such as 12_3, if it has one, and how often that had been restarted.
     trial, part
         What it holds, and which part it is at.
     alive
@@ -36,7 +36,9 @@ class WorkerStatus:
     worker_id: str
     host: str
     pid: int
+    cluster: str | None
     job: str | None
+    restarts: int | None
     trial: int | None
     part: int | None
     seen_s_ago: float
@@ -167,7 +169,9 @@ def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
             worker_id=row.worker_id,
             host=row.host,
             pid=row.pid,
+            cluster=row.cluster,
             job=row.job,
+            restarts=row.restarts,
             trial=row.number,
             part=row.parts,
             seen_s_ago=max(0.0, now - row.seen_at),

@@ -120,7 +120,9 @@ WORKERS = sa.Table(
     sa.Column("seen_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
     sa.Column("outcome", sa.Text),
-    # The SLURM job (such as 12_3) and how often SLURM had restarted it; NULL outside of SLURM.
+    # The SLURM cluster, its job (such as 12_3) and how often SLURM had restarted that; NULL
+    # outside of SLURM.
+    sa.Column("cluster", sa.String(64)),
     sa.Column("job", sa.String(64)),
     sa.Column("restarts", sa.Integer),
     sa.Column("log", sa.Text),

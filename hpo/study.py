@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class StudyRecord:
     source: Source
     provenance: Mapping[str, Any]
     created_at: float
+
+    @property
+    def uid(self) -> str:
+        """An id that no other study has, in whatever storage."""
+        text = f"{self.name} {self.created_at!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def ledger(self) -> Ledger:

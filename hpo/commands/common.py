@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -79,6 +81,30 @@ def add_set(parser: argparse.ArgumentParser, what: str = "any field of the study
     )
 
 
+def from_variable(name: str) -> dict[str, Any]:
+    """Return the default of an option that an environment variable may give."""
+    # A text is checked by the option's type, as if it had been typed.
+    return {"default": os.environ.get(name) or None}
+
+
+def not_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 on, got '{text}'")
+    return number
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     number = int(text) if text.isdecimal() else 0
@@ -117,3 +143,8 @@ def say(line: str) -> None:
 def print_line(line: str) -> None:
     """Print what a program may read."""
     sys.stdout.write(f"{line}\n")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print_line(json.dumps(value, indent=1, default=str))

@@ -15,18 +15,25 @@ from hpo.commands.common import (
     add_command,
     add_set,
     add_shared,
+    from_variable,
     open_storage,
     positive,
     print_line,
     say,
+    seconds,
     storage_hint,
 )
 from hpo.commands.looking import summary
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from hpo.ledger import Incarnation
     from hpo.spec import StudySpec
     from hpo.study import Source, StudyRecord
+    from hpo.worker import Orders
+    from slurm.submit import Job
+
+LEAVING_SHARE = 0.08
 
 
 def add_to(commands: Any) -> None:
@@ -34,15 +41,15 @@ def add_to(commands: Any) -> None:
     parser = add_command(
         commands, "run", run, "run a study until it is finished, with local workers"
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study file (TOML)")
-    _add_run_options(parser)
-    parser.add_argument("--name", help="name of the study (default: the file's)")
-    parser.add_argument("--seed", type=int, help="seed of sampler and estimator")
-    add_set(parser)
+    add_study_options(parser)
+    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_shared(parser, "reports")
 
     parser = add_command(commands, "resume", resume, "go on with a study that was stopped")
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    _add_run_options(parser)
+    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    _add_going_on(parser)
+    add_shared(parser, "reports")
 
     parser = add_command(commands, "check", check, "validate study files without running them")
     parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY")
@@ -52,16 +59,53 @@ def add_to(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--id", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--leave-before",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="in a SLURM job: leave this long before its time limit (default: 120)",
+    )
+    parser.add_argument(
+        "--stagger",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="… spread over this many further seconds (default: 120)",
+    )
+    parser.add_argument(
+        "--no-requeue",
+        action="store_true",
+        help="do not go back into the queue at the time limit or when preempted",
+    )
     add_shared(parser, "storage", "logs")
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=positive, default=None, metavar="N")
-    parser.add_argument("--trials", type=positive, metavar="N", help="the budget")
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that begins a study from its file takes."""
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the study file (TOML)")
+    parser.add_argument(
+        "--name", default=os.environ.get("HPO_NAME"), help="name of the study (default: the file's)"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="seed of sampler and estimator", **from_variable("HPO_SEED")
+    )
+    add_set(parser)
+    _add_going_on(parser)
+
+
+def _add_going_on(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trials",
+        type=positive,
+        metavar="N",
+        help="the budget",
+        **from_variable("HPO_TRIALS"),
+    )
     parser.add_argument(
         "--accept",
         type=lambda text: tuple(part for part in text.split(",") if part),
-        default=(),
+        default=os.environ.get("HPO_ACCEPT") or "",
         metavar="PART,…",
         help="go on although these parts of the study changed; written down in the study",
     )
@@ -70,11 +114,17 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse to go on with another commit, lock file or Python, too",
     )
-    add_shared(parser, "storage", "data", "tables", "reports", "logs")
+    add_shared(parser, "storage", "data", "tables", "logs")
 
 
 def run(options: argparse.Namespace) -> int:
     """Build the table of a study file, run the study, write its report."""
+    spec, source = read_study(options)
+    return _go(options, spec, source, None)
+
+
+def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
+    """Read the study file that the options name, with what they set over it."""
     from hpo.spec import load
     from hpo.study import Source
 
@@ -84,8 +134,7 @@ def run(options: argparse.Namespace) -> int:
         *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None),
     ]
     spec = load(options.study, overrides)
-    source = Source(str(options.study.resolve()), tuple(overrides), absolute(options.data))
-    return _go(options, spec, source, None)
+    return spec, Source(str(options.study.resolve()), tuple(overrides), absolute(options.data))
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -106,15 +155,7 @@ def resume(options: argparse.Namespace) -> int:
 def _go(
     options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None
 ) -> int:
-    from hpo.estimators import check_estimator
-    from hpo.plugins import make_importable
-    from hpo.study import begin, build_table
-
-    make_importable(Path(source.file))
-    check_estimator(spec, source.file)
-    storage = open_storage(options, create=True)
-    table = build_table(spec, source, Path(options.tables), say, stored_table)
-    record = begin(storage, spec, source, table, options.accept, strict=options.strict)
+    record = begin_study(options, spec, source, stored_table)
     counts = record.ledger.counts()
     if counts.done:
         say(
@@ -125,6 +166,21 @@ def _go(
     if counts.finished or counts.free or counts.held:
         say(f"going on with study '{record.name}': {counts.finished} of {counts.budget} finished")
     return _work(options, record)
+
+
+def begin_study(
+    options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None = None
+) -> StudyRecord:
+    """Build the table of a study and begin it, or go on with it if it is the same."""
+    from hpo.estimators import check_estimator
+    from hpo.plugins import make_importable
+    from hpo.study import begin, build_table
+
+    make_importable(Path(source.file))
+    check_estimator(spec, source.file)
+    storage = open_storage(options, create=True)
+    table = build_table(spec, source, Path(options.tables), say, stored_table)
+    return begin(storage, spec, source, table, options.accept, strict=options.strict)
 
 
 def _work(options: argparse.Namespace, record: StudyRecord) -> int:
@@ -183,24 +239,66 @@ def check(options: argparse.Namespace) -> int:
 def worker(options: argparse.Namespace) -> int:
     """Be one worker of a study until its budget is finished."""
     import logging
-    import socket
 
-    from hpo import provenance
-    from hpo.ledger import Incarnation
     from hpo.study import find
-    from hpo.worker import Orders, Worker, new_worker_id
+    from hpo.worker import TIME_LIMIT, Worker, new_worker_id
     from hpo.worker_log import open_log
+    from slurm.submit import current_job
 
     worker_id = options.id or new_worker_id()
     log = open_log(Path(options.logs) / options.name, worker_id)
     record = find(open_storage(options), options.name)
     _, objective = record.open_objective()
-    incarnation = Incarnation(
+    job = current_job()
+    worker = Worker(record, objective, worker_id)
+    outcome = worker.run(_incarnation(log, job), _orders(options, job))
+    logging.getLogger(__name__).info("left: %s", outcome)
+    # A worker that got SIGTERM was cancelled and is not wanted, or SLURM requeues it by itself.
+    wanted_back = worker.stop.reason in (TIME_LIMIT, "SIGUSR2")
+    if job is not None and wanted_back and not options.no_requeue:
+        _requeue(job)
+    return 0
+
+
+def _incarnation(log: Path | None, job: Job | None) -> Incarnation:
+    import socket
+
+    from hpo import provenance
+    from hpo.ledger import Incarnation
+
+    return Incarnation(
         host=socket.gethostname(),
         pid=os.getpid(),
+        cluster=os.environ.get("SLURM_CLUSTER_NAME") if job else None,
+        job=job.job_id if job else None,
+        restarts=job.restarts if job else None,
         log=str(log) if log else None,
         provenance=provenance.collect_of_worker(),
     )
-    outcome = Worker(record, objective, worker_id).run(incarnation, Orders(options.parent))
-    logging.getLogger(__name__).info("left: %s", outcome)
-    return 0
+
+
+def _orders(options: argparse.Namespace, job: Job | None) -> Orders:
+    import time
+
+    from hpo.worker import Orders, leave_time
+
+    if job is None or job.end_unix_s is None:
+        return Orders(options.parent)
+    # A short job is not spent on leaving it.
+    share_s = LEAVING_SHARE * (job.end_unix_s - time.time())
+    before_s, stagger_s = min(options.leave_before, share_s), min(options.stagger, share_s)
+    return Orders(options.parent, leave_time(job.end_unix_s, before_s, stagger_s))
+
+
+def _requeue(job: Job) -> None:
+    import logging
+
+    from slurm.errors import SlurmError
+    from slurm.submit import requeue_self
+
+    log = logging.getLogger(__name__)
+    log.info("job %s goes back into the queue", job.job_id)
+    try:
+        requeue_self()
+    except SlurmError as exc:
+        log.warning("not requeued, hpo refill submits another: %s", exc)
