@@ -146,7 +146,7 @@ def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill
         missing = needed - len(active)
         if missing > 0:
             submitted = _submit(record, wanted, missing, anew=anew)
-        elif anew and record.ledger.counts().budget:
+        elif anew:
             _write_down(record, wanted, (), None, anew=True)
         return Refill(needed, len(active), submitted, tuple(cancelled), tuple(buried))
 
@@ -217,9 +217,8 @@ def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple
     cluster = wanted.cluster
     if not anew:
         _require_fruit(record, n)
-    folder = (
-        Path(wanted.logs) / record.name / "slurm" / f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
-    )
+    unique = f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
+    folder = Path(wanted.logs) / record.name / "slurm" / unique
     arguments = [
         *(record.name, "--storage", wanted.storage, "--logs", wanted.logs),
         *("--leave-before", str(cluster.leave_before_s), "--stagger", str(cluster.stagger_s)),
