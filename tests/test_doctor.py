@@ -396,10 +396,10 @@ def test_slurm_in_part_and_slurm_that_refuses_are_said(tmp_path):
     finding = check_slurm()[0]
     assert finding.verdict == "warning"
     assert "scontrol: error: no configuration" in finding.found
-    program(
-        tmp_path, "scontrol", "echo '****'; echo 'Slurmctld(primary) at h is DOWN'; echo '****'"
-    )
-    assert check_slurm()[0].found.endswith("does not answer: Slurmctld(primary) at h is DOWN")
+    down = "Slurmctld(primary) at head is DOWN"
+    banner = "*****\n** RESTORE SLURMCTLD DAEMON TO SERVICE **\n*****"
+    program(tmp_path, "scontrol", f"echo '{down}\n{banner}'; exit 1")
+    assert check_slurm()[0].found.endswith(f"does not answer: {down}")
 
 
 # --- the machine
