@@ -24,7 +24,7 @@ from hpo.doctor_slurm import check_slurm
 from hpo.doctor_storage import check_storage
 from hpo.filesystem import locate, nearest_existing
 from hpo.finding import GB, Finding, Verdict, ask, examine
-from hpo.provenance import git_commit
+from hpo.provenance import git_state
 
 FREE_BYTES = 1 * GB
 FREE_INODES = 10_000
@@ -306,7 +306,7 @@ def check_git() -> list[Finding]:
     """Return the commit that results will be traced to."""
     if shutil.which("git") is None:
         return [Finding("git", "not checked", "no git on PATH; results will name no commit")]
-    state = git_commit(CHECKOUT)
+    state = git_state(CHECKOUT)
     if state["dirty"] is None:
         return [
             Finding("git", "not checked", "not a checkout; results name package versions alone")

@@ -28,7 +28,7 @@ from hpo.commands.common import (
 from hpo.commands.running import add_study_options, begin_study, read_study
 
 if TYPE_CHECKING:
-    from hpo.cluster_launcher import Refill, Wanted
+    from hpo.cluster_launcher import Wanted
     from hpo.status import WorkerStatus
     from hpo.study import StudyRecord
     from slurm.cluster import ClusterSpec
@@ -145,7 +145,9 @@ def _change(options: argparse.Namespace, wanted: Wanted) -> Wanted:
     if options.workers is not None:
         wanted = replace(wanted, workers=options.workers)
     if options.cluster or options.slurm:
-        cluster = find_cluster(options.cluster or wanted.cluster.name, options.clusters, options.slurm)
+        cluster = find_cluster(
+            options.cluster or wanted.cluster.name, options.clusters, options.slurm
+        )
         wanted = replace(wanted, cluster=cluster)
     return wanted
 

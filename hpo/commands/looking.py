@@ -1,13 +1,26 @@
-"""`hpo status`, `report` and `export`."""
+"""`hpo status`, `logs`, `provenance`, `report` and `export`."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.commands.common import add_command, add_json, add_shared, open_storage, print_line
+from hpo.commands.common import (
+    add_command,
+    add_json,
+    add_shared,
+    not_negative,
+    open_storage,
+    print_json,
+    print_line,
+    say,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from hpo.status import Status
@@ -18,6 +31,26 @@ def add_to(commands: Any) -> None:
     """Add these commands to the command line."""
     parser = add_command(commands, "status", status, "say how far studies are")
     parser.add_argument("name", nargs="?", metavar="NAME", help="one study (default: all)")
+    parser.add_argument(
+        "--watch", action="store_true", help="show it again and again, until all are finished"
+    )
+    parser.add_argument(
+        "--interval", type=seconds, default=2.0, metavar="S", help="of --watch (default: 2)"
+    )
+    add_json(parser)
+    add_shared(parser, "storage")
+
+    parser = add_command(
+        commands, "logs", logs, "print what workers wrote about a trial, or where their logs are"
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--trial", type=not_negative, metavar="K", help="a trial's number")
+    add_shared(parser, "storage")
+
+    parser = add_command(
+        commands, "provenance", provenance, "print where the results of a study come from"
+    )
+    parser.add_argument("name", metavar="NAME")
     add_json(parser)
     add_shared(parser, "storage")
 
@@ -34,28 +67,67 @@ def add_to(commands: Any) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Say how far one study is, or all of them."""
+    from hpo.errors import StorageError
+
+    storage = open_storage(options)
+    if not options.watch:
+        _show(options, _take_all(options, storage))
+        return 0
+    shown = ""
+    while True:
+        try:
+            found = _take_all(options, storage)
+            text = "\n".join(_lines(options, found))
+        except StorageError as exc:
+            found, text = [], f"trying again: {exc}"
+        if options.json:
+            _show(options, found)
+        elif text != shown:
+            _redraw(text)
+            shown = text
+        if found and all(status.state in ("finished", "stopped") for status in found):
+            return 0
+        sys.stdout.flush()
+        time.sleep(options.interval)
+
+
+def _take_all(options: argparse.Namespace, storage: Any) -> list[Status]:
     from hpo.status import take_status
     from hpo.study import find, names
 
-    storage = open_storage(options)
     chosen = [options.name] if options.name else names(storage)
-    found = [take_status(find(storage, name)) for name in chosen]
+    return [take_status(find(storage, name)) for name in chosen]
+
+
+def _show(options: argparse.Namespace, found: list[Status]) -> None:
     if options.json:
         shown = [status.as_dict() for status in found]
-        print_line(json.dumps(shown[0] if options.name else shown, indent=1))
-        return 0
+        print_json(shown[0] if options.name and shown else shown)
+        return
+    for line in _lines(options, found):
+        print_line(line)
+
+
+def _lines(options: argparse.Namespace, found: list[Status]) -> Iterator[str]:
     if not found:
-        print_line("no studies yet")
+        yield "no studies yet"
     for status in found:
-        print_line(_status_line(status))
+        yield _status_line(status)
         if options.name:
-            for worker in status.workers:
-                doing = f"trial {worker.trial}" if worker.trial is not None else "idle"
-                sign = "" if worker.alive else ", no sign of life"
-                print_line(
-                    f"  {worker.worker_id}: {doing}, seen {worker.seen_s_ago:.0f} s ago{sign}"
-                )
-    return 0
+            yield from _details(status)
+
+
+def _redraw(text: str) -> None:
+    """Show a text in place of the one before on a terminal; elsewhere, one after the other."""
+    if sys.stdout.isatty():
+        size = shutil.get_terminal_size()
+        lines = text.splitlines()
+        if len(lines) >= size.lines:
+            lines = [*lines[: size.lines - 2], f"… {len(lines) - size.lines + 2} more lines"]
+        text = "\n".join(line[: size.columns] for line in lines)
+        sys.stdout.write("\x1b[H\x1b[2J")
+    print_line(text)
+    sys.stdout.flush()
 
 
 def _status_line(status: Status) -> str:
@@ -66,6 +138,45 @@ def _status_line(status: Status) -> str:
     if status.best_score is not None:
         line += f", best {status.best_score:.6g} (trial {status.best_trial})"
     return line
+
+
+def _details(status: Status) -> Iterator[str]:
+    counts = status.counts
+    if counts.held or counts.free:
+        yield f"  {counts.held} running, {counts.free} given back and waiting for a worker"
+    if status.per_hour is not None and not counts.done:
+        left = _duration(status.left_s or 0.0)
+        yield f"  {status.per_hour:.3g} trials per hour over the last ten minutes, {left} left"
+    if status.workers:
+        rows = [("worker", "node", "job", "trial", "part", "last sign of life")]
+        rows += [_worker_row(worker) for worker in status.workers]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield f"  {'  '.join(cells)}".rstrip()
+    for reason, n_deaths in status.deaths.items():
+        yield f"  {n_deaths} died: {reason}"
+    for number, reason in status.failures:
+        yield f"  trial {number} failed: {reason}"
+
+
+def _worker_row(worker: Any) -> tuple[str, ...]:
+    idle = worker.trial is None
+    seen = f"{worker.seen_s_ago:.0f} s ago" + ("" if worker.alive else ", taken for dead")
+    return (
+        worker.worker_id,
+        worker.host,
+        worker.job or "-",
+        "-" if idle else str(worker.trial),
+        "-" if idle else str(worker.part),
+        seen,
+    )
+
+
+def _duration(duration_s: float) -> str:
+    minutes = round(duration_s / 60.0)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def summary(record: StudyRecord) -> list[str]:
@@ -79,6 +190,50 @@ def summary(record: StudyRecord) -> list[str]:
         trial = record.optuna_study().get_trials(deepcopy=False)[best]
         lines.extend(f"  {name} = {value}" for name, value in trial.params.items())
     return lines
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Print the lines of one trial, or where the logs are."""
+    from hpo.errors import HpoError
+    from hpo.history import workers_of
+    from hpo.study import find
+    from hpo.worker_log import lines_of_trial
+
+    record = find(open_storage(options), options.name)
+    workers = workers_of(record)
+    if options.trial is None:
+        for worker in workers:
+            print_line(f"{worker.log or 'no log'}  {worker.host}  {worker.outcome or 'at work'}")
+        return 0
+    found = 0
+    for worker in workers:
+        path = Path(worker.log) if worker.log else None
+        if path is None or not path.is_file():
+            say(f"not here: the log of {worker.worker_id} on {worker.host}: {path or 'none'}")
+            continue
+        lines = lines_of_trial(path.read_text("utf-8", errors="replace"), options.trial)
+        if lines:
+            found += 1
+            print_line(f"--- {worker.worker_id} ({path})")
+            for line in lines:
+                print_line(line)
+    if not found:
+        raise HpoError(f"no worker of study '{record.name}' wrote about a trial {options.trial}")
+    return 0
+
+
+def provenance(options: argparse.Namespace) -> int:
+    """Print where the results of a study come from."""
+    from hpo.history import describe, tell
+    from hpo.study import find
+
+    told = tell(find(open_storage(options), options.name))
+    if options.json:
+        print_json(told)
+        return 0
+    for line in describe(told):
+        print_line(line)
+    return 0
 
 
 def report(options: argparse.Namespace) -> int:
