@@ -26,6 +26,7 @@ from hpo.commands.common import (
     storage_hint,
 )
 from hpo.commands.running import add_study_options, begin_study, read_study
+from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from hpo.cluster_launcher import Wanted
@@ -131,6 +132,12 @@ def refill(options: argparse.Namespace) -> int:
 
     record = find(open_storage(options), options.name)
     wanted = _change(options, find_wanted(record))
+    how = record.ledger.stopped()
+    if how is not None and not record.ledger.counts().done:
+        raise HpoError(
+            f"study '{record.name}' was stopped (hpo stop), so no workers are submitted; "
+            "let it go on with: hpo submit STUDY, or hpo resume NAME for local workers"
+        )
     if not options.watch:
         return _refill_once(options, record, wanted, anew=False)
     return _watch(options, record, wanted)
@@ -162,6 +169,12 @@ def _refill_once(
     counts = record.ledger.counts()
     if options.json:
         print_json({"study": record.name, "counts": vars(counts), **vars(found)})
+        return 0
+    if counts.done:
+        print_line(
+            f"study '{record.name}' is finished: {counts.finished} of {counts.budget} trials; "
+            f"nothing to do (more: hpo budget {record.name} TRIALS)"
+        )
         return 0
     done = f"{counts.finished} of {counts.budget} trials"
     print_line(f"study '{record.name}': {done}, {describe(found)}")
@@ -209,6 +222,10 @@ def stop(options: argparse.Namespace) -> int:
     from slurm.errors import SlurmError
 
     record = find(open_storage(options), options.name)
+    counts = record.ledger.counts()
+    if counts.done:
+        print_line(f"study '{record.name}' is finished: there is nothing to stop")
+        return 0
     record.ledger.stop("now" if options.now else "gently")
     cancelled: list[str] = []
     if record.ledger.events(SUBMITTED):
@@ -220,7 +237,6 @@ def stop(options: argparse.Namespace) -> int:
     if options.now:
         for worker in alive:
             _terminate(worker)
-    counts = record.ledger.counts()
     what = "give their trials back and leave" if options.now else "finish their trials and leave"
     print_line(
         f"study '{record.name}' is stopped at {counts.finished} of {counts.budget} trials; "

@@ -146,9 +146,12 @@ def _details(status: Status) -> Iterator[str]:
         yield f"  {counts.held} running, {counts.free} given back and waiting for a worker"
     if status.per_hour is not None and not counts.done:
         left = _duration(status.left_s or 0.0)
-        yield f"  {status.per_hour:.3g} trials per hour over the last ten minutes, {left} left"
+        rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"
+        yield f"  {rate} trials per hour over the last ten minutes, {left} left"
     if status.workers:
-        rows = [("worker", "node", "job", "trial", "part", "last sign of life")]
+        rows: list[tuple[str, ...]] = [
+            ("worker", "node", "job", "trial", "part", "last sign of life")
+        ]
         rows += [_worker_row(worker) for worker in status.workers]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
@@ -174,6 +177,8 @@ def _worker_row(worker: Any) -> tuple[str, ...]:
 
 
 def _duration(duration_s: float) -> str:
+    if duration_s < 120.0:
+        return f"{duration_s:.0f} s"
     minutes = round(duration_s / 60.0)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
