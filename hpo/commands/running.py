@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -192,18 +193,30 @@ def _work(options: argparse.Namespace, record: StudyRecord) -> int:
     logs = Path(options.logs) / record.name
     launcher = LocalLauncher(record, workers, logs, progress)
     say(f"study '{record.name}': {record.spec.trials} trials, {workers} workers, logs in {logs}")
-    try:
-        finished = launcher.run()
-    finally:
-        progress.close()
-    if not finished:
-        counts = record.ledger.counts()
-        say(
-            f"stopped: {counts.finished} of {counts.budget} trials finished, nothing is lost; "
-            f"go on with: hpo resume {record.name}{storage_hint(options)}"
-        )
-        return INTERRUPTED
-    return _finish(options, record)
+    with _tracked(options, record, logs):
+        try:
+            finished = launcher.run()
+        finally:
+            progress.close()
+        if finished:
+            return _finish(options, record)
+    counts = record.ledger.counts()
+    say(
+        f"stopped: {counts.finished} of {counts.budget} trials finished, nothing is lost; "
+        f"go on with: hpo resume {record.name}{storage_hint(options)}"
+    )
+    return INTERRUPTED
+
+
+def _tracked(
+    options: argparse.Namespace, record: StudyRecord, logs: Path
+) -> contextlib.AbstractContextManager[None]:
+    """Log the study to Weights & Biases meanwhile, where there is a key for it."""
+    if not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "disabled":
+        return contextlib.nullcontext()
+    from hpo.tracking import tracked
+
+    return tracked(record, logs, Path(options.reports), say)
 
 
 def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
