@@ -47,7 +47,7 @@ from hpo.ledger import FAILURE_KEY, WALL_KEY, WORKER_KEY, part_key
 from hpo.sessions import Logbook, Session
 from hpo.status import take_status
 from hpo.study import StudyRecord
-from hpo.transaction_log import TRIAL_KEY, read_run
+from hpo.transaction_log import TRIAL_KEY, Written, read_run
 
 if TYPE_CHECKING:
     from wandb import Run, Settings
@@ -203,10 +203,11 @@ class Replay:
             arrived, files = self._on_disk(session)
         reported = session.reported if TRIALS_NAME in files else 0
         lost = len(session.trials) - len(arrived)
-        self._say(
-            f"the last session was cut off: {len(arrived)} of its trials arrived, {lost} are "
-            "logged again"
-        )
+        if session.trials:
+            self._say(
+                f"the last session was cut off: {len(arrived)} of its trials arrived, {lost} are "
+                "logged again"
+            )
         session.trials, session.reported = arrived, reported
         self._logbook.close(session, arrived, reported)
 
@@ -214,10 +215,11 @@ class Replay:
         if not session.file or not (session.trials or session.reported):
             return [], frozenset()
         path = Path(session.file)
-        if session.is_local:
-            _wait_for_writer(path)
         try:
             written = read_run(path)
+            if session.is_local and not written.ended:
+                _wait_for_writer(path)
+                written = read_run(path)
         except OSError as exc:
             raise ConflictError(
                 f"{self._named()}: a session on {session.host} was cut off, and what it logged is "
@@ -329,8 +331,9 @@ class Replay:
             return page
         try:
             return write_report(self.record, self.target.reports_dir)
-        except HpoError as exc:
-            self._say(f"the report is not logged: {exc}")
+        except Exception as exc:  # trials are worth logging without their report
+            reason = str(exc) if isinstance(exc, HpoError) else repr(exc)
+            self._say(f"the report is not logged: {reason}")
             return None
 
     # The run ----------------------------------------------------------------------------------
@@ -350,6 +353,7 @@ class Replay:
                 entity=session.entity,
                 mode="online" if self.target.mode == "online" else "offline",
                 resume="allow",
+                dir=Path(os.environ.get("WANDB_DIR") or ".").resolve(),
                 config=self.record.spec.model_dump(mode="json"),
                 allow_val_change=True,
                 settings=_settings(),
@@ -377,12 +381,22 @@ class Replay:
                 "the server did not take everything in time; nothing is lost, go on with: "
                 f"hpo wandb {self.record.name} --mode online"
             ) from None
-        written = read_run(Path(session.file))
+        written = self._wait_for_file(Path(session.file))
         trials = self._known(session, list(written.trials))
         if len(trials) < len(session.trials):
             self._say(f"{len(session.trials) - len(trials)} trials were not written; call again")
         session.trials = trials
         self._logbook.close(session, trials, session.reported)
+
+    def _wait_for_file(self, path: Path) -> Written:
+        """Return what is in the file once it is whole: the service writes a little later."""
+        deadline = time.monotonic() + WRITER_TIMEOUT_S
+        while not (written := read_run(path)).ended:
+            if time.monotonic() > deadline:
+                self._logbook.release(self._session)
+                raise HpoError(f"{path}: is not complete; nothing is lost, call again")
+            time.sleep(POLL_S / 10)
+        return written
 
     # What is told -----------------------------------------------------------------------------
 
@@ -484,7 +498,7 @@ def _settings() -> Settings:
         disable_job_creation=True,
         finish_timeout=FINISH_TIMEOUT_S,
         finish_timeout_raises=True,
-        init_timeout=INIT_TIMEOUT_S,
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
         login_timeout=INIT_TIMEOUT_S,
         quiet=True,
         save_code=False,

@@ -32,10 +32,13 @@ class Written:
         Number of the trial of each row, in the order of the rows.
     files
         Names of the files that belong to the run.
+    ended
+        Whether the run was ended: nothing is written behind that.
     """
 
     trials: tuple[int, ...]
     files: frozenset[str]
+    ended: bool
 
 
 def read_run(path: Path) -> Written:
@@ -52,19 +55,21 @@ def read_run(path: Path) -> Written:
     messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     trials: list[int] = []
     files: set[str] = set()
+    ended = False
     for data in _records(path.read_bytes()):
         record = messages.Record()
         try:
             record.ParseFromString(data)
         except DecodeError:
             break
+        ended = ended or record.HasField("exit")
         files.update(item.path for item in record.files.files)
         trials.extend(
             int(json.loads(item.value_json))
             for item in record.history.item
             if TRIAL_KEY in (item.key, "/".join(item.nested_key))
         )
-    return Written(tuple(trials), frozenset(files))
+    return Written(tuple(trials), frozenset(files), ended)
 
 
 def _records(data: bytes) -> Iterator[bytes]:
