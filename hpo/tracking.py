@@ -52,7 +52,7 @@ from hpo.transaction_log import TRIAL_KEY, Written, read_run
 if TYPE_CHECKING:
     from wandb import Run, Settings
 
-INIT_TIMEOUT_S = 30.0
+INIT_TIMEOUT_S = 15.0
 FINISH_TIMEOUT_S = 60.0
 # How long the service of a process that was killed may go on writing to its file.
 WRITER_TIMEOUT_S = 20.0
@@ -62,6 +62,7 @@ POLL_S = 0.2
 # How long `hpo run` waits at its end for the process that logs.
 GRACE_S = 20.0
 LOG_NAME = "wandb.log"
+# What the process that logs ends with when it was asked to leave.
 INTERRUPTED = 130
 
 ORDER_KEY = "order"
@@ -375,12 +376,15 @@ class Replay:
         try:
             with _quiet():
                 self._run.finish()
-        except TimeoutError:
+        except Exception as exc:
             self._logbook.release(session)
+            _give_up_service()
+            late = isinstance(exc, TimeoutError)
+            reason = "the server did not take everything in time" if late else f"it broke: {exc!r}"
             raise HpoError(
-                "the server did not take everything in time; nothing is lost, go on with: "
-                f"hpo wandb {self.record.name} --mode online"
-            ) from None
+                f"Weights & Biases: {reason}; nothing is lost, go on with: "
+                f"hpo wandb {self.record.name} --mode {session.mode}"
+            ) from exc
         written = self._wait_for_file(Path(session.file))
         trials = self._known(session, list(written.trials))
         if len(trials) < len(session.trials):
@@ -536,6 +540,14 @@ def _explained(mode: str) -> Iterator[None]:
         raise HpoError(
             f"Weights & Biases{at} cannot be used: {reason} (nothing is lost; {hint})"
         ) from exc
+
+
+def _give_up_service() -> None:
+    """End the library's own process here, where it is quiet, rather than when Python ends."""
+    import wandb
+
+    with contextlib.suppress(Exception), _quiet():
+        wandb.teardown()
 
 
 def _wait_for_writer(path: Path) -> None:
