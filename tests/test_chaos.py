@@ -1,0 +1,281 @@
+"""Studies that everything happens to: exactly their budget, and nothing computed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from hpo.cluster_launcher import BusyError, UnwritableError, Wanted, comment_of, refill
+from hpo.errors import HpoError, StorageError
+from hpo.server import Server
+from hpo.spec import validate
+from hpo.storage import open_storage, resolve_url
+from hpo.study import Source, StudyRecord, begin
+from slurm.cluster import ClusterSpec
+from slurm.errors import SlurmError
+from slurm.queue import list_jobs
+from tests.chaos import Chaos, check_books, freeze, send
+from tests.conftest import unavailable
+from tests.slurm_cluster import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET, WORKERS, FAULTS = 200, 16, 60
+LEASE_S = 6.0
+
+
+def begin_witness(url: str, folder: Path, delay_s: float, name: str = "chaos") -> StudyRecord:
+    spec = validate(
+        {
+            "name": name,
+            "trials": BUDGET,
+            "lease_s": LEASE_S,
+            "max_deaths": 1000,
+            "objective": {
+                "name": "tests.objectives:Witness",
+                "params": {"delay_s": delay_s, "journal": str(folder / "journal.txt")},
+            },
+            "space": {"alpha": {"type": "float", "low": 0.0, "high": 10.0}},
+        },
+        "test",
+    )
+    storage = open_storage(url, create=True)
+    # A launcher waits as long as a user would.
+    storage.patience_s = 30.0
+    return begin(storage, spec, Source(str(folder / "chaos.toml"), (), None), None)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A small file system of its own at a folder; False where mounting is refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(chaos: Chaos, folder: Path, for_s: float) -> None:
+    """Take the last byte of the disk that the logs are on, for a while."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+    chaos.later(for_s, lambda: filler.unlink(missing_ok=True))
+
+
+class Site:
+    """Faults of a cluster and its database, while a study runs on them."""
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        wanted: Wanted,
+        cluster: SlurmCluster,
+        server: Server,
+        seed: int,
+        disk: bool,
+    ) -> None:
+        self.record, self.wanted = record, wanted
+        self.cluster, self.server = cluster, server
+        self.rng = random.Random(seed)
+        self.refused = 0
+        faults = {
+            "worker killed": lambda: self.to_a_task(signal.SIGKILL),
+            "worker frozen beyond its lease": self.freeze_task,
+            "worker told to leave (USR2)": lambda: self.scancel("--signal=USR2"),
+            "worker terminated (TERM)": lambda: self.to_a_task(signal.SIGTERM),
+            "slurmstepd killed": self.kill_step,
+            "slurmd killed": self.kill_slurmd,
+            "slurmctld killed": self.kill_slurmctld,
+            "PostgreSQL killed": lambda: self.restart_server(kill=True),
+            "PostgreSQL restarted": lambda: self.restart_server(kill=False),
+            "one connection killed": self.kill_backend,
+            "node DOWN": self.node_down,
+            "preemption": self.preempt,
+            "requeue": self.requeue,
+            "scancel": lambda: self.scancel(),
+            "two launchers at once": self.two_launchers,
+        }
+        if disk:
+            faults["disk of the logs full"] = lambda: fill_disk(
+                self.chaos, Path(wanted.logs), for_s=4.0
+            )
+        self.chaos = Chaos(faults, self.keep_alive, self.is_finished, seed)
+        self.next_refill = 0.0
+
+    # What a user does ---------------------------------------------------------------------
+
+    def keep_alive(self) -> None:
+        if time.monotonic() < self.next_refill:
+            return
+        self.next_refill = time.monotonic() + 2.0
+        self.refill()
+
+    def refill(self) -> None:
+        try:
+            refill(self.record, self.wanted, anew=True)
+        except (StorageError, SlurmError, UnwritableError):
+            pass  # `hpo refill --watch` tries again
+        except BusyError:
+            self.refused += 1
+
+    def is_finished(self) -> bool:
+        try:
+            return self.record.ledger.counts().done
+        except StorageError:
+            return False
+
+    # Faults -------------------------------------------------------------------------------
+
+    def a_task(self) -> int | None:
+        """A process that computes: the innermost of a job."""
+        tasks = []
+        for pid in self.cluster.find_tasks():
+            with contextlib.suppress(psutil.Error):
+                if "submitit" in " ".join(psutil.Process(pid).cmdline()):
+                    tasks.append(pid)
+        return self.rng.choice(sorted(tasks)) if tasks else None
+
+    def to_a_task(self, number: int) -> bool:
+        pid = self.a_task()
+        return pid is not None and send(pid, number)
+
+    def freeze_task(self) -> bool:
+        pid = self.a_task()
+        return pid is not None and freeze(self.chaos, pid, LEASE_S + 3.0)
+
+    def running(self) -> list[str]:
+        try:
+            jobs = list_jobs(comment_of(self.record))
+        except SlurmError:
+            return []
+        return sorted(job.job_id for job in jobs if job.state == "RUNNING")
+
+    def scancel(self, *options: str) -> bool:
+        running = self.running()
+        return bool(running) and self.ask("scancel", *options, self.rng.choice(running))
+
+    def requeue(self) -> bool:
+        running = self.running()
+        return bool(running) and self.ask("scontrol", "requeue", self.rng.choice(running))
+
+    def ask(self, *command: str) -> bool:
+        done = subprocess.run(command, env=self.cluster.env, capture_output=True, timeout=60)
+        return done.returncode == 0
+
+    def kill_step(self) -> bool:
+        steps = self.cluster.find_steps()
+        return bool(steps) and send(self.rng.choice(steps), signal.SIGKILL)
+
+    def kill_slurmd(self) -> bool:
+        node = self.rng.choice(self.cluster.nodes)
+        if node not in self.cluster._slurmds:
+            return False
+        self.cluster.kill_slurmd(node)
+        self.chaos.later(5.0, lambda: self.cluster.start_slurmd(node))
+        return True
+
+    def kill_slurmctld(self) -> None:
+        self.cluster.kill_slurmctld()
+        time.sleep(1.0)
+        self.cluster.start_slurmctld()
+
+    def node_down(self) -> bool:
+        node = self.rng.choice(self.cluster.nodes)
+        if not self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=chaos"):
+            return False
+        resume = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self.chaos.later(4.0, lambda: self.ask(*resume))
+        return True
+
+    def preempt(self) -> bool:
+        return self.ask(
+            *("sbatch", "--partition=urgent", "--mem=100", "--cpus-per-task=8", "--exclusive"),
+            *("--output=/dev/null", "--wrap=sleep 3"),
+        )
+
+    def restart_server(self, *, kill: bool) -> None:
+        if kill:
+            pid = int((self.server.data / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGKILL)
+            psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
+        else:
+            self.server.stop()
+        time.sleep(1.0)
+        self.server.start()
+
+    def kill_backend(self) -> bool:
+        query = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND application_name = 'hpo' ORDER BY random() LIMIT 1"
+        )
+        try:
+            with psycopg.connect(resolve_url(str(self.server.folder))) as connection:
+                return connection.execute(query).fetchone() is not None
+        except psycopg.OperationalError:
+            return False
+
+    def two_launchers(self) -> None:
+        both = [threading.Thread(target=self.refill) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+
+
+SKEW = """\
+case ${SLURM_ARRAY_TASK_ID:-0} in
+*[147]) export LD_PRELOAD=%(lib)s FAKETIME=+3600 DONT_FAKE_MONOTONIC=1 ;;
+*[258]) export LD_PRELOAD=%(lib)s FAKETIME=-3600 DONT_FAKE_MONOTONIC=1 ;;
+esac"""
+
+
+def find_faketime() -> str:
+    """The library that shows a process another time of day."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        unavailable("faketime", "install Debian's package libfaketime")
+    return str(found[0])
+
+
+def test_a_study_on_slurm_and_postgresql_lives_through_everything(tmp_path, slurm_cluster):
+    skew = SKEW % {"lib": find_faketime()}
+    server = Server(tmp_path / "pg")
+    try:
+        server.start("127.0.0.1")
+    except HpoError as exc:
+        unavailable("postgresql", str(exc))
+    cluster = ClusterSpec(
+        name="test", partition="work", memory_gb=0.5, setup=tuple(skew.splitlines())
+    )
+    url = resolve_url(str(server.folder))
+    record = begin_witness(url, tmp_path, delay_s=1.0)
+    try:
+        with small_disk(tmp_path / "logs") as disk:
+            wanted = Wanted(WORKERS, cluster, str(server.folder), str(tmp_path / "logs"))
+            site = Site(record, wanted, slurm_cluster, server, seed=7, disk=disk)
+            began = time.monotonic()
+            site.chaos.run(FAULTS, pause_s=2.0, within_s=900.0)
+            slurm_cluster.wait_idle()
+            figures = check_books(record, tmp_path / "journal.txt", BUDGET)
+            print(json.dumps({"faults": dict(site.chaos.done), **figures}, indent=1))
+            print(f"wall {time.monotonic() - began:.0f} s, launchers refused {site.refused}")
+        assert sum(site.chaos.done.values()) >= FAULTS
+        assert set(site.chaos.done) == set(site.chaos.faults)
+    finally:
+        record.storage.engine.dispose()
+        server.stop()
