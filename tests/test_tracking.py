@@ -259,6 +259,7 @@ def test_the_librarys_own_service_may_die_too(begin_study):
     said = watch.communicate(timeout=60)[1]
     assert watch.returncode == 2
     assert "error: Weights & Biases: it broke" in said
+    assert "Traceback" not in said
     log()
     assert logged() == [0, 1, 2]
 
@@ -278,7 +279,7 @@ def test_what_a_dead_session_logged_is_not_guessed(begin_study):
 
 
 def test_a_watching_process_is_killed_and_another_takes_over_while_the_study_runs(hpo):
-    path = write_study(trials=16, delay_s=0.08)
+    path = write_study(trials=12, delay_s=0.1)
     run = subprocess.Popen(command("run", path, "--workers", "2"), stderr=subprocess.DEVNULL)
     wait_until(lambda: finished_trials() >= 1)
     watch = command("wandb", "x", "--watch", "--interval", "0.2")
@@ -293,9 +294,9 @@ def test_a_watching_process_is_killed_and_another_takes_over_while_the_study_run
     out, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     assert run.wait(timeout=60) == 0
-    assert "16 in all" in out
-    assert sorted(logged()) == list(range(16))
-    assert [row["order"] for row in rows()] == list(range(16))
+    assert "12 in all" in out
+    assert sorted(logged()) == list(range(12))
+    assert [row["order"] for row in rows()] == list(range(12))
     assert "report.html" in read_run(runs()[-1]).files
 
 
