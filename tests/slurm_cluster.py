@@ -99,9 +99,9 @@ class SlurmCluster:
         host = socket.gethostname().split(".")[0]
         ports = _free_ports(len(self.nodes) + 1)
         self._port = ports.pop()
+        self._node_ports = dict(zip(self.nodes, ports, strict=True))
         nodes = [
-            NODE.format(name=name, host=host, port=port)
-            for name, port in zip(self.nodes, ports, strict=True)
+            NODE.format(name=name, host=host, port=port) for name, port in self._node_ports.items()
         ]
         (self.folder / "state").mkdir()
         for name in self.nodes:
@@ -131,8 +131,7 @@ class SlurmCluster:
         for process in [*self._slurmds.values(), self._slurmctld]:
             if process is not None:
                 _end(process)
-        for pid in [*self.find_steps(), *self.find_tasks()]:
-            _kill(pid)
+        self._kill_jobs()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_slurmctld(self) -> None:
@@ -148,8 +147,13 @@ class SlurmCluster:
         self._slurmctld = None
 
     def start_slurmd(self, node: str) -> None:
-        """Start the daemon of a node."""
+        """Start the daemon of a node, and return when it listens.
+
+        What the controller tells a node before that, such as to end a job, is told again only
+        minutes later.
+        """
         self._slurmds[node] = self._spawn("slurmd", "-D", "-N", node)
+        self.wait_until(lambda: _listens(self._node_ports[node]), f"{node} listens")
 
     def kill_slurmd(self, node: str) -> None:
         """Kill the daemon of a node with SIGKILL; its jobs go on and nobody hears of them."""
@@ -184,21 +188,39 @@ class SlurmCluster:
         return dict(zip(words[::2], words[1::2], strict=True))
 
     def wait_idle(self) -> None:
-        """Cancel every job, bring every node back, and return when nothing runs any more."""
-        for node, state in self.node_states().items():
+        """Cancel every job, bring every node back, and return when nothing runs any more.
+
+        Steps that do not end, such as one whose controller was gone when it had to report, are
+        killed after a few seconds.
+        """
+        for node in self.nodes:
             if node not in self._slurmds:
                 self.start_slurmd(node)
-            if state.startswith(("down", "drain")):
-                self.set_node(node, "RESUME")
         self.run("scancel", "-u", _user_name())
-        self.wait_until(
-            lambda: (
-                not self.run("squeue", "-h", "-o", "%i %T").strip()
-                and set(self.node_states().values()) == {"idle"}
-            ),
-            "all is idle",
-            within_s=30,
-        )
+        grace_until = time.monotonic() + 5
+
+        def is_idle() -> bool:
+            if time.monotonic() > grace_until:
+                self._kill_jobs()
+            self._resume_nodes()
+            return (
+                set(self.node_states().values()) == {"idle"}
+                and not self.run("squeue", "-h").strip()
+                and not self.find_steps()
+            )
+
+        self.wait_until(is_idle, "all is idle", within_s=90)
+
+    def _kill_jobs(self) -> None:
+        for pid in [*self.find_steps(), *self.find_tasks()]:
+            _kill(pid)
+
+    def _resume_nodes(self) -> None:
+        for node, state in self.node_states().items():
+            if state.startswith(("down", "drain")):
+                # A node also comes back by itself, as soon as its daemon registers.
+                resume = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
+                self.run(*resume, check=False)
 
     def find_steps(self, job_id: str | None = None) -> list[int]:
         """Return the process ids of this cluster's slurmstepds, or of one job's (its raw id)."""
@@ -254,11 +276,7 @@ class SlurmCluster:
     def _answers(self) -> bool:
         if self._slurmctld is not None and self._slurmctld.poll() is not None:
             raise RuntimeError(f"slurmctld has ended\n{self._logs()}")
-        try:
-            socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
-        except OSError:
-            return False
-        return " UP" in self.run("scontrol", "ping", check=False)
+        return _listens(self._port) and " UP" in self.run("scontrol", "ping", check=False)
 
     def _logs(self) -> str:
         tails = []
@@ -316,6 +334,14 @@ def _free_ports(n: int) -> list[int]:
         if len(ports) == n:
             break
     return ports
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _processes() -> list[int]:

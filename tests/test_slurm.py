@@ -473,6 +473,7 @@ def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
 
 
 def test_a_controller_that_is_gone_is_not_an_empty_queue(slurm_cluster, tmp_path):
+    slurm_cluster.wait_idle()
     slurm_cluster.kill_slurmctld()
     try:
         with pytest.raises(
