@@ -231,7 +231,8 @@ def _submit_array(
         job_name=None,
         array_parallelism=cluster.throttle or n,
         setup=list(cluster.setup) or None,
-        srun_args=list(cluster.srun),
+        # From 22.05 on, srun no longer takes this over from the job around it.
+        srun_args=[f"--cpus-per-task={cluster.cpus}", *cluster.srun],
         stderr_to_stdout=True,
         additional_parameters=options,
     )

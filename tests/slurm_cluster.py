@@ -193,6 +193,8 @@ class SlurmCluster:
         Steps that do not end, such as one whose controller was gone when it had to report, are
         killed after a few seconds.
         """
+        if self._slurmctld is None:
+            self.start_slurmctld()
         for node in self.nodes:
             if node not in self._slurmds:
                 self.start_slurmd(node)

@@ -237,7 +237,7 @@ export A="b c"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpu-bind=none \
+srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=2 --cpu-bind=none \
 {python} -u -m submitit.core._submit {folder}
 """
 
@@ -437,6 +437,8 @@ def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
     assert waiting.reason == "BeginTime"
     slurm_cluster.wait_until(lambda: restarts(ids[1]) == ["0", "1"], "it has run twice")
     assert restarts(ids[0]) == ["0"]
+    log = (tmp_path / "jobs" / f"{ids[1]}_0_log.out").read_text()
+    assert log.count("Starting with") == 2
 
 
 def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path):
