@@ -31,6 +31,14 @@ LOCK_S = 300.0
 MAX_FRUITLESS_REFILLS = 5
 
 
+class UnwritableError(HpoError):
+    """The folder of the logs takes no files, such as on a full disk."""
+
+
+class BusyError(HpoError):
+    """Another process is submitting workers of the study at this moment."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """The workers that were asked for last.
@@ -122,8 +130,10 @@ def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill
 
     Raises
     ------
-    HpoError
+    BusyError
         If another process is submitting workers of this study at this moment.
+    UnwritableError
+        If the folder of the logs takes no files.
     FailedStudyError
         If too many trials failed, or workers end as fast as they are submitted.
     SlurmError
@@ -224,14 +234,19 @@ def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple
         *("--leave-before", str(cluster.leave_before_s), "--stagger", str(cluster.stagger_s)),
         *([] if cluster.requeue else ["--no-requeue"]),
     ]
-    job_ids = submit(
-        cluster,
-        functools.partial(be_worker, arguments),
-        n,
-        name=f"hpo-{record.name}",
-        comment=comment_of(record),
-        folder=folder,
-    )
+    try:
+        job_ids = submit(
+            cluster,
+            functools.partial(be_worker, arguments),
+            n,
+            name=f"hpo-{record.name}",
+            comment=comment_of(record),
+            folder=folder,
+        )
+    except OSError as exc:
+        raise UnwritableError(
+            f"{folder}: cannot be written, so nothing is submitted: {exc}"
+        ) from exc
     _write_down(record, wanted, job_ids, folder, anew=anew)
     return tuple(job_ids)
 
@@ -288,7 +303,7 @@ def _require_fruit(record: StudyRecord, n: int) -> None:
 def _only_launcher(record: StudyRecord) -> Iterator[None]:
     holder = uuid.uuid4().hex
     if not record.ledger.lock_launcher(holder, LOCK_S):
-        raise HpoError(
+        raise BusyError(
             f"study '{record.name}': another process is submitting workers at this moment; "
             "nothing was done, try again in a minute"
         )
