@@ -239,9 +239,12 @@ class Site:
 
 SKEW = """\
 case ${SLURM_ARRAY_TASK_ID:-0} in
-*[147]) export LD_PRELOAD=%(lib)s FAKETIME=+3600 DONT_FAKE_MONOTONIC=1 ;;
-*[258]) export LD_PRELOAD=%(lib)s FAKETIME=-3600 DONT_FAKE_MONOTONIC=1 ;;
-esac"""
+*[147]) export FAKETIME=+3600 ;;
+*[258]) export FAKETIME=-3600 ;;
+esac
+if [ -n "${FAKETIME:-}" ]; then
+export LD_PRELOAD=%(library)s DONT_FAKE_MONOTONIC=1 PYTHONPATH=%(tests)s/skewed:$PYTHONPATH
+fi"""
 
 
 def find_faketime() -> str:
@@ -253,7 +256,7 @@ def find_faketime() -> str:
 
 
 def test_a_study_on_slurm_and_postgresql_lives_through_everything(tmp_path, slurm_cluster):
-    skew = SKEW % {"lib": find_faketime()}
+    skew = SKEW % {"library": find_faketime(), "tests": ROOT / "tests"}
     server = Server(tmp_path / "pg")
     try:
         server.start("127.0.0.1")

@@ -188,10 +188,10 @@ def _refill_once(
 
 
 def _watch(options: argparse.Namespace, record: StudyRecord, wanted: Wanted) -> int:
-    from hpo.cluster_launcher import describe
+    from hpo.cluster_launcher import BusyError, UnwritableError, describe
     from hpo.cluster_launcher import refill as refill_once
     from hpo.errors import StorageError
-    from slurm.errors import UnreachableError
+    from slurm.errors import SubmitError, UnreachableError
 
     shown = ""
     while True:
@@ -200,8 +200,8 @@ def _watch(options: argparse.Namespace, record: StudyRecord, wanted: Wanted) -> 
             found = refill_once(record, wanted)
             counts = record.ledger.counts()
             line = f"{counts.finished} of {counts.budget} trials, {describe(found)}"
-        except (StorageError, UnreachableError) as exc:
-            # Both come back; to give up because of a restart would be no watch.
+        except (StorageError, UnreachableError, SubmitError, UnwritableError, BusyError) as exc:
+            # All of it may come right again; to give up because of a restart would be no watch.
             line = f"trying again: {exc}"
         if line != shown:
             say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
