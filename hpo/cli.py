@@ -6,7 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hpo.commands import cluster, database, doctor, features, looking, running, tracking
+from hpo.commands import (
+    cluster,
+    copying,
+    database,
+    doctor,
+    features,
+    looking,
+    running,
+    tracking,
+)
 from hpo.commands.common import INTERRUPTED, Parser, say
 from hpo.errors import HpoError
 
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="hpo", description="Study runner for computational materials science.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (running, looking, cluster, database, tracking, features, doctor):
+    for group in (running, looking, cluster, database, copying, tracking, features, doctor):
         group.add_to(commands)
     return parser
 
