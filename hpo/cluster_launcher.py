@@ -244,9 +244,7 @@ def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple
             folder=folder,
         )
     except OSError as exc:
-        raise UnwritableError(
-            f"{folder}: cannot be written, nothing is submitted: {exc}"
-        ) from exc
+        raise UnwritableError(f"{folder}: cannot be written, nothing is submitted: {exc}") from exc
     _write_down(record, wanted, job_ids, folder, anew=anew)
     return tuple(job_ids)
 

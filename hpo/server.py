@@ -18,6 +18,7 @@ import json
 import os
 import random
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -179,14 +180,14 @@ class Server:
     def _prepare_folder(self) -> None:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ours = {path.name for path in (self.data, self._node, self._kept, self.service)}
-            ours |= {"data.new", "lock", "log", "backups", URL_FILE}
-            strange = sorted({path.name for path in self.folder.iterdir()} - ours)
-            if strange and not self.data.is_dir():
+            there = sorted(path.name for path in self.folder.iterdir())
+            # The lock is the first file that we make in a folder of our own.
+            if there and "lock" not in there and not (self.data / "PG_VERSION").is_file():
                 raise HpoError(
-                    f"{self.folder}: is not empty ({strange[0]}) and holds no server; give a "
+                    f"{self.folder}: is not empty ({there[0]}) and holds no server; give a "
                     "folder that is empty or does not exist"
                 )
+            (self.folder / "lock").touch(mode=0o600)
             self.folder.chmod(0o700)
             self.log.parent.mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
@@ -288,7 +289,7 @@ class Server:
 
     def _launch(self) -> None:
         """Start the process; after a kill -9 its orphans may need a moment to leave."""
-        self._forget_stranger()
+        self._forget_strangers()
         programs = self._programs()
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
@@ -313,11 +314,16 @@ class Server:
                 )
             time.sleep(0.2)
 
-    def _forget_stranger(self) -> None:
-        """Remove a process id that after a reboot belongs to some other program."""
-        pid = self._recorded_pid()
-        if pid is not None and _is_alive(pid) and not self._is_ours(pid):
-            (self.data / "postmaster.pid").unlink()
+    def _forget_strangers(self) -> None:
+        """Remove locks of a server that is gone and whose process id is taken.
+
+        After a reboot by some other program; in a container by what nobody buried. PostgreSQL
+        itself removes the locks whose process id is free.
+        """
+        for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
+            pid = _recorded_pid(lock)
+            if pid is not None and _is_alive(pid) and not self._is_ours(pid):
+                lock.unlink()
 
     def _reachable_address(
         self, host: str | None, port: int, password: str
@@ -461,11 +467,15 @@ class Server:
             raise HpoError(f"{output}: cannot be written: {exc.strerror}") from exc
         finally:
             partial.unlink(missing_ok=True)
-        restore = (
-            f"PGSERVICEFILE={self.service} {programs.folder / 'pg_restore'} --clean --if-exists "
-            f"--single-transaction --dbname=service={ROLE} {output}"
+        service, restore, written = (
+            shlex.quote(str(path))
+            for path in (self.service, programs.folder / "pg_restore", output)
         )
-        return output, restore
+        command = (
+            f"PGSERVICEFILE={service} {restore} --clean --if-exists --single-transaction "
+            f"--dbname=service={ROLE} {written}"
+        )
+        return output, command
 
     # What the folder says ---------------------------------------------------------------------
 
@@ -489,15 +499,9 @@ class Server:
             f"folder destroy it; {what} it there. If {node} is gone for good: rm {self._node}"
         )
 
-    def _recorded_pid(self) -> int | None:
-        try:
-            return int((self.data / "postmaster.pid").read_text().splitlines()[0])
-        except (OSError, ValueError, IndexError):
-            return None
-
     def _pid(self) -> int | None:
         """Return the process id of the server; None if it does not run on this machine."""
-        pid = self._recorded_pid()
+        pid = _recorded_pid(self.data / "postmaster.pid")
         return pid if pid is not None and _is_alive(pid) and self._is_ours(pid) else None
 
     def _is_ours(self, pid: int) -> bool:
@@ -515,6 +519,11 @@ class Server:
             return str(self.data) in told.stdout
 
     def _url(self) -> sa.URL:
+        if not (self.folder / URL_FILE).exists():
+            raise HpoError(
+                f"{self.folder / URL_FILE}: is missing, and with it the password; write it anew "
+                f"(postgresql://{ROLE}:PASSWORD@HOST:PORT/{DATABASE}) from {self.service}"
+            )
         return sa.make_url(resolve_url(str(self.folder)))
 
     def _write_address(self, host: str, port: int, password: str) -> None:
@@ -596,6 +605,13 @@ def _outward_address() -> str | None:
             probe.connect(("192.0.2.1", 9))
             return str(probe.getsockname()[0])
     except OSError:
+        return None
+
+
+def _recorded_pid(lock: Path) -> int | None:
+    try:
+        return int(lock.read_text(encoding="utf-8").splitlines()[0])
+    except (OSError, ValueError, IndexError):
         return None
 
 

@@ -109,12 +109,18 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def postgres_url(postgres_server: Server) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL."""
-    url = sa.make_url(resolve_url(str(postgres_server.folder)))
     name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-        yield url.set(database=name).render_as_string(hide_password=False)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    url = _administer(postgres_server, f"CREATE DATABASE {name}")
+    yield url.set(database=name).render_as_string(hide_password=False)
+    _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(server: Server, statement: str) -> sa.URL:
+    """Carry out a statement; a connection of its own, since a test may have stopped the server."""
+    text = resolve_url(str(server.folder))
+    with psycopg.connect(text, autocommit=True) as connection:
+        connection.execute(statement.encode())
+    return sa.make_url(text)
 
 
 @pytest.fixture
