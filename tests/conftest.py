@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -109,10 +110,17 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def postgres_url(postgres_server: Server) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL."""
+    with fresh_database(postgres_server) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def fresh_database(server: Server) -> Iterator[str]:
+    """Make an empty database, and drop it at the end, whoever is still connected."""
     name = f"test_{uuid.uuid4().hex}"
-    url = _administer(postgres_server, f"CREATE DATABASE {name}")
+    url = _administer(server, f"CREATE DATABASE {name}")
     yield url.set(database=name).render_as_string(hide_password=False)
-    _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _administer(server: Server, statement: str) -> sa.URL:

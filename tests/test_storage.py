@@ -14,25 +14,36 @@ from optuna.trial import TrialState
 
 from hpo.errors import StorageError
 from hpo.storage import open_storage
+from tests.conftest import fresh_database
 
 
 class TestOptunaContract(StorageTestCase):
     """Optuna's tests of any storage, over what we open."""
 
 
+@pytest.fixture(scope="module")
+def on_postgresql(postgres_server):
+    """One storage for many tests: a database for each of them takes long to make."""
+    with fresh_database(postgres_server) as url:
+        opened = open_storage(url, create=True)
+        yield opened
+        opened.engine.dispose()
+
+
 class TestOptunaContractOnPostgresql(StorageTestCase):
     """The same over PostgreSQL."""
 
     @pytest.fixture
-    def storage(self, postgres_url):
-        opened = open_storage(postgres_url, create=True)
-        yield opened
-        opened.remove_session()
-        opened.engine.dispose()
-        # Optuna's test of pickling leaves the copy's connection open.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+    def storage(self, on_postgresql, request):
+        with on_postgresql.write() as c:
+            c.exec_driver_sql("TRUNCATE studies RESTART IDENTITY CASCADE")
+        yield on_postgresql
+        on_postgresql.remove_session()
+        if "pickle" in request.node.name:
+            # The copy's connection is left open.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
