@@ -379,9 +379,21 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
 def _open(url: sa.URL, options: dict[str, Any], *, create: bool) -> StudyStorage:
     text = url.render_as_string(hide_password=False)
     storage = StudyStorage(text, engine_kwargs=options, skip_table_creation=not create)
-    if create:
-        METADATA.create_all(storage.engine)
+    try:
+        if create:
+            METADATA.create_all(storage.engine)
+        else:
+            with storage.read() as c:
+                _look_for_studies(c)
+    except SQLAlchemyError:
+        storage.engine.dispose()
+        raise
     return storage
+
+
+def _look_for_studies(connection: sa.Connection) -> None:
+    """Fail where Optuna's tables may be, but ours are not."""
+    connection.execute(sa.select(STUDIES.c.study_id).limit(1))
 
 
 def _open_postgresql(url: sa.URL, given: str, *, create: bool) -> StudyStorage:
@@ -421,7 +433,7 @@ def _gate(url: sa.URL, connect_args: dict[str, Any], *, create: bool) -> Iterato
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
             yield
             return
-        connection.execute(sa.select(STUDIES.c.study_id).limit(1))
+        _look_for_studies(connection)
     yield
 
 

@@ -130,6 +130,13 @@ def test_a_missing_file_is_not_created_by_those_who_only_look(tmp_path):
     assert not path.exists()
 
 
+def test_a_database_of_optuna_alone_is_not_taken_for_ours(url):
+    plain = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    plain.engine.dispose()
+    with pytest.raises(StorageError, match="no study was ever begun in this database"):
+        open_storage(url, create=False)
+
+
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_text("precious notes, not a database\n" * 50)
