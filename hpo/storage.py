@@ -499,9 +499,21 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _make_safe(engine: sa.Engine) -> None:
-    if engine.dialect.name != "sqlite":
-        return
+    if engine.dialect.name == "sqlite":
+        _make_sqlite_safe(engine)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _limit_transactions)
+        engine.dispose()
 
+
+def _limit_transactions(connection: Any, _record: Any) -> None:
+    # A worker that is frozen in the middle of a transaction must not hold up all others for ever.
+    connection.autocommit = True
+    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.autocommit = False
+
+
+def _make_sqlite_safe(engine: sa.Engine) -> None:
     def on_connect(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions of its own, which would be deferred ones.
         connection.isolation_level = None

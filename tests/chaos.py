@@ -6,16 +6,14 @@ remembers what it has done, undoes what must not last, and goes on until the stu
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
@@ -37,6 +35,8 @@ class Chaos:
         Called between faults: what a user's `hpo refill --watch` or second `hpo run` does.
     finished
         Whether the study is finished.
+    rare
+        Faults that end all workers at once, and are done a quarter as often as the others.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class Chaos:
         keep_alive: Callable[[], object],
         finished: Callable[[], bool],
         seed: int,
+        rare: Collection[str] = (),
     ) -> None:
+        self.weights = [0.25 if name in rare else 1.0 for name in faults]
         self.faults, self.keep_alive, self.finished = dict(faults), keep_alive, finished
         self.rng = random.Random(seed)
         self.done: Counter[str] = Counter()
@@ -66,7 +68,7 @@ class Chaos:
             assert time.monotonic() < deadline, f"not finished within {within_s} s; {self.done}"
             self._undo_what_is_due()
             if sum(self.done.values()) < n_faults and time.monotonic() >= next_fault:
-                name = waiting.pop() if waiting else self.rng.choice(list(self.faults))
+                name = waiting.pop() if waiting else self._choose()
                 if self.faults[name]() is not False:
                     self.done[name] += 1
                 next_fault = time.monotonic() + self.rng.uniform(0.5, 1.5) * pause_s
@@ -75,6 +77,9 @@ class Chaos:
         for _, undo in self._later:
             undo()
         self._later.clear()
+
+    def _choose(self) -> str:
+        return self.rng.choices(list(self.faults), self.weights)[0]
 
     def _undo_what_is_due(self) -> None:
         due = [item for item in self._later if item[0] <= time.monotonic()]
@@ -98,21 +103,6 @@ def freeze(chaos: Chaos, pid: int, for_s: float) -> bool:
         return False
     chaos.later(for_s, lambda: send(pid, signal.SIGCONT))
     return True
-
-
-def worker_pids(name: str) -> list[int]:
-    """Process ids of the workers of a study on this machine, by their command line or heartbeat."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            arguments = process.cmdline()
-            if "worker" in arguments and name in arguments:
-                found.append(process.pid)
-    return found
-
-
-def held_counts(record: StudyRecord) -> Counts:
-    return record.ledger.counts()
 
 
 def read_journal(path: Path) -> list[tuple[str, int]]:

@@ -23,6 +23,7 @@ from hpo.spec import StudySpec, validate
 from hpo.storage import StudyStorage, open_storage, resolve_url
 from hpo.study import Source, StudyRecord, begin
 from tests.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
+from tests.studies import ROOT, run_hpo
 
 SHARED_DATA = Path(
     os.environ.get("HPO_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -79,6 +80,17 @@ def hand_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         columns=[Column(f"x{i}", "made") for i in range(4)],
         target=Target("y", "eV"),
     )
+
+
+@pytest.fixture
+def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run `hpo ARGUMENTS` in an empty folder, as a user does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for variable in [name for name in os.environ if name.startswith(("HPO_", "WANDB_"))]:
+        if not variable.startswith("HPO_TEST_"):
+            monkeypatch.delenv(variable)
+    return run_hpo
 
 
 def make_spec(**changes: Any) -> StudySpec:

@@ -7,7 +7,9 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from hpo.study import Source, StudyRecord, begin
 from slurm.cluster import ClusterSpec
 from slurm.errors import SlurmError
 from slurm.queue import list_jobs
-from tests.chaos import Chaos, check_books, freeze, send
+from tests.chaos import Chaos, check_books, computed_again, freeze, send
 from tests.conftest import unavailable
 from tests.slurm_cluster import SlurmCluster
 
@@ -266,13 +268,13 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(tmp_path, slur
         name="test", partition="work", memory_gb=0.5, setup=tuple(skew.splitlines())
     )
     url = resolve_url(str(server.folder))
-    record = begin_witness(url, tmp_path, delay_s=1.0)
+    record = begin_witness(url, tmp_path, delay_s=2.0)
     try:
         with small_disk(tmp_path / "logs") as disk:
             wanted = Wanted(WORKERS, cluster, str(server.folder), str(tmp_path / "logs"))
             site = Site(record, wanted, slurm_cluster, server, seed=7, disk=disk)
             began = time.monotonic()
-            site.chaos.run(FAULTS, pause_s=2.0, within_s=900.0)
+            site.chaos.run(FAULTS, pause_s=1.5, within_s=900.0)
             slurm_cluster.wait_idle()
             figures = check_books(record, tmp_path / "journal.txt", BUDGET)
             print(json.dumps({"faults": dict(site.chaos.done), **figures}, indent=1))
@@ -282,3 +284,138 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(tmp_path, slur
     finally:
         record.storage.engine.dispose()
         server.stop()
+
+
+class Laptop:
+    """Faults of one machine that runs a study on a SQLite file with local workers."""
+
+    def __init__(self, record: StudyRecord, folder: Path, seed: int, disk: bool) -> None:
+        self.record, self.folder = record, folder
+        self.rng = random.Random(seed)
+        self.launchers: list[subprocess.Popen[bytes]] = []
+        self.database = folder / "hpo.db"
+        faults = {
+            "worker killed": lambda: self.to_a_worker(signal.SIGKILL),
+            "worker frozen beyond its lease": self.freeze_worker,
+            "worker told to leave (USR2)": lambda: self.to_a_worker(signal.SIGUSR2),
+            "worker terminated (TERM)": lambda: self.to_a_worker(signal.SIGTERM),
+            "launcher killed": lambda: self.to_the_launcher(signal.SIGKILL),
+            "Ctrl-C": lambda: self.to_the_launcher(signal.SIGINT),
+            "two launchers at once": self.another_launcher,
+            "launcher with another time of day": self.skewed_launcher,
+            "database locked for seconds": self.lock_database,
+        }
+        if disk:
+            faults["disk of the logs full"] = lambda: fill_disk(
+                self.chaos, folder / "logs", for_s=3.0
+            )
+        rare = ("launcher killed", "Ctrl-C", "launcher with another time of day")
+        self.chaos = Chaos(faults, self.keep_alive, self.is_finished, seed, rare)
+
+    def start(self, workers: int, **variables: str) -> None:
+        """What a user types, and types again when it has ended."""
+        self.launchers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "hpo.cli", "resume", "chaos", "--workers", str(workers)],
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def keep_alive(self) -> None:
+        self.launchers = [process for process in self.launchers if process.poll() is None]
+        if not self.launchers:
+            self.start(WORKERS)
+
+    def is_finished(self) -> bool:
+        return self.record.ledger.counts().done
+
+    def workers(self) -> list[int]:
+        found = []
+        for launcher in self.launchers:
+            with contextlib.suppress(psutil.Error):
+                found += [child.pid for child in psutil.Process(launcher.pid).children()]
+        return sorted(found)
+
+    def to_a_worker(self, number: int) -> bool:
+        workers = self.workers()
+        return bool(workers) and send(self.rng.choice(workers), number)
+
+    def freeze_worker(self) -> bool:
+        workers = self.workers()
+        return bool(workers) and freeze(self.chaos, self.rng.choice(workers), LEASE_S + 3.0)
+
+    def to_the_launcher(self, number: int) -> bool:
+        return bool(self.launchers) and send(self.launchers[0].pid, number)
+
+    def another_launcher(self) -> None:
+        self.start(3)
+        launcher = self.launchers[-1]
+        self.chaos.later(8.0, lambda: send(launcher.pid, signal.SIGINT))
+
+    def skewed_launcher(self) -> bool:
+        """Replace the launcher by one that lives, with its workers, two hours ahead."""
+        if not self.to_the_launcher(signal.SIGINT):
+            return False
+        self.start(
+            WORKERS,
+            FAKETIME="+7200",
+            LD_PRELOAD=find_faketime(),
+            DONT_FAKE_MONOTONIC="1",
+            PYTHONPATH=f"{ROOT / 'tests' / 'skewed'}:{ROOT}",
+        )
+        return True
+
+    def lock_database(self) -> None:
+        # In a thread: whoever has the lock now may be frozen, and is thawed by this one.
+        threading.Thread(target=self.hold_lock, daemon=True).start()
+
+    def hold_lock(self) -> None:
+        with contextlib.closing(
+            sqlite3.connect(self.database, isolation_level=None, timeout=60.0)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            time.sleep(3.0)
+            connection.execute("ROLLBACK")
+
+    def end(self) -> None:
+        """End what is still there, and return when the last worker has gone."""
+        workers = self.workers()
+        for launcher in self.launchers:
+            send(launcher.pid, signal.SIGINT)
+        for launcher in self.launchers:
+            launcher.wait(timeout=60)
+        _, alive = psutil.wait_procs(
+            [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=30
+        )
+        for process in alive:
+            process.kill()
+
+
+def test_a_study_on_one_machine_lives_through_everything(tmp_path):
+    find_faketime()
+    record = begin_witness(f"sqlite:///{tmp_path / 'hpo.db'}", tmp_path, delay_s=2.0)
+    with small_disk(tmp_path / "logs") as disk:
+        laptop = Laptop(record, tmp_path, seed=8, disk=disk)
+        began = time.monotonic()
+        try:
+            laptop.chaos.run(FAULTS, pause_s=1.5, within_s=900.0)
+        finally:
+            laptop.end()
+        figures = check_books(record, tmp_path / "journal.txt", BUDGET)
+        print(json.dumps({"faults": dict(laptop.chaos.done), **figures}, indent=1))
+        print(f"wall {time.monotonic() - began:.0f} s")
+    assert sum(laptop.chaos.done.values()) >= FAULTS
+    assert set(laptop.chaos.done) == set(laptop.chaos.faults)
+    record.storage.engine.dispose()
+
+
+def test_what_is_computed_again_is_seen():
+    # Part 1 begins, so part 0 is stored; a worker dies in part 1, and another begins it again.
+    good = [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 0), ("a", 2), ("a", 3), ("a", 3)]
+    assert computed_again(good) == []
+    assert computed_again([*good, ("a", 2)]) == [("a", 2)]
+    assert computed_again([("a", 0), ("a", 1), ("a", 0), ("a", 1)]) == [("a", 0)]

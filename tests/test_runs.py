@@ -7,72 +7,19 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import psutil
-import pytest
 from optuna.trial import TrialState
 
-ROOT = Path(__file__).resolve().parents[1]
-
-PARABOLA = """
-trials = {trials}
-lease_s = 3.0
-max_deaths = 20
-[objective]
-name = "tests.objectives:{objective}"
-params = {{ delay_s = {delay_s}, journal = "journal.txt" }}
-[space]
-alpha = {{ type = "float", low = 0.0, high = 10.0 }}
-"""
-
-
-@pytest.fixture
-def hpo(tmp_path, monkeypatch):
-    """Run `hpo ARGUMENTS` in an empty folder, as a user does."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for variable in ("HPO_STORAGE", "HPO_DATA", "HPO_TABLES", "HPO_REPORTS"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "hpo.cli", *arguments]
-
-
-def write_study(trials=12, delay_s=0.02, objective="Parabola", name="x") -> str:
-    text = PARABOLA.format(trials=trials, delay_s=delay_s, objective=objective)
-    Path(f"{name}.toml").write_text(text)
-    return f"{name}.toml"
+from tests.studies import ROOT, command, journal, wait_until, write_study
 
 
 def states(name="x") -> Counter[TrialState]:
     study = optuna.load_study(study_name=name, storage="sqlite:///hpo.db")
     return Counter(trial.state for trial in study.trials)
-
-
-def journal() -> Counter[str]:
-    """How often each part of each trial was computed."""
-    return Counter(Path("journal.txt").read_text().splitlines())
-
-
-def wait_until(condition, timeout_s=60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def finished_trials(name="x") -> int:

@@ -25,10 +25,9 @@ from hpo.ledger import Claim
 from hpo.sessions import KIND, Logbook
 from hpo.tracking import Replay, Target, make_row, run_id
 from hpo.transaction_log import _records, read_run
+from tests.studies import command, wait_until, write_study
 from tests.test_cli import SPACE, finish_trials
-from tests.test_runs import command, finished_trials, hpo, wait_until, write_study
-
-__all__ = ["hpo"]
+from tests.test_runs import finished_trials
 
 
 @pytest.fixture(autouse=True, scope="module")

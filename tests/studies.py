@@ -1,0 +1,58 @@
+"""Small studies that tests run as a user does: by the command line, in a folder of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PARABOLA = """
+trials = {trials}
+lease_s = {lease_s}
+max_deaths = 20
+[objective]
+name = "tests.objectives:{objective}"
+params = {{ delay_s = {delay_s}, journal = "{journal}" }}
+[space]
+alpha = {{ type = "float", low = 0.0, high = 10.0 }}
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    """Return how `hpo ARGUMENTS` is started."""
+    return [sys.executable, "-m", "hpo.cli", *arguments]
+
+
+def run_hpo(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `hpo ARGUMENTS`, which must end with that code and without a stack trace."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def write_study(
+    trials=12, delay_s=0.02, objective="Parabola", name="x", lease_s=3.0, journal="journal.txt"
+) -> str:
+    """Write NAME.toml in the working directory."""
+    text = PARABOLA.format(
+        trials=trials, delay_s=delay_s, objective=objective, lease_s=lease_s, journal=journal
+    )
+    Path(f"{name}.toml").write_text(text)
+    return f"{name}.toml"
+
+
+def journal() -> Counter[str]:
+    """How often each part of each trial was computed."""
+    return Counter(Path("journal.txt").read_text().splitlines())
+
+
+def wait_until(condition, timeout_s=60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
