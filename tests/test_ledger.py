@@ -1,4 +1,7 @@
-"""The ledger's invariants, under any order of claims, deaths, late tells and time."""
+"""The ledger's invariants, under any order of claims, deaths, late tells and time.
+
+The contract runs over every kind of ledger in tests/ledgers.py.
+"""
 
 from __future__ import annotations
 
@@ -11,56 +14,55 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError, StorageError
-from hpo.ledger import Answer, Claim, Incarnation, Ledger
-from hpo.storage import CLAIMS, Clock, StudyStorage, open_storage
-from hpo.study import Source, begin
-from tests.conftest import make_spec
+from hpo.ledger import Answer, Claim, Incarnation
+from tests.ledgers import KINDS, Bench, Seen, make_sqlite_bench
 
 N_PARTS = 3
 SPACE = {"alpha": FloatDistribution(0.0, 1.0)}
 
 
-def begin_without_table(folder: Path, **changes):
-    """A study whose objective is never called."""
-    spec = make_spec(
-        objective={"name": "tests.objectives:Parabola"},
-        table=None,
-        cv=None,
-        estimator=None,
-        **changes,
-    )
-    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", create=True)
-    return begin(storage, spec, Source(str(folder / "x.toml"), (), None), None)
+@pytest.fixture(params=KINDS)
+def bench(request, tmp_path):
+    """A ledger of each kind."""
+    made = KINDS[request.param](tmp_path, trials=3, max_failures=1, max_deaths=2)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    record = begin_without_table(tmp_path, trials=3, max_failures=1, max_deaths=2)
-    yield record.ledger
-    record.storage.engine.dispose()
+def ledger(bench):
+    return bench.ledger
 
 
-def let_leases_run_out(ledger: Ledger) -> None:
-    with ledger.storage.write() as c:
-        c.execute(CLAIMS.update().values(lease_until=0.0))
+@pytest.fixture
+def sqlite_ledger(tmp_path):
+    made = make_sqlite_bench(tmp_path, trials=24)
+    yield made.ledger
+    made.close()
 
 
-def trial_of(ledger: Ledger, claim: Claim):
-    return ledger.storage.get_trial(claim.trial_id)
+def trial_of(bench: Bench, claim: Claim) -> Seen:
+    return next(trial for trial in bench.trials() if trial.trial_id == claim.trial_id)
 
 
-def test_a_trial_goes_its_way(ledger):
+def test_a_trial_goes_its_way(ledger, bench):
     claim = ledger.claim("w1")
     assert (claim.number, claim.params, claim.parts) == (0, None, ())
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     ledger.save_part(claim, 0, {"score": 1.5, "rmse_val": 2.0})
     ledger.finish(claim, {"score": 1.5, "rmse_val": 2.0})
-    trial = trial_of(ledger, claim)
+    trial = trial_of(bench, claim)
     assert trial.state is TrialState.COMPLETE
     assert trial.params == {"alpha": 0.25}
     assert trial.values == [1.5]
@@ -80,22 +82,22 @@ def test_the_budget_is_claimed_exactly(ledger):
     assert ledger.claim("w3") is Answer.DONE
 
 
-def test_a_trial_given_back_goes_on_with_its_parameters_at_its_next_part(ledger):
+def test_a_trial_given_back_goes_on_with_its_parameters_at_its_next_part(ledger, bench):
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     ledger.save_part(claim, 0, {"score": 1.5})
     ledger.give_back(claim)
-    assert trial_of(ledger, claim).state is TrialState.WAITING
+    assert trial_of(bench, claim).state is TrialState.WAITING
     again = ledger.claim("w2")
     assert again.trial_id == claim.trial_id
     assert again.params == {"alpha": 0.25}
     assert again.parts == ({"score": 1.5},)
-    assert trial_of(ledger, claim).state is TrialState.RUNNING
+    assert trial_of(bench, claim).state is TrialState.RUNNING
 
 
-def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger):
+def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger, bench):
     claim = ledger.claim("zombie")
-    let_leases_run_out(ledger)
+    bench.let_leases_run_out()
     again = ledger.claim("w2")
     assert again.trial_id == claim.trial_id
     assert again.attempt > claim.attempt
@@ -109,15 +111,15 @@ def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger)
         with pytest.raises(LostLeaseError):
             act()
     ledger.finish(again, {"score": 7.0})
-    assert trial_of(ledger, again).values == [7.0]
+    assert trial_of(bench, again).values == [7.0]
     ledger.finish(again, {"score": 8.0})  # as if the first answer had been lost
-    assert trial_of(ledger, again).values == [7.0]
+    assert trial_of(bench, again).values == [7.0]
 
 
-def test_a_renewed_lease_is_not_reaped(ledger):
+def test_a_renewed_lease_is_not_reaped(ledger, bench):
     ledger.enter("w1", Incarnation("host", 1))
     ledger.claim("w1")
-    let_leases_run_out(ledger)
+    bench.let_leases_run_out()
     ledger.renew("w1")
     assert ledger.claim("w2").number == 1
 
@@ -131,12 +133,12 @@ def test_a_buried_workers_trial_is_free_at_once(ledger):
     assert (death["trial"], death["worker"], death["reason"]) == (0, "w1", "killed by SIGKILL")
 
 
-def test_a_trial_that_kills_its_workers_fails_and_another_takes_its_unit(ledger):
+def test_a_trial_that_kills_its_workers_fails_and_another_takes_its_unit(ledger, bench):
     first = ledger.claim("w1")
     ledger.bury("w1", "killed by SIGKILL")
     ledger.claim("w2")
     ledger.bury("w2", "killed by SIGSEGV")
-    trial = trial_of(ledger, first)
+    trial = trial_of(bench, first)
     assert trial.state is TrialState.FAIL
     assert trial.user_attrs["failure"] == "2 workers died on it; the last: killed by SIGSEGV"
     claims = [ledger.claim(f"w{i}") for i in range(3, 6)]
@@ -151,10 +153,10 @@ def test_failed_trials_do_not_count_but_too_many_stop_the_study(ledger):
         ledger.claim("w1")
 
 
-def test_a_score_that_is_not_finite_is_stored_as_nothing(ledger):
+def test_a_score_that_is_not_finite_is_stored_as_nothing(ledger, bench):
     claim = ledger.claim("w1")
     ledger.save_part(claim, 0, {"score": 1.0, "r2_val": float("nan")})
-    assert trial_of(ledger, claim).user_attrs["part 0"] == {"score": 1.0, "r2_val": None}
+    assert trial_of(bench, claim).user_attrs["part 0"] == {"score": 1.0, "r2_val": None}
 
 
 def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
@@ -182,7 +184,7 @@ def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
     assert ledger.claim("w9") is Answer.DISMISSED
 
 
-def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(ledger):
+def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(ledger, bench):
     done = ledger.claim("w0")
     ledger.finish(done, {"score": 1.0})
     claims = [ledger.claim(f"w{i}") for i in (1, 2)]
@@ -193,7 +195,7 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     assert ledger.claim("w2") is Answer.WAIT
     ledger.finish(claims[0], {"score": 0.0})
     assert ledger.claim("w2") is Answer.DONE
-    assert trial_of(ledger, claims[1]).state is TrialState.WAITING
+    assert trial_of(bench, claims[1]).state is TrialState.WAITING
     assert ledger.set_budget(3) == []
     again = ledger.claim("w2")
     assert (again.number, again.parts) == (2, ({"score": 0.5},))
@@ -223,25 +225,19 @@ def test_a_worker_that_was_buried_is_told_to_leave(ledger):
     assert ledger.claim("w1") is Answer.DISMISSED
 
 
-def test_no_lease_is_over_within_one_lease_of_the_servers_start(ledger, monkeypatch):
+def test_no_lease_is_over_within_one_lease_of_the_servers_start(ledger, bench):
     claim = ledger.claim("w1")
-    let_leases_run_out(ledger)
-    clock = StudyStorage.clock
-    started = [10.0]  # seconds ago
-
-    def restarted(self, connection):
-        now = clock(self, connection).now
-        return Clock(now, now - started[0])
-
-    monkeypatch.setattr(StudyStorage, "clock", restarted)
+    bench.let_leases_run_out()
+    bench.restart(10.0)
     assert ledger.claim("w2").number == 1
-    started[0] = 61.0
+    bench.restart(61.0)
     assert ledger.claim("w3").trial_id == claim.trial_id
 
 
 def test_a_storage_that_does_not_answer_is_asked_again_for_as_long_as_a_worker_waits(
-    ledger, monkeypatch
+    sqlite_ledger, monkeypatch
 ):
+    ledger = sqlite_ledger
     real, failures = ledger.storage.write, iter([True, True, False])
 
     def write():
@@ -256,9 +252,8 @@ def test_a_storage_that_does_not_answer_is_asked_again_for_as_long_as_a_worker_w
     assert isinstance(ledger.claim("w1"), Claim)
 
 
-def test_threads_that_claim_at_once_share_the_budget(tmp_path):
-    record = begin_without_table(tmp_path, trials=24)
-    ledger, numbers = record.ledger, []
+def test_threads_that_claim_at_once_share_the_budget(sqlite_ledger):
+    ledger, numbers = sqlite_ledger, []
 
     def work(worker_id: str) -> None:
         while True:
@@ -274,19 +269,18 @@ def test_threads_that_claim_at_once_share_the_budget(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(numbers) == list(range(24))
-    record.storage.engine.dispose()
 
 
 class LedgerMachine(RuleBasedStateMachine):
     """Workers claim, score, die, come back from the dead; the ledger keeps its word."""
 
+    make_bench = staticmethod(make_sqlite_bench)
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.record = begin_without_table(
-            Path(self.folder.name), trials=4, max_deaths=2, max_failures=3
-        )
-        self.ledger = self.record.ledger
+        self.bench = self.make_bench(Path(self.folder.name), trials=4, max_deaths=2, max_failures=3)
+        self.ledger = self.bench.ledger
         self.live: dict[int, Claim] = {}
         self.lost: list[Claim] = []
         self.told: list[Claim] = []
@@ -296,8 +290,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.next_worker = 0
 
     def teardown(self) -> None:
-        self.record.storage.remove_session()
-        self.record.storage.engine.dispose()
+        self.bench.close()
         self.folder.cleanup()
 
     def pick(self, data) -> Claim:
@@ -364,7 +357,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule()
     def all_leases_run_out_and_somebody_claims(self) -> None:
-        let_leases_run_out(self.ledger)
+        self.bench.let_leases_run_out()
         self.lost.extend(self.live.values())
         self.live.clear()
         self.claim()
@@ -401,28 +394,33 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts.finished == len(self.finished)
         assert counts.held == 0 or counts.finished + counts.held <= self.budget
         assert counts.held == len(self.live)
-        with self.ledger.storage.read() as c:
-            places = {row.trial_id: row for row in c.execute(sa.select(CLAIMS)).all()}
-        trials = self.ledger.storage.get_all_trials(self.ledger.study_id, deepcopy=False)
-        assert {trial._trial_id for trial in trials} == places.keys(), "a trial without a unit"
+        places = self.bench.places()
+        trials = self.bench.trials()
+        assert {trial.trial_id for trial in trials} == places.keys(), "a trial without a unit"
         assert [trial.number for trial in trials] == list(range(len(trials)))
         for trial in trials:
-            row = places[trial._trial_id]
-            held = row.state == "open" and row.worker_id is not None
+            state, held = places[trial.trial_id]
             expected = {
                 "finished": TrialState.COMPLETE,
                 "failed": TrialState.FAIL,
                 "open": TrialState.RUNNING if held else TrialState.WAITING,
-            }[row.state]
+            }[state]
             assert trial.state is expected
-            if trial._trial_id in self.finished:
-                assert trial.values == [self.finished[trial._trial_id]]
+            if trial.trial_id in self.finished:
+                assert trial.values == [self.finished[trial.trial_id]]
 
 
-TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(
+MACHINE_SETTINGS = settings(
     max_examples=40,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ledger_keeps_its_word_in_any_order_of_calls(kind):
+    class Machine(LedgerMachine):
+        make_bench = staticmethod(KINDS[kind])
+
+    run_state_machine_as_test(Machine, settings=MACHINE_SETTINGS)
