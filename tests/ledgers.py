@@ -57,13 +57,8 @@ class Bench(Protocol):
 
 def begin_without_table(url: str, **changes: Any) -> StudyRecord:
     """Begin a study whose objective is never called."""
-    spec = make_spec(
-        objective={"name": "tests.objectives:Parabola"},
-        table=None,
-        cv=None,
-        estimator=None,
-        **changes,
-    )
+    without = {"table": None, "cv": None, "estimator": None}
+    spec = make_spec(**({"objective": {"name": "tests.objectives:Parabola"}} | without | changes))
     storage = open_storage(url, create=True)
     return begin(storage, spec, Source("x.toml", (), None), None)
 

@@ -6,9 +6,13 @@ The contract runs over every kind of ledger in tests/ledgers.py.
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -408,6 +412,69 @@ class LedgerMachine(RuleBasedStateMachine):
             assert trial.state is expected
             if trial.trial_id in self.finished:
                 assert trial.values == [self.finished[trial.trial_id]]
+
+
+def outcome_of(call, arguments) -> Any:
+    """What a call comes to, as far as all ledgers have to agree; ids of trials are their own."""
+    try:
+        answer = call(*arguments)
+    except (FailedStudyError, LostLeaseError) as exc:
+        return repr(exc)
+    return replace(answer, trial_id=-1) if isinstance(answer, Claim) else answer
+
+
+def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
+    """A method, whom it concerns (a worker, a claim or all), and its other arguments."""
+    scores = {"score": source.random(), "r2": math.nan}
+    calls: list[tuple[str, str, tuple[Any, ...]]] = [
+        *[("worker", "claim", ())] * 3,
+        ("worker", "enter", (Incarnation("host", 1),)),
+        ("worker", "leave", ("done",)),
+        ("worker", "renew", ()),
+        ("worker", "bury", ("killed",)),
+        *[("claim", "save_part", (source.randrange(N_PARTS), scores))] * 2,
+        ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
+        ("claim", "finish", (scores,)),
+        ("claim", "fail", ("refused",)),
+        ("claim", "give_back", ()),
+        ("all", "set_budget", (source.randrange(3, 12),)),
+        ("all", "stop", (source.choice([None, None, "gently", "now"]),)),
+    ]
+    return source.choice(calls)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_ledgers_answer_the_same_calls_alike(seed, tmp_path):
+    benches = []
+    for kind, make in KINDS.items():
+        (tmp_path / kind).mkdir()
+        benches.append(make(tmp_path / kind, trials=5, max_failures=4, max_deaths=2))
+    source = random.Random(seed)
+    claims: list[list[Claim]] = [[] for _ in benches]  # the same claims, one list per ledger
+    for _ in range(150):
+        if source.random() < 0.05:
+            for bench in benches:
+                bench.let_leases_run_out()
+        whom, name, arguments = any_call(source)
+        worker, chosen = f"w{source.randrange(8)}", source.random()
+        said = []
+        for bench, mine in zip(benches, claims, strict=True):
+            subject: tuple[Any, ...] = (worker,) if whom == "worker" else ()
+            if whom == "claim":
+                if not mine:
+                    continue
+                subject = (mine[int(chosen * len(mine))],)
+            said.append(outcome_of(getattr(bench.ledger, name), (*subject, *arguments)))
+            if name == "claim" and isinstance(said[-1], Claim):
+                mine.append(bench.ledger.claim(worker))
+        assert len({repr(answer) for answer in said}) <= 1, name
+        assert len({bench.ledger.counts() for bench in benches}) == 1
+    events = [[event | {"at": None} for event in bench.ledger.events()] for bench in benches]
+    assert all(other == events[0] for other in events)
+    assert {event["kind"] for event in events[0]} == {"budget", "death", "stop"}
+    assert len({repr(bench.ledger.failures()) for bench in benches}) == 1
+    for bench in benches:
+        bench.close()
 
 
 MACHINE_SETTINGS = settings(
