@@ -90,13 +90,13 @@ class SimulatedStore:
         tally = self.calls.get(kind)
         if tally is None:
             tally = self.calls[kind] = Counter()
-        tally[int(self.now)] += 1
         if self._paid:
             self._paid = False
         else:
             self.answered = max(self.answered, self._free_at) + self._service_s
             self._free_at = max(self.now, self._free_at) + self._service_s
             self.busy_s += self._service_s
+        tally[int(self.answered)] += 1  # when it was served
         self.answered += self._latency_s
 
     # The ledger's calls -----------------------------------------------------------------------
