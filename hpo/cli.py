@@ -50,7 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="hpo", description="Study runner for computational materials science.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (running, looking, cluster, database, copying, tracking, simulation, features, doctor):
+    for group in (
+        running,
+        looking,
+        cluster,
+        database,
+        copying,
+        tracking,
+        simulation,
+        features,
+        doctor,
+    ):
         group.add_to(commands)
     return parser
 
