@@ -87,8 +87,8 @@ class Scored(Protocol):
 
 
 def poll_interval(lease_s: float) -> float:
-    """Return after how many seconds a worker without a trial asks again."""
-    return min(5.0, max(0.5, lease_s / 12.0))
+    """Return after how many seconds a worker without a trial asks again, at most."""
+    return min(20.0, max(0.5, lease_s / 6.0))
 
 
 def work(
@@ -110,13 +110,17 @@ def work(
     FailedStudyError
         If more trials failed than the study allows.
     """
+    pause_s = first_s = min(0.5, poll_s)
     while True:
         answer = books.claim(worker_id)
         if answer is Answer.WAIT:
-            yield Pause(poll_s)
+            yield Pause(pause_s)
+            # At the end of a study most workers wait for the last ones: ever more seldom.
+            pause_s = min(poll_s, 1.5 * pause_s)
         elif isinstance(answer, Answer):
             return answer
         else:
+            pause_s = first_s
             yield from _run_trial(books, answer, objective, space)
 
 

@@ -143,6 +143,13 @@ def _administer(server: Server, statement: str) -> sa.URL:
     return sa.make_url(text)
 
 
+@pytest.fixture(scope="module")
+def shared_postgres_url(postgres_server: Server) -> Iterator[str]:
+    """The URL of a database on PostgreSQL for all tests of a file."""
+    with fresh_database(postgres_server) as url:
+        yield url
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[StudyStorage]:
     """An empty storage in a SQLite file of its own."""

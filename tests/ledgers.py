@@ -5,12 +5,14 @@ A kind is a factory in `KINDS`; the contract tests of tests/test_ledger.py run o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
@@ -70,10 +72,11 @@ class SqlBench:
         self.record = begin_without_table(url, **changes)
         self.ledger: Ledger = self.record.ledger
         self.storage: StudyStorage = self.record.storage
+        self.mine = CLAIMS.c.study_id == self.record.study_id
 
     def let_leases_run_out(self) -> None:
         with self.storage.write() as c:
-            c.execute(CLAIMS.update().values(lease_until=0.0))
+            c.execute(CLAIMS.update().where(self.mine).values(lease_until=0.0))
 
     def restart(self, ago_s: float) -> None:
         read = StudyStorage.clock
@@ -101,7 +104,7 @@ class SqlBench:
 
     def places(self) -> dict[int, tuple[str, bool]]:
         with self.storage.read() as c:
-            rows = c.execute(sa.select(CLAIMS)).all()
+            rows = c.execute(sa.select(CLAIMS).where(self.mine)).all()
         return {row.trial_id: (row.state, row.worker_id is not None) for row in rows}
 
     def close(self) -> None:
@@ -167,8 +170,30 @@ def make_memory_bench(folder: Path, **changes: Any) -> Bench:
     return MemoryBench(**changes)
 
 
+def make_postgresql_bench(url: str, folder: Path, **changes: Any) -> Bench:
+    """Return a bench with a ledger on PostgreSQL; empties what an earlier bench left there."""
+    storage = open_storage(url, create=True)
+    with storage.write() as c:
+        names = set(sa.inspect(c).get_table_names()) - {"alembic_version", "version_info"}
+        c.execute(sa.text(f"TRUNCATE {', '.join(sorted(names))} CASCADE"))
+    storage.engine.dispose()
+    made = SqlBench(url, **changes)
+    # No lease would be over yet: the tests' server is younger than one.
+    made.restart(ago_s=1e6)
+    return made
+
+
 # Called with an empty folder, and `trials`, `max_deaths` and `max_failures` of the study.
 KINDS: dict[str, Callable[..., Bench]] = {
     "sqlite": make_sqlite_bench,
     "memory": make_memory_bench,
 }
+ALL_KINDS = [*KINDS, "postgresql"]
+
+
+def find_kind(kind: str, request: pytest.FixtureRequest) -> Callable[..., Bench]:
+    """Return the factory of a kind; a test that asks for PostgreSQL is given a database."""
+    if kind == "postgresql":
+        url: str = request.getfixturevalue("shared_postgres_url")
+        return functools.partial(make_postgresql_bench, url)
+    return KINDS[kind]
