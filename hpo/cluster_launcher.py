@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError
+from hpo.ledger import SUBMITTED
 from hpo.status import WorkerStatus, take_status
 from hpo.study import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.queue import QueuedJob, list_jobs, versions_and_limits
 from slurm.submit import cancel, submit
 
-SUBMITTED = "submitted"
 # A refill waits for sbatch and squeue; longer than both may take.
 LOCK_S = 300.0
 # How often in a row a refill may submit workers without a part being scored in between.

@@ -62,6 +62,9 @@ FAILURE_KEY = "failure"
 WORKER_KEY = "worker"
 WALL_KEY = "wall_s"
 
+# The kind of event that is written down when workers are submitted to a cluster.
+SUBMITTED = "submitted"
+
 
 class Answer(enum.Enum):
     """What a worker that gets no trial is told."""

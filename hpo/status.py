@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from hpo.ledger import TRIALS, VALUES, Counts
+from hpo.ledger import SUBMITTED, TRIALS, VALUES, Counts
 from hpo.storage import CLAIMS, WORKERS
 from hpo.study import DIRECTIONS, StudyRecord
 
@@ -53,6 +53,8 @@ class Status:
     ----------
     stop
         `gently` or `now` if the study was told to stop.
+    submitted
+        Whether workers were ever submitted to a cluster.
     per_hour
         Trials finished per hour, over the last ten minutes; None if there were none.
     failures
@@ -64,6 +66,7 @@ class Status:
     name: str
     counts: Counts
     stop: str | None
+    submitted: bool
     best_score: float | None
     best_trial: int | None
     per_hour: float | None
@@ -73,12 +76,12 @@ class Status:
 
     @property
     def state(self) -> str:
-        """Return finished, stopping, running or stopped."""
+        """Return finished, running, stopping, stopped, or waiting for workers of a cluster."""
         if self.counts.done:
             return "finished"
         if any(worker.alive for worker in self.workers):
             return "running" if self.stop is None else "stopping"
-        return "stopped"
+        return "waiting" if self.submitted and self.stop is None else "stopped"
 
     @property
     def left_s(self) -> float | None:
@@ -100,6 +103,7 @@ def take_status(record: StudyRecord) -> Status:
         name=record.name,
         counts=ledger.counts(),
         stop=ledger.stopped(),
+        submitted=bool(ledger.events(SUBMITTED)),
         best_score=None if best is None else best.value,
         best_trial=None if best is None else best.number,
         per_hour=record.storage.patiently(lambda: _rate(record)),

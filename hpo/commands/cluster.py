@@ -216,7 +216,8 @@ def _watch(options: argparse.Namespace, record: StudyRecord, wanted: Wanted) -> 
 
 def stop(options: argparse.Namespace) -> int:
     """End a study gracefully, or at once."""
-    from hpo.cluster_launcher import SUBMITTED, stop_jobs
+    from hpo.cluster_launcher import stop_jobs
+    from hpo.ledger import SUBMITTED
     from hpo.status import take_status
     from hpo.study import find
     from slurm.errors import SlurmError
