@@ -248,15 +248,11 @@ class Run:
         """Let a fault happen if it is due and there is someone whom it can hit."""
         if self._begun < fault.after:
             return
-        fresh = time.time() - 0.5 * self.setting.part_s
-        candidates = sorted(
-            (line for line in self._current.values() if line.at > fresh),
-            key=lambda line: -line.at,
-        )
-        if not candidates:
+        if not self._in_first_half():
             return
         family = self._family()
-        victims = [family[line.pid] for line in candidates if line.pid in family]
+        # Looking for the family takes a moment, in which a part may have come to its end.
+        victims = [family[pid] for pid in self._in_first_half() if pid in family]
         if not victims:
             return
         if fault.kind == "kill all":
@@ -264,6 +260,12 @@ class Run:
         else:
             self._hit_one(victims[fault.worker % len(victims)], fault.kind)
         self._met.append(fault)
+
+    def _in_first_half(self) -> list[int]:
+        """Return who is in the first half of a part, the one that began last first."""
+        fresh = time.time() - 0.5 * self.setting.part_s
+        lines = [line for line in self._current.values() if line.at > fresh]
+        return [line.pid for line in sorted(lines, key=lambda line: -line.at)]
 
     def _hit_one(self, victim: psutil.Process, kind: Kind) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
