@@ -20,7 +20,6 @@ from pathlib import Path
 
 import hpo
 from hpo import machine
-from hpo.doctor_slurm import check_slurm
 from hpo.doctor_storage import check_storage
 from hpo.filesystem import locate, nearest_existing
 from hpo.finding import GB, Finding, Verdict, ask, examine
@@ -32,6 +31,7 @@ WORKER_BYTES = 0.5 * GB
 OPEN_FILES = 1024
 PROCESSES = 512
 SLOW_IMPORT_S = 10.0
+SLURM_LIMIT_S = 5.0
 MAX_NAMED = 5
 CHECKOUT = Path(hpo.__file__).resolve().parents[1]
 
@@ -315,6 +315,28 @@ def check_git() -> list[Finding]:
         found = f"commit {state['commit'][:12]}, with changes that are not committed"
         return [Finding("git", "warning", found, "commit before a study whose numbers you publish")]
     return [Finding("git", "ok", f"commit {state['commit'][:12]}, nothing changed")]
+
+
+def check_slurm() -> list[Finding]:
+    """Return whether SLURM is there and answers, and those of its settings that matter to us."""
+    from slurm.errors import SlurmError
+    from slurm.queue import versions_and_limits
+
+    if shutil.which("sbatch") is None:
+        found = "not installed: no sbatch on PATH"
+        return [Finding("slurm", "not checked", found, "only needed for jobs on a cluster")]
+    try:
+        site = versions_and_limits(SLURM_LIMIT_S)
+    except SlurmError as exc:
+        remedy = "local workers (hpo run) do not need SLURM; for jobs, ask the site"
+        return [Finding("slurm", "warning", str(exc), remedy)]
+    sacct = "sacct answers" if site.accounting else "no sacct (not needed)"
+    found = (
+        f"cluster {site.cluster}, version {site.version}, the controller is up; arrays up to "
+        f"{site.max_array}, preemption {site.preempt_mode}, {site.kill_wait_s} s from SIGTERM to "
+        f"SIGKILL, {sacct}"
+    )
+    return [Finding("slurm", "ok", found)]
 
 
 def check_wandb() -> list[Finding]:

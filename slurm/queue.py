@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from slurm.calls import call
+from slurm.calls import TIMEOUT_S, call
 from slurm.errors import SlurmError
 
 # A job in any other state is in the queue, runs, or is on its way out or back.
@@ -145,15 +145,22 @@ def node_hosts(partition: str | None = None) -> set[str]:
     return hosts
 
 
-def versions_and_limits() -> Site:
+def versions_and_limits(timeout_s: float = TIMEOUT_S) -> Site:
     """Return what `scontrol show config` says of the site.
+
+    Parameters
+    ----------
+    timeout_s
+        How long to wait for the answer.
 
     Raises
     ------
     UnreachableError
         If SLURM cannot be asked.
     """
-    pairs = re.findall(r"(?m)^(\w+)\s*= (.*)$", call("scontrol", "show", "config"))
+    pairs = re.findall(
+        r"(?m)^(\w+)\s*= (.*)$", call("scontrol", "show", "config", timeout_s=timeout_s)
+    )
     values = {key: value.strip() for key, value in pairs}
     return Site(
         cluster=values.get("ClusterName", ""),

@@ -21,20 +21,21 @@ def add_to(commands: Any) -> None:
         commands, "doctor", doctor, "check storage, folders, cluster, machine and installation"
     )
     add_json(parser)
-    add_shared(parser, "storage", "tables", "reports")
+    add_shared(parser, "storage", "tables", "reports", "logs")
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what was found, and return 2 if there is a problem."""
     from hpo.doctor import diagnose
+    from hpo.storage import resolve_url
 
     folders = {
         "working": Path.cwd(),
-        "logs": Path("logs"),
+        "logs": Path(options.logs),
         "tables": Path(options.tables),
         "reports": Path(options.reports),
     }
-    findings = diagnose(options.storage, folders)
+    findings = diagnose(resolve_url(options.storage), folders)
     if options.json:
         print_line(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:
