@@ -272,3 +272,14 @@ def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
     assert 0 < status["counts"]["finished"] < 50
     told = json.loads(hpo("provenance", "x", "--json").stdout)
     assert told["workers"][0]["outcome"] == "stopped: the time limit is near"
+
+
+def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
+    hpo("submit", write_study(), "--workers", "0")
+    record = find(open_storage("sqlite:///hpo.db", create=False), "x")
+    record.ledger.enter("w1", Incarnation("node7", 1))
+    record.storage.engine.dispose()
+    said = hpo("worker", "x", code=2).stderr
+    log = Path(said.partition("log: ")[2].strip()).read_text()
+    assert "hpo.db: this SQLite file is on a local file system of this machine" in log
+    assert "hpo db start DIR" in log

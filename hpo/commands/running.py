@@ -261,6 +261,7 @@ def worker(options: argparse.Namespace) -> int:
     worker_id = options.id or new_worker_id()
     log = open_log(Path(options.logs) / options.name, worker_id)
     record = find(open_storage(options), options.name)
+    _require_shareable(record)
     _, objective = record.open_objective()
     job = current_job()
     worker = Worker(record, objective, worker_id)
@@ -271,6 +272,19 @@ def worker(options: argparse.Namespace) -> int:
     if job is not None and wanted_back and not options.no_requeue:
         _requeue(job)
     return 0
+
+
+def _require_shareable(record: StudyRecord) -> None:
+    """Refuse to join workers of other machines on a SQLite file."""
+    import socket
+
+    from hpo.filesystem import check_sqlite_shared
+    from hpo.status import take_status
+
+    url = record.storage.engine.url
+    if url.get_backend_name() == "sqlite" and url.database:
+        alive = {worker.host for worker in take_status(record).workers if worker.alive}
+        check_sqlite_shared(Path(url.database), alive | {socket.gethostname()})
 
 
 def _incarnation(log: Path | None, job: Job | None) -> Incarnation:
