@@ -97,8 +97,13 @@ def be_worker(arguments: Sequence[str]) -> None:
         sys.exit(code)
 
 
-def find_wanted(record: StudyRecord) -> Wanted:
+def find_wanted(record: StudyRecord, storage: str) -> Wanted:
     """Return the workers that were asked for last.
+
+    Parameters
+    ----------
+    storage
+        What the workers are to open; it may hold a password and is not kept in the study.
 
     Raises
     ------
@@ -115,7 +120,7 @@ def find_wanted(record: StudyRecord) -> Wanted:
     return Wanted(
         workers=last["wanted"],
         cluster=ClusterSpec.model_validate(last["cluster"]),
-        storage=last["storage"],
+        storage=storage,
         logs=last["logs"],
     )
 
@@ -262,7 +267,6 @@ def _write_down(
         {
             "wanted": wanted.workers,
             "cluster": wanted.cluster.model_dump(mode="json"),
-            "storage": wanted.storage,
             "logs": wanted.logs,
             "jobs": list(job_ids),
             "folder": str(folder) if folder else None,

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from hpo import transfer
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError, StudyNotFoundError
-from hpo.ledger import TRIALS, Claim
+from hpo.ledger import TRIALS, Claim, Incarnation
 from hpo.space import distributions
 from hpo.storage import CLAIMS, EVENTS, METADATA, STUDIES, open_storage
 from hpo.study import find
@@ -73,7 +73,7 @@ def some_of_everything(begin_study):
     record = begin_study(trials=9)
     space = distributions(record.spec.space)
     ledger = record.ledger
-    ledger.enter("w1", "node é", 4)
+    ledger.enter("w1", Incarnation("node é", 4))
     for score in (0.1, 1 / 3, math.inf, -math.inf):
         claim = ledger.claim("w1")
         assert isinstance(claim, Claim)
@@ -183,7 +183,7 @@ def test_the_last_bit_of_a_float_counts(storage, begin_study):
 
 def test_a_study_that_is_worked_on_is_not_copied(target, storage, begin_study):
     record = begin_study(trials=2)
-    record.ledger.enter("w1", "node", 1)
+    record.ledger.enter("w1", Incarnation("node", 1))
     assert isinstance(record.ledger.claim("w1"), Claim)
     with pytest.raises(HpoError, match=r"1 of its trials are being worked .* \(hpo stop small\)"):
         copy_studies(storage, target)
@@ -191,8 +191,11 @@ def test_a_study_that_is_worked_on_is_not_copied(target, storage, begin_study):
     with storage.write() as c:
         c.execute(CLAIMS.update().values(lease_until=storage.now(c) - 1.0))
     copy_studies(storage, target)
-    # The dead worker's trial is taken over in the copy as it would be here.
-    claim = find(target, "small").ledger.claim("w2")
+    # The dead worker's trial is taken over in the copy as it would be here; said to be dead, since
+    # no lease is over within one lease of a server's start.
+    ledger = find(target, "small").ledger
+    ledger.bury("w1", "killed")
+    claim = ledger.claim("w2")
     assert isinstance(claim, Claim)
     assert (claim.number, claim.attempt) == (0, 2)
 

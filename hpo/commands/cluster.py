@@ -131,7 +131,7 @@ def refill(options: argparse.Namespace) -> int:
     from hpo.study import find
 
     record = find(open_storage(options), options.name)
-    wanted = _change(options, find_wanted(record))
+    wanted = _change(options, find_wanted(record, _absolute_storage(options)))
     how = record.ledger.stopped()
     if how is not None and not record.ledger.counts().done:
         raise HpoError(
