@@ -32,6 +32,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.errors import HpoError
+from hpo.filesystem import locate
 from hpo.postgresql import Programs, find_programs
 from hpo.storage import URL_FILE, resolve_url
 
@@ -41,10 +42,6 @@ _START_TIMEOUT_S = 60
 _SOCKET_PATH_BYTES = 107
 # Below the ports that systems give to outgoing connections, above those of known services.
 _PORTS = range(20_000, 32_768)
-_NETWORK_FILE_SYSTEMS = (
-    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "smbfs", "ceph", "afs", "panfs"),
-    *("glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.ceph", "orangefs", "wekafs", "9p"),
-)
 
 # A store that is small, shared by many, and must not lose what it was told.
 _SETTINGS: Mapping[str, str | int] = {
@@ -245,13 +242,13 @@ class Server:
         if not _is_free(port):
             notes.append(f"port {port} is taken by another program; workers must be started anew")
             port = _free_port()
-        network = _network_file_system(self.folder)
-        if network:
+        place = locate(self.folder)
+        if place.network:
             notes.append(
-                f"{self.folder} is on a network file system ({network}): slower than a local disk, "
-                "and never to be started on two machines"
+                f"{self.folder} is on a network file system ({place.type}): slower than a local "
+                "disk, and never to be started on two machines"
             )
-        self._configure(kept, port, with_socket=not network, settings=settings)
+        self._configure(kept, port, with_socket=not place.network, settings=settings)
         _write_private(self._node, socket.gethostname() + "\n")
         try:
             self._launch()
@@ -623,21 +620,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
-    """Return the kind of network file system that a folder is on; None on a local disk."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    best, kind = -1, ""
-    for line in lines:
-        _, point, found, *_ = line.split(" ")
-        point = point.encode("ascii", "replace").decode("unicode_escape")
-        if folder.is_relative_to(point) and len(point) >= best:
-            best, kind = len(point), found
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
 
 
 def _write_private(path: Path, text: str) -> None:

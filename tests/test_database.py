@@ -23,7 +23,7 @@ from hpo import postgresql
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError
 from hpo.postgresql import find_programs
-from hpo.server import Server, _network_file_system
+from hpo.server import Server
 from hpo.storage import EVENTS, open_storage, resolve_url
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -378,17 +378,6 @@ def test_root_without_name_spaces_is_sent_to_an_ordinary_account(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(HpoError, match=r"refuses to run as root.*use an ordinary account"):
         postgresql._prefix()
-
-
-def test_a_network_file_system_is_known_by_the_mount_that_is_nearest(tmp_path):
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "disk / ext4 rw 0 0\nnode:/home /home nfs4 rw 0 0\nx /home/a\\040b xfs rw 0 0\n"
-    )
-    assert _network_file_system(Path("/home/user/db"), mounts) == "nfs4"
-    assert _network_file_system(Path("/home/a b/db"), mounts) is None
-    assert _network_file_system(Path("/homework"), mounts) is None
-    assert _network_file_system(Path("/homework"), tmp_path / "nothing") is None
 
 
 def test_others_on_the_machine_get_nowhere_without_the_password(running):
