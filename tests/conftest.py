@@ -165,10 +165,12 @@ def begin_study(
 ) -> Callable[..., StudyRecord]:
     """Begin a study over the hand-made table; keyword arguments replace fields of its file."""
 
-    def begin_with(accept: tuple[str, ...] = (), **changes: Any) -> StudyRecord:
+    def begin_with(
+        accept: tuple[str, ...] = (), strict: bool = False, **changes: Any
+    ) -> StudyRecord:
         spec = make_spec(**changes)
         source = Source(str(tmp_path / "small.toml"), (), None)
         table = hand_table if spec.table else None
-        return begin(storage, spec, source, table, accept)
+        return begin(storage, spec, source, table, accept, strict=strict)
 
     return begin_with
