@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from hpo.cli import main
 from hpo.cluster_launcher import (
     MAX_FRUITLESS_REFILLS,
     comment_of,
@@ -290,3 +291,22 @@ def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
     log = Path(said.partition("log: ")[2].strip()).read_text()
     assert "hpo.db: this SQLite file is on a local file system of this machine" in log
     assert "hpo db start DIR" in log
+
+
+def test_slurm_on_a_single_machine_may_use_a_sqlite_file(hpo, slurm_cluster):
+    path = write_study(trials=4)
+    hpo("submit", path, "--workers", "2", "--slurm", "memory_gb=0.5")
+    wait_until(lambda: "finished" in hpo("status", "x").stdout)
+    assert set(journal().values()) == {1}
+    slurm_cluster.wait_idle()
+
+
+def test_a_sqlite_file_is_refused_where_jobs_run_on_other_machines(hpo, monkeypatch, capsys):
+    path = write_study()
+    monkeypatch.setattr("slurm.queue.node_hosts", lambda partition: {"node7", "node8"})
+    assert main(["submit", path, "--workers", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "on a local file system of this machine" in said
+    assert "which node7, node8 cannot see" in said
+    assert "'hpo db start DIR' starts one, 'hpo copy sqlite:///" in said
+    assert not Path("hpo.db").exists(), "refused before anything was begun"
