@@ -160,17 +160,18 @@ def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
 
 
 def test_a_budget_changes_while_workers_run(hpo, site):
-    hpo("submit", write_study(trials=100, delay_s=0.3), "--workers", "3")
+    hpo("submit", write_study(trials=100, delay_s=1.0), "--workers", "3")
     record = site.record()
     wait_until(lambda: record.ledger.counts().finished >= 1)
-    said = hpo("budget", "x", "7").stdout
-    assert "study 'x': 100 -> 7 trials" in said
-    wait_until(lambda: site.status()["state"] == "finished")
-    assert record.ledger.counts().finished == 7
-    hpo("budget", "x", "9")
+    # More than can be finished before the command is carried out.
+    said = hpo("budget", "x", "15").stdout
+    assert "study 'x': 100 -> 15 trials" in said
+    wait_until(lambda: site.status()["state"] == "finished", 120)
+    assert record.ledger.counts().finished == 15
+    hpo("budget", "x", "17")
     hpo("refill", "x", "--watch", "--interval", "1")
     counts = record.ledger.counts()
-    assert (counts.finished, counts.held, counts.free) == (9, 0, 0)
+    assert (counts.finished, counts.held, counts.free) == (17, 0, 0)
 
 
 def test_a_node_that_is_lost_costs_one_part_and_no_trial(hpo, site):
