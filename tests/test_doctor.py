@@ -21,6 +21,7 @@ import pytest
 from hpo import doctor, doctor_storage, filesystem, machine
 from hpo.cli import main
 from hpo.doctor_storage import check_storage
+from hpo.filesystem import locate
 from hpo.finding import Finding, ask, examine
 from tests.conftest import unavailable
 
@@ -204,6 +205,8 @@ def test_a_file_that_another_program_holds_is_not_called_damaged(tmp_path, monke
 
 
 def test_a_storage_of_another_version_is_a_problem(tmp_path, storage):
+    if locate(tmp_path).network is not False:
+        unavailable("disk", "the temporary folder is not known to be on a local file system")
     with storage.write() as connection:
         connection.exec_driver_sql("UPDATE version_info SET schema_version = 7")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v0.9.0.a'")

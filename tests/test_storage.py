@@ -117,7 +117,9 @@ def test_first_runs_at_once_all_succeed(url):
         ("nosuchdb://u:secret@h/d", "cannot be opened"),
     ],
 )
-def test_what_cannot_be_opened_is_said(url, message):
+def test_what_cannot_be_opened_is_said(url, message, tmp_path, monkeypatch):
+    # A file of that name in the working directory would be taken for one with a URL in it.
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match=message) as caught:
         open_storage(url, create=True)
     assert "secret" not in str(caught.value)
