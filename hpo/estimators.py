@@ -12,7 +12,7 @@ import numpy as np
 
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.plugins import resolve
-from hpo.spec import EstimatorSpec, StudySpec
+from hpo.spec import EstimatorSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec, StudySpec
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,51 @@ class Registered:
         Parameters that the class takes without naming them in its signature.
     scaled
         Whether it needs columns of equal scale and without gaps.
+    quantile
+        The parameters with which it predicts the quantile of a level; None if it cannot.
+    ranks
+        Whether its predictions are scores without a unit, which only rank rows.
     """
 
     factory: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     extra: frozenset[str] = frozenset()
     scaled: bool = False
+    quantile: Callable[[float], Mapping[str, Any]] | None = None
+    ranks: bool = False
 
+
+LIGHTGBM_EXTRA = frozenset(
+    {
+        "extra_trees",
+        "feature_fraction_bynode",
+        "linear_tree",
+        "max_bin",
+        "min_data_in_bin",
+        "path_smooth",
+    }
+)
 
 REGISTRY: Mapping[str, Registered] = MappingProxyType(
     {
-        "hist_gradient_boosting": Registered("sklearn.ensemble:HistGradientBoostingRegressor"),
+        "hist_gradient_boosting": Registered(
+            "sklearn.ensemble:HistGradientBoostingRegressor",
+            quantile=lambda level: {"loss": "quantile", "quantile": level},
+        ),
         "random_forest": Registered("sklearn.ensemble:RandomForestRegressor", {"n_jobs": 1}),
         "extra_trees": Registered("sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}),
         "ridge": Registered("sklearn.linear_model:Ridge", scaled=True),
         "lightgbm": Registered(
             "lightgbm:LGBMRegressor",
             {"n_jobs": 1, "verbosity": -1},
-            frozenset(
-                {
-                    "extra_trees",
-                    "feature_fraction_bynode",
-                    "linear_tree",
-                    "max_bin",
-                    "min_data_in_bin",
-                    "path_smooth",
-                }
-            ),
+            LIGHTGBM_EXTRA | {"alpha"},
+            quantile=lambda level: {"objective": "quantile", "alpha": level},
+        ),
+        "lightgbm_ranker": Registered(
+            "hpo.ranker:LightGbmRanker",
+            {"n_jobs": 1, "verbosity": -1},
+            LIGHTGBM_EXTRA | {"lambdarank_truncation_level"},
+            ranks=True,
         ),
     }
 )
@@ -92,16 +110,75 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     return _scale(estimator) if registered and registered.scaled else estimator
 
 
+def ranks_only(estimator: EstimatorSpec) -> bool:
+    """Return whether an estimator predicts scores without a unit, which only rank rows."""
+    registered = REGISTRY.get(estimator.name)
+    return registered is not None and registered.ranks
+
+
+def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
+    """Return the estimator of a study as its objective needs it.
+
+    For objective `quantile` it has the parameters that make it predict that quantile.
+
+    Raises
+    ------
+    SpecError
+        If the estimator cannot predict what the objective scores, or a parameter that the
+        objective sets is set otherwise or searched.
+    """
+    estimator, objective = spec.estimator, spec.objective
+    if estimator is None:
+        raise SpecError(f"objective {objective.name} needs [estimator]")
+    if ranks_only(estimator):
+        by_rank = isinstance(objective, SpearmanSpec) or (
+            isinstance(objective, PenalisedCvSpec) and objective.metric == "spearman"
+        )
+        if not by_rank:
+            raise SpecError(
+                f"[estimator] {estimator.name} predicts scores that have no unit and only rank "
+                'rows: it takes [objective] name = "spearman", or penalised_cv with metric = '
+                f'"spearman", got {_name_objective(objective)}'
+            )
+    if not isinstance(objective, QuantileSpec):
+        return estimator
+    registered = REGISTRY.get(estimator.name)
+    if registered is None or registered.quantile is None:
+        able = [name for name, entry in REGISTRY.items() if entry.quantile is not None]
+        raise SpecError(
+            f"[estimator] name: '{estimator.name}' predicts no quantiles; objective quantile takes "
+            f"{' or '.join(able)}"
+        )
+    needed = registered.quantile(objective.level)
+    for name, value in needed.items():
+        if name in spec.space or estimator.params.get(name, value) != value:
+            raise SpecError(
+                f"[estimator] {estimator.name}: '{name}' is set to {value!r} by objective quantile "
+                "and cannot be changed or searched"
+            )
+    return estimator.model_copy(update={"params": {**estimator.params, **needed}})
+
+
+def _name_objective(objective: Any) -> str:
+    metric = getattr(objective, "metric", None)
+    return f'{objective.name} with metric = "{metric}"' if metric else str(objective.name)
+
+
 def check_estimator(spec: StudySpec, source: str) -> None:
     """Try the estimator at both ends of every dimension.
 
     Raises
     ------
     SpecError
-        If a parameter is unknown to the estimator, or if it refuses a value.
+        If a parameter is unknown to the estimator, if it refuses a value, or if it cannot
+        predict what the objective scores.
     """
     if spec.estimator is None:
         return
+    try:
+        estimator = adapt_estimator(spec)
+    except SpecError as exc:
+        raise SpecError(f"{source}: {exc}") from exc
     from hpo.space import CategoricalDimension
 
     ends: list[dict[str, Any]] = [{}]
@@ -112,13 +189,13 @@ def check_estimator(spec: StudySpec, source: str) -> None:
             ends.extend({name: end} for end in (dimension.low, dimension.high))
     for params in ends:
         try:
-            _check_values(make_estimator(spec.estimator, params, spec.seed))
+            _check_values(make_estimator(estimator, params, spec.seed))
         except SpecError as exc:
             raise SpecError(f"{source}: {exc}") from exc
         except Exception as exc:
-            tried = {**spec.estimator.params, **params}
+            tried = {**estimator.params, **params}
             raise SpecError(
-                f"{source}: [estimator] {spec.estimator.name} refuses {tried}: {exc}"
+                f"{source}: [estimator] {estimator.name} refuses {tried}: {exc}"
             ) from exc
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from features.table import FeatureTable, TableView
 from hpo.estimators import make_estimator
 from hpo.folds import shared_group_fraction
-from hpo.metrics import bootstrap_intervals, score_all
-from hpo.objective import Objective, PenalisedCv
+from hpo.metrics import Metric, bootstrap_intervals, score_all
+from hpo.objective import CrossValidation, Objective
 from hpo.study import StudyRecord
 
 TEST_LOOK = "test set looked at"
@@ -30,11 +30,11 @@ class Predictions:
     Attributes
     ----------
     ids, y, predicted, groups
-        Arrays of shape (n_rows,), in units of the target.
+        Arrays of shape (n_rows,), in units of the target; scores of a ranker have no unit.
     fold
         Array of shape (n_rows,): the fold whose model predicted the row; -1 for held-out rows.
     scores
-        Every metric over all these rows together.
+        Every metric that the objective keeps, over all these rows together.
     row_intervals, group_intervals
         Lower and upper end for every metric, resampling rows, or whole groups.
     """
@@ -66,6 +66,10 @@ class Evaluation:
         Fraction of validated rows with a row of the same group in their training part.
     derived_columns
         Features that are made from the measured value.
+    headline
+        The metric to speak of first.
+    level
+        Level of the quantile that is predicted; None if the value itself is.
     """
 
     trial: int
@@ -74,6 +78,8 @@ class Evaluation:
     test: Predictions | None
     shared_groups: float
     derived_columns: tuple[str, ...]
+    headline: str = "r2"
+    level: float | None = None
 
 
 def evaluate(
@@ -84,7 +90,7 @@ def evaluate(
     Returns None for an objective that is not cross-validation over a table, and before the
     first trial has finished.
     """
-    if table is None or not isinstance(objective, PenalisedCv):
+    if table is None or not isinstance(objective, CrossValidation):
         return None
     counts = record.ledger.counts()
     if counts.finished == 0:
@@ -101,11 +107,13 @@ def evaluate(
         test=test,
         shared_groups=shared_group_fraction(objective.folds, table.train.groups),
         derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
+        headline=objective.headline,
+        level=objective.level,
     )
 
 
 def _predict_folds(
-    objective: PenalisedCv, params: Mapping[str, Any], train: TableView
+    objective: CrossValidation, params: Mapping[str, Any], train: TableView
 ) -> Predictions:
     fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
     predicted = np.full(len(train.y), np.nan)
@@ -115,18 +123,19 @@ def _predict_folds(
         predicted[fold.validation] = model.predict(train.X[fold.validation])
         fold_of_row[fold.validation] = k
     rows = np.flatnonzero(fold_of_row >= 0)
-    return _score(train, rows, predicted[rows], fold_of_row[rows])
+    return _score(train, rows, predicted[rows], fold_of_row[rows], objective.metrics)
 
 
 def _predict_test(
-    objective: PenalisedCv, params: Mapping[str, Any], table: FeatureTable
+    objective: CrossValidation, params: Mapping[str, Any], table: FeatureTable
 ) -> Predictions:
     train, test = table.train, table.test
     model = make_estimator(objective.estimator, params, objective.seed)
     model.fit(train.X, train.y)
     rows = np.arange(len(test.y))
     predicted = np.asarray(model.predict(test.X), dtype=np.float64)
-    return _score(test, rows, predicted, np.full(len(rows), -1, dtype=np.int64))
+    fold = np.full(len(rows), -1, dtype=np.int64)
+    return _score(test, rows, predicted, fold, objective.metrics)
 
 
 def _score(
@@ -134,6 +143,7 @@ def _score(
     rows: NDArray[np.int64],
     predicted: NDArray[np.float64],
     fold: NDArray[np.int64],
+    metrics: Mapping[str, Metric],
 ) -> Predictions:
     y, groups = view.y[rows], view.groups[rows]
     return Predictions(
@@ -142,9 +152,9 @@ def _score(
         predicted=predicted,
         groups=groups,
         fold=fold,
-        scores=score_all(y, predicted),
-        row_intervals=bootstrap_intervals(y, predicted),
-        group_intervals=bootstrap_intervals(y, predicted, groups),
+        scores=score_all(y, predicted, metrics),
+        row_intervals=bootstrap_intervals(y, predicted, metrics=metrics),
+        group_intervals=bootstrap_intervals(y, predicted, groups, metrics=metrics),
     )
 
 

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from hpo.evaluation import Predictions
+
+Floats = NDArray[np.float64]
+Ends = tuple[float, float]
 
 MAX_POINTS = 2000  # what a browser draws without a pause
 MAX_AXIS_NAME = 34
@@ -54,7 +58,9 @@ class Figure:
     shape: str = "plain"
 
 
-def parity(cv: Predictions, test: Predictions | None, target: str) -> Figure:
+def parity(
+    cv: Predictions, test: Predictions | None, target: str, *, level: float | None = None
+) -> Figure:
     """Draw predicted against actual values, cross-validation beside the held-out rows.
 
     Parameters
@@ -63,37 +69,78 @@ def parity(cv: Predictions, test: Predictions | None, target: str) -> Figure:
         Predictions of the best trial; `test` is None before the budget is finished.
     target
         The target with its unit.
+    level
+        Level of the quantile that is predicted; None if the value itself is.
     """
+    # A ranker's scores have no unit: neither a common scale nor a distance from the value.
+    has_unit = "rmse" in cv.scores
     sets = [("Cross-validation, out of fold", cv)]
     if test is not None:
         sets.append(("Held-out test set", test))
-    values = np.concatenate([part for _, p in sets for part in (p.y, p.predicted)])
-    low, high = float(values.min()), float(values.max())
-    pad = 0.04 * (high - low) or 0.5
-    ends = (low - pad, high + pad)
+    actual, predicted = (
+        np.concatenate(both) for both in zip(*((p.y, p.predicted) for _, p in sets), strict=True)
+    )
+    if has_unit:
+        actual = predicted = np.concatenate((actual, predicted))
+    ends = (_ends(actual), _ends(predicted))
     # A long name would be cut on a narrow screen; the title has it in any case.
     on_axes = html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
     panels = tuple(
-        Panel(pack(_parity_panel(p, ends, on_axes)), f"{name}: {len(p.y)} rows") for name, p in sets
+        Panel(pack(_parity_panel(p, ends, on_axes, level)), f"{name}: {len(p.y)} rows")
+        for name, p in sets
     )
-    caption = (
-        "The solid line is perfect prediction, the dashed lines are one RMSE away from it. "
-        + ("Both plots have one scale. " if test is not None else "")
-        + "Look for a cloud that lies flatter than the line (the model shrinks towards the mean), "
-        "and for points of one group that are off it together. Point at a dot for its row."
-    )
+    caption = _parity_caption(has_unit=has_unit, level=level, two=test is not None)
     if max(len(p.y) for _, p in sets) > MAX_POINTS:
         caption += (
             f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
             "predictions.csv has all of them."
         )
-    title = f"Predicted against actual {target}"
+    title = (
+        f"{_predicted_name(has_unit=has_unit, level=level).capitalize()} against actual {target}"
+    )
     return Figure("parity", title, caption, panels, "square")
 
 
-def _parity_panel(predictions: Predictions, ends: tuple[float, float], target: str) -> go.Figure:
-    figure = go.Figure()
-    for offset, dash in ((0.0, "solid"), (1.0, "dash"), (-1.0, "dash")):
+def _ends(values: Floats) -> Ends:
+    """Return the ends of an axis that holds all values."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.04 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _predicted_name(*, has_unit: bool, level: float | None) -> str:
+    if level is not None:
+        return f"predicted {level:g} quantile"
+    return "predicted" if has_unit else "ranking score"
+
+
+def _parity_caption(*, has_unit: bool, level: float | None, two: bool) -> str:
+    scale = "Both plots have one scale. " if two else ""
+    point = "Point at a dot for its row."
+    if not has_unit:
+        return (
+            "The model predicts scores that have no unit and only rank rows, so that no line is "
+            f"that of perfect prediction. {scale}Look for a cloud that rises. {point}"
+        )
+    if level is not None:
+        return (
+            "On the line, the predicted quantile is the actual value; rows above the line are "
+            f"covered, which a share of {level:g} should be. Distances from the line are no "
+            f"errors. {scale}{point}"
+        )
+    return (
+        "The solid line is perfect prediction, the dashed lines are one RMSE away from it. "
+        f"{scale}Look for a cloud that lies flatter than the line (the model shrinks towards the "
+        f"mean), and for points of one group that are off it together. {point}"
+    )
+
+
+def _add_lines(
+    figure: go.Figure, predictions: Predictions, ends: Ends, level: float | None
+) -> None:
+    """Add the line of perfect prediction, and an RMSE around it where the value is predicted."""
+    offsets = ((0.0, "solid"), (1.0, "dash"), (-1.0, "dash"))
+    for offset, dash in offsets if level is None else offsets[:1]:
         shift = offset * predictions.scores["rmse"]
         figure.add_scatter(
             x=ends,
@@ -102,6 +149,15 @@ def _parity_panel(predictions: Predictions, ends: tuple[float, float], target: s
             line={"color": MUTED, "width": 1, "dash": dash},
             hoverinfo="skip",
         )
+
+
+def _parity_panel(
+    predictions: Predictions, ends: tuple[Ends, Ends], target: str, level: float | None
+) -> go.Figure:
+    figure = go.Figure()
+    has_unit = "rmse" in predictions.scores
+    if has_unit:
+        _add_lines(figure, predictions, ends[0], level)
     rows = np.arange(len(predictions.y))
     if len(rows) > MAX_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
@@ -120,11 +176,12 @@ def _parity_panel(predictions: Predictions, ends: tuple[float, float], target: s
         )
     apply_style(figure)
     figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
-    figure.update_xaxes(title_text=f"actual {target}", range=ends, constrain="domain")
+    what = _predicted_name(has_unit=has_unit, level=level)
+    figure.update_xaxes(title_text=f"actual {target}", range=ends[0], constrain="domain")
     figure.update_yaxes(
-        title_text=f"predicted {target}",
-        range=ends,
-        scaleanchor="x",
+        title_text=f"{what} {target}" if has_unit else what,
+        range=ends[1],
+        scaleanchor="x" if has_unit else None,
         constrain="domain",
         automargin=False,
     )

@@ -24,6 +24,7 @@ SCORING_MODULES = (
     "hpo.folds",
     "hpo.metrics",
     "hpo.estimators",
+    "hpo.ranker",
     "hpo.space",
     "hpo.sampling",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -40,6 +41,31 @@ def spearman(y: Floats, predicted: Floats) -> float:
     return float(np.corrcoef(_ranks(y), _ranks(predicted))[0, 1])
 
 
+def pinball_loss(y: Floats, predicted: Floats, level: float) -> float:
+    """Mean pinball loss of predicted quantiles, in units of the target.
+
+    With residuals r = y - predicted, the mean of max(level * r, (level - 1) * r), which the true
+    quantile of that level minimises: Koenker & Bassett, Econometrica 46, 33 (1978).
+
+    Parameters
+    ----------
+    y, predicted
+        Arrays of shape (n_rows,).
+    level
+        Level of the quantile, between 0 and 1; at 0.5 the loss is half the mean absolute error.
+    """
+    residual = y - predicted
+    return float(np.mean(np.maximum(level * residual, (level - 1.0) * residual)))
+
+
+def coverage(y: Floats, predicted: Floats) -> float:
+    """Fraction of rows that are not above their predicted quantile; ideally the quantile's level.
+
+    Arrays of shape (n_rows,).
+    """
+    return float(np.mean(y <= predicted))
+
+
 def _ranks(values: Floats) -> Floats:
     """Return ranks from 1, ties at their mean; scipy.stats alone would double a worker's start."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -53,9 +79,21 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 MAXIMISED = frozenset({"r2", "spearman"})
 
 
-def score_all(y: Floats, predicted: Floats) -> dict[str, float]:
+# What can be said of predictions that have no unit, such as a ranker's scores.
+RANK_METRICS: Mapping[str, Metric] = MappingProxyType({"spearman": spearman})
+
+
+def quantile_metrics(level: float) -> Mapping[str, Metric]:
+    """Return the metrics of a predicted quantile: its loss, its coverage and the usual ones."""
+    pinball = functools.partial(pinball_loss, level=level)
+    return MappingProxyType({"pinball": pinball, "coverage": coverage, **METRICS})
+
+
+def score_all(
+    y: Floats, predicted: Floats, metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, float]:
     """Return every metric by name."""
-    return {name: metric(y, predicted) for name, metric in METRICS.items()}
+    return {name: metric(y, predicted) for name, metric in metrics.items()}
 
 
 def bootstrap_intervals(
@@ -66,6 +104,7 @@ def bootstrap_intervals(
     level: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> dict[str, tuple[float, float]]:
     """Return percentile bootstrap intervals of every metric.
 
@@ -82,6 +121,8 @@ def bootstrap_intervals(
         Number of resamples.
     seed
         Seed of the resampling.
+    metrics
+        The metrics by name.
 
     Notes
     -----
@@ -93,14 +134,14 @@ def bootstrap_intervals(
     if groups is not None:
         _, group_of_row = np.unique(groups, return_inverse=True)
         members = [np.flatnonzero(group_of_row == g) for g in range(int(group_of_row.max()) + 1)]
-    draws: dict[str, list[float]] = {name: [] for name in METRICS}
+    draws: dict[str, list[float]] = {name: [] for name in metrics}
     for _ in range(n_resamples):
         if members is None:
             rows = rng.integers(0, len(y), len(y))
         else:
             drawn = rng.integers(0, len(members), len(members))
             rows = np.concatenate([members[g] for g in drawn])
-        for name, value in score_all(y[rows], predicted[rows]).items():
+        for name, value in score_all(y[rows], predicted[rows], metrics).items():
             draws[name].append(value)
     tail = (1.0 - level) / 2.0
     intervals = {}

@@ -7,6 +7,7 @@ Reporting, checkpoints, restart in the middle and timing are the worker's, once 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -15,11 +16,26 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.estimators import make_estimator
+from hpo.estimators import adapt_estimator, make_estimator, ranks_only
 from hpo.folds import Fold, hash_folds, make_folds
-from hpo.metrics import MAXIMISED, METRICS, score_all
+from hpo.metrics import (
+    MAXIMISED,
+    METRICS,
+    RANK_METRICS,
+    Metric,
+    quantile_metrics,
+    score_all,
+    spearman,
+)
 from hpo.plugins import resolve
-from hpo.spec import CustomObjectiveSpec, EstimatorSpec, PenalisedCvSpec, StudySpec
+from hpo.spec import (
+    CustomObjectiveSpec,
+    EstimatorSpec,
+    PenalisedCvSpec,
+    QuantileSpec,
+    SpearmanSpec,
+    StudySpec,
+)
 
 Direction = Literal["minimize", "maximize"]
 Params = Mapping[str, Any]
@@ -57,7 +73,73 @@ class Objective(Protocol):
         """Combine the scores of all parts, in their order; the result has the key `score`."""
 
 
-class PenalisedCv:
+class CrossValidation(ABC):
+    """Cross-validation of one estimator; a part is a fold.
+
+    Attributes
+    ----------
+    metrics
+        What is kept of both sides of every fold, beside the score.
+    headline
+        The metric that a report speaks of first.
+    level
+        Level of the quantile that the estimator predicts; None if it predicts no quantile.
+    averaged
+        Whether a trial scores the mean over folds.
+    """
+
+    direction: Direction
+    score_name: str
+    metrics: Mapping[str, Metric] = METRICS
+    headline = "r2"
+    level: float | None = None
+    averaged = True
+
+    def __init__(
+        self,
+        X: NDArray[np.float64],
+        y: NDArray[np.float64],
+        folds: Sequence[Fold],
+        estimator: EstimatorSpec,
+        *,
+        seed: int = 42,
+    ) -> None:
+        self.X, self.y, self.folds = X, y, tuple(folds)
+        self.estimator, self.seed = estimator, seed
+        if ranks_only(estimator):
+            self.metrics, self.headline = RANK_METRICS, "spearman"
+        self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
+        self.splits_hash = hash_folds(self.folds)
+
+    @abstractmethod
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold and score it."""
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Return the mean over folds of the score, and of every metric beside it."""
+        names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
+        return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
+
+    def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Fit on the training part of a fold; return all metrics, and what it validates."""
+        fold = self.folds[part]
+        model = make_estimator(self.estimator, params, self.seed)
+        model.fit(self.X[fold.train], self.y[fold.train])
+        scores, predicted = {}, {}
+        for side, rows in (("val", fold.validation), ("train", fold.train)):
+            predicted[side] = np.asarray(model.predict(self.X[rows]), dtype=np.float64)
+            for name, value in score_all(self.y[rows], predicted[side], self.metrics).items():
+                scores[f"{name}_{side}"] = value
+        return scores, predicted["val"]
+
+    def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
+        """Return a metric's value on the validation part, made worse by the gap to training."""
+        validation, train = scores[f"{metric}_val"], scores[f"{metric}_train"]
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        return validation + sign * penalty * max(0.0, sign * (validation - train))
+
+
+class PenalisedCv(CrossValidation):
     """Cross-validation with a penalty on the gap between validation and training.
 
     For an error metric (rmse, mae) fold k scores
@@ -80,33 +162,119 @@ class PenalisedCv:
         penalty: float = 0.2,
         seed: int = 42,
     ) -> None:
-        self.X, self.y, self.folds = X, y, tuple(folds)
-        self.estimator, self.seed = estimator, seed
+        super().__init__(X, y, folds, estimator, seed=seed)
         self.metric, self.penalty = metric, penalty
-        self.direction: Direction = "maximize" if metric in MAXIMISED else "minimize"
+        self.direction = "maximize" if metric in MAXIMISED else "minimize"
         self.score_name = f"penalised {metric}" if penalty else metric
-        self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
-        self.splits_hash = hash_folds(self.folds)
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold; score both of its parts by every metric."""
-        fold = self.folds[part]
-        model = make_estimator(self.estimator, params, self.seed)
-        model.fit(self.X[fold.train], self.y[fold.train])
-        scores = {}
-        for side, rows in (("val", fold.validation), ("train", fold.train)):
-            predicted = np.asarray(model.predict(self.X[rows]), dtype=np.float64)
-            for name, value in score_all(self.y[rows], predicted).items():
-                scores[f"{name}_{side}"] = value
-        validation, train = scores[f"{self.metric}_val"], scores[f"{self.metric}_train"]
-        sign = -1.0 if self.direction == "maximize" else 1.0
-        gap = max(0.0, sign * (validation - train))
-        return {"score": validation + sign * self.penalty * gap, **scores}
+        scores, _ = self._fit_fold(params, part)
+        return {"score": self._penalise(scores, self.metric, self.penalty), **scores}
+
+
+class QuantileCv(CrossValidation):
+    """Cross-validated pinball loss of one quantile, optionally with a penalty on the gap.
+
+    Fold k scores s_k = v_k + penalty * max(0, v_k - t_k) with the pinball loss v_k of the
+    validation and t_k of the training part of the fold (Koenker & Bassett, Econometrica 46, 33
+    (1978)); a trial scores the mean over folds. Each fold keeps the coverage, too: the fraction
+    of rows that are not above their predicted quantile. The usual metrics are kept beside them,
+    but say little: a quantile away from 0.5 is not meant to be near the value.
+
+    Parameters
+    ----------
+    estimator
+        An estimator that predicts that quantile: `hpo.estimators.adapt_estimator`.
+    level
+        Level of the quantile, between 0 and 1.
+    """
+
+    headline = "pinball"
+
+    def __init__(
+        self,
+        X: NDArray[np.float64],
+        y: NDArray[np.float64],
+        folds: Sequence[Fold],
+        estimator: EstimatorSpec,
+        *,
+        level: float,
+        penalty: float = 0.0,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(X, y, folds, estimator, seed=seed)
+        self.level, self.penalty = level, penalty
+        self.metrics = quantile_metrics(level)
+        self.direction = "minimize"
+        self.score_name = f"{'penalised ' if penalty else ''}pinball loss at {level:g}"
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold; score both of its parts by every metric."""
+        scores, _ = self._fit_fold(params, part)
+        return {"score": self._penalise(scores, "pinball", self.penalty), **scores}
+
+
+class SpearmanCv(CrossValidation):
+    """Spearman's rho of all out-of-fold predictions together.
+
+    A trial scores the rank correlation (Spearman, Am. J. Psychol. 15, 72 (1904)) over all
+    validated rows at once. That is not the mean over folds, for which there is `penalised_cv`
+    with metric spearman: it ranks rows of different folds against one another, too, as a list of
+    candidates will be ranked. Each fold's own rho is the score of its part, and `spearman_pooled`
+    is rho over this fold and those before it; that of the last fold is the trial's.
+
+    Predictions of earlier folds are kept in memory while one worker scores a trial, not stored:
+    they would be as many numbers per trial as the table has rows, read by every sampler and every
+    report. A worker that takes a trial over fits the folds before its first one again, which
+    gives the same predictions because a model depends on parameters, seed and fold alone.
+
+    Raises
+    ------
+    ObjectiveError
+        If a fold validates rows of one value only, which cannot be ranked.
+    """
+
+    direction: Direction = "maximize"
+    score_name = "out-of-fold Spearman rho"
+    headline = "spearman"
+    averaged = False
+
+    def __init__(
+        self,
+        X: NDArray[np.float64],
+        y: NDArray[np.float64],
+        folds: Sequence[Fold],
+        estimator: EstimatorSpec,
+        *,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(X, y, folds, estimator, seed=seed)
+        for k, fold in enumerate(self.folds):
+            if np.ptp(y[fold.validation]) == 0:
+                raise ObjectiveError(
+                    f"objective spearman: all {len(fold.validation)} rows that fold {k} validates "
+                    "have one value, which cannot be ranked; use fewer [cv] folds"
+                )
+        self._of_params: dict[str, Any] = {}
+        self._predicted: dict[int, NDArray[np.float64]] = {}
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold; score it, and it together with earlier folds."""
+        if dict(params) != self._of_params:
+            self._of_params, self._predicted = dict(params), {}
+        scores, self._predicted[part] = self._fit_fold(params, part)
+        for earlier in range(part):
+            if earlier not in self._predicted:
+                self._predicted[earlier] = self._fit_fold(params, earlier)[1]
+        so_far = range(part + 1)
+        y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
+        pooled = spearman(y, np.concatenate([self._predicted[k] for k in so_far]))
+        return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
-        """Return the mean over folds of the score, and of every metric beside it."""
-        names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in METRICS)]
-        return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
+        """Return rho over all folds together, and the mean over folds of every metric."""
+        return {**super().combine(parts), "score": parts[-1]["spearman_pooled"]}
 
 
 def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
@@ -116,28 +284,29 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
     ------
     ObjectiveError
         If the table does not allow the folds, or a user's own objective is not one.
+    SpecError
+        If the estimator cannot predict what the objective scores.
     """
     if isinstance(spec.objective, CustomObjectiveSpec):
         return _custom_objective(spec.objective, spec, table)
     if table is None or spec.cv is None or spec.estimator is None:
-        raise ObjectiveError("objective penalised_cv needs a table, [cv] and [estimator]")
-    return penalised_cv(spec.objective, spec, table)
+        raise ObjectiveError(f"objective {spec.objective.name} needs a table, [cv] and [estimator]")
+    return cross_validation(spec.objective, spec, table)
 
 
-def penalised_cv(objective: PenalisedCvSpec, spec: StudySpec, table: FeatureTable) -> PenalisedCv:
-    """Return the penalised cross-validation of a study over the training part of its table."""
-    if spec.cv is None or spec.estimator is None:
-        raise ObjectiveError("objective penalised_cv needs [cv] and [estimator]")
+def cross_validation(
+    objective: PenalisedCvSpec | QuantileSpec | SpearmanSpec, spec: StudySpec, table: FeatureTable
+) -> CrossValidation:
+    """Return the cross-validation of a study over the training part of its table."""
+    if spec.cv is None:
+        raise ObjectiveError(f"objective {objective.name} needs [cv]")
     train = table.train
-    return PenalisedCv(
-        train.X,
-        train.y,
-        make_folds(spec.cv, train.groups),
-        spec.estimator,
-        metric=objective.metric,
-        penalty=objective.penalty,
-        seed=spec.seed,
-    )
+    over = (train.X, train.y, make_folds(spec.cv, train.groups), adapt_estimator(spec))
+    if isinstance(objective, QuantileSpec):
+        return QuantileCv(*over, level=objective.level, penalty=objective.penalty, seed=spec.seed)
+    if isinstance(objective, SpearmanSpec):
+        return SpearmanCv(*over, seed=spec.seed)
+    return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, seed=spec.seed)
 
 
 def _custom_objective(

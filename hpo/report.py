@@ -29,7 +29,7 @@ from hpo.objective import Objective, make_objective
 from hpo.plugins import make_importable
 from hpo.search import Search
 from hpo.search_figures import search_figures
-from hpo.spec import PenalisedCvSpec
+from hpo.spec import CustomObjectiveSpec
 from hpo.status import Status, take_status
 from hpo.study import StudyRecord
 from hpo.trust import Material, findings, shorten
@@ -134,7 +134,7 @@ def _if_same(record: StudyRecord, table: FeatureTable | None) -> FeatureTable | 
 def _context(record: StudyRecord, opened: Opened, evaluation: Evaluation | None) -> dict[str, Any]:
     status = take_status(record)
     search = _search(record, opened, evaluation, status)
-    holds_out = isinstance(record.spec.objective, PenalisedCvSpec) and (
+    holds_out = not isinstance(record.spec.objective, CustomObjectiveSpec) and (
         opened.table is None or not bool(opened.table.is_train.all())
     )
     material = Material(
@@ -180,7 +180,7 @@ def _scores(
     }
     if evaluation is not None:
         scores["scores"] = results.score_rows(evaluation, unit)
-        scores["parity"] = parity(evaluation.cv, evaluation.test, target)
+        scores["parity"] = parity(evaluation.cv, evaluation.test, target, level=evaluation.level)
         scores["folds"] = list(name_folds(evaluation.cv).values())
     return scores
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,12 +15,13 @@ from optuna.trial import FrozenTrial
 from features.table import FeatureTable
 from hpo.evaluation import Evaluation, Predictions
 from hpo.ledger import WALL_KEY, part_key
-from hpo.search import Search
+from hpo.search import Search, score
 from hpo.space import CategoricalDimension, Dimension
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 EDGE = 0.01  # share of a searched range, at either end
 METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
+QUANTILE_LABELS = {"pinball": "Pinball loss", "coverage": "Coverage"}
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,28 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
     trial = search.best.number
     if evaluation is None:
         return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
-    text = f"{of}, trial {trial}, reaches {_in_words(evaluation.cv, unit)} in cross-validation"
+    in_words = functools.partial(_in_words, evaluation, unit)
+    text = f"{of}, trial {trial}, reaches {in_words(evaluation.cv)} in cross-validation"
     if evaluation.test is not None:
         rows = f"{len(evaluation.test.y)} held-out rows"
-        return f"{text}, and {_in_words(evaluation.test, unit)} on {rows}."
+        return f"{text}, and {in_words(evaluation.test)} on {rows}."
     if holds_out:
         return f"{text}. The held-out rows are looked at once, when the budget is finished."
     return f"{text}."
 
 
-def _in_words(predictions: Predictions, unit: str) -> str:
-    low, high = predictions.row_intervals["r2"]
-    r2, rmse = (number(predictions.scores[name]) for name in ("r2", "rmse"))
-    text = f"R²~{r2} (95~% interval {number(low)} to {number(high)}) and RMSE~{rmse}~{unit}"
+def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> str:
+    headline, scores = evaluation.headline, predictions.scores
+    low, high = predictions.row_intervals[headline]
+    interval = f"(95~% interval {number(low)} to {number(high)})"
+    if headline == "pinball":
+        loss, covered = number(scores["pinball"]), number(scores["coverage"])
+        text = f"a pinball loss of {loss}~{unit}".strip("~")
+        text += f" {interval} and covers {covered} where {evaluation.level:g} is asked for"
+    elif headline == "spearman":
+        text = f"Spearman ρ~{number(scores['spearman'])} {interval}"
+    else:
+        text = f"R²~{number(scores['r2'])} {interval} and RMSE~{number(scores['rmse'])}~{unit}"
     return text.strip("~").replace("~", NO_BREAK)
 
 
@@ -115,13 +126,27 @@ def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
                 for predictions in sets
             ],
         }
-        for name in METRIC_LABELS
+        for name in shown_metrics(evaluation.cv.scores)
     ]
 
 
+def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
+    """Return the metrics among `names` that a reader is shown, in their order.
+
+    Of predicted quantiles nothing is shown that speaks of their distance from the value.
+    """
+    labels = QUANTILE_LABELS if QUANTILE_LABELS.keys() <= {*names} else METRIC_LABELS
+    return tuple(name for name in labels if name in names)
+
+
+def label(metric: str) -> str:
+    """Return what a metric is called."""
+    return {**METRIC_LABELS, **QUANTILE_LABELS}[metric]
+
+
 def _label(metric: str, unit: str) -> str:
-    label = METRIC_LABELS[metric]
-    return f"{label} ({unit})" if unit and metric in ("rmse", "mae") else label
+    name = label(metric)
+    return f"{name} ({unit})" if unit and metric in ("rmse", "mae", "pinball") else name
 
 
 def _interval(ends: tuple[float, float]) -> str:
@@ -132,21 +157,27 @@ def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
     """Return every stored score of the best trial by part, and then over all parts."""
     parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
     names = [name for part in parts.values() for name in part if name not in ("score", WALL_KEY)]
-    pairs = [f"{metric}_{side}" for metric in METRIC_LABELS for side in ("val", "train")]
-    paired = {*pairs} <= {*names}
+    metrics = _paired_metrics({*names})
+    pairs = [f"{metric}_{side}" for metric in metrics for side in ("val", "train")]
+    paired = bool(pairs)
     names = [*(pairs if paired else dict.fromkeys(names)), "score"]
     columns: tuple[str, ...] = ("part", *names[:-1], search.score_name)
     heads: tuple[tuple[str, int], ...] = ()
     if paired:
-        columns = ("part", *("val.", "train.") * len(METRIC_LABELS), search.score_name)
-        heads = (("", 1), *((_label(name, unit), 2) for name in METRIC_LABELS), ("", 1))
-    values = np.array([[part.get(name, math.nan) for name in names] for part in parts.values()])
+        columns = ("part", *("val.", "train.") * len(metrics), search.score_name)
+        heads = (("", 1), *((_label(name, unit), 2) for name in metrics), ("", 1))
+    # An undefined score is stored as null, which this reads as NaN.
+    stored = [[part.get(name) for name in names] for part in parts.values()]
+    values = np.array(stored, dtype=np.float64)
     rows = [
         (search.part_name(step), *map(number, scores))
         for step, scores in zip(parts, values, strict=True)
     ]
     if paired:
         summary = {"mean": values.mean(axis=0), "std. dev.": values.std(axis=0, ddof=1)}
+        if not math.isclose(summary["mean"][-1], score(best), rel_tol=1e-9):
+            apart = np.full(len(names) - 1, math.nan)
+            summary["all parts together"] = np.array([*apart, score(best)])
     else:
         # What an objective of the user's own makes of its parts need not be their mean.
         whole = [best.user_attrs.get(name, math.nan) for name in names[:-1]]
@@ -160,6 +191,17 @@ def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
         heads=heads,
         n_summary=len(summary),
     )
+
+
+def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
+    """Return the metrics that parts store for both of their sides, if those are all they store.
+
+    Of all else that an objective of the user's own may store, nothing is to be left out.
+    """
+    for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS)):
+        if {f"{metric}_{side}" for metric in metrics for side in ("val", "train")} <= names:
+            return metrics
+    return ("spearman",) if names == {"spearman_val", "spearman_train", "spearman_pooled"} else ()
 
 
 # Parameters -----------------------------------------------------------------------------------

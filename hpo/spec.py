@@ -83,6 +83,20 @@ class PenalisedCvSpec(_Section):
     penalty: float = Field(0.2, ge=0)
 
 
+class QuantileSpec(_Section):
+    """Cross-validated pinball loss of one quantile of the target; a study per level."""
+
+    name: Literal["quantile"]
+    level: float = Field(gt=0, lt=1)
+    penalty: float = Field(0.0, ge=0)
+
+
+class SpearmanSpec(_Section):
+    """Spearman's rho of all out-of-fold predictions together, maximised."""
+
+    name: Literal["spearman"]
+
+
 class CustomObjectiveSpec(_Section):
     """An objective of the user's own, as `module:attribute`, and what it is called with."""
 
@@ -92,11 +106,16 @@ class CustomObjectiveSpec(_Section):
 
 def _objective_kind(value: Any) -> str:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return "custom" if isinstance(name, str) and ":" in name else "penalised_cv"
+    if not isinstance(name, str):
+        return "penalised_cv"
+    return "custom" if ":" in name else name
 
 
 ObjectiveSpec = Annotated[
-    Annotated[PenalisedCvSpec, Tag("penalised_cv")] | Annotated[CustomObjectiveSpec, Tag("custom")],
+    Annotated[PenalisedCvSpec, Tag("penalised_cv")]
+    | Annotated[QuantileSpec, Tag("quantile")]
+    | Annotated[SpearmanSpec, Tag("spearman")]
+    | Annotated[CustomObjectiveSpec, Tag("custom")],
     Discriminator(_objective_kind),
 ]
 
@@ -132,12 +151,15 @@ class StudySpec(_Section):
     @model_validator(mode="after")
     def _check(self) -> StudySpec:
         sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
-        if isinstance(self.objective, PenalisedCvSpec):
+        if not isinstance(self.objective, CustomObjectiveSpec):
             missing = [f"[{name}]" for name, section in sections.items() if section is None]
             if missing:
-                raise ValueError(f"objective penalised_cv needs {' and '.join(missing)}")
+                raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
         elif self.cv is not None or self.estimator is not None:
-            raise ValueError("[cv] and [estimator] belong to objective penalised_cv alone")
+            raise ValueError(
+                "[cv] and [estimator] belong to objectives penalised_cv, quantile and spearman "
+                "alone"
+            )
         if not self.space and self.trials > 1:
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
@@ -233,6 +255,8 @@ def _describe(kind: Any, error: Any) -> str:
         context = error["ctx"]
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         key = context["discriminator"].strip("'")
+        if key == f"{_objective_kind.__name__}()":
+            key, tags = "name", ["module:attribute" if tag == "custom" else tag for tag in tags]
         return f"{location}.{key}: unknown '{context['tag']}'; {suggest(context['tag'], tags)}"
     if error["type"] == "union_tag_not_found":
         key = error["ctx"]["discriminator"].strip("'")
@@ -293,10 +317,10 @@ def _is_union(kind: Any) -> bool:
 
 
 def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    # A tag is the one value that its field can have; other literals are choices.
     literals = [
-        value
+        get_args(field.annotation)
         for field in model.model_fields.values()
         if get_origin(field.annotation) is Literal
-        for value in get_args(field.annotation)
     ]
-    return tag in literals or (tag == "custom" and model is CustomObjectiveSpec)
+    return (tag,) in literals or (tag == "custom" and model is CustomObjectiveSpec)

@@ -16,9 +16,9 @@ from hpo.evaluation import TEST_LOOK, Evaluation
 from hpo.fingerprint import PARTS
 from hpo.folds import shared_group_fraction
 from hpo.ledger import FAILURE_KEY, Counts, part_key
-from hpo.metrics import score_all
-from hpo.objective import Objective, PenalisedCv
-from hpo.results import METRIC_LABELS, Table, number, percent, utc
+from hpo.metrics import Metric, score_all
+from hpo.objective import CrossValidation, Objective
+from hpo.results import METRIC_LABELS, Table, label, number, percent, shown_metrics, utc
 from hpo.search import Search, score
 
 MAX_LISTED = 200  # rows of a list; the page says how many more there are and what shows them
@@ -65,13 +65,14 @@ def findings(material: Material) -> list[Finding]:
     """Return everything there is to know, reasons for caution first."""
     table, objective = material.table, material.objective
     found = [_derived_columns(table)] if table is not None else []
-    if table is not None and isinstance(objective, PenalisedCv):
+    if table is not None and isinstance(objective, CrossValidation):
         found.append(_shared_groups(table, objective))
     found.append(_test_looks(material))
     if material.search.finished:
-        found.append(_selection(material.search, averaged=isinstance(objective, PenalisedCv)))
-    if material.evaluation is not None:
-        found.append(_refit(material.search, material.evaluation))
+        averaged = isinstance(objective, CrossValidation) and objective.averaged
+        found.append(_selection(material.search, averaged=averaged))
+    if material.evaluation is not None and isinstance(objective, CrossValidation):
+        found.append(_refit(material.search, material.evaluation, objective.metrics))
     found.append(_changes(material.events))
     found.append(_failures(material.search))
     found.append(_deaths(material.events))
@@ -97,7 +98,7 @@ def _derived_columns(table: FeatureTable) -> Finding:
     return Finding("caution", title, text)
 
 
-def _shared_groups(table: FeatureTable, objective: PenalisedCv) -> Finding:
+def _shared_groups(table: FeatureTable, objective: CrossValidation) -> Finding:
     title = "Groups on both sides of a fold"
     train, test = table.train, table.test
     if len(np.unique(table.groups)) == table.n_rows:
@@ -138,17 +139,19 @@ def _test_looks(material: Material) -> Finding:
             "choosing the best trial."
         )
         return Finding("caution", "Nothing is held out", text)
+    metrics = shown_metrics(looks[0]["scores"]) if looks else tuple(METRIC_LABELS)
     rows = tuple(
         (
             utc(look["at"]),
             str(look["finished"]),
             str(look["trial"]),
-            *(number(look["scores"].get(name)) for name in METRIC_LABELS),
+            *(number(look["scores"].get(name)) for name in metrics),
         )
         for look in looks
     )
-    columns = ("when", "after trials", "trial looked at", *METRIC_LABELS.values())
-    tables = (Table("Every look", columns, rows, frozenset(range(1, 7))),) if looks else ()
+    columns = ("when", "after trials", "trial looked at", *map(label, metrics))
+    numeric = frozenset(range(1, len(columns)))
+    tables = (Table("Every look", columns, rows, numeric),) if looks else ()
     if not looks:
         text = (
             f"None yet. The test set is looked at once, when the budget of "
@@ -196,18 +199,20 @@ def _selection(search: Search, *, averaged: bool) -> Finding:
     return Finding("note", title, text)
 
 
-def _refit(search: Search, evaluation: Evaluation) -> Finding:
+def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> Finding:
     """Compare the refitted folds with what the worker stored of the same trial."""
     title = "The refitted model is the one that was scored"
     stored = search.trials[evaluation.trial].user_attrs
     worst = 0.0
     for fold in np.unique(evaluation.cv.fold):
         rows = evaluation.cv.fold == fold
-        again = score_all(evaluation.cv.y[rows], evaluation.cv.predicted[rows])
+        again = score_all(evaluation.cv.y[rows], evaluation.cv.predicted[rows], metrics)
         then = stored[part_key(int(fold))]
         for name, value in again.items():
             before = then[f"{name}_val"]
-            if not (math.isnan(value) and math.isnan(before)):
+            if before is None:  # How an undefined score is stored.
+                worst = worst if math.isnan(value) else math.inf
+            else:
                 worst = max(worst, abs(value - before) / max(1.0, abs(before)))
     if worst <= REFIT_TOLERANCE:
         text = "Fitted again for this page, every fold gave the scores that the trial stored."
