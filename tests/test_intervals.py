@@ -135,7 +135,7 @@ def test_quantile_intervals_by_hand():
     predicted = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [3.0, 2.0, 1.0]])
     held_out = HeldOut(np.array([4.0, 1.0, 5.0]), predicted, np.arange(3), labels(range(3)))
     made = calibrate_quantiles(held_out, [[0.0, 1.0, 2.0]], 0.5)
-    assert (made.lower, made.centre, made.upper, made.width) == (-1.0, 1.0, 3.0, 4.0)
+    assert [*made.lower, *made.centre, *made.upper, *made.width] == [-1.0, 1.0, 3.0, 4.0]
 
 
 def test_cv_plus_by_hand():
@@ -145,7 +145,7 @@ def test_cv_plus_by_hand():
     )
     made = cv_plus(held_out, {0: [10.0], 1: [20.0]}, 0.5)
     # m - r: 9, 8, 17; m + r: 11, 12, 23
-    assert (made.lower, made.centre, made.upper) == (9.0, 15.0, 15.0)
+    assert [*made.lower, *made.centre, *made.upper] == [9.0, 15.0, 15.0]
     with pytest.raises(HpoError, match=r"lacks those of \[1\]"):
         cv_plus(held_out, {0: [10.0]}, 0.5)
 
@@ -155,7 +155,7 @@ def test_nothing_crosses_and_no_width_is_negative(seed):
     # Quantiles far too wide: the shift is negative and would turn narrow intervals inside out.
     held_out, quantiles, _ = draw(seed, noise=1e-3)
     held_out = HeldOut(
-        held_out.y, held_out.predicted + [[-3.0, 0.0, 3.0]], held_out.fold, held_out.groups
+        held_out.y, held_out.predicted + np.array([-3.0, 0.0, 3.0]), held_out.fold, held_out.groups
     )
     assert (np.diff(repair_crossing(quantiles), axis=1) >= 0).all()
     crossing = quantiles[:, ::-1]
@@ -231,7 +231,7 @@ def test_coverage_and_width_by_family():
     assert (found.families["b"].coverage, found.families["b"].mean_width) == (0.5, 3.0)
     assert assess(made, [0.0, 2.0, 3.0, 3.0]).families == {}
     with pytest.raises(HpoError, match="at least one row"):
-        assess(Intervals(*3 * [np.empty(0)], 0.9), [])
+        assess(Intervals(np.empty(0), np.empty(0), np.empty(0), 0.9), [])
 
 
 def test_wrong_shapes_and_coverages_are_refused():

@@ -5,9 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from sklearn.metrics import (
+    mean_absolute_error,
+    mean_pinball_loss,
+    r2_score,
+    root_mean_squared_error,
+)
 
-from hpo.metrics import METRICS, bootstrap_intervals, mae, r2, rmse, score_all, spearman
+from hpo.metrics import (
+    METRICS,
+    bootstrap_intervals,
+    coverage,
+    mae,
+    pinball_loss,
+    quantile_metrics,
+    r2,
+    rmse,
+    score_all,
+    spearman,
+)
 
 RNG = np.random.default_rng(3)
 Y = RNG.normal(size=50)
@@ -19,6 +35,27 @@ def test_metrics_agree_with_the_libraries():
     assert mae(Y, PREDICTED) == pytest.approx(mean_absolute_error(Y, PREDICTED))
     assert r2(Y, PREDICTED) == pytest.approx(r2_score(Y, PREDICTED))
     assert spearman(Y, PREDICTED) == pytest.approx(spearmanr(Y, PREDICTED).statistic)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.95])
+def test_the_pinball_loss_agrees_with_the_library(level):
+    expected = mean_pinball_loss(Y, PREDICTED, alpha=level)
+    assert pinball_loss(Y, PREDICTED, level) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pinball_loss_and_coverage_by_hand():
+    # Residuals 3, -1 and 0 at level 0.25: 0.75, 0.75 and 0.
+    y, predicted = np.array([3.0, 0.0, 2.0]), np.array([0.0, 1.0, 2.0])
+    assert pinball_loss(y, predicted, 0.25) == pytest.approx(0.5, rel=1e-15)
+    assert coverage(y, predicted) == pytest.approx(2 / 3, rel=1e-15)
+    assert pinball_loss(Y, PREDICTED, 0.5) == pytest.approx(mae(Y, PREDICTED) / 2, rel=1e-12)
+
+
+def test_the_pinball_loss_is_least_at_the_quantile():
+    y = RNG.normal(size=1001)
+    tried = np.sort(y)
+    losses = [pinball_loss(y, np.full(1001, value), 0.95) for value in tried]
+    assert tried[np.argmin(losses)] == np.quantile(y, 0.95)
 
 
 def test_a_constant_prediction_ranks_nothing():
@@ -60,3 +97,9 @@ def test_the_interval_of_a_mean_error_covers_as_often_as_it_says():
 
 def test_every_metric_has_an_interval():
     assert bootstrap_intervals(Y, PREDICTED, n_resamples=10).keys() == METRICS.keys()
+    metrics = quantile_metrics(0.9)
+    assert bootstrap_intervals(Y, PREDICTED, n_resamples=10, metrics=metrics).keys() == {
+        "pinball",
+        "coverage",
+        *METRICS,
+    }

@@ -25,6 +25,7 @@ SMALL = {
     "extra_trees": {"n_estimators": 5},
     "ridge": {"alpha": 1.0},
     "lightgbm": {"n_estimators": 5, "max_bin": 31},
+    "lightgbm_ranker": {"n_estimators": 5, "grades": 5},
 }
 
 
@@ -35,7 +36,7 @@ def table(hand_table):
 
 def need(name: str) -> None:
     """Skip where LightGBM lacks the system's OpenMP runtime."""
-    if name == "lightgbm":
+    if name.startswith("lightgbm"):
         try:
             importlib.import_module("lightgbm")
         except OSError as exc:
@@ -75,7 +76,8 @@ def test_the_penalised_score_is_the_formula(table, metric, penalty):
 @pytest.mark.parametrize("name", [*REGISTRY, "sklearn.neighbors:KNeighborsRegressor"])
 def test_every_estimator_scores_and_repeats_itself(table, name):
     need(name)
-    objective = penalised(table, estimator=name)
+    ranks = name == "lightgbm_ranker"
+    objective = penalised(table, "spearman" if ranks else "rmse", estimator=name)
     first = objective.score_part({}, 0)
     assert first == objective.score_part({}, 0)
     assert np.isfinite(first["score"])

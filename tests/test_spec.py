@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from features.table import TransportSpec
 from hpo.errors import SpecError
+from hpo.fingerprint import fingerprint
+from hpo.objective import make_objective
 from hpo.space import FloatDimension
 from hpo.spec import KFoldCv, canonical, load, validate
 from tests.conftest import make_spec
@@ -26,6 +29,15 @@ name = "ridge"
 [space]
 alpha = { type = "float", low = 0.001, high = 10.0, log = true }
 """
+
+
+PARABOLA = {"name": "tests.objectives:Parabola"}
+NO_TABLE: dict[str, Any] = {"table": None, "cv": None, "estimator": None}
+SECTIONS = {
+    "table": {"dataset": "transport", "families": ["ratios"]},
+    "cv": {"scheme": "kfold"},
+    "estimator": {"name": "ridge"},
+}
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -62,6 +74,26 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
         (('[cv]\nscheme = "kfold"', ""), r"objective penalised_cv needs \[cv\]"),
         (("[cv]", "[objective]\nmetric='rsme'\n[cv]"), "unknown 'rsme'; did you mean 'rmse'"),
         (("[cv]", "[objective]\npenalty=-1\n[cv]"), "penalty: .*greater than or equal to 0"),
+        (
+            ("[cv]", "[objective]\nname='quantil'\n[cv]"),
+            r"objective\.name: unknown 'quantil'; did you mean 'quantile'\?",
+        ),
+        (("[cv]", "[objective]\nname='spearmann'\n[cv]"), "did you mean 'spearman'"),
+        (("[cv]", "[objective]\nname='rho'\n[cv]"), "quantile, spearman, module:attr"),
+        (("[cv]", "[objective]\nname=3\n[cv]"), r"objective\.name: input should be .*, got 3"),
+        (("[cv]", "[objective]\nname='quantile'\n[cv]"), r"objective\.level: required and missing"),
+        (
+            ("[cv]", "[objective]\nname='quantile'\nlevel=5\n[cv]"),
+            r"objective\.level: .*less than 1, got 5",
+        ),
+        (
+            ("[cv]", "[objective]\nname='quantile'\nlevl=0.5\n[cv]"),
+            r"objective\.levl: unknown key; did you mean 'level'",
+        ),
+        (
+            ("[cv]", "[objective]\nname='spearman'\npenalty=0.1\n[cv]"),
+            r"objective\.penalty: unknown key; valid: name",
+        ),
         (("trials = 10", "trials = 10\nname = 'a b'"), "name: .*pattern"),
         (('name = "ridge"', 'name = "ridge"\nparams = {alpha = 1.0}'), "alpha: fixed in .* and in"),
     ],
@@ -114,7 +146,7 @@ def test_an_empty_space_is_one_trial():
 def test_a_custom_objective_needs_no_table():
     spec = make_spec(objective={"name": "a.b:C"}, table=None, cv=None, estimator=None)
     assert spec.table is None
-    with pytest.raises(SpecError, match=r"belong to objective penalised_cv alone"):
+    with pytest.raises(SpecError, match=r"belong to objectives penalised_cv, quantile and sp"):
         make_spec(objective={"name": "a.b:C"}, table=None)
     with pytest.raises(SpecError, match=r"objective\.parms: unknown key; did you mean 'params'"):
         make_spec(objective={"name": "a.b:C", "parms": {}}, table=None, cv=None, estimator=None)
@@ -127,6 +159,27 @@ def test_the_canonical_form_survives_a_round_trip_and_ignores_order():
     again = validate(json.loads(canonical(spec)), "stored")
     assert again == spec
     assert canonical(again) == canonical(spec)
+
+
+@pytest.mark.parametrize("objective", [{"name": "quantile", "level": 0.05}, {"name": "spearman"}])
+def test_objectives_over_a_table_need_what_they_score(objective):
+    import json
+
+    spec = make_spec(objective=objective)
+    assert validate(json.loads(canonical(spec)), "stored") == spec
+    with pytest.raises(SpecError, match=rf"objective {objective['name']} needs \[cv\]"):
+        make_spec(objective=objective, cv=None)
+
+
+def test_stored_studies_stay_what_they_were():
+    """Texts and hashes as studies were stored with before there was another objective."""
+    spec = make_spec()
+    assert canonical(spec.objective) == '{"metric":"rmse","name":"penalised_cv","penalty":0.2}'
+    objective = make_objective(make_spec(objective=PARABOLA, **NO_TABLE), None)
+    now = fingerprint(spec, None, objective)
+    assert now["objective"] == "79c7b7e403e3ea577ecc44507aae9992d292b69deb7d8250ad650f9d59af8683"
+    assert now["space"] == "39bc9f5489480af3c7f695523ce95bb1b57279399705e9c4602fbf86529cc82f"
+    assert validate({"name": "x", "trials": 1, **SECTIONS}, "stored").objective == spec.objective
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
