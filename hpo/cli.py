@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hpo.commands import (
     cluster,
+    comparing,
     copying,
     database,
     doctor,
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     for group in (
         running,
         looking,
+        comparing,
         cluster,
         database,
         copying,

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.plugins import resolve
-from hpo.spec import EstimatorSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec, StudySpec
+from hpo.spec import (
+    BoundGatedSpec,
+    EstimatorSpec,
+    GatedSpec,
+    ModelSpec,
+    PenalisedCvSpec,
+    QuantileSpec,
+    SpearmanSpec,
+    StudySpec,
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,9 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     Parameters
     ----------
     spec
-        The study file's `[estimator]`.
+        The study file's `[estimator]`; a composite one after `bind`.
     params
-        Parameters of a trial, or a subset.
+        Parameters of a trial, or a subset; `part.parameter` for a part of a composite.
     seed
         Its `random_state`, where it has one and the study file does not set it.
 
@@ -95,15 +107,126 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     ------
     SpecError
         If the estimator's name or a parameter is unknown.
+    ObjectiveError
+        If a composite estimator does not know the columns of its table.
     """
+    if not isinstance(spec, GatedSpec):
+        return _make_model(spec, params, seed, "[estimator]")
+    if not isinstance(spec, BoundGatedSpec):
+        raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (bind)")
+    by_part = _by_part(spec, params)
+    made = {
+        part: _make_model(model, by_part[part], seed, f"[estimator.{part}]")
+        for part, model in spec.parts.items()
+    }
+    from hpo.composite import GatedRegressor
+
+    return GatedRegressor(
+        **made,
+        base_columns=spec.base_columns,
+        second_columns=spec.second_columns,
+        gate_columns=spec.gate_columns,
+        combiner_columns=spec.combiner_columns,
+        rows=spec.second.rows,
+        predicts=spec.second.predicts,
+        base_predictions=spec.base_predictions,
+        inner_folds=spec.inner_folds,
+    )
+
+
+def bind(
+    spec: EstimatorSpec, columns: Sequence[Column], X: NDArray[np.float64] | None = None
+) -> EstimatorSpec:
+    """Return an estimator's spec with the columns that it names as positions in a table.
+
+    Parameters
+    ----------
+    spec
+        The study file's `[estimator]`; one that names no columns is returned as it is.
+    columns
+        The columns of the table, in its order.
+    X
+        Array of shape (n_rows, n_columns): the training rows, at least one of which must pass
+        the gate. Not looked at if None.
+
+    Raises
+    ------
+    SpecError
+        If a column or a family is not in the table, or if no row passes the gate.
+    """
+    if not isinstance(spec, GatedSpec):
+        return spec
+    gate = _find(spec.gate, columns, "[estimator] gate")
+    if X is not None and not (X[:, gate] == 1.0).all(axis=1).any():
+        raise SpecError(
+            f"[estimator] gate: {' and '.join(spec.gate)} must be 1, which holds for none of the "
+            f"{len(X)} training rows: the second model would have nothing to learn from"
+        )
+    combiner = spec.combiner.columns if spec.combiner else ()
+    return BoundGatedSpec(
+        **dict(spec),
+        base_columns=_seen(spec.base, columns, "[estimator.base] without"),
+        second_columns=_seen(spec.second, columns, "[estimator.second] without"),
+        gate_columns=gate,
+        combiner_columns=_find(combiner, columns, "[estimator.combiner] columns"),
+    )
+
+
+def _find(names: Sequence[str], columns: Sequence[Column], what: str) -> tuple[int, ...]:
+    position = {column.name: i for i, column in enumerate(columns)}
+    for name in names:
+        if name not in position:
+            raise SpecError(f"{what}: the table has no column '{name}'; {_near(name, position)}")
+    return tuple(position[name] for name in names)
+
+
+def _seen(model: ModelSpec, columns: Sequence[Column], what: str) -> tuple[int, ...]:
+    families = {column.family for column in columns}
+    for family in model.without:
+        if family not in families:
+            raise SpecError(
+                f"{what}: the table has no family '{family}'; {_near(family, families)}"
+            )
+    seen = tuple(i for i, column in enumerate(columns) if column.family not in model.without)
+    if not seen:
+        raise SpecError(f"{what}: leaves the model no feature of {', '.join(sorted(families))}")
+    return seen
+
+
+def _near(wrong: str, valid: Iterable[str]) -> str:
+    # A table may have hundreds of columns: the nearest alone, where there is one.
+    near = difflib.get_close_matches(wrong, sorted(valid), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else "check [table] families"
+
+
+def _by_part(spec: GatedSpec, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    by_part: dict[str, dict[str, Any]] = {part: {} for part in spec.parts}
+    for name, value in params.items():
+        part, dot, key = name.partition(".")
+        if not dot:
+            named = ", ".join(f"{part}.{name}" for part in by_part)
+            raise SpecError(
+                f"[estimator] {spec.name}: '{name}' belongs to one of its models; name which "
+                f"({named})"
+            )
+        if part not in by_part:
+            raise SpecError(
+                f"[estimator] {spec.name} has no model '{part}' to set '{name}' of; "
+                f"{suggest(part, by_part)}"
+            )
+        by_part[part][key] = value
+    return by_part
+
+
+def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str) -> Any:
     registered = REGISTRY.get(spec.name)
     if registered is None and ":" not in spec.name:
-        hint = suggest(spec.name, [*REGISTRY, "module:attribute"])
-        raise SpecError(f"[estimator] name: unknown '{spec.name}'; {hint}")
-    factory = resolve(registered.factory if registered else spec.name, "[estimator] name")
+        hint = suggest(spec.name, [*REGISTRY, "gated", "module:attribute"])
+        raise SpecError(f"{section} name: unknown '{spec.name}'; {hint}")
+    factory = resolve(registered.factory if registered else spec.name, f"{section} name")
     fixed = dict(registered.fixed) if registered else {}
     valid = _parameter_names(factory) | (registered.extra if registered else frozenset())
-    _check_names({**spec.params, **params}, valid, fixed, spec.name)
+    _check_names({**spec.params, **params}, valid, fixed, f"{section} {spec.name}")
     if "random_state" in valid and "random_state" not in spec.params:
         fixed["random_state"] = seed
     estimator = factory(**fixed, **spec.params, **params)
@@ -181,6 +304,11 @@ def check_estimator(spec: StudySpec, source: str) -> None:
         raise SpecError(f"{source}: {exc}") from exc
     from hpo.space import CategoricalDimension
 
+    if isinstance(estimator, GatedSpec) and spec.table is not None:
+        try:
+            estimator = bind(estimator, expected_columns(spec))
+        except SpecError as exc:
+            raise SpecError(f"{source}: {exc}") from exc
     ends: list[dict[str, Any]] = [{}]
     for name, dimension in spec.space.items():
         if isinstance(dimension, CategoricalDimension):
@@ -193,13 +321,30 @@ def check_estimator(spec: StudySpec, source: str) -> None:
         except SpecError as exc:
             raise SpecError(f"{source}: {exc}") from exc
         except Exception as exc:
-            tried = {**estimator.params, **params}
+            tried = {**estimator.fixed, **params}
             raise SpecError(
                 f"{source}: [estimator] {estimator.name} refuses {tried}: {exc}"
             ) from exc
 
 
+def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
+    """Return the columns that a study's table will have, as its families declare them."""
+    from features.table import families
+
+    declared = families()
+    return tuple(
+        column
+        for name in (spec.table.families if spec.table else ())
+        for column in declared[name].columns
+    )
+
+
 def _check_values(estimator: Any) -> None:
+    models = getattr(estimator, "models", None)
+    if models is not None:
+        for model in models:
+            _check_values(model)
+        return
     # scikit-learn checks values in fit alone; this is the check that its fit begins with.
     for step in getattr(estimator, "named_steps", {"": estimator}).values():
         validate: Callable[[], None] | None = getattr(step, "_validate_params", None)
@@ -224,13 +369,10 @@ def _check_names(
     for key in params:
         if key in fixed:
             raise SpecError(
-                f"[estimator] {name}: '{key}' is set to {fixed[key]!r} by every worker "
-                "and cannot be changed"
+                f"{name}: '{key}' is set to {fixed[key]!r} by every worker and cannot be changed"
             )
         if key not in valid:
-            raise SpecError(
-                f"[estimator] {name} has no parameter '{key}'; {suggest(key, valid - set(fixed))}"
-            )
+            raise SpecError(f"{name} has no parameter '{key}'; {suggest(key, valid - set(fixed))}")
 
 
 def _scale(estimator: Any) -> Any:

@@ -83,12 +83,12 @@ class Evaluation:
 
 
 def evaluate(
-    record: StudyRecord, table: FeatureTable | None, objective: Objective
+    record: StudyRecord, table: FeatureTable | None, objective: Objective, *, look: bool = True
 ) -> Evaluation | None:
     """Refit the best trial of a study.
 
     Returns None for an objective that is not cross-validation over a table, and before the
-    first trial has finished.
+    first trial has finished. Without `look`, the held-out rows are left alone.
     """
     if table is None or not isinstance(objective, CrossValidation):
         return None
@@ -96,14 +96,15 @@ def evaluate(
     if counts.finished == 0:
         return None
     best = record.optuna_study().best_trial
+    cv = _predict_folds(objective, best.params, table.train)
     test = None
-    if counts.done and not table.is_train.all():
+    if look and counts.done and not table.is_train.all():
         test = _predict_test(objective, best.params, table)
-        _record_look(record, best.number, counts.finished, test)
+        _record_look(record, best.number, counts.finished, cv, test, table.n_features)
     return Evaluation(
         trial=best.number,
         params=best.params,
-        cv=_predict_folds(objective, best.params, table.train),
+        cv=cv,
         test=test,
         shared_groups=shared_group_fraction(objective.folds, table.train.groups),
         derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
@@ -158,7 +159,14 @@ def _score(
     )
 
 
-def _record_look(record: StudyRecord, trial: int, finished: int, test: Predictions) -> None:
+def _record_look(
+    record: StudyRecord,
+    trial: int,
+    finished: int,
+    cv: Predictions,
+    test: Predictions,
+    n_features: int,
+) -> None:
     """Write down a look at the held-out rows; reading the same model's scores again is none."""
     looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
     if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in looks):
@@ -171,4 +179,10 @@ def _record_look(record: StudyRecord, trial: int, finished: int, test: Predictio
             trial=trial,
             finished=finished,
             scores=dict(test.scores),
+            # What a comparison of studies shows, so that it need not fit anything again.
+            n_test=len(test.y),
+            intervals={"row": dict(test.row_intervals), "group": dict(test.group_intervals)},
+            cv=dict(cv.scores),
+            n_cv=len(cv.y),
+            n_features=n_features,
         )

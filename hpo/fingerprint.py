@@ -25,6 +25,7 @@ SCORING_MODULES = (
     "hpo.metrics",
     "hpo.estimators",
     "hpo.ranker",
+    "hpo.composite",
     "hpo.space",
     "hpo.sampling",
 )
@@ -130,7 +131,8 @@ def compare_origin(
 
 
 def _modules(spec: StudySpec) -> list[str]:
-    own = [spec.objective.name, spec.estimator.name if spec.estimator else ""]
+    models = spec.estimator.parts.values() if spec.estimator else ()
+    own = [spec.objective.name, *(model.name for model in models)]
     return [*SCORING_MODULES, *(name.partition(":")[0] for name in own if ":" in name)]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.estimators import adapt_estimator, make_estimator, ranks_only
+from hpo.estimators import adapt_estimator, bind, make_estimator, ranks_only
 from hpo.folds import Fold, hash_folds, make_folds
 from hpo.metrics import (
     MAXIMISED,
@@ -301,7 +301,8 @@ def cross_validation(
     if spec.cv is None:
         raise ObjectiveError(f"objective {objective.name} needs [cv]")
     train = table.train
-    over = (train.X, train.y, make_folds(spec.cv, train.groups), adapt_estimator(spec))
+    estimator = bind(adapt_estimator(spec), table.columns, train.X)
+    over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, seed=spec.seed)
     if isinstance(objective, SpearmanSpec):

@@ -159,7 +159,7 @@ def _context(record: StudyRecord, opened: Opened, evaluation: Evaluation | None)
         "no_scores": _why_no_scores(record, opened, status),
         "best": search.best,
         "params": results.param_rows(record.spec.space, search.best) if search.best else [],
-        "fixed": dict(estimator.params) if estimator else {},
+        "fixed": estimator.fixed if estimator else {},
         "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
         "spec": json.dumps(record.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),

@@ -74,6 +74,96 @@ class EstimatorSpec(_Section):
     name: str
     params: dict[str, ParamValue] = {}
 
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The models that it is made of, by the section that describes each; "" is its own."""
+        return {"": self}
+
+    @property
+    def fixed(self) -> dict[str, ParamValue]:
+        """Its fixed parameters, by the names that a search space would give them."""
+        return {
+            f"{part}.{key}" if part else key: value
+            for part, model in self.parts.items()
+            for key, value in model.params.items()
+        }
+
+
+class ModelSpec(EstimatorSpec):
+    """A part of a composite estimator; it sees every feature but those of some families."""
+
+    without: tuple[str, ...] = ()
+
+
+class SecondModelSpec(ModelSpec):
+    """The model behind a gate.
+
+    It is trained on all rows, or on those that pass the gate, and predicts the target, or what
+    the base model leaves of it.
+    """
+
+    rows: Literal["all", "gated"] = "gated"
+    predicts: Literal["target", "residual"] = "target"
+
+
+class CombinerSpec(EstimatorSpec):
+    """A model of the target from the base and the second prediction and some columns."""
+
+    columns: tuple[str, ...] = ()
+
+
+class GatedSpec(EstimatorSpec):
+    """A base model for all rows, and a second one for those whose gate columns are all 1.
+
+    `base_predictions` are those from which residuals are taken and on which a combiner is
+    trained: out-of-fold within the training rows (`inner_folds` interleaved folds), or those
+    of a model that has seen the very rows, whose residuals are too small.
+    """
+
+    name: Literal["gated"]
+    gate: tuple[str, ...] = Field(min_length=1)
+    base: ModelSpec
+    second: SecondModelSpec
+    combiner: CombinerSpec | None = None
+    base_predictions: Literal["out_of_fold", "in_sample"] = "out_of_fold"
+    inner_folds: int = Field(5, ge=2)
+
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The models by their sections: base, second and, if there is one, combiner."""
+        parts: dict[str, EstimatorSpec] = {"base": self.base, "second": self.second}
+        return {**parts, "combiner": self.combiner} if self.combiner else parts
+
+    @model_validator(mode="after")
+    def _check(self) -> GatedSpec:
+        if self.params:
+            sections = " or ".join(f"{part}.params" for part in self.parts)
+            raise ValueError(f"params belong to one of its models: write them below {sections}")
+        nested = [part for part, model in self.parts.items() if model.name == "gated"]
+        if nested:
+            raise ValueError(f"{nested[0]}: a gated estimator is not made of gated ones")
+        return self
+
+
+class BoundGatedSpec(GatedSpec):
+    """The same over a certain table: every column by its position."""
+
+    base_columns: tuple[int, ...]
+    second_columns: tuple[int, ...]
+    gate_columns: tuple[int, ...]
+    combiner_columns: tuple[int, ...]
+
+
+def _estimator_kind(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "gated" if name == "gated" else "plain"
+
+
+AnyEstimatorSpec = Annotated[
+    Annotated[EstimatorSpec, Tag("plain")] | Annotated[GatedSpec, Tag("gated")],
+    Discriminator(_estimator_kind),
+]
+
 
 class PenalisedCvSpec(_Section):
     """Cross-validation whose folds are penalised for the gap between validation and training."""
@@ -131,7 +221,9 @@ class StudySpec(_Section):
     """One study file.
 
     `trials` is the budget: that many trials finish, whatever dies on the way. `seed` feeds the
-    sampler and, where the estimator takes one, its `random_state`.
+    sampler and, where the estimator takes one, its `random_state`. `allow_target_derived` names
+    the columns made from the target that the study uses knowingly; any other one is refused.
+    Parameters of a composite estimator's parts are named `part.parameter` in `space`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -142,8 +234,9 @@ class StudySpec(_Section):
     max_deaths: int = Field(3, ge=1)
     lease_s: float = Field(60.0, ge=1)
     table: TableSpec | None = None
+    allow_target_derived: tuple[str, ...] = ()
     cv: CvSpec | None = None
-    estimator: EstimatorSpec | None = None
+    estimator: AnyEstimatorSpec | None = None
     objective: ObjectiveSpec = PenalisedCvSpec()
     space: dict[str, Dimension] = {}
     sampler: SamplerSpec = SamplerSpec()
@@ -164,7 +257,7 @@ class StudySpec(_Section):
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
             )
-        both = sorted(set(self.space) & set(self.estimator.params if self.estimator else ()))
+        both = sorted(set(self.space) & set(self.estimator.fixed if self.estimator else ()))
         if both:
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
         return self
@@ -200,8 +293,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
 
 def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
     """Return the spec that a mapping describes; `source` is named in errors."""
+    if isinstance(raw.get("space"), dict):
+        raw = {**raw, "space": _name_by_part(raw["space"])}
     spec: StudySpec = validate_as(StudySpec, raw, source)
     return spec
+
+
+def _name_by_part(space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a space by names such as second.max_depth, which TOML reads as nested sections."""
+    named: dict[str, Any] = {}
+    for name, value in space.items():
+        is_section = isinstance(value, dict) and any(isinstance(v, dict) for v in value.values())
+        named |= {f"{name}.{key}": v for key, v in value.items()} if is_section else {name: value}
+    return named
 
 
 def validate_as(kind: Any, raw: Any, source: str) -> Any:
@@ -316,6 +420,10 @@ def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType)
 
 
+# Tags of the members of a union that no fixed word tells apart.
+_TAGS: Mapping[str, type[BaseModel]] = {"custom": CustomObjectiveSpec, "plain": EstimatorSpec}
+
+
 def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
     # A tag is the one value that its field can have; other literals are choices.
     literals = [
@@ -323,4 +431,4 @@ def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
         for field in model.model_fields.values()
         if get_origin(field.annotation) is Literal
     ]
-    return (tag,) in literals or (tag == "custom" and model is CustomObjectiveSpec)
+    return (tag,) in literals or _TAGS.get(str(tag)) is model

@@ -19,6 +19,7 @@ from features.table import FeatureTable
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
 from hpo.fingerprint import Fingerprint, compare, compare_origin, fingerprint
+from hpo.leaks import refuse_leaks
 from hpo.ledger import OPTUNA_STUDIES, Ledger
 from hpo.objective import Objective, make_objective
 from hpo.plugins import make_importable
@@ -146,12 +147,15 @@ def begin(
 
     Raises
     ------
+    SpecError
+        If a column is made from the target and the study file does not say that it is meant.
     ConflictError
         If the stored study was begun with something else that is not in `accept`; if `strict`,
         also if the commit, the lock file or Python changed.
     """
     make_importable(Path(source.file))
     table = features.table.read(table_path) if table_path else None
+    refuse_leaks(spec, table.columns if table else (), source.file)
     objective = make_objective(spec, table)
     current = fingerprint(spec, table, objective)
     row = {

@@ -467,7 +467,8 @@ def test_the_page_says_why_scores_may_not_be_real(
 ) -> None:
     n_skipped = MAX_LISTED + 30
     path = leaky_table(tmp_path / "tables", n_skipped)
-    record = begin(storage, make_spec(trials=2), Source("leaky.toml", (), None), path)
+    spec = make_spec(trials=2, allow_target_derived=["is_high"])
+    record = begin(storage, spec, Source("leaky.toml", (), None), path)
     work(record)
     page, evaluation = Page(write_report(record, tmp_path)), evaluated(record)
     assert evaluation.derived_columns == ("is_high",)

@@ -25,7 +25,7 @@ from hpo.commands.common import (
     storage_hint,
 )
 from hpo.commands.looking import summary
-from hpo.errors import HpoError
+from hpo.errors import HpoError, SpecError
 
 if TYPE_CHECKING:
     from hpo.ledger import Incarnation
@@ -119,9 +119,63 @@ def _add_going_on(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build the table of a study file, run the study, write its report."""
+    """Build the table of a study file, run the study, write its report; or so for a folder."""
+    if options.study.is_dir():
+        return _run_family(options)
     spec, source = read_study(options)
     return _go(options, spec, source, None)
+
+
+def _run_family(options: argparse.Namespace) -> int:
+    """Run every study file of a folder, one after another, and compare them."""
+    from features.table import FeaturesError
+    from hpo.commands.comparing import print_comparison
+    from hpo.study import find
+
+    if options.name is not None:
+        raise SpecError(f"--name {options.name}: the studies of a folder have their files' names")
+    worst, done = 0, []
+    for spec, source in _read_family(options):
+        try:
+            code = _go(options, spec, source, None, again=False)
+        except (HpoError, FeaturesError) as exc:
+            # The others do not depend on it.
+            say(f"error: {exc}")
+            code = getattr(exc, "exit_code", HpoError.exit_code)
+        if code == INTERRUPTED:
+            return INTERRUPTED
+        worst = max(worst, code)
+        if code == 0:
+            done.append(spec.name)
+    storage = open_storage(options)
+    print_comparison([find(storage, name) for name in done])
+    return worst
+
+
+def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
+    """Read and check all study files of a folder before the first is run.
+
+    A mistake in the last one should not come to light hours later.
+    """
+    from hpo.comparison import study_files
+    from hpo.spec import load
+
+    family, complaints = [], 0
+    for path in study_files(options.study):
+        try:
+            # A study without a space is one trial, whatever the budget of the others.
+            trials = options.trials if load(path, options.set).space else None
+            one = {**vars(options), "study": path, "trials": trials}
+            spec, source = read_study(argparse.Namespace(**one))
+        except HpoError as exc:
+            say(f"error: {exc}")
+            complaints += 1
+            continue
+        complaints += _complain(spec, path)
+        family.append((spec, source))
+    if complaints:
+        raise SpecError(f"{options.study}: {complaints} study files are not valid, none was run")
+    return family
 
 
 def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
@@ -154,11 +208,20 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def _go(
-    options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None
+    options: argparse.Namespace,
+    spec: StudySpec,
+    source: Source,
+    stored_table: Path | None,
+    *,
+    again: bool = True,
 ) -> int:
+    """Run a study; what is finished is reported `again`, or only where its report is missing."""
     record = begin_study(options, spec, source, stored_table)
     counts = record.ledger.counts()
     if counts.done:
+        if not again and (Path(options.reports) / record.name / "report.html").is_file():
+            say(f"study '{record.name}' is finished")
+            return 0
         say(
             f"study '{record.name}' is finished: {counts.finished} of {counts.budget} trials; "
             "nothing to do (more: --trials N)"
@@ -173,12 +236,14 @@ def begin_study(
     options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None = None
 ) -> StudyRecord:
     """Build the table of a study and begin it, or go on with it if it is the same."""
-    from hpo.estimators import check_estimator
+    from hpo.estimators import check_estimator, expected_columns
+    from hpo.leaks import refuse_leaks
     from hpo.plugins import make_importable
     from hpo.study import begin, build_table
 
     make_importable(Path(source.file))
     check_estimator(spec, source.file)
+    refuse_leaks(spec, expected_columns(spec), source.file)
     storage = open_storage(options, create=True)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return begin(storage, spec, source, table, options.accept, strict=options.strict)
@@ -231,22 +296,37 @@ def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Validate study files; all of them, whatever is wrong with the first."""
-    from hpo.estimators import check_estimator
-    from hpo.plugins import make_importable
     from hpo.spec import load
 
     wrong = 0
     for path in options.studies:
         try:
             spec = load(path, options.set)
-            make_importable(path)
-            check_estimator(spec, str(path))
         except HpoError as exc:
             say(f"error: {exc}")
+            wrong += 1
+            continue
+        if _complain(spec, path):
             wrong += 1
         else:
             print_line(f"{path}: ok, study '{spec.name}', {len(spec.space)} dimensions")
     return HpoError.exit_code if wrong else 0
+
+
+def _complain(spec: StudySpec, path: Path) -> bool:
+    """Say what is wrong with a study as far as that can be told without its table."""
+    from hpo.estimators import check_estimator, expected_columns
+    from hpo.leaks import refuse_leaks
+    from hpo.plugins import make_importable
+
+    try:
+        make_importable(path)
+        check_estimator(spec, str(path))
+        refuse_leaks(spec, expected_columns(spec), str(path))
+    except HpoError as exc:
+        say(f"error: {exc}")
+        return True
+    return False
 
 
 def worker(options: argparse.Namespace) -> int:

@@ -1,0 +1,290 @@
+"""Studies side by side, and beside what was reported of the same experiments elsewhere."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hpo.errors import SpecError
+from hpo.evaluation import TEST_LOOK, Evaluation, Predictions, evaluate
+from hpo.report import open_study
+from hpo.spec import validate_as
+from hpo.study import StudyRecord
+
+REPORTED_NAME = "reported.toml"
+METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
+_HEADS = ("R2", "RMSE", "MAE", "rho")
+_INTERVALS = ("r2", "spearman")
+
+Interval = tuple[float, float]
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r2: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    spearman: float | None = None
+
+
+class Reported(BaseModel):
+    """What a report says of one experiment, and which studies repeat it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    studies: tuple[str, ...]
+    source: str
+    n_features: int | None = None
+    cv: _Figures = _Figures()
+    test: _Figures = _Figures()
+
+
+class _ReportedFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: tuple[Reported, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One study of a comparison.
+
+    Attributes
+    ----------
+    cv, test
+        Every metric over the validated rows together, and over the held-out rows; empty where
+        there is none.
+    test_intervals
+        95 % bootstrap intervals of R2 and Spearman on the held-out rows, by resampling "row" and
+        "group".
+    remark
+        Why something is missing; "" if nothing is.
+    """
+
+    name: str
+    state: str
+    n_features: int | None = None
+    trial: int | None = None
+    cv: Mapping[str, float] = field(default_factory=dict)
+    n_cv: int | None = None
+    test: Mapping[str, float] = field(default_factory=dict)
+    n_test: int | None = None
+    test_intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    remark: str = ""
+
+
+def study_files(folder: Path) -> list[Path]:
+    """Return the study files of a folder, in the order of their names.
+
+    Raises
+    ------
+    SpecError
+        If there is none.
+    """
+    files = sorted(path for path in folder.glob("*.toml") if path.name != REPORTED_NAME)
+    if not files:
+        raise SpecError(f"{folder}: holds no study file (*.toml)")
+    return files
+
+
+def read_reported(path: Path) -> dict[str, Reported]:
+    """Read reported figures, by the names of the studies that repeat the experiments.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read, or a study stands for two experiments.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise SpecError(f"{path}: not valid TOML: {exc}") from exc
+    by_study: dict[str, Reported] = {}
+    for experiment in validate_as(_ReportedFile, raw, str(path)).experiment:
+        for study in experiment.studies:
+            if study in by_study:
+                raise SpecError(
+                    f"{path}: study '{study}' stands for '{by_study[study].name}' and for "
+                    f"'{experiment.name}'; name it once"
+                )
+            by_study[study] = experiment
+    return by_study
+
+
+def reported_beside(records: Iterable[StudyRecord]) -> dict[str, Reported]:
+    """Read the reported figures that lie beside the study files of these studies."""
+    folders = dict.fromkeys(Path(record.source.file).parent for record in records)
+    found: dict[str, Reported] = {}
+    for folder in folders:
+        if (folder / REPORTED_NAME).is_file():
+            found = {**read_reported(folder / REPORTED_NAME), **found}
+    return found
+
+
+# Figures --------------------------------------------------------------------------------------
+
+
+def compare_study(record: StudyRecord) -> Row:
+    """Return what is known of the best trial of a study, without a look at held-out rows.
+
+    Figures on held-out rows are those of the one look that a finished study has had.
+    """
+    counts = record.ledger.counts()
+    state = f"{counts.finished} of {counts.budget} trials"
+    if counts.finished == 0:
+        return Row(record.name, state, remark="no trial has finished")
+    best = record.optuna_study().best_trial.number
+    looks = [e for e in record.ledger.events() if e["kind"] == TEST_LOOK and e["trial"] == best]
+    if looks and counts.done and "cv" in looks[-1]:
+        return _from_look(record.name, state, looks[-1])
+    opened = open_study(record)
+    if not opened.whole or opened.objective is None:
+        changed = ", ".join(part for part, _, _ in opened.differences)
+        remark = opened.problem or f"not as it was begun: {changed}"
+        return Row(record.name, state, trial=best, remark=remark)
+    evaluation = evaluate(record, opened.table, opened.objective, look=bool(looks))
+    if evaluation is None or opened.table is None:
+        return Row(record.name, state, trial=best, remark="an objective without predictions")
+    remark = ""
+    if not counts.done:
+        remark = "unfinished: the held-out rows wait"
+    elif evaluation.test is None:
+        remark = "held-out rows not looked at yet, if there are any"
+    return _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
+
+
+def _from_look(name: str, state: str, look: Mapping[str, Any]) -> Row:
+    intervals = {kind: look["intervals"][kind] for kind in ("row", "group")}
+    return Row(
+        name,
+        state,
+        n_features=look["n_features"],
+        trial=look["trial"],
+        cv=look["cv"],
+        n_cv=look["n_cv"],
+        test=look["scores"],
+        n_test=look["n_test"],
+        test_intervals=_chosen(intervals),
+    )
+
+
+def _from_evaluation(
+    name: str, state: str, evaluation: Evaluation, n_features: int, remark: str
+) -> Row:
+    test: Predictions | None = evaluation.test
+    intervals = {"row": test.row_intervals, "group": test.group_intervals} if test else {}
+    return Row(
+        name,
+        state,
+        n_features=n_features,
+        trial=evaluation.trial,
+        cv=dict(evaluation.cv.scores),
+        n_cv=len(evaluation.cv.y),
+        test=dict(test.scores) if test else {},
+        n_test=len(test.y) if test else None,
+        test_intervals=_chosen(intervals),
+        remark=remark,
+    )
+
+
+def _chosen(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
+    return {
+        kind: {name: (float(ends[name][0]), float(ends[name][1])) for name in _INTERVALS}
+        for kind, ends in intervals.items()
+    }
+
+
+# Output ---------------------------------------------------------------------------------------
+
+
+def as_dicts(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[dict[str, Any]]:
+    """Return the comparison for a program: figures, reported ones, and ours minus theirs."""
+    return [
+        {
+            **asdict(row),
+            "reported": reported[row.name].model_dump() if row.name in reported else None,
+            "difference": _differences(row, reported[row.name]) if row.name in reported else None,
+        }
+        for row in rows
+    ]
+
+
+def _differences(row: Row, reported: Reported) -> dict[str, dict[str, float | None]]:
+    return {
+        side: {name: _minus(ours.get(name), getattr(theirs, name)) for name in METRIC_NAMES}
+        for side, ours, theirs in (("cv", row.cv, reported.cv), ("test", row.test, reported.test))
+    }
+
+
+def _minus(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
+    """Return the comparison as aligned text: ours, and below it what was reported."""
+    heads = ["study", "features", *(f"CV {head}" for head in _HEADS), "n test"]
+    for name, head in zip(METRIC_NAMES, _HEADS, strict=True):
+        heads += [f"test {head}", "95 %"] if name in _INTERVALS else [f"test {head}"]
+    table = [heads]
+    for row in rows:
+        table.append(_own_cells(row))
+        if row.name in reported:
+            table.extend(_reported_cells(row, reported[row.name]))
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(heads))]
+    text = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
+    if any(row.test_intervals for row in rows):
+        text.append("95 %: bootstrap intervals on the held-out rows, resampling whole groups")
+    text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
+    return text
+
+
+def _own_cells(row: Row) -> list[str]:
+    cells = [row.name, _count(row.n_features)]
+    cells += [_number(row.cv.get(name)) for name in METRIC_NAMES]
+    cells.append(_count(row.n_test))
+    for name in METRIC_NAMES:
+        cells.append(_number(row.test.get(name)))
+        if name in _INTERVALS:
+            ends = row.test_intervals.get("group", {}).get(name)
+            cells.append(f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "")
+    return cells
+
+
+def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
+    difference = _differences(row, reported)
+    theirs = ["  reported", _count(reported.n_features)]
+    ours_less_theirs = ["  difference", ""]
+    for side, figures in (("cv", reported.cv), ("test", reported.test)):
+        if side == "test":
+            theirs.append("")
+            ours_less_theirs.append("")
+        for name in METRIC_NAMES:
+            gap = [""] if side == "test" and name in _INTERVALS else []
+            theirs += [_number(getattr(figures, name)), *gap]
+            ours_less_theirs += [_number(difference[side][name], signed=True), *gap]
+    return [theirs, ours_less_theirs]
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)

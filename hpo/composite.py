@@ -1,0 +1,128 @@
+"""A base model for every row, and a second one where a gate is open."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+
+Floats = NDArray[np.float64]
+Columns = tuple[int, ...]
+
+
+class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Predicts with a base model, and with a second one where all gate columns are 1.
+
+    With base prediction b(x) and second model m, a row that passes the gate gets m(x) where m
+    `predicts` the target, and b(x) + m(x) where it predicts the residual y - b(x). With a
+    combiner c, it gets c(b(x), that prediction, columns of x). Every other row gets b(x), and so
+    does every row where fewer than two training rows pass the gate: there is nothing to fit.
+
+    Residuals, and what the combiner is trained on, come from `base_predictions`: out-of-fold
+    within the training rows, or in-sample. A base model that fits its training rows closely
+    leaves small residuals on them, which say little about those on new rows. Folds are
+    interleaved (row i is held out in fold i mod `inner_folds`), in the order of the rows; they
+    keep no groups together, as an estimator is told none. Where a combiner follows, the second
+    model's out-of-fold predictions rest on the residuals of the whole training part, as in
+    stacking: each is made by a model that has not been fitted on its row.
+
+    Parameters
+    ----------
+    base, second, combiner
+        Regressors of scikit-learn's kind, which are cloned and never fitted themselves.
+    base_columns, second_columns, gate_columns, combiner_columns
+        Positions in X of the features of each model and of the gate.
+    rows
+        Which training rows the second model is fitted on.
+    predicts
+        What the second model predicts.
+    base_predictions
+        Which predictions of the training rows residuals and combiner are made from.
+    inner_folds
+        Number of folds of out-of-fold predictions.
+    """
+
+    def __init__(
+        self,
+        base: Any,
+        second: Any,
+        combiner: Any = None,
+        *,
+        base_columns: Columns,
+        second_columns: Columns,
+        gate_columns: Columns,
+        combiner_columns: Columns = (),
+        rows: Literal["all", "gated"] = "gated",
+        predicts: Literal["target", "residual"] = "target",
+        base_predictions: Literal["out_of_fold", "in_sample"] = "out_of_fold",
+        inner_folds: int = 5,
+    ) -> None:
+        self.base, self.second, self.combiner = base, second, combiner
+        self.base_columns, self.second_columns = base_columns, second_columns
+        self.gate_columns, self.combiner_columns = gate_columns, combiner_columns
+        self.rows, self.predicts = rows, predicts
+        self.base_predictions, self.inner_folds = base_predictions, inner_folds
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """The models that it is made of, as they were given."""
+        return tuple(m for m in (self.base, self.second, self.combiner) if m is not None)
+
+    def fit(self, X: Floats, y: Floats) -> GatedRegressor:
+        """Fit all models; X of shape (n_rows, n_features), y of shape (n_rows,)."""
+        gated = self._passes(X)
+        base_X, second_X = X[:, self.base_columns], X[:, self.second_columns]
+        self.base_ = clone(self.base).fit(base_X, y)
+        self.second_, self.combiner_ = None, None
+        rows = np.flatnonzero(gated) if self.rows == "gated" else np.arange(len(y))
+        if int(gated.sum()) < 2:
+            return self
+        base = np.zeros(len(y))
+        if self.predicts == "residual" or self.combiner is not None:
+            base = self._predict_training(self.base, self.base_, base_X, y)
+        target = y - base if self.predicts == "residual" else y
+        self.second_ = clone(self.second).fit(second_X[rows], target[rows])
+        if self.combiner is not None:
+            second = np.zeros(len(y))
+            second[rows] = self._predict_training(
+                self.second, self.second_, second_X[rows], target[rows]
+            )
+            inputs = self._combine(X, base, second)
+            self.combiner_ = clone(self.combiner).fit(inputs[gated], y[gated])
+        return self
+
+    def predict(self, X: Floats) -> Floats:
+        """Return predictions of shape (n_rows,) for X of shape (n_rows, n_features)."""
+        predicted = np.asarray(self.base_.predict(X[:, self.base_columns]), dtype=np.float64)
+        gated = self._passes(X)
+        if self.second_ is None or not gated.any():
+            return predicted
+        base = predicted[gated]
+        second = np.asarray(self.second_.predict(X[gated][:, self.second_columns]))
+        inputs = self._combine(X[gated], base, second)
+        # The second column of what a combiner sees is the prediction without one.
+        behind = inputs[:, 1] if self.combiner_ is None else self.combiner_.predict(inputs)
+        predicted[gated] = behind
+        return predicted
+
+    def _passes(self, X: Floats) -> NDArray[np.bool_]:
+        # A gap is not 1: a row whose indicator is missing falls back to the base model.
+        passes: NDArray[np.bool_] = (X[:, self.gate_columns] == 1.0).all(axis=1)
+        return passes
+
+    def _combine(self, X: Floats, base: Floats, second: Floats) -> Floats:
+        corrected = base + second if self.predicts == "residual" else second
+        return np.column_stack([base, corrected, X[:, self.combiner_columns]])
+
+    def _predict_training(self, model: Any, fitted: Any, X: Floats, y: Floats) -> Floats:
+        """Return predictions of the rows that a model is trained on."""
+        if self.base_predictions == "in_sample":
+            return np.asarray(fitted.predict(X), dtype=np.float64)
+        predicted = np.empty(len(y))
+        fold = np.arange(len(y)) % min(self.inner_folds, len(y))
+        for k in range(int(fold.max()) + 1):
+            held = fold == k
+            predicted[held] = clone(model).fit(X[~held], y[~held]).predict(X[held])
+        return predicted
