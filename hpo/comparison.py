@@ -198,7 +198,11 @@ def _from_evaluation(
 
 def _chosen(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
     return {
-        kind: {name: (float(ends[name][0]), float(ends[name][1])) for name in _INTERVALS}
+        kind: {
+            name: (float(ends[name][0]), float(ends[name][1]))
+            for name in _INTERVALS
+            if name in ends
+        }
         for kind, ends in intervals.items()
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -14,7 +16,7 @@ from hpo.composite import GatedRegressor
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators import bind, check_estimator, make_estimator
 from hpo.objective import make_objective
-from hpo.spec import BoundGatedSpec, canonical, load, validate
+from hpo.spec import BoundGatedSpec, GatedSpec, canonical, load, validate
 from tests.conftest import make_spec
 
 # Columns: two plain ones, one scalar behind the gate, two indicators.
@@ -288,10 +290,10 @@ second.params.fit_intercept = false
         specs.append(load(tmp_path / "mine.toml"))
     assert specs[0] == specs[1] == specs[2]
     assert list(specs[0].space) == ["second.max_iter"]
-    import json
-
     assert validate(json.loads(canonical(specs[0])), "stored") == specs[0]
-    assert load(tmp_path / "mine.toml", ["estimator.inner_folds=3"]).estimator.inner_folds == 3
+    again = load(tmp_path / "mine.toml", ["estimator.inner_folds=3"]).estimator
+    assert isinstance(again, GatedSpec)
+    assert again.inner_folds == 3
     (tmp_path / "mine.toml").write_text(head + files[0].replace("max_iter", "fit_intercept"))
     with pytest.raises(SpecError, match=r"second\.fit_intercept: fixed in .* and in \[space\]"):
         load(tmp_path / "mine.toml")

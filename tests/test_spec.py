@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from features.table import TransportSpec
+from hpo.comparison import REPORTED_NAME, read_reported, study_files
 from hpo.errors import SpecError
 from hpo.fingerprint import fingerprint
 from hpo.objective import make_objective
 from hpo.space import FloatDimension
 from hpo.spec import KFoldCv, canonical, load, validate
 from tests.conftest import make_spec
+from tests.studies import ROOT
 
-STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*/*.toml"))
+FOLDERS = [path for path in (ROOT / "studies").iterdir() if any(path.glob("*.toml"))]
+STUDIES = sorted(path for folder in FOLDERS for path in study_files(folder))
 
 VALID = """
 trials = 10
@@ -184,11 +188,34 @@ def test_stored_studies_stay_what_they_were():
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_file_of_the_product_is_valid(path):
-    from hpo.estimators import check_estimator
+    from hpo.estimators import check_estimator, expected_columns
+    from hpo.leaks import refuse_leaks
 
     spec = load(path)
     check_estimator(spec, str(path))
+    refuse_leaks(spec, expected_columns(spec), str(path))
     assert spec.description
+    promised = re.search(r"\((\d+) features\)", spec.description)
+    assert promised is None or int(promised[1]) == len(expected_columns(spec))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_reported_figures_are_of_studies_that_exist(folder):
+    from hpo.estimators import expected_columns
+
+    if not (folder / REPORTED_NAME).is_file():
+        return
+    specs = {path.stem: load(path) for path in study_files(folder)}
+    reported = read_reported(folder / REPORTED_NAME)
+    assert set(reported) <= set(specs)
+    for name, experiment in reported.items():
+        n_features = len(expected_columns(specs[name]))
+        assert experiment.n_features in (None, n_features), name
+        for figures in (experiment.cv, experiment.test):
+            assert figures.r2 is None or 0.5 < figures.r2 < 0.8
+            assert figures.spearman is None or 0.6 < figures.spearman < 0.9
+            assert figures.rmse is None or 1.3 < figures.rmse < 1.8
+            assert figures.mae is None or 0.8 < figures.mae < 1.2
 
 
 def test_no_two_study_files_share_a_name():

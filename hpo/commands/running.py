@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,9 @@ def add_to(commands: Any) -> None:
     add_shared(parser, "reports")
 
     parser = add_command(commands, "check", check, "validate study files without running them")
-    parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY")
+    parser.add_argument(
+        "studies", type=Path, nargs="+", metavar="STUDY", help="study files, or folders of them"
+    )
     add_set(parser)
 
     parser = add_command(commands, "worker", worker, "add one worker to a study")
@@ -299,7 +302,7 @@ def check(options: argparse.Namespace) -> int:
     from hpo.spec import load
 
     wrong = 0
-    for path in options.studies:
+    for path in _each_file(options.studies):
         try:
             spec = load(path, options.set)
         except HpoError as exc:
@@ -311,6 +314,13 @@ def check(options: argparse.Namespace) -> int:
         else:
             print_line(f"{path}: ok, study '{spec.name}', {len(spec.space)} dimensions")
     return HpoError.exit_code if wrong else 0
+
+
+def _each_file(paths: Sequence[Path]) -> Iterator[Path]:
+    from hpo.comparison import study_files
+
+    for path in paths:
+        yield from study_files(path) if path.is_dir() else [path]
 
 
 def _complain(spec: StudySpec, path: Path) -> bool:
