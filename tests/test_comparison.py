@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from hpo.cli import main
 from hpo.comparison import as_dicts, compare_study, lines, read_reported, study_files
 from hpo.errors import SpecError
 from hpo.evaluation import TEST_LOOK
@@ -170,47 +171,64 @@ def write_family(flag="", allowed="[]"):
     (folder / "reported.toml").write_text(REPORTED)
 
 
-def test_a_folder_runs_one_after_another_and_ends_with_the_comparison(hpo):
+@pytest.fixture
+def run(hpo, capsys):
+    """Run a command in this process, in an empty folder; return its exit code and what it says."""
+
+    def run_here(*arguments):
+        code = main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run_here
+
+
+def test_a_folder_runs_one_after_another_and_ends_with_the_comparison(run):
     write_family()
-    done = hpo("run", "family", "--workers", "1", "--trials", "3")
-    assert "two: finished, 3 of 3 trials" in done.stdout
-    table = done.stdout[done.stdout.index("\nstudy ") :].splitlines()[1:]
+    code, out, _ = run("run", "family", "--workers", "1", "--trials", "3")
+    assert code == 0
+    assert "two: finished, 3 of 3 trials" in out
+    table = out[out.index("\nstudy ") :].splitlines()[1:]
     assert [line.split()[0] for line in table[1:5]] == ["one", "reported", "difference", "two"]
     page = Path("reports/two/report.html")
     written = page.stat().st_mtime_ns
 
     # Finished ones cost nothing, and one that fails does not keep the others from running.
-    (folder := Path("family")).joinpath("lost.toml").write_text(
-        (folder / "one.toml").read_text().replace("data.csv", "lost.csv")
-    )
-    again = hpo("run", "family", "--workers", "1", "--trials", "3", code=2)
-    assert "lost.csv" in again.stderr
-    assert "study 'two' is finished" in again.stderr
+    lost = Path("family/one.toml").read_text().replace("data.csv", "lost.csv")
+    Path("family/lost.toml").write_text(lost)
+    code, out, err = run("run", "family", "--workers", "1", "--trials", "3")
+    assert code == 2
+    assert "lost.csv" in err
+    assert "study 'two' is finished" in err
     assert page.stat().st_mtime_ns == written
-    assert again.stdout.splitlines() == table
+    assert out.splitlines() == table
 
-    rows = json.loads(hpo("compare", "--all", "--json").stdout)
+    rows = json.loads(run("compare", "--all", "--json")[1])
     assert [row["name"] for row in rows] == ["one", "two"]
     assert rows[0]["reported"]["name"] == "The one"
     assert rows[1]["reported"] is None
     assert rows[1]["n_test"] == 8
-    assert hpo("compare", "one", "two").stdout.splitlines() == table
+    assert run("compare", "one", "two")[1].splitlines() == table
     Path("other.toml").write_text(REPORTED.replace('"one"', '"two"'))
-    rows = json.loads(hpo("compare", "--all", "--json", "--reported", "other.toml").stdout)
+    rows = json.loads(run("compare", "--all", "--json", "--reported", "other.toml")[1])
     assert [bool(row["reported"]) for row in rows] == [False, True]
-    assert "give the names of studies, or --all" in hpo("compare", code=2).stderr
+    code, _, err = run("compare")
+    assert (code, "give the names of studies, or --all" in err) == (2, True)
 
 
-def test_nothing_is_run_where_one_file_of_a_folder_is_wrong(hpo):
+def test_nothing_is_run_where_one_file_of_a_folder_is_wrong(run):
     write_family()
     path = Path("family/two.toml")
     path.write_text(path.read_text().replace("ridge", "rigde"))
-    done = hpo("run", "family", code=2)
-    assert "unknown 'rigde'" in done.stderr
-    assert "1 study files are not valid, none was run" in done.stderr
+    code, _, err = run("run", "family")
+    assert code == 2
+    assert "unknown 'rigde'" in err
+    assert "1 study files are not valid, none was run" in err
     assert not Path("hpo.db").exists()
-    assert "family/one.toml: ok" in hpo("check", "family", code=2).stdout
-    assert "have their files' names" in hpo("run", "family", "--name", "x", code=2).stderr
+    code, out, _ = run("check", "family")
+    assert (code, "family/one.toml: ok" in out) == (2, True)
+    code, _, err = run("run", "family", "--name", "x")
+    assert (code, "have their files' names" in err) == (2, True)
 
 
 def test_study_files_are_all_but_the_reported_figures(tmp_path):
@@ -225,18 +243,19 @@ def test_study_files_are_all_but_the_reported_figures(tmp_path):
 # Columns made from the target ------------------------------------------------------------------
 
 
-def test_a_column_made_from_the_target_must_be_named(hpo):
+def test_a_column_made_from_the_target_must_be_named(run):
     write_family(flag=', "sigma_is_coerced"')
-    for command in (("check", "family/one.toml"), ("run", "family")):
-        error = hpo(*command, code=2).stderr
-        assert "made from the target: 'sigma_is_coerced' (family sigma_is_coerced)" in error
-        assert 'allow_target_derived = ["sigma_is_coerced"]' in error
+    for command in (("check", "family"), ("run", "family/one.toml"), ("run", "family")):
+        code, _, err = run(*command)
+        assert code == 2
+        assert "made from the target: 'sigma_is_coerced' (family sigma_is_coerced)" in err
+        assert 'allow_target_derived = ["sigma_is_coerced"]' in err
     assert not Path("tables").exists()
     knowingly = ("--set", 'allow_target_derived=["sigma_is_coerced"]')
-    assert "study 'one'" in hpo("check", "family/one.toml", *knowingly).stdout
+    assert "study 'one'" in run("check", "family/one.toml", *knowingly)[1]
     # The permission is the study's: it makes no other table.
-    first = json.loads(hpo("features", "build", "family/one.toml", "--json").stdout)
-    again = json.loads(hpo("features", "build", "family/one.toml", "--json", *knowingly).stdout)
+    first = json.loads(run("features", "build", "family/one.toml", "--json")[1])
+    again = json.loads(run("features", "build", "family/one.toml", "--json", *knowingly)[1])
     assert again["reused"]
     assert first["hash"] == again["hash"]
 
