@@ -139,7 +139,7 @@ def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log) -> Block:
     return block
 
 
-def compute_block(family: FamilyInfo, rows: Rows, log: Log) -> Block:
+def compute_block(family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: bool = False) -> Block:
     """Compute a family's columns for these rows.
 
     Raises
@@ -147,7 +147,7 @@ def compute_block(family: FamilyInfo, rows: Rows, log: Log) -> Block:
     FamilyError
         The family's code returns another number of columns than the registry says.
     DatasetError
-        No row has what the family needs.
+        No row has what the family needs, and it is not `may_be_empty`.
     """
     module, _, function = family.compute.partition(":")
     compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
@@ -158,7 +158,8 @@ def compute_block(family: FamilyInfo, rows: Rows, log: Log) -> Block:
             f"instead of {(len(rows), family.n_columns)}; correct the registry or the function"
         )
     rests_on_columns_of_its_own = {"cell", "cif"} & set(family.needs)
-    if rests_on_columns_of_its_own and not np.nan_to_num(block.values).any():
+    must_hold = rests_on_columns_of_its_own and not may_be_empty
+    if must_hold and not np.nan_to_num(block.values).any():
         first = f" ({block.remarks[0].reason})" if block.remarks else ""
         raise DatasetError(
             f"family {family.name}: no row has the {' and '.join(family.needs)} data that it "

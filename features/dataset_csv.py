@@ -13,7 +13,7 @@ from features.records import Target
 from features.registry import Need
 from features.rows import Log, Rows
 from features.sources import Source, cif_sets, csv_files, read_source
-from features.specs import CsvSpec
+from features.specs import CellColumns, CsvSpec
 from features.tabular import Formula, Layout, Part, group_by_composition, plain_formula, read_rows
 
 # Names under which a cell column is taken if the study file does not name it.
@@ -59,7 +59,7 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         read_formula=plain_formula(spec.formula),
         group_tokens=group_by_composition if spec.group is None else _group_by(spec.group),
         id=spec.id,
-        cell=_cell_columns(spec, csv) if "cell" in needs else {},
+        cell=cell_columns(spec.cell_columns, csv) if "cell" in needs else {},
     )
     rows = read_rows([Part(csv, _splitter(spec.split))], layout, cif_sets(sources))
     if spec.split is None:
@@ -67,9 +67,10 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
     return replace(rows, notes={"encoding": csv.encoding})
 
 
-def _cell_columns(spec: CsvSpec, csv: CsvFile) -> dict[str, str]:
-    named: dict[str, str | None] = spec.cell_columns.model_dump()
-    found = {name: column or csv.find(_USUAL_NAMES[name]) for name, column in named.items()}
+def cell_columns(named: CellColumns, csv: CsvFile) -> dict[str, str]:
+    """Return the column of each cell field: the named one, or one with a usual name."""
+    names: dict[str, str | None] = named.model_dump()
+    found = {name: column or csv.find(_USUAL_NAMES[name]) for name, column in names.items()}
     return {name: column for name, column in found.items() if column is not None}
 
 

@@ -51,9 +51,10 @@ def _mean_over_atoms(rows: Rows, name: str, file_name: str) -> Block:
     table = np.array([vectors[symbol] for symbol in symbols])
     values = np.zeros((len(rows), table.shape[1]))
     # Element by element: a matrix product would add in an order that depends on the machine and
-    # on the number of rows.
-    for index in np.flatnonzero(np.nan_to_num(fractions, nan=1.0).any(axis=0)):
-        values += fractions[:, index : index + 1] * table[index]
+    # on the number of rows. Most rows lack most elements, whose zeros need not be added.
+    for index in range(len(symbols)):
+        with_it = np.flatnonzero(fractions[:, index])  # NaN is not zero
+        values[with_it] += fractions[with_it, index : index + 1] * table[index]
     return Block(values, remarks)
 
 

@@ -7,12 +7,17 @@ a worker gets by with numpy, pydantic and pyarrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from features.elements import ELEMENTS
 from features.errors import DatasetError, FamilyError, FeaturesError, TableError
 from features.records import (
     BuildResult,
+    Candidates,
     Column,
     FeatureTable,
     PartialRow,
@@ -26,8 +31,10 @@ from features.specs import DATASETS, CellColumns, CsvSpec, ObelixSpec, TableSpec
 from features.store import TABLE_FORMAT, read, read_manifest, write
 
 __all__ = [
+    "ELEMENTS",
     "TABLE_FORMAT",
     "BuildResult",
+    "Candidates",
     "CellColumns",
     "Column",
     "CsvSpec",
@@ -44,11 +51,13 @@ __all__ = [
     "TableView",
     "Target",
     "TransportSpec",
+    "atomic_fractions",
     "build",
     "content_hash",
     "datasets",
     "families",
     "read",
+    "read_candidates",
     "read_manifest",
     "write",
 ]
@@ -96,6 +105,57 @@ def build(
     return build_table(
         spec, data_dir=data_dir, tables_dir=tables_dir, base_dir=base_dir, log=log or _silent
     )
+
+
+def read_candidates(
+    path: Path,
+    spec: TransportSpec | ObelixSpec | CsvSpec,
+    *,
+    formula: str | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Candidates:
+    """Read a CSV file of unmeasured materials, and compute the features of a table for them.
+
+    The values are those that the rows of a table would have, made by the same code. No line is
+    dropped: what cannot be read has its reason. Cells stand in the columns that the table's own
+    file has them in, or in the usual ones; the column ``cif`` names files, relative to ``path``.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    spec : TransportSpec, ObelixSpec or CsvSpec
+        The table whose families are computed.
+    formula : str, optional
+        The column of formulas; by default the table's own or one with a usual name.
+    log : callable, optional
+        Receives one line of progress at a time.
+
+    Raises
+    ------
+    DatasetError
+        The file is missing, empty, or has no column of formulas.
+    FamilyError
+        A family cannot be computed on this machine.
+    """
+    from features.candidates import load_candidates
+
+    return load_candidates(path, spec, formula=formula, log=log or _silent)
+
+
+def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
+    """Return the atomic fractions of :data:`ELEMENTS`, of shape (n_formulas, 103).
+
+    A formula with an element beyond lawrencium is NaN.
+
+    Raises
+    ------
+    ValueError
+        A text is no formula.
+    """
+    from features.candidates import atomic_fractions as fractions_of
+
+    return fractions_of(formulas)
 
 
 def families() -> Mapping[str, FamilyInfo]:

@@ -163,7 +163,7 @@ def _read_record(
     formula = layout.read_formula(fields)
     y, is_coerced = parse_target(fields[layout.target_column], log10=layout.target.log10)
     is_train = part.is_train(row_id, fields)
-    cell, problems = _read_cell(fields, layout.cell)
+    cell, problems = read_cell(fields, layout.cell)
     tokens = layout.group_tokens(fields, formula)
     return _Kept(
         part.csv.name, record, row_id, formula, y, is_coerced, is_train, tokens, cell, problems
@@ -186,7 +186,7 @@ def _conflict(csv: CsvFile, record: Record, row_id: str, other: _Kept) -> str:
     )
 
 
-def _read_cell(
+def read_cell(
     fields: Mapping[str, str], columns: Mapping[str, str]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return the cell values, NaN where there is none to use, and the reasons for the NaN."""

@@ -5,6 +5,7 @@ HpoError                 the user can do something about it; exit code 2
 ├── StudyNotFoundError   no study of that name in the storage
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
+├── ModelError           a study has no model to rank with, or a saved one must not be loaded
 ├── FailedStudyError     the study stopped because too many trials failed
 └── ConflictError        what runs now is not what the study was begun with; exit code 3
 
@@ -39,6 +40,10 @@ class StorageError(HpoError):
 
 class ObjectiveError(HpoError):
     """The objective cannot be built, or it cannot score the parameters it was given."""
+
+
+class ModelError(HpoError):
+    """A study has no model to rank with, or a saved one must not be loaded."""
 
 
 class FailedStudyError(HpoError):

@@ -113,9 +113,16 @@ def evaluate(
     )
 
 
-def _predict_folds(
+def predict_folds(
     objective: CrossValidation, params: Mapping[str, Any], train: TableView
-) -> Predictions:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Predict every training row by the model of the fold that validates on it.
+
+    Returns
+    -------
+    tuple of arrays of shape (n_train,)
+        Predictions, NaN where no fold validates on the row; and the fold, -1 there.
+    """
     fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
     predicted = np.full(len(train.y), np.nan)
     for k, fold in enumerate(objective.folds):
@@ -123,6 +130,13 @@ def _predict_folds(
         model.fit(train.X[fold.train], train.y[fold.train])
         predicted[fold.validation] = model.predict(train.X[fold.validation])
         fold_of_row[fold.validation] = k
+    return predicted, fold_of_row
+
+
+def _predict_folds(
+    objective: CrossValidation, params: Mapping[str, Any], train: TableView
+) -> Predictions:
+    predicted, fold_of_row = predict_folds(objective, params, train)
     rows = np.flatnonzero(fold_of_row >= 0)
     return _score(train, rows, predicted[rows], fold_of_row[rows], objective.metrics)
 

@@ -166,7 +166,7 @@ def _sweep_in_batches(options: argparse.Namespace) -> None:
     that dies ends the call of the launcher, and with it the sweep, before anything is told.
     """
     import optuna
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+    from joblib import Parallel, delayed
 
     study = optuna.create_study(study_name=STUDY, storage=URL, load_if_exists=True)
     to_go = options.trials

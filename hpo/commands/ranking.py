@@ -1,0 +1,244 @@
+"""`hpo rank`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.commands.common import (
+    add_command,
+    add_json,
+    add_shared,
+    open_storage,
+    positive,
+    print_json,
+    print_line,
+    say,
+)
+
+if TYPE_CHECKING:
+    from features.table import FeatureTable
+    from hpo.models import Model
+    from hpo.ranking import Ranking
+
+N_REASONS = 5
+
+
+def add_to(commands: Any) -> None:
+    """Add this command to the command line."""
+    parser = add_command(
+        commands, "rank", rank, "rank unmeasured materials by the best model of a finished study"
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "candidates", type=Path, metavar="CANDIDATES", help="a CSV file with a column of formulas"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME_ranked.csv")
+    parser.add_argument(
+        "--formula", metavar="COLUMN", help="of formulas (default: found by its name)"
+    )
+    parser.add_argument(
+        "--coverage", type=_share, default=0.9, metavar="P", help="of intervals (default: 0.9)"
+    )
+    parser.add_argument("--ascending", action="store_true", help="rank the lowest first")
+    parser.add_argument(
+        "--top", type=positive, default=10, metavar="N", help="how many are printed (default: 10)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="say how well the study finds values above it, in the target's own unit",
+    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="one saved model's folder")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="folder of saved models"
+    )
+    parser.add_argument(
+        "--refit", action="store_true", help="fit anew with the packages that are here"
+    )
+    add_json(parser)
+    add_shared(parser, "storage")
+
+
+def rank(options: argparse.Namespace) -> int:
+    """Rank the candidates in a file."""
+    from features.table import read_candidates
+    from hpo import models, ranked_file, ranking
+    from hpo.errors import ModelError, SpecError
+    from hpo.study import find
+
+    output = options.output or Path(f"{options.name}_ranked.csv")
+    if output.resolve() == options.candidates.resolve():
+        raise SpecError(f"--output {output}: is the file of candidates; name another one")
+    record = find(open_storage(options), options.name)
+    table = record.read_table()
+    if table is None or record.spec.table is None:
+        raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
+    model = models.obtain(
+        record, table, options.models, folder=options.model, refit=options.refit, log=say
+    )
+    candidates = read_candidates(
+        options.candidates, record.spec.table, formula=options.formula, log=say
+    )
+    ranked = ranking.rank(
+        candidates,
+        model,
+        table,
+        coverage=options.coverage,
+        ascending=options.ascending,
+        log=say,
+    )
+    best = record.optuna_study().best_trial.number
+    summary = _summarise(options, ranked, model, table, best)
+    beside = ranked_file.write_ranking(output, candidates, ranked, table.target, summary)
+    top = ranked_file.top_rows(candidates, ranked, table.target, options.top)
+    if options.json:
+        print_json({**summary, "output": str(output), "top": top})
+        return 0
+    for line in (*_table(top), *_tell(summary), f"{output}, {beside}"):
+        print_line(line)
+    return 0
+
+
+def _share(text: str) -> float:
+    """Read a share between 0 and 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, as in 0.9, got '{text}'")
+    return share
+
+
+def _summarise(
+    options: argparse.Namespace,
+    ranked: Ranking,
+    model: Model,
+    table: FeatureTable,
+    best: int,
+) -> dict[str, Any]:
+    """Return all there is to say of a ranking beside its rows."""
+    from hpo.ranking import describe_calibration
+    from hpo.results import name_target
+
+    manifest, has_rank = model.manifest, ranked.rank > 0
+    left_out = Counter(
+        reason for reason, ranks in zip(ranked.reasons, has_rank, strict=True) if not ranks
+    )
+    _, unit = name_target(table)
+    return {
+        "study": options.name,
+        "model": {
+            "folder": str(model.folder),
+            "trial": manifest["trial"],
+            "best_trial": best,
+            "created_at": manifest["created_at"],
+            "training_rows": manifest["training_rows"],
+            "estimator": manifest["estimator"],
+            "changed_since_study": manifest["changed_since_study"],
+        },
+        "target": manifest["target"],
+        "order": "ascending" if options.ascending else "descending",
+        "candidates": len(has_rank),
+        "ranked": int(has_rank.sum()),
+        "not_ranked": int((~has_rank).sum()),
+        "reasons": dict(left_out.most_common()),
+        "duplicates": int((ranked.duplicate_of > 0).sum()),
+        "ood": int(ranked.foreign.sum()),
+        "ood_limit": ranked.limit,
+        "calibration": describe_calibration(model, ranked.half_width, options.coverage, unit),
+        "ranking_value": _value(options.threshold, model, table),
+    }
+
+
+def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[str, Any] | None:
+    """Return how well the out-of-fold predictions find what is above the threshold."""
+    if threshold is None:
+        return None
+    import math
+
+    from hpo.errors import SpecError
+    from hpo.ranking import ranking_value
+
+    at = threshold
+    if table.target.log10:
+        if threshold <= 0.0:
+            raise SpecError(f"--threshold {threshold:g}: must be above 0 for a log10 target")
+        at = math.log10(threshold)
+    known = model.calibration
+    by_row = ranking_value(known.y, known.predicted, at)
+    by_group = ranking_value(known.y, known.predicted, at, known.groups)
+    return {
+        "threshold": threshold,
+        "rows": by_row.rows,
+        "above": by_row.above,
+        "auc": by_row.auc,
+        "precision_at_top_10_percent": by_row.precision,
+        "chance": by_row.prevalence,
+        "by_row": {"auc": by_row.auc_interval, "precision": by_row.precision_interval},
+        "by_group": {"auc": by_group.auc_interval, "precision": by_group.precision_interval},
+    }
+
+
+def _table(top: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [("rank", "formula", "prediction", "lower", "upper", "ood")]
+    rows += [
+        (
+            str(row["rank"]),
+            row["formula"],
+            *(f"{row[name]:.4g}" for name in ("prediction", "lower", "upper")),
+            "yes" if row["ood"] else "no",
+        )
+        for row in top
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = row[1].ljust(widths[1])
+        yield "  ".join(cells)
+
+
+def _tell(summary: dict[str, Any]) -> Iterator[str]:
+    target, model = summary["target"], summary["model"]
+    what = target["name"] + (f" in {target['unit']}" if target["unit"] else "")
+    yield (
+        f"{summary['ranked']} of {summary['candidates']} candidates ranked by {what}"
+        f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
+        f"{summary['not_ranked']} not, {summary['duplicates']} duplicates, "
+        f"{summary['ood']} out of the training domain (ood)"
+    )
+    reasons = list(summary["reasons"].items())
+    for reason, count in reasons[:N_REASONS]:
+        yield f"  {count} not ranked: {reason}"
+    if len(reasons) > N_REASONS:
+        yield f"  and {len(reasons) - N_REASONS} more reasons, in the file"
+    yield summary["calibration"]["text"]
+    for caveat in summary["calibration"]["caveats"]:
+        yield f"  {caveat}"
+    if summary["ranking_value"]:
+        yield from _tell_value(summary["ranking_value"])
+    if model["trial"] != model["best_trial"]:
+        yield f"  the model is of trial {model['trial']}; the best one now is {model['best_trial']}"
+    if model["changed_since_study"]:
+        changed = " and ".join(model["changed_since_study"])
+        yield f"  fitted with other {changed} than the study was scored with"
+
+
+def _tell_value(value: dict[str, Any]) -> Iterator[str]:
+    def ends(which: str) -> str:
+        (low, high), (low_group, high_group) = (value[by][which] for by in ("by_row", "by_group"))
+        return f"{low:.2f} to {high:.2f} by row, {low_group:.2f} to {high_group:.2f} by group"
+
+    yield (
+        f"out-of-fold, {value['above']} of {value['rows']} values above {value['threshold']:g}: "
+        f"AUC {value['auc']:.3f} ({ends('auc')})"
+    )
+    yield (
+        f"  precision at the top 10 %: {value['precision_at_top_10_percent']:.2f} "
+        f"({ends('precision')}), chance {value['chance']:.2f}"
+    )

@@ -1,0 +1,478 @@
+"""Candidates in the order of their predictions, with intervals and a look at how foreign they are.
+
+Intervals are those of split conformal prediction with absolute residuals (Lei et al., J. Am. Stat.
+Assoc. 113, 1094 (2018)), on the out-of-fold residuals of the best trial: one half-width for all.
+The predicting model has seen all training rows, those of the folds a part of them, as in
+cross-conformal prediction (Vovk, Ann. Math. Artif. Intell. 74, 9 (2015)), so that the coverage is
+no guarantee but what folds show.
+
+How foreign a candidate is, is asked in the space of atomic fractions: the distance is the share of
+atoms to be exchanged to get from one composition to another, half the sum of |x_i - y_i|. It needs
+no scale, means the same for every study, and counts an element that a tree model never had to
+split on, to which a standardised feature space is blind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import ELEMENTS, Candidates, FeatureTable, atomic_fractions, families
+from hpo.errors import ModelError, ObjectiveError
+from hpo.models import Calibration, Model
+
+FOREIGN_LEVEL = 0.95  # quantile of the training compositions' own distances
+TOP_SHARE = 0.1
+# A gap is known to a model if at least this share of its training rows had the same.
+MIN_COVERED = 0.05
+N_RESAMPLES = 2000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Every line of a file of candidates, in the order of the lines.
+
+    Attributes
+    ----------
+    rank
+        Array of shape (n_lines,): from 1, equal predictions sharing one; 0 for what has none.
+    order
+        Positions of the lines: by rank, then those without one.
+    predicted
+        Array of shape (n_lines,), in units of the target; NaN without a rank.
+    half_width
+        Of every interval, in units of the target.
+    distance, nearest
+        Share of atoms to exchange for the nearest training composition (NaN if unknown), and a
+        formula of that.
+    foreign
+        Whether a candidate is out of the training compositions' domain.
+    reasons
+        Why a line has no rank, or why it is foreign.
+    duplicate_of
+        Array of shape (n_lines,): the first line with the same composition and features; 0 if
+        that is the line itself.
+    limit
+        The distance above which a candidate is foreign.
+    """
+
+    rank: NDArray[np.int64]
+    order: NDArray[np.int64]
+    predicted: Floats
+    half_width: float
+    distance: Floats
+    nearest: tuple[str, ...]
+    foreign: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    duplicate_of: NDArray[np.int64]
+    limit: float
+
+
+@dataclass(frozen=True)
+class RankingValue:
+    """How well predictions find the values above a threshold, with 95 % bootstrap intervals.
+
+    Attributes
+    ----------
+    auc
+        Probability that a value above is predicted higher than one that is not; chance is 0.5.
+    precision
+        Share of values above among the top 10 % of the predictions; chance is `prevalence`.
+    """
+
+    rows: int
+    above: int
+    auc: float
+    auc_interval: tuple[float, float]
+    precision: float
+    precision_interval: tuple[float, float]
+
+    @property
+    def prevalence(self) -> float:
+        """Share of values above the threshold among all: the precision of a blind choice."""
+        return self.above / self.rows
+
+
+# Intervals ------------------------------------------------------------------------------------
+
+
+def residual_interval(y: Floats, predicted: Floats, coverage: float) -> float:
+    """Return the half-width of a two-sided interval around a prediction.
+
+    The ceil((n + 1) * coverage)-th smallest absolute residual: for rows that are exchangeable with
+    the n given ones, at least `coverage` of them lie within.
+
+    Raises
+    ------
+    ObjectiveError
+        There are too few rows for that coverage.
+    """
+    residuals = np.sort(np.abs(y - predicted))
+    # Rounding keeps 0.9 * 10 from being a little above 9.
+    k = math.ceil(round((len(residuals) + 1) * coverage, 9))
+    if k > len(residuals):
+        needed = math.ceil(round(coverage / (1.0 - coverage), 9))
+        raise ObjectiveError(
+            f"--coverage {coverage:g}: needs at least {needed} validated rows, the folds have "
+            f"{len(residuals)}; ask for less"
+        )
+    return float(residuals[k - 1])
+
+
+def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
+    """Return, for each fold, the share of its rows within intervals made from the other folds."""
+    y, predicted, fold = calibration.y, calibration.predicted, calibration.fold
+    shares = []
+    for k in np.unique(fold):
+        inside, outside = fold == k, fold != k
+        try:
+            half_width = residual_interval(y[outside], predicted[outside], coverage)
+        except ObjectiveError:
+            return []
+        shares.append(float(np.mean(np.abs(y[inside] - predicted[inside]) <= half_width)))
+    return shares
+
+
+# Ranking value --------------------------------------------------------------------------------
+
+
+def auc(above: NDArray[np.bool_], predicted: Floats) -> float:
+    """Return the area under the ROC curve; NaN if all values are on one side.
+
+    The Mann-Whitney form: Hanley & McNeil, Radiology 143, 29 (1982). Ties count a half.
+    """
+    low = np.sort(predicted[~above])
+    high = predicted[above]
+    if not len(low) or not len(high):
+        return math.nan
+    beaten = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return float(np.mean(beaten) / (2.0 * len(low)))
+
+
+def precision_at_top(
+    above: NDArray[np.bool_], predicted: Floats, share: float = TOP_SHARE
+) -> float:
+    """Return the share of values above among the highest `share` of the predictions.
+
+    That is a whole number of rows, rounded up. Rows that tie for the last places count by the mean
+    of all that tie.
+    """
+    n_top = math.ceil(round(share * len(predicted), 9))
+    cut = np.partition(predicted, -n_top)[-n_top]
+    surely, tied = predicted > cut, predicted == cut
+    places = n_top - np.count_nonzero(surely)
+    return float((np.count_nonzero(above & surely) + places * np.mean(above[tied])) / n_top)
+
+
+def ranking_value(
+    y: Floats,
+    predicted: Floats,
+    threshold: float,
+    groups: NDArray[np.str_] | None = None,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> RankingValue:
+    """Say how well predictions find the values above a threshold.
+
+    Parameters
+    ----------
+    y, predicted
+        Arrays of shape (n_rows,), in units of the target, as is `threshold`.
+    groups
+        Array of shape (n_rows,); if given, intervals resample whole groups rather than rows.
+
+    Raises
+    ------
+    ObjectiveError
+        No value, or every value, is above the threshold.
+    """
+    above = y > threshold
+    if above.all() or not above.any():
+        raise ObjectiveError(
+            f"threshold {threshold:g}: {np.count_nonzero(above)} of {len(y)} values are above it; "
+            f"choose one between {y.min():g} and {y.max():g}, in units of the model's target"
+        )
+    names = np.arange(len(y)) if groups is None else groups
+    _, group_of_row = np.unique(names, return_inverse=True)
+    by_group = np.argsort(group_of_row, kind="stable")
+    members = np.split(by_group, np.cumsum(np.bincount(group_of_row))[:-1])
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_resamples):
+        drawn = rng.integers(0, len(members), len(members))
+        rows = np.concatenate([members[group] for group in drawn])
+        draws.append(
+            (auc(above[rows], predicted[rows]), precision_at_top(above[rows], predicted[rows]))
+        )
+    aucs, precisions = (np.nanquantile(values, [0.025, 0.975]) for values in np.array(draws).T)
+    return RankingValue(
+        rows=len(y),
+        above=int(np.count_nonzero(above)),
+        auc=auc(above, predicted),
+        auc_interval=(float(aucs[0]), float(aucs[1])),
+        precision=precision_at_top(above, predicted),
+        precision_interval=(float(precisions[0]), float(precisions[1])),
+    )
+
+
+# Out of the training compositions' domain ------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """The compositions that a model was trained on, each once.
+
+    Attributes
+    ----------
+    fractions : array of shape (n_compositions, n_elements)
+    formulas : tuple of str
+        One for each composition.
+    limit : float
+        The 95 % quantile of each composition's distance to the nearest other one; 0 for a single
+        composition.
+    """
+
+    fractions: Floats
+    formulas: tuple[str, ...]
+    limit: float
+
+    def nearest(self, fractions: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the distance to the nearest composition, 0 to 1, and which it is."""
+        distances, found = _tree(self.fractions).query(fractions, p=1)
+        return np.minimum(distances / 2.0, 1.0), found
+
+
+def domain_of(formulas: Sequence[str]) -> Domain:
+    """Return the domain of training formulas; repeated measurements of a material count once."""
+    fractions = atomic_fractions(formulas)
+    known = np.flatnonzero(~np.isnan(fractions).any(axis=1))
+    # To four decimals, as the groups of a table tell materials apart.
+    _, first = np.unique(fractions[known].round(4), axis=0, return_index=True)
+    distinct = fractions[known[first]]
+    limit = 0.0
+    if len(distinct) > 1:
+        distances, _ = _tree(distinct).query(distinct, k=2, p=1)
+        limit = float(np.quantile(distances[:, 1] / 2.0, FOREIGN_LEVEL))
+    return Domain(distinct, tuple(formulas[row] for row in known[first]), limit)
+
+
+def _tree(points: Floats) -> Any:
+    from scipy.spatial import KDTree
+
+    return KDTree(points)
+
+
+# Ranks ----------------------------------------------------------------------------------------
+
+
+def rank(
+    candidates: Candidates,
+    model: Model,
+    table: FeatureTable,
+    *,
+    coverage: float = 0.9,
+    ascending: bool = False,
+    log: Callable[[str], None],
+) -> Ranking:
+    """Predict candidates and put them in order, the highest prediction first.
+
+    Raises
+    ------
+    ModelError
+        No candidate has data that the model cannot do without.
+    ObjectiveError
+        There are too few validated rows for that coverage.
+    """
+    half_width = residual_interval(model.calibration.y, model.calibration.predicted, coverage)
+    n_lines = len(candidates.lines)
+    reasons = list(candidates.reasons)
+    unfit = _find_unfit(candidates, model, table)
+    for row, reason in unfit.items():
+        reasons[candidates.usable[row]] = reason
+    kept = np.setdiff1d(np.arange(len(candidates.usable)), np.fromiter(unfit, int, len(unfit)))
+    lines = candidates.usable[kept]
+    log(f"predicting {len(kept)} candidates")
+    predicted = np.full(n_lines, np.nan)
+    if len(kept):
+        X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
+        predicted[lines] = model.estimator.predict(X)
+    domain = domain_of(table.formulas[table.is_train].tolist())
+    distance = np.full(n_lines, np.nan)
+    nearest = [""] * n_lines
+    foreign = np.zeros(n_lines, dtype=bool)
+    for line, found in zip(lines, _look_around(candidates.fractions[kept], domain), strict=True):
+        distance[line], nearest[line], reasons[line] = found
+        foreign[line] = bool(found[2])
+    ranks, order = _order(predicted, ascending=ascending)
+    return Ranking(
+        rank=ranks,
+        order=order,
+        predicted=predicted,
+        half_width=half_width,
+        distance=distance,
+        nearest=tuple(nearest),
+        foreign=foreign,
+        reasons=tuple(reasons),
+        duplicate_of=_find_duplicates(candidates),
+        limit=domain.limit,
+    )
+
+
+def _order(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ranks by line, and the lines by rank; lines without a prediction come last."""
+    keys = predicted if ascending else -predicted
+    order = np.argsort(keys, kind="stable")  # NaN is put last
+    ranks = np.zeros(len(keys), dtype=np.int64)
+    ranked = np.isfinite(keys)
+    ranks[ranked] = np.searchsorted(np.sort(keys[ranked]), keys[ranked], "left") + 1
+    return ranks, order
+
+
+def _look_around(fractions: Floats, domain: Domain) -> list[tuple[float, str, str]]:
+    """Return distance and formula of the nearest composition, and what makes a row foreign."""
+    looks = [(math.nan, "", "an element beyond lawrencium, never seen in training")] * len(
+        fractions
+    )
+    known = np.flatnonzero(~np.isnan(fractions).any(axis=1))
+    if not len(known) or not len(domain.fractions):
+        return looks
+    distances, found = domain.nearest(fractions[known])
+    unseen = (fractions[known] > 0.0) & ~domain.fractions.any(axis=0)
+    has_unseen: NDArray[np.bool_] = np.any(unseen, axis=1)
+    for position, row in enumerate(known):
+        distance, why = float(distances[position]), []
+        if has_unseen[position]:
+            names = ", ".join(ELEMENTS[index] for index in np.flatnonzero(unseen[position]))
+            why.append(f"{names} never seen in training")
+        if distance > domain.limit:
+            why.append(
+                f"{distance:.2f} of the atoms differ from the nearest training composition "
+                f"(limit {domain.limit:.2f})"
+            )
+        looks[row] = distance, domain.formulas[found[position]], "; ".join(why)
+    return looks
+
+
+def _find_duplicates(candidates: Candidates) -> NDArray[np.int64]:
+    duplicate_of = np.zeros(len(candidates.lines), dtype=np.int64)
+    first: dict[tuple[bytes, bytes], int] = {}
+    fractions = candidates.fractions.round(4)
+    for row, position in enumerate(candidates.usable):
+        key = (fractions[row].tobytes(), candidates.X[row].tobytes())
+        line = first.setdefault(key, candidates.lines[position])
+        if line != candidates.lines[position]:
+            duplicate_of[position] = line
+    return duplicate_of
+
+
+# Gaps -----------------------------------------------------------------------------------------
+
+
+def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> dict[int, str]:
+    """Return the rows with gaps that the model has not learned to do without, and the reasons.
+
+    A family that could not be computed leaves a pattern of NaN and 0. The model knows it if at
+    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them.
+    """
+    takes_nan = _takes_nan(model.estimator)
+    train = table.train.X
+    unfit: dict[int, list[str]] = {}
+    nowhere: list[str] = []
+    for family, lacking in candidates.lacking.items():
+        rows = np.flatnonzero(lacking)
+        if not len(rows):
+            continue
+        columns = np.flatnonzero([column.family == family for column in table.columns])
+        seen = _patterns(train[:, columns])
+        patterns, pattern_of_row = np.unique(
+            _patterns(candidates.X[np.ix_(rows, columns)]), axis=0, return_inverse=True
+        )
+        known = np.array(
+            [
+                np.mean((seen == pattern).all(axis=1)) >= MIN_COVERED
+                and (takes_nan or not (pattern == _GAP).any())
+                for pattern in patterns
+            ],
+            dtype=bool,
+        )
+        refused = rows[~known[pattern_of_row.ravel()]]
+        if len(refused) == len(lacking) and {"cell", "cif"} & {*families()[family].needs}:
+            nowhere.append(family)
+        for row in refused:
+            said = candidates.remarks.get((int(row), family), "the data it needs are not given")
+            unfit.setdefault(int(row), []).append(f"family {family}: {said}")
+    if nowhere:
+        raise ModelError(
+            f"families {', '.join(nowhere)}: no candidate has the data that they need, and a model "
+            "whose training rows nearly all had them cannot do without. Add the columns to the "
+            "file of candidates (the cell as in the study's own file, `cif` with paths), or rank "
+            "with a study of families that need the formula alone"
+        )
+    return {row: "; ".join(whys) for row, whys in unfit.items()}
+
+
+_GAP = 2
+
+
+def _patterns(X: Floats) -> NDArray[np.int8]:
+    """Return of every value whether it is 0, another number (1) or missing (2)."""
+    return np.where(np.isnan(X), _GAP, X != 0.0).astype(np.int8)
+
+
+def _takes_nan(estimator: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    try:
+        return bool(get_tags(estimator).input_tags.allow_nan)
+    except AttributeError:  # an estimator of the user's own need not be scikit-learn's
+        return False
+
+
+def describe_calibration(
+    model: Model, half_width: float, coverage: float, unit: str
+) -> Mapping[str, Any]:
+    """Return how intervals were calibrated, and what speaks against them, in words and numbers."""
+    facts = model.manifest["calibration"]
+    shares = coverage_across_folds(model.calibration, coverage)
+    text = (
+        f"{100 * coverage:g} % intervals: prediction ± {half_width:.3g} {unit}".rstrip()
+        + f", from {facts['rows']} out-of-fold residuals of trial {model.manifest['trial']} "
+        f"({facts['scheme']}, {facts['folds']} folds)"
+    )
+    if shares:
+        text += (
+            f"; made from the other folds, they hold {np.mean(shares):.2f} of a fold's rows "
+            f"({min(shares):.2f} to {max(shares):.2f})"
+        )
+    return {
+        "text": text,
+        "half_width": half_width,
+        "coverage": coverage,
+        "coverage_across_folds": shares,
+        "caveats": _caveats(facts),
+        **{key: facts[key] for key in ("rows", "scheme", "folds", "shared_groups")},
+    }
+
+
+def _caveats(facts: Mapping[str, Any]) -> list[str]:
+    caveats = ["coverage is only as good as the validated rows resemble the candidates"]
+    if facts["shared_groups"] > 0:
+        caveats.append(
+            f"{100 * facts['shared_groups']:.0f} % of the validated rows have a row of their group "
+            "in training, so that for candidates from new groups the intervals are too narrow; "
+            'folds of whole groups ([cv] scheme = "group_kfold") say by how much'
+        )
+    elif not facts["groups_known"]:
+        caveats.append(
+            "every training row is a group of its own: whether near copies of validated rows were "
+            "trained on is not known"
+        )
+    return caveats
