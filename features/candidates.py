@@ -14,7 +14,7 @@ from features.csvfile import CsvFile, parse_csv
 from features.dataset_csv import cell_columns
 from features.elements import ELEMENTS
 from features.errors import DatasetError
-from features.records import Candidates, Target
+from features.records import Candidates, FeatureTable, Target
 from features.registry import FAMILIES, FamilyInfo
 from features.rows import Block, Log, Rows
 from features.sources import read_source
@@ -32,6 +32,10 @@ FORMULA_HEADERS = (
     "formula_pretty",
 )
 CIF_HEADERS = ("cif", "cif_path", "cif_file")
+
+# Rows of a table that are computed again, and how far values of the same code may be apart.
+N_COMPARED = 50
+TOLERANCE = 1e-9
 
 
 def load_candidates(path: Path, spec: Spec, *, formula: str | None, log: Log) -> Candidates:
@@ -86,6 +90,32 @@ def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
     amounts = [parse_formula(text) for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     return fraction_matrix(rows, ELEMENTS, "H to Lr")[0]
+
+
+def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
+    """Compare a table with what its families give now; see :mod:`features.table`."""
+    train = np.flatnonzero(table.is_train)
+    sample = train[np.unique(np.linspace(0, len(train) - 1, N_COMPARED).astype(np.int64))]
+    formulas = table.formulas[sample].tolist()
+    amounts = [parse_formula(text) for text in formulas]
+    rows = _bare_rows("", range(len(formulas)), formulas, amounts)
+    changed = []
+    for name in spec.families:
+        family = FAMILIES[name]
+        columns = np.flatnonzero([column.family == name for column in table.columns])
+        named = tuple(table.columns[index] for index in columns)
+        same = named == family.columns
+        if same and family.needs == ("formula",):
+            now = compute_block(family, rows, _silent).values
+            before = table.X[np.ix_(sample, columns)]
+            same = np.allclose(now, before, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        if not same:
+            changed.append(name)
+    return changed
+
+
+def _silent(line: str) -> None:
+    """Drop a line of progress."""
 
 
 def _formula_column(csv: CsvFile, spec: Spec, named: str | None) -> str:

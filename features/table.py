@@ -53,6 +53,7 @@ __all__ = [
     "TransportSpec",
     "atomic_fractions",
     "build",
+    "changed_families",
     "content_hash",
     "datasets",
     "families",
@@ -141,6 +142,17 @@ def read_candidates(
     from features.candidates import load_candidates
 
     return load_candidates(path, spec, formula=formula, log=log or _silent)
+
+
+def changed_families(table: FeatureTable, spec: TransportSpec | ObelixSpec | CsvSpec) -> list[str]:
+    """Return the families that give other columns or values now than when a table was built.
+
+    Values are compared, to 1e-9, for up to 50 training rows and the families that need nothing
+    but the formula.
+    """
+    from features.candidates import changed_families as compare
+
+    return compare(table, spec)
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:

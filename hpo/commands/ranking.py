@@ -66,7 +66,7 @@ def add_to(commands: Any) -> None:
 
 def rank(options: argparse.Namespace) -> int:
     """Rank the candidates in a file."""
-    from features.table import read_candidates
+    from features.table import changed_families, read_candidates
     from hpo import models, ranked_file, ranking
     from hpo.errors import ModelError, SpecError
     from hpo.study import find
@@ -78,6 +78,13 @@ def rank(options: argparse.Namespace) -> int:
     table = record.read_table()
     if table is None or record.spec.table is None:
         raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
+    changed = changed_families(table, record.spec.table)
+    if changed:
+        raise ModelError(
+            f"families {', '.join(changed)} give other values here than those of table "
+            f"{table.name}, which the study ran on: a family or a package has changed. Install "
+            "what the table was built with, or run a study on a new one (--name NEW)"
+        )
     model = models.obtain(
         record, table, options.models, folder=options.model, refit=options.refit, log=say
     )
