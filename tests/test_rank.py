@@ -18,7 +18,7 @@ import pytest
 
 import features.table
 from features.table import Candidates, CsvSpec, FeatureTable, families, read_candidates
-from hpo import models, ranking
+from hpo import models, provenance, ranking
 from hpo.cli import main
 from hpo.errors import ConflictError, ModelError, ObjectiveError
 from hpo.models import Calibration, Model

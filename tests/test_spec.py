@@ -83,7 +83,7 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
             r"objective\.name: unknown 'quantil'; did you mean 'quantile'\?",
         ),
         (("[cv]", "[objective]\nname='spearmann'\n[cv]"), "did you mean 'spearman'"),
-        (("[cv]", "[objective]\nname='rho'\n[cv]"), "quantile, spearman, module:attr"),
+        (("[cv]", "[objective]\nname='rho'\n[cv]"), "module:attribute, penalised_cv, quantile, spearman"),
         (("[cv]", "[objective]\nname=3\n[cv]"), r"objective\.name: input should be .*, got 3"),
         (("[cv]", "[objective]\nname='quantile'\n[cv]"), r"objective\.level: required and missing"),
         (
