@@ -325,15 +325,16 @@ learning_rate = {{ type = "float", low = 0.05, high = 0.3 }}
 """
 
 
-@pytest.mark.parametrize("objective", ['name = "quantile"\nlevel = 0.05', 'name = "spearman"'])
-def test_a_study_runs_from_a_csv_file_to_its_report(hpo, tmp_path, objective):
+def test_studies_run_from_a_csv_file_to_their_reports(hpo, tmp_path):
     rng = np.random.default_rng(0)
     with (tmp_path / "mine.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(("formula", "target"))
         for i in range(60):
             rows.writerow((f"Li{1 + i % 12}S{1 + i // 12}", i % 12 + rng.normal()))
-    (tmp_path / "mine.toml").write_text(STUDY.format(objective=objective))
-    hpo("run", "mine.toml", "--workers", "2")
-    assert '"finished": 3' in hpo("status", "mine", "--json").stdout
-    assert (tmp_path / "reports" / "mine" / "report.html").is_file()
+    objectives = {"low": 'name = "quantile"\nlevel = 0.05', "rank": 'name = "spearman"'}
+    for name, objective in objectives.items():
+        (tmp_path / f"{name}.toml").write_text(STUDY.format(objective=objective))
+        hpo("run", f"{name}.toml", "--workers", "2")
+        assert '"finished": 3' in hpo("status", name, "--json").stdout
+        assert (tmp_path / "reports" / name / "report.html").is_file()
