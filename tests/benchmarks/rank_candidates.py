@@ -40,7 +40,7 @@ METALS = [
     "In",
     "Sn",
 ]
-ANIONS = ["O", "S", "Cl", "Br", "I", "F"]
+ANIONS = ("O", "S", "Cl", "Br", "I", "F")
 STUDY = """
 trials = 2
 [table]
