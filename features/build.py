@@ -14,6 +14,7 @@ import numpy as np
 from features.cache import (
     block_key,
     code_version,
+    family_version,
     find_table,
     key_of,
     load_block,
@@ -29,6 +30,7 @@ from features.scratch import clear_dead_scratch
 from features.sources import Source
 from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
 from features.store import TABLE_FORMAT, holds_table, read_manifest, write
+from features.structures import describe_with_cache
 
 _LOADERS = {
     "transport": "features.dataset_transport",
@@ -63,7 +65,13 @@ class _Loader(Protocol):
 
 
 def build_table(
-    spec: Spec, *, data_dir: Path | None, tables_dir: Path, base_dir: Path, log: Log
+    spec: Spec,
+    *,
+    data_dir: Path | None,
+    tables_dir: Path,
+    base_dir: Path,
+    log: Log,
+    workers: int = 1,
 ) -> BuildResult:
     """Build the table that ``spec`` describes; see :func:`features.table.build`."""
     started = time.perf_counter()
@@ -79,7 +87,7 @@ def build_table(
             rows = loader.rows_of(spec, sources, needs)
             log(f"{spec.dataset}: {len(rows)} rows, {len(rows.skipped)} skipped")
             provenance = {"request": request, **_provenance(spec, families, sources, rows)}
-            folder = _make(tables_dir, spec.dataset, families, rows, provenance, log)
+            folder = _make(tables_dir, spec.dataset, families, rows, provenance, log, workers)
             remember_table(tables_dir, request, folder.name)
         else:
             folder = found
@@ -101,10 +109,11 @@ def _make(
     rows: Rows,
     provenance: dict[str, Any],
     log: Log,
+    workers: int,
 ) -> Path:
     """Compute the families, or take their blocks from the cache, and write the table."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    blocks = [_block(tables_dir, family, rows, log) for family in families]
+    blocks = [_block(tables_dir, family, rows, log, workers) for family in families]
     return write(
         tables_dir,
         dataset=dataset,
@@ -126,14 +135,19 @@ def _make(
     )
 
 
-def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log) -> Block:
+def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log, workers: int) -> Block:
     key = block_key(family, rows)
     block = load_block(tables_dir, family, key, len(rows))
     if block is not None:
         log(f"{family.name}: {family.n_columns} columns from the cache")
         return block
     started = time.perf_counter()
-    block = compute_block(family, rows, log)
+    if family.describe:
+        version = family_version(family)
+        described = describe_with_cache(family, version, tables_dir, workers, rows, log)
+        block = _checked(family, rows, described)
+    else:
+        block = compute_block(family, rows, log)
     save_block(tables_dir, family, key, block)
     log(f"{family.name}: {family.n_columns} columns in {time.perf_counter() - started:.1f} s")
     return block
@@ -151,7 +165,11 @@ def compute_block(family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: boo
     """
     module, _, function = family.compute.partition(":")
     compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
-    block = compute(rows, log)
+    return _checked(family, rows, compute(rows, log))
+
+
+def _checked(family: FamilyInfo, rows: Rows, block: Block) -> Block:
+    """Return the block, rounded, if it is what the registry says and not all empty."""
     if block.values.shape != (len(rows), family.n_columns):
         raise FamilyError(
             f"family {family.name}: {family.compute} returned the shape {block.values.shape} "

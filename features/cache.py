@@ -25,6 +25,7 @@ from features.scratch import replace_file
 
 INDEX_NAME = ".index"
 BLOCKS_NAME = ".blocks"
+STRUCTURES_NAME = ".structures"
 
 _IMPORT = re.compile(r"^\s*(?:from|import)\s+(features\.\w+)", re.MULTILINE)
 
@@ -89,15 +90,50 @@ def block_key(family: FamilyInfo, rows: Rows) -> str:
     if "cif" in family.needs:
         inputs["cifs"] = [cif and hashlib.sha256(cif).hexdigest() for cif in rows.cifs]
         inputs["cif_remarks"] = [asdict(remark) for remark in rows.cif_remarks]
+    return key_of({"version": family_version(family), "inputs": inputs})
+
+
+def family_version(family: FamilyInfo) -> str:
+    """Return a hash of all that a family's values depend on beside the rows."""
     module = family.compute.partition(":")[0]
     return key_of(
         {
             "family": asdict(family),
             "code": code_version(module),
             "packages": package_versions(family.packages),
-            "inputs": inputs,
         }
     )
+
+
+def load_description(
+    tables_dir: Path, family: FamilyInfo, version: str, digest: str
+) -> tuple[list[float], list[str]] | None:
+    """Return what was computed from the CIF of this SHA-256, or None."""
+    try:
+        stored = json.loads(_description_path(tables_dir, family, version, digest).read_bytes())
+        values = [float(value) for value in stored["values"]]
+        reasons = [str(reason) for reason in stored["reasons"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (values, reasons) if len(values) == family.n_columns else None
+
+
+def save_description(
+    tables_dir: Path,
+    family: FamilyInfo,
+    version: str,
+    digest: str,
+    description: tuple[list[float], list[str]],
+) -> None:
+    """Keep what was computed from one CIF."""
+    values, reasons = description
+    data = json.dumps({"values": [float(value) for value in values], "reasons": reasons}).encode()
+    replace_file(tables_dir, _description_path(tables_dir, family, version, digest), data)
+
+
+def _description_path(tables_dir: Path, family: FamilyInfo, version: str, digest: str) -> Path:
+    folder = tables_dir / STRUCTURES_NAME / f"{family.name}-{version[:16]}"
+    return folder / f"{digest[:32]}.json"
 
 
 def load_block(tables_dir: Path, family: FamilyInfo, key: str, n_rows: int) -> Block | None:

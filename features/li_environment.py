@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.cifs import absent_cifs, decode_cif
+from features.cifs import decode_cif
 from features.elements import ANION_RADII_ANGSTROM, LI_RADIUS_ANGSTROM
-from features.rows import Block, Log, Remark, Rows
+from features.rows import Block, Log, Rows
+from features.structures import describe_cifs
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -26,8 +27,6 @@ _HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
 
 MIN_VOLUME_ANGSTROM3 = 1.0  # no atom has room in less
 
-LOG_EVERY = 100
-
 
 def li_environment(rows: Rows, log: Log) -> Block:
     """Compute eight columns on the Li sites of each row's CIF; all 0 where there is none.
@@ -39,16 +38,7 @@ def li_environment(rows: Rows, log: Log) -> Block:
     contacts (``CONTACT_FACTOR`` says which they are), and the number of atoms in the cell that
     symmetry makes equivalent.
     """
-    values = np.zeros((len(rows), 8))
-    remarks = list(rows.cif_remarks)
-    present = [(row, cif) for row, cif in enumerate(rows.cifs) if cif is not None]
-    for count, (row, cif) in enumerate(present, start=1):
-        values[row], reasons = describe_cif(cif)
-        if reasons:
-            remarks.append(Remark(row, "; ".join(reasons)))
-        if count % LOG_EVERY == 0 or count == len(present):
-            log(f"li_environment: {count} of {len(present)} CIFs")
-    return Block(values, (*remarks, *absent_cifs(rows)))
+    return describe_cifs("li_environment", describe_cif, 8, rows, log)
 
 
 def describe_cif(cif: bytes) -> tuple[list[float], list[str]]:

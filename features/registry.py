@@ -32,6 +32,9 @@ class FamilyInfo:
     compute: str  # "module:function"
     packages: tuple[str, ...] = ()  # distributions whose version the values depend on
     derived_from_target: bool = False
+    # "module:function" that describes one CIF, where a row's values depend on nothing else: then
+    # each CIF's are kept by themselves, and several processes share them.
+    describe: str = ""
 
     @property
     def n_columns(self) -> int:
@@ -98,6 +101,49 @@ _LI_ENVIRONMENT_FIELDS = (
     ("li_anion_distance", "A"),
     ("li_coordination_number", ""),
     ("li_site_multiplicity", ""),
+)
+
+_PHYSICS_PACKAGES = ("pymatgen", "pymatgen-core", "scipy")
+
+_PHYSICS_REPORT_FIELDS = (
+    ("bv_mismatch_avg", ""),
+    ("bv_mismatch_std", ""),
+    ("ewald_energy_avg", "eV"),
+    ("ewald_energy_std", "eV"),
+    ("li_voronoi_cn_avg", ""),
+    ("has_bv_mismatch", ""),
+    ("has_ewald_energy", ""),
+    ("has_voronoi_cn", ""),
+)
+
+_BOND_VALENCE_FIELDS = (
+    ("li_bond_valence_avg", ""),
+    ("li_bond_valence_std", ""),
+    ("li_bond_valence_mismatch_avg", ""),
+    ("li_bond_valence_mismatch_std", ""),
+    ("li_soft_valence_avg", ""),
+    ("li_soft_valence_std", ""),
+    ("li_soft_valence_mismatch_avg", ""),
+    ("li_soft_valence_mismatch_std", ""),
+    ("has_li_bond_valence", ""),
+)
+
+_EWALD_FIELDS = (
+    ("li_site_energy_avg", "eV"),
+    ("li_site_energy_std", "eV"),
+    ("ewald_energy_per_atom", "eV"),
+    ("oxidation_slack", "e"),
+    ("has_li_site_energy", ""),
+)
+
+_LI_VORONOI_FIELDS = (
+    ("li_cell_faces_avg", ""),
+    ("li_cell_faces_std", ""),
+    ("li_cell_effective_faces", ""),
+    ("li_cell_volume_avg", "A^3"),
+    ("li_cell_volume_std", "A^3"),
+    ("li_cell_offset", "A"),
+    ("has_li_cell", ""),
 )
 
 
@@ -187,6 +233,43 @@ _FAMILIES = (
         _LI_ENVIRONMENT_FIELDS,
         "features.li_environment:li_environment",
         ("pymatgen", "pymatgen-core", "spglib"),
+        describe="features.li_environment:describe_cif",
+    ),
+    FamilyInfo(
+        "physics_report",
+        "bond valence, Ewald energy and Voronoi number of Li as an earlier study had them",
+        ("cif",),
+        _PHYSICS_REPORT_FIELDS,
+        "features.physics_report:physics_report",
+        _PHYSICS_PACKAGES,
+        describe="features.physics_report:describe_physics",
+    ),
+    FamilyInfo(
+        "bond_valence",
+        "bond-valence sums and mismatches of Li by two sets of parameters, disorder weighted",
+        ("cif",),
+        _BOND_VALENCE_FIELDS,
+        "features.bond_valence:bond_valence",
+        _PHYSICS_PACKAGES,
+        describe="features.bond_valence:describe_bond_valence",
+    ),
+    FamilyInfo(
+        "ewald",
+        "electrostatic energy of Li sites and of the crystal, average charges on mixed sites",
+        ("cif",),
+        _EWALD_FIELDS,
+        "features.ewald:ewald",
+        _PHYSICS_PACKAGES,
+        describe="features.ewald:describe_ewald",
+    ),
+    FamilyInfo(
+        "li_voronoi",
+        "Voronoi cells of Li sites among the anions: faces, volume, how far off the centre",
+        ("cif",),
+        _LI_VORONOI_FIELDS,
+        "features.voronoi:li_voronoi",
+        _PHYSICS_PACKAGES,
+        describe="features.voronoi:describe_voronoi",
     ),
     FamilyInfo(
         "space_group",

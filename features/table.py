@@ -71,6 +71,7 @@ def build(
     tables_dir: Path,
     base_dir: Path,
     log: Callable[[str], None] | None = None,
+    workers: int = 1,
 ) -> BuildResult:
     """Build the table that ``spec`` describes, or find it built already.
 
@@ -91,6 +92,8 @@ def build(
         What relative paths in ``spec`` are relative to: the study file's folder.
     log : callable, optional
         Receives one line of progress at a time.
+    workers : int
+        Local processes that share the CIFs of families that take one at a time.
 
     Raises
     ------
@@ -104,7 +107,12 @@ def build(
     from features.build import build_table  # chemistry starts behind this line
 
     return build_table(
-        spec, data_dir=data_dir, tables_dir=tables_dir, base_dir=base_dir, log=log or _silent
+        spec,
+        data_dir=data_dir,
+        tables_dir=tables_dir,
+        base_dir=base_dir,
+        log=log or _silent,
+        workers=workers,
     )
 
 

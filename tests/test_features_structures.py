@@ -281,5 +281,9 @@ def test_every_family_has_the_agreed_number_of_columns():
         "lattice": 7,
         "cell_shape": 4,
         "li_environment": 8,
+        "physics_report": 8,
+        "bond_valence": 9,
+        "ewald": 5,
+        "li_voronoi": 7,
         "space_group": 230,
     }

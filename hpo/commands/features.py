@@ -14,6 +14,7 @@ from hpo.commands.common import (
     add_json,
     add_set,
     add_shared,
+    positive,
     print_line,
     say,
 )
@@ -30,6 +31,13 @@ def add_to(commands: Any) -> None:
     add_json(parser)
     add_set(parser, "any key of a study file's [table]; with STUDY, of the file")
     add_shared(parser, "data", "tables")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes that share the structures (default: 1)",
+    )
 
     parser = add_command(group, "show", show, "print what is in a table, and what is not and why")
     parser.add_argument("table", type=Path, metavar="TABLE", help="its folder")
@@ -50,6 +58,7 @@ def build(options: argparse.Namespace) -> int:
         tables_dir=Path(options.tables),
         base_dir=base_dir,
         log=say,
+        workers=options.workers,
     )
     if options.json:
         print_line(json.dumps({**vars(built), **_plain(built)}, indent=1, default=str))
