@@ -179,7 +179,9 @@ def test_voronoi_cell_agrees_with_scipy(seed):
     from scipy.spatial import ConvexHull, Voronoi
 
     vectors = np.random.default_rng(seed).normal(size=(60, 3)) * 3.0
-    angles, volume, corners, farthest = voronoi_cell(vectors)
+    cell = voronoi_cell(vectors)
+    assert cell is not None
+    angles, volume, _, farthest = cell
     diagram = Voronoi(np.vstack([[0.0, 0.0, 0.0], vectors]))
     region = diagram.vertices[diagram.regions[diagram.point_region[0]]]
     assert angles.sum() == pytest.approx(4.0 * math.pi)
@@ -267,7 +269,8 @@ if __name__ == "__main__":
     spec = t.ObelixSpec(dataset="obelix", families=("bond_valence",))
     data, tables, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     say = lambda line: print(line, flush=True)
-    print(t.build(spec, data_dir=data, tables_dir=tables, base_dir=data, workers=workers, log=say).hash)
+    folders = {"data_dir": data, "tables_dir": tables, "base_dir": data}
+    t.build(spec, **folders, workers=workers, log=say)
 """
 
 
