@@ -26,6 +26,7 @@ VORONOI_CUTOFF_ANGSTROM = 5.0
 # Bond valences are taken of the first Li sites of a cell. The study does not say how many; with
 # this many its coverage is met exactly (all would add one cell, whose ordered Li sites come last).
 MOST_SITES = 20
+AMOUNT_DECIMALS = 4  # of the atoms of an element in a cell; occupancies have no more
 NEUTRAL = 1e-6  # elementary charges per cell
 
 
@@ -126,6 +127,7 @@ def whole_states(amounts: Mapping[str, float]) -> dict[str, int]:
     ValueError
         There are none.
     """
+    amounts = {symbol: round(amount, AMOUNT_DECIMALS) for symbol, amount in amounts.items()}
     choices = [_frequent_states(symbol) for symbol in amounts]
     total, likelihood = np.zeros(()), np.zeros(())
     for options, amount in zip(choices, amounts.values(), strict=True):
