@@ -165,10 +165,10 @@ def compute_block(family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: boo
     """
     module, _, function = family.compute.partition(":")
     compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
-    return _checked(family, rows, compute(rows, log))
+    return _checked(family, rows, compute(rows, log), may_be_empty=may_be_empty)
 
 
-def _checked(family: FamilyInfo, rows: Rows, block: Block) -> Block:
+def _checked(family: FamilyInfo, rows: Rows, block: Block, *, may_be_empty: bool = False) -> Block:
     """Return the block, rounded, if it is what the registry says and not all empty."""
     if block.values.shape != (len(rows), family.n_columns):
         raise FamilyError(
