@@ -45,4 +45,4 @@ lock:
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) tables reports logs hpo.db hpo.db-shm hpo.db-wal
+	rm -rf $(VENV) tables reports logs models hpo.db hpo.db-shm hpo.db-wal
