@@ -26,7 +26,9 @@ VORONOI_CUTOFF_ANGSTROM = 5.0
 # Bond valences are taken of the first Li sites of a cell. The study does not say how many; with
 # this many its coverage is met exactly (all would add one cell, whose ordered Li sites come last).
 MOST_SITES = 20
-AMOUNT_DECIMALS = 4  # of the atoms of an element in a cell; occupancies have no more
+# Of the atoms of an element in a cell; occupancies have no more. The study is silent here too: the
+# counts of rows that it covers come out best with this.
+AMOUNT_DECIMALS = 4
 NEUTRAL = 1e-6  # elementary charges per cell
 
 
