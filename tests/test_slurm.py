@@ -494,7 +494,7 @@ def test_a_controller_that_is_gone_is_not_an_empty_queue(slurm_cluster, tmp_path
 def test_what_a_site_is_like(slurm_cluster):
     site = versions_and_limits()
     assert (site.cluster, site.max_array, site.accounting) == ("hpotest", 101, False)
-    assert (site.kill_wait_s, site.min_job_age_s, site.preempt_mode) == (2, 10, "REQUEUE")
+    assert (site.kill_wait_s, site.min_job_age_s, site.preempt_mode) == (2, 60, "REQUEUE")
     assert site.version[0].isdigit()
     assert node_hosts("urgent") == node_hosts() == {os.uname().nodename.split(".")[0]}
     assert node_hosts("nowhere,urgent") == node_hosts()
