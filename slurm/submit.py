@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal as signals
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ from slurm.queue import versions_and_limits
 
 # scancel takes its jobs as arguments; more at once would outgrow a command line.
 IDS_PER_CALL = 500
+# How often a job asks when it ends.
+END_ATTEMPTS = 3
 
 # Variables that sbatch puts above the script, where their names are not SBATCH_OPTION.
 _VARIABLES = {
@@ -172,8 +175,8 @@ def cancel(job_ids: Sequence[str], pending_only: bool = False, signal: str | Non
 def current_job() -> Job | None:
     """Return the job in which this process runs, or None outside a job.
 
-    Where the environment does not say when it ends, squeue is asked once; if it cannot answer from
-    the node, the end stays unknown.
+    Where the environment does not say when it ends, squeue is asked a few times; if it cannot
+    answer from the node, the end stays unknown.
     """
     job_id = _own_id()
     if job_id is None:
@@ -201,9 +204,14 @@ def _find_end(job_id: str) -> float | None:
     told = os.environ.get("SLURM_JOB_END_TIME", "")
     if told.isdigit():
         return float(told)
-    with contextlib.suppress(SlurmError, ValueError):
-        text = call("squeue", "--noheader", f"--jobs={job_id}", "--Format=EndTime", timeout_s=30)
-        return datetime.fromisoformat(text.strip()).timestamp()
+    for attempt in range(END_ATTEMPTS):
+        # A controller that is busy knows a moment later that the job has begun.
+        time.sleep(attempt)
+        with contextlib.suppress(SlurmError, ValueError):
+            text = call(
+                "squeue", "--noheader", f"--jobs={job_id}", "--Format=EndTime", timeout_s=30
+            )
+            return datetime.fromisoformat(text.strip()).timestamp()
     return None
 
 
