@@ -68,9 +68,11 @@ class Chaos:
             assert time.monotonic() < deadline, f"not finished within {within_s} s; {self.done}"
             self._undo_what_is_due()
             if sum(self.done.values()) < n_faults and time.monotonic() >= next_fault:
-                name = waiting.pop() if waiting else self._choose()
+                name = waiting.pop() if waiting and self.rng.random() < 0.7 else self._choose()
                 if self.faults[name]() is not False:
                     self.done[name] += 1
+                elif name not in self.done and name not in waiting:
+                    waiting.insert(0, name)  # There was nothing to hit yet.
                 next_fault = time.monotonic() + self.rng.uniform(0.5, 1.5) * pause_s
             self.keep_alive()
             time.sleep(0.1)
