@@ -1,12 +1,14 @@
-"""A base model for every row, and a second one where a gate is open."""
+"""Estimators made of others: a second model behind a gate, and an ensemble."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.model_selection import GroupKFold
 
 Floats = NDArray[np.float64]
 Columns = tuple[int, ...]
@@ -120,9 +122,97 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Return predictions of the rows that a model is trained on."""
         if self.base_predictions == "in_sample":
             return np.asarray(fitted.predict(X), dtype=np.float64)
-        predicted = np.empty(len(y))
-        fold = np.arange(len(y)) % min(self.inner_folds, len(y))
-        for k in range(int(fold.max()) + 1):
-            held = fold == k
-            predicted[held] = clone(model).fit(X[~held], y[~held]).predict(X[held])
-        return predicted
+        return _predict_out_of_fold(model, X, y, _interleave(len(y), self.inner_folds))
+
+
+class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """The mean of several models' predictions, or what a combiner makes of them.
+
+    The combiner is trained on predictions that the members make of rows that they were not fitted
+    on (stacking: Wolpert, Neural Networks 5, 241 (1992)). Those inner folds keep groups together
+    where `fit` is given groups, and are interleaved otherwise: a combiner that is trained on
+    likenesses within a paper learns to trust the member that remembers best.
+
+    Parameters
+    ----------
+    members
+        Regressors of scikit-learn's kind by name, which are cloned and never fitted themselves.
+    columns
+        For each member, the positions in X of the features that it sees.
+    combiner
+        A regressor of their predictions, in the order of the members; the mean if None.
+    inner_folds
+        Number of folds that a combiner is trained with.
+    """
+
+    takes_groups = True
+
+    def __init__(
+        self,
+        members: Mapping[str, Any],
+        *,
+        columns: Mapping[str, Columns],
+        combiner: Any = None,
+        inner_folds: int = 5,
+    ) -> None:
+        self.members, self.columns = members, columns
+        self.combiner, self.inner_folds = combiner, inner_folds
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """The models that it is made of, as they were given."""
+        combiner = () if self.combiner is None else (self.combiner,)
+        return (*self.members.values(), *combiner)
+
+    def fit(
+        self, X: Floats, y: Floats, groups: NDArray[np.str_] | None = None
+    ) -> EnsembleRegressor:
+        """Fit all models; X of shape (n_rows, n_features), y and groups of shape (n_rows,)."""
+        self.members_ = {
+            name: clone(model).fit(X[:, self.columns[name]], y)
+            for name, model in self.members.items()
+        }
+        self.combiner_ = None
+        if self.combiner is not None:
+            fold = _divide(len(y), self.inner_folds, groups)
+            inputs = [
+                _predict_out_of_fold(model, X[:, self.columns[name]], y, fold)
+                for name, model in self.members.items()
+            ]
+            self.combiner_ = clone(self.combiner).fit(np.column_stack(inputs), y)
+        return self
+
+    def predict(self, X: Floats) -> Floats:
+        """Return predictions of shape (n_rows,) for X of shape (n_rows, n_features)."""
+        predicted = np.column_stack(
+            [model.predict(X[:, self.columns[name]]) for name, model in self.members_.items()]
+        )
+        if self.combiner_ is None:
+            return np.asarray(predicted.mean(axis=1), dtype=np.float64)
+        return np.asarray(self.combiner_.predict(predicted), dtype=np.float64)
+
+
+def _interleave(n_rows: int, n_folds: int) -> NDArray[np.int64]:
+    """Return a fold per row: row i is held out in fold i mod `n_folds`."""
+    return np.arange(n_rows, dtype=np.int64) % min(n_folds, n_rows)
+
+
+def _divide(n_rows: int, n_folds: int, groups: NDArray[np.str_] | None) -> NDArray[np.int64]:
+    """Return a fold per row that keeps groups together, where there are any to keep."""
+    n_groups = 0 if groups is None else len(np.unique(groups))
+    if n_groups < 2:
+        return _interleave(n_rows, n_folds)
+    fold = np.empty(n_rows, dtype=np.int64)
+    splits = GroupKFold(min(n_folds, n_groups)).split(np.empty(n_rows), groups=groups)
+    for k, (_, held) in enumerate(splits):
+        fold[held] = k
+    return fold
+
+
+def _predict_out_of_fold(model: Any, X: Floats, y: Floats, fold: NDArray[np.int64]) -> Floats:
+    """Predict every row by a clone of the model that was fitted on the other folds."""
+    predicted = np.empty(len(y))
+    for k in range(int(fold.max()) + 1):
+        held = fold == k
+        predicted[held] = clone(model).fit(X[~held], y[~held]).predict(X[held])
+    return predicted

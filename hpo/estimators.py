@@ -16,7 +16,11 @@ from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.plugins import resolve
 from hpo.spec import (
+    COMPOSITES,
+    BoundEnsembleSpec,
     BoundGatedSpec,
+    CompositeSpec,
+    EnsembleSpec,
     EstimatorSpec,
     GatedSpec,
     ModelSpec,
@@ -110,17 +114,22 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     ObjectiveError
         If a composite estimator does not know the columns of its table.
     """
-    if not isinstance(spec, GatedSpec):
+    if not isinstance(spec, CompositeSpec):
         return _make_model(spec, params, seed, "[estimator]")
-    if not isinstance(spec, BoundGatedSpec):
+    if not isinstance(spec, BoundGatedSpec | BoundEnsembleSpec):
         raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (bind)")
     by_part = _by_part(spec, params)
     made = {
-        part: _make_model(model, by_part[part], seed, f"[estimator.{part}]")
+        part: _make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
         for part, model in spec.parts.items()
     }
-    from hpo.composite import GatedRegressor
+    from hpo.composite import EnsembleRegressor, GatedRegressor
 
+    if isinstance(spec, BoundEnsembleSpec):
+        combiner = made.pop("combiner", None)
+        return EnsembleRegressor(
+            made, columns=spec.member_columns, combiner=combiner, inner_folds=spec.inner_folds
+        )
     return GatedRegressor(
         **made,
         base_columns=spec.base_columns,
@@ -154,6 +163,12 @@ def bind(
     SpecError
         If a column or a family is not in the table, or if no row passes the gate.
     """
+    if isinstance(spec, EnsembleSpec):
+        seen = {
+            name: _seen(member, columns, f"[estimator.members.{name}] without")
+            for name, member in spec.members.items()
+        }
+        return BoundEnsembleSpec(**dict(spec), member_columns=seen)
     if not isinstance(spec, GatedSpec):
         return spec
     gate = _find(spec.gate, columns, "[estimator] gate")
@@ -199,7 +214,7 @@ def _near(wrong: str, valid: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else "check [table] families"
 
 
-def _by_part(spec: GatedSpec, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _by_part(spec: CompositeSpec, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     by_part: dict[str, dict[str, Any]] = {part: {} for part in spec.parts}
     for name, value in params.items():
         part, dot, key = name.partition(".")
@@ -221,7 +236,7 @@ def _by_part(spec: GatedSpec, params: Mapping[str, Any]) -> dict[str, dict[str, 
 def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str) -> Any:
     registered = REGISTRY.get(spec.name)
     if registered is None and ":" not in spec.name:
-        hint = suggest(spec.name, [*REGISTRY, "gated", "module:attribute"])
+        hint = suggest(spec.name, [*REGISTRY, *COMPOSITES, "module:attribute"])
         raise SpecError(f"{section} name: unknown '{spec.name}'; {hint}")
     factory = resolve(registered.factory if registered else spec.name, f"{section} name")
     fixed = dict(registered.fixed) if registered else {}
@@ -263,23 +278,42 @@ def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
                 'rows: it takes [objective] name = "spearman", or penalised_cv with metric = '
                 f'"spearman", got {_name_objective(objective)}'
             )
+    for part, model in estimator.parts.items():
+        if part and ranks_only(model):
+            raise SpecError(
+                f"[estimator] {part}: {model.name} predicts scores that have no unit, which cannot "
+                "be combined with predictions of the target"
+            )
     if not isinstance(objective, QuantileSpec):
         return estimator
-    registered = REGISTRY.get(estimator.name)
+    if isinstance(estimator, EnsembleSpec) and estimator.combiner is None:
+        members = {
+            name: _predicting_quantile(member, objective.level, spec, f"{name}.")
+            for name, member in estimator.members.items()
+        }
+        return estimator.model_copy(update={"members": members})
+    return _predicting_quantile(estimator, objective.level, spec)
+
+
+def _predicting_quantile(
+    model: EstimatorSpec, level: float, spec: StudySpec, prefix: str = ""
+) -> EstimatorSpec:
+    """Return a model with the parameters that make it predict a quantile."""
+    registered = REGISTRY.get(model.name)
     if registered is None or registered.quantile is None:
         able = [name for name, entry in REGISTRY.items() if entry.quantile is not None]
         raise SpecError(
-            f"[estimator] name: '{estimator.name}' predicts no quantiles; objective quantile takes "
-            f"{' or '.join(able)}"
+            f"[estimator] name: '{model.name}' predicts no quantiles; objective quantile takes "
+            f"{' or '.join(able)}, or an ensemble of these without a combiner"
         )
-    needed = registered.quantile(objective.level)
+    needed = registered.quantile(level)
     for name, value in needed.items():
-        if name in spec.space or estimator.params.get(name, value) != value:
+        if f"{prefix}{name}" in spec.space or model.params.get(name, value) != value:
             raise SpecError(
-                f"[estimator] {estimator.name}: '{name}' is set to {value!r} by objective quantile "
-                "and cannot be changed or searched"
+                f"[estimator] {model.name}: '{prefix}{name}' is set to {value!r} by objective "
+                "quantile and cannot be changed or searched"
             )
-    return estimator.model_copy(update={"params": {**estimator.params, **needed}})
+    return model.model_copy(update={"params": {**model.params, **needed}})
 
 
 def _name_objective(objective: Any) -> str:
@@ -304,7 +338,7 @@ def check_estimator(spec: StudySpec, source: str) -> None:
         raise SpecError(f"{source}: {exc}") from exc
     from hpo.space import CategoricalDimension
 
-    if isinstance(estimator, GatedSpec) and spec.table is not None:
+    if isinstance(estimator, CompositeSpec) and spec.table is not None:
         try:
             estimator = bind(estimator, expected_columns(spec))
         except SpecError as exc:

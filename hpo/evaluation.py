@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.table import FeatureTable, TableView
-from hpo.estimators import make_estimator
 from hpo.folds import shared_group_fraction
 from hpo.metrics import Metric, bootstrap_intervals, score_all
 from hpo.objective import CrossValidation, Objective
@@ -126,8 +125,7 @@ def predict_folds(
     fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
     predicted = np.full(len(train.y), np.nan)
     for k, fold in enumerate(objective.folds):
-        model = make_estimator(objective.estimator, params, objective.seed)
-        model.fit(train.X[fold.train], train.y[fold.train])
+        model = objective.fit(params, fold.train)
         predicted[fold.validation] = model.predict(train.X[fold.validation])
         fold_of_row[fold.validation] = k
     return predicted, fold_of_row
@@ -144,9 +142,8 @@ def _predict_folds(
 def _predict_test(
     objective: CrossValidation, params: Mapping[str, Any], table: FeatureTable
 ) -> Predictions:
-    train, test = table.train, table.test
-    model = make_estimator(objective.estimator, params, objective.seed)
-    model.fit(train.X, train.y)
+    test = table.test
+    model = objective.fit(params)
     rows = np.arange(len(test.y))
     predicted = np.asarray(model.predict(test.X), dtype=np.float64)
     fold = np.full(len(rows), -1, dtype=np.int64)

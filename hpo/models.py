@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from features.table import FeatureTable
 from hpo import provenance
 from hpo.errors import ConflictError, ModelError
-from hpo.estimators import make_estimator
 from hpo.evaluation import predict_folds
 from hpo.fingerprint import compare, fingerprint
 from hpo.folds import shared_group_fraction
@@ -196,8 +195,7 @@ def _fit(
 ) -> Model:
     objective, changed = _open_objective(record, table, refit=refit)
     train = table.train
-    estimator = make_estimator(objective.estimator, params, objective.seed)
-    estimator.fit(train.X, train.y)
+    estimator = objective.fit(params)
     predicted, fold = predict_folds(objective, params, train)
     rows = np.flatnonzero(fold >= 0)
     calibration = Calibration(train.y[rows], predicted[rows], fold[rows], train.groups[rows])
@@ -208,7 +206,7 @@ def _fit(
         "trial": trial,
         "estimator": {
             "name": objective.estimator.name,
-            "fixed": dict(objective.estimator.params),
+            "fixed": objective.estimator.fixed,
             "params": dict(params),
             "seed": objective.seed,
         },

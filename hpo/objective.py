@@ -31,6 +31,8 @@ from hpo.plugins import resolve
 from hpo.spec import (
     CustomObjectiveSpec,
     EstimatorSpec,
+    GroupKFoldCv,
+    LikeTestCv,
     PenalisedCvSpec,
     QuantileSpec,
     SpearmanSpec,
@@ -76,6 +78,20 @@ class Objective(Protocol):
 class CrossValidation(ABC):
     """Cross-validation of one estimator; a part is a fold.
 
+    Parameters
+    ----------
+    X, y
+        The training rows: arrays of shape (n_rows, n_features) and (n_rows,).
+    folds
+        Their division.
+    estimator
+        What is fitted; a composite one after `hpo.estimators.bind`.
+    groups
+        Array of shape (n_rows,), for an estimator that divides its training rows once more; None
+        where folds do not keep groups together.
+    seed
+        The estimator's `random_state`.
+
     Attributes
     ----------
     metrics
@@ -102,9 +118,10 @@ class CrossValidation(ABC):
         folds: Sequence[Fold],
         estimator: EstimatorSpec,
         *,
+        groups: NDArray[np.str_] | None = None,
         seed: int = 42,
     ) -> None:
-        self.X, self.y, self.folds = X, y, tuple(folds)
+        self.X, self.y, self.groups, self.folds = X, y, groups, tuple(folds)
         self.estimator, self.seed = estimator, seed
         if ranks_only(estimator):
             self.metrics, self.headline = RANK_METRICS, "spearman"
@@ -120,11 +137,19 @@ class CrossValidation(ABC):
         names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
         return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
 
+    def fit(self, params: Params, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
+        """Return the estimator with these parameters, fitted on rows of the training part."""
+        model = make_estimator(self.estimator, params, self.seed)
+        if self.groups is not None and getattr(model, "takes_groups", False):
+            model.fit(self.X[rows], self.y[rows], groups=self.groups[rows])
+        else:
+            model.fit(self.X[rows], self.y[rows])
+        return model
+
     def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
         """Fit on the training part of a fold; return all metrics, and what it validates."""
         fold = self.folds[part]
-        model = make_estimator(self.estimator, params, self.seed)
-        model.fit(self.X[fold.train], self.y[fold.train])
+        model = self.fit(params, fold.train)
         scores, predicted = {}, {}
         for side, rows in (("val", fold.validation), ("train", fold.train)):
             predicted[side] = np.asarray(model.predict(self.X[rows]), dtype=np.float64)
@@ -148,21 +173,13 @@ class PenalisedCv(CrossValidation):
 
     with the metric's value v_k on the validation and t_k on the training part of the fold; for a
     metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). A trial
-    scores the mean over folds.
+    scores the mean over folds. Other arguments are those of `CrossValidation`.
     """
 
     def __init__(
-        self,
-        X: NDArray[np.float64],
-        y: NDArray[np.float64],
-        folds: Sequence[Fold],
-        estimator: EstimatorSpec,
-        *,
-        metric: str = "rmse",
-        penalty: float = 0.2,
-        seed: int = 42,
+        self, *over: Any, metric: str = "rmse", penalty: float = 0.2, **settings: Any
     ) -> None:
-        super().__init__(X, y, folds, estimator, seed=seed)
+        super().__init__(*over, **settings)
         self.metric, self.penalty = metric, penalty
         self.direction = "maximize" if metric in MAXIMISED else "minimize"
         self.score_name = f"penalised {metric}" if penalty else metric
@@ -180,30 +197,15 @@ class QuantileCv(CrossValidation):
     validation and t_k of the training part of the fold (Koenker & Bassett, Econometrica 46, 33
     (1978)); a trial scores the mean over folds. Each fold keeps the coverage, too: the fraction
     of rows that are not above their predicted quantile. The usual metrics are kept beside them,
-    but say little: a quantile away from 0.5 is not meant to be near the value.
-
-    Parameters
-    ----------
-    estimator
-        An estimator that predicts that quantile: `hpo.estimators.adapt_estimator`.
-    level
-        Level of the quantile, between 0 and 1.
+    but say little: a quantile away from 0.5 is not meant to be near the value. The estimator is
+    one that predicts the quantile of that `level`, between 0 and 1:
+    `hpo.estimators.adapt_estimator`. Other arguments are those of `CrossValidation`.
     """
 
     headline = "pinball"
 
-    def __init__(
-        self,
-        X: NDArray[np.float64],
-        y: NDArray[np.float64],
-        folds: Sequence[Fold],
-        estimator: EstimatorSpec,
-        *,
-        level: float,
-        penalty: float = 0.0,
-        seed: int = 42,
-    ) -> None:
-        super().__init__(X, y, folds, estimator, seed=seed)
+    def __init__(self, *over: Any, level: float, penalty: float = 0.0, **settings: Any) -> None:
+        super().__init__(*over, **settings)
         self.level, self.penalty = level, penalty
         self.metrics = quantile_metrics(level)
         self.direction = "minimize"
@@ -240,18 +242,10 @@ class SpearmanCv(CrossValidation):
     headline = "spearman"
     averaged = False
 
-    def __init__(
-        self,
-        X: NDArray[np.float64],
-        y: NDArray[np.float64],
-        folds: Sequence[Fold],
-        estimator: EstimatorSpec,
-        *,
-        seed: int = 42,
-    ) -> None:
-        super().__init__(X, y, folds, estimator, seed=seed)
+    def __init__(self, *over: Any, **settings: Any) -> None:
+        super().__init__(*over, **settings)
         for k, fold in enumerate(self.folds):
-            if np.ptp(y[fold.validation]) == 0:
+            if np.ptp(self.y[fold.validation]) == 0:
                 raise ObjectiveError(
                     f"objective spearman: all {len(fold.validation)} rows that fold {k} validates "
                     "have one value, which cannot be ranked; use fewer [cv] folds"
@@ -303,11 +297,13 @@ def cross_validation(
     train = table.train
     estimator = bind(adapt_estimator(spec), table.columns, train.X)
     over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
+    keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
+    settings = {"groups": train.groups if keeps_groups else None, "seed": spec.seed}
     if isinstance(objective, QuantileSpec):
-        return QuantileCv(*over, level=objective.level, penalty=objective.penalty, seed=spec.seed)
+        return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
     if isinstance(objective, SpearmanSpec):
-        return SpearmanCv(*over, seed=spec.seed)
-    return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, seed=spec.seed)
+        return SpearmanCv(*over, **settings)
+    return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, **settings)
 
 
 def _custom_objective(

@@ -112,7 +112,25 @@ class CombinerSpec(EstimatorSpec):
     columns: tuple[str, ...] = ()
 
 
-class GatedSpec(EstimatorSpec):
+class CompositeSpec(EstimatorSpec):
+    """An estimator made of others, each in a section of its own."""
+
+    def section(self, part: str) -> str:
+        """Return the section of a study file that describes a part, below [estimator]."""
+        return part
+
+    @model_validator(mode="after")
+    def _check(self) -> CompositeSpec:
+        if self.params:
+            sections = " or ".join(f"{self.section(part)}.params" for part in self.parts)
+            raise ValueError(f"params belong to one of its models: write them below {sections}")
+        for part, model in self.parts.items():
+            if model.name in COMPOSITES:
+                raise ValueError(f"{part}: {model.name} is made of models itself; name a plain one")
+        return self
+
+
+class GatedSpec(CompositeSpec):
     """A base model for all rows, and a second one for those whose gate columns are all 1.
 
     `base_predictions` are those from which residuals are taken and on which a combiner is
@@ -134,16 +152,6 @@ class GatedSpec(EstimatorSpec):
         parts: dict[str, EstimatorSpec] = {"base": self.base, "second": self.second}
         return {**parts, "combiner": self.combiner} if self.combiner else parts
 
-    @model_validator(mode="after")
-    def _check(self) -> GatedSpec:
-        if self.params:
-            sections = " or ".join(f"{part}.params" for part in self.parts)
-            raise ValueError(f"params belong to one of its models: write them below {sections}")
-        nested = [part for part, model in self.parts.items() if model.name == "gated"]
-        if nested:
-            raise ValueError(f"{nested[0]}: a gated estimator is not made of gated ones")
-        return self
-
 
 class BoundGatedSpec(GatedSpec):
     """The same over a certain table: every column by its position."""
@@ -154,13 +162,53 @@ class BoundGatedSpec(GatedSpec):
     combiner_columns: tuple[int, ...]
 
 
+class EnsembleSpec(CompositeSpec):
+    """Several models of the same rows: the mean of their predictions, or stacking.
+
+    With a `combiner`, that is trained on out-of-fold predictions of the members, in `inner_folds`
+    folds of the training rows.
+    """
+
+    name: Literal["ensemble"]
+    members: dict[str, ModelSpec] = Field(min_length=2)
+    combiner: EstimatorSpec | None = None
+    inner_folds: int = Field(5, ge=2)
+
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The members by their names and, if there is one, the combiner."""
+        return {**self.members, "combiner": self.combiner} if self.combiner else {**self.members}
+
+    def section(self, part: str) -> str:
+        """Return the section of a study file that describes a part, below [estimator]."""
+        return part if part == "combiner" else f"members.{part}"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> EnsembleSpec:
+        for member in self.members:
+            if "." in member or member == "combiner":
+                raise ValueError(f"members: '{member}' is no name for a member; choose another one")
+        return self
+
+
+class BoundEnsembleSpec(EnsembleSpec):
+    """The same over a certain table: the columns that each member sees, by position."""
+
+    member_columns: dict[str, tuple[int, ...]]
+
+
+COMPOSITES = ("gated", "ensemble")
+
+
 def _estimator_kind(value: Any) -> str:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return "gated" if name == "gated" else "plain"
+    return name if name in COMPOSITES else "plain"
 
 
 AnyEstimatorSpec = Annotated[
-    Annotated[EstimatorSpec, Tag("plain")] | Annotated[GatedSpec, Tag("gated")],
+    Annotated[EstimatorSpec, Tag("plain")]
+    | Annotated[GatedSpec, Tag("gated")]
+    | Annotated[EnsembleSpec, Tag("ensemble")],
     Discriminator(_estimator_kind),
 ]
 

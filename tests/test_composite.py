@@ -1,4 +1,4 @@
-"""Composite estimators: each strategy against the same done by hand, and what is refused."""
+"""Composite estimators: each against the same done by hand, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GroupKFold
 
 import features.table
 from features.table import Column, Target
-from hpo.composite import GatedRegressor
+from hpo.composite import EnsembleRegressor, GatedRegressor
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators import bind, check_estimator, make_estimator
-from hpo.objective import make_objective
-from hpo.spec import BoundGatedSpec, GatedSpec, canonical, load, validate
+from hpo.objective import CrossValidation, make_objective
+from hpo.spec import BoundEnsembleSpec, BoundGatedSpec, GatedSpec, canonical, load, validate
 from tests.conftest import make_spec
 
 # Columns: two plain ones, one scalar behind the gate, two indicators.
@@ -239,7 +240,7 @@ def test_what_the_table_has_not_is_named(table, changes, message):
         ({"second": {"name": "ridge", "rows": "some"}}, r"second\.rows: unknown 'some'"),
         ({"base": {}}, r"estimator\.base\.name: required and missing"),
         ({"params": {"alpha": 1.0}}, r"below base\.params or second\.params"),
-        ({"second": {"name": "gated"}}, "second: a gated estimator is not made of gated ones"),
+        ({"second": {"name": "gated"}}, "second: gated is made of models itself; name a plain one"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(changes, message):
@@ -297,3 +298,131 @@ second.params.fit_intercept = false
     (tmp_path / "mine.toml").write_text(head + files[0].replace("max_iter", "fit_intercept"))
     with pytest.raises(SpecError, match=r"second\.fit_intercept: fixed in .* and in \[space\]"):
         load(tmp_path / "mine.toml")
+
+
+# Ensembles -------------------------------------------------------------------------------------
+
+ENSEMBLE = {
+    "name": "ensemble",
+    "members": {"plain": {"name": "ridge", "without": ["physics"]}, "all": {"name": "ridge"}},
+}
+
+
+def folds_of(study, table):
+    made = make_objective(study, table)
+    assert isinstance(made, CrossValidation)
+    return made
+
+
+def ensemble(combiner=None, **settings):
+    members = {"tree": tree(), "line": LinearRegression()}
+    return EnsembleRegressor(
+        members, columns={"tree": BASE, "line": SECOND}, combiner=combiner, **settings
+    )
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    (X, y), (new, _) = make_rows(), make_rows(60, seed=1)
+    predicted = ensemble().fit(X, y).predict(new)
+    alone = [tree().fit(X[:, :2], y).predict(new[:, :2]), LinearRegression().fit(X, y).predict(new)]
+    np.testing.assert_allclose(predicted, np.mean(alone, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_stacking_is_what_it_is_by_hand(grouped):
+    (X, y), (new, _) = make_rows(), make_rows(60, seed=1)
+    groups = np.array([f"paper {i // 7}" for i in range(len(y))]) if grouped else None
+    fold = np.arange(len(y)) % 4
+    if grouped:
+        for k, (_, held) in enumerate(GroupKFold(4).split(X, groups=groups)):
+            fold[held] = k
+    inputs = np.empty((len(y), 2))
+    for k in range(4):
+        seen, held = fold != k, fold == k
+        inputs[held, 0] = tree().fit(X[seen, :2], y[seen]).predict(X[held, :2])
+        inputs[held, 1] = LinearRegression().fit(X[seen], y[seen]).predict(X[held])
+    combiner = LinearRegression().fit(inputs, y)
+    alone = [tree().fit(X[:, :2], y).predict(new[:, :2]), LinearRegression().fit(X, y).predict(new)]
+    stacked = ensemble(LinearRegression(), inner_folds=4).fit(X, y, groups=groups)
+    np.testing.assert_allclose(
+        stacked.predict(new), combiner.predict(np.column_stack(alone)), rtol=1e-10
+    )
+
+
+def test_groups_reach_the_inner_folds_where_the_folds_of_the_study_keep_them(table):
+    spec = {**ENSEMBLE, "combiner": {"name": "ridge"}}
+    grouped = make_spec(estimator=spec, space={}, trials=1, cv={"scheme": "group_kfold"})
+    mixed = make_spec(estimator=spec, space={}, trials=1, cv={"scheme": "interleaved"})
+    train = table.train
+    for study, groups in ((grouped, train.groups), (mixed, None)):
+        objective = folds_of(study, table)
+        by_hand = make_estimator(objective.estimator, {}, study.seed)
+        by_hand.fit(train.X, train.y, groups=groups)
+        np.testing.assert_array_equal(objective.fit({}).predict(train.X), by_hand.predict(train.X))
+    fitted = [folds_of(study, table).fit({}).combiner_[-1].coef_ for study in (grouped, mixed)]
+    assert not np.array_equal(*fitted)
+
+
+def test_members_see_their_columns_and_take_their_parameters(table):
+    estimator = make_spec(estimator=ENSEMBLE, space={}, trials=1).estimator
+    assert estimator is not None
+    bound = bind(estimator, table.columns)
+    assert isinstance(bound, BoundEnsembleSpec)
+    assert bound.member_columns == {"plain": BASE, "all": SECOND}
+    model = make_estimator(bound, {"plain.alpha": 2.0, "all.alpha": 3.0}, 0)
+    assert [member[-1].alpha for member in model.members.values()] == [2.0, 3.0]
+
+
+def test_an_ensemble_predicts_a_quantile_where_all_members_do(table):
+    objective = {"name": "quantile", "level": 0.9}
+    boosted = {"name": "hist_gradient_boosting", "params": {"max_iter": 10}}
+    estimator = {"name": "ensemble", "members": {"a": boosted, "b": boosted}}
+    study = make_spec(estimator=estimator, objective=objective, space={}, trials=1)
+    made = folds_of(study, table)
+    model = make_estimator(made.estimator, {}, 0)
+    assert [(m.loss, m.quantile) for m in model.members.values()] == [("quantile", 0.9)] * 2
+    assert made.score_part({}, 0)["coverage_train"] > 0.7
+    with pytest.raises(SpecError, match=r"'ridge' predicts no quantiles; .* or an ensemble of"):
+        make_objective(
+            make_spec(estimator=ENSEMBLE, objective=objective, space={}, trials=1), table
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": {"one": {"name": "ridge"}}}, r"estimator\.members: .*at least 2 items"),
+        ({"params": {"alpha": 1.0}}, r"below members\.plain\.params or members\.all\.params"),
+        (
+            {"members": {"a": {"name": "ridge"}, "b": {"name": "ensemble"}}},
+            "b: ensemble is made of models itself",
+        ),
+        (
+            {"members": {"a": {"name": "ridge"}, "combiner": {"name": "ridge"}}},
+            "members: 'combiner' is no name for a member",
+        ),
+        ({"member": {}}, r"estimator\.member: unknown key; did you mean 'members'"),
+    ],
+)
+def test_what_is_wrong_with_an_ensemble_is_named(changes, message):
+    with pytest.raises(SpecError, match=message):
+        make_spec(estimator={**ENSEMBLE, **changes}, space={}, trials=1)
+
+
+def test_a_ranker_is_no_member():
+    members = {"a": {"name": "ridge"}, "b": {"name": "lightgbm_ranker"}}
+    spec = make_spec(estimator={"name": "ensemble", "members": members}, space={}, trials=1)
+    with pytest.raises(SpecError, match="b: lightgbm_ranker predicts scores that have no unit"):
+        check_estimator(spec, "my.toml")
+
+
+def test_a_wrong_parameter_of_a_member_names_its_section():
+    spec = make_spec(estimator=ENSEMBLE, space={"all": {"aplha": ALPHA}})
+    with pytest.raises(SpecError, match=r"family 'physics'"):
+        check_estimator(spec, "my.toml")
+    members = {"a": {"name": "ridge"}, "b": {"name": "ridge"}}
+    spec = make_spec(
+        estimator={"name": "ensemble", "members": members}, space={"b": {"aplha": ALPHA}}
+    )
+    with pytest.raises(SpecError, match=r"\[estimator\.members\.b\] ridge has no parameter 'apl"):
+        check_estimator(spec, "my.toml")
