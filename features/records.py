@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,25 @@ class FeatureTable:
         """The held-out rows."""
         return self.rows(~self.is_train)
 
+    def holding_out(self, rows: NDArray[np.int64]) -> FeatureTable:
+        """Return the table of the training rows alone, with some of them held out.
+
+        Parameters
+        ----------
+        rows : array of shape (n_held_out,)
+            Positions among the training rows.
+        """
+        kept = np.flatnonzero(self.is_train)
+        is_train = np.ones(len(kept), dtype=bool)
+        is_train[rows] = False
+        arrays = {
+            name: getattr(self, name)[kept] for name in ("ids", "X", "y", "groups", "formulas")
+        }
+        for array in (*arrays.values(), is_train):
+            array.setflags(write=False)
+        pieces = {**arrays, "columns": self.columns, "target": self.target, "is_train": is_train}
+        return replace(self, **pieces, hash=content_hash(**pieces))
+
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
         """Return the rows that ``mask``, of shape (n_rows,), selects."""
         picked = (self.ids[mask], self.X[mask], self.y[mask], self.groups[mask])
@@ -194,9 +213,9 @@ class Candidates:
 
 def content_hash(
     *,
-    ids: Sequence[str],
-    formulas: Sequence[str],
-    groups: Sequence[str],
+    ids: Sequence[str] | NDArray[np.str_],
+    formulas: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[np.str_],
     is_train: NDArray[np.bool_],
     X: NDArray[np.float64],
     y: NDArray[np.float64],

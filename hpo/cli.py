@@ -14,6 +14,7 @@ from hpo.commands import (
     doctor,
     features,
     looking,
+    nesting,
     ranking,
     running,
     simulation,
@@ -54,6 +55,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for group in (
         running,
+        nesting,
         looking,
         comparing,
         ranking,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from hpo.errors import SpecError
 from hpo.evaluation import TEST_LOOK, Evaluation, Predictions, evaluate
+from hpo.family import REPORTED_NAME
 from hpo.report import open_study
-from hpo.spec import validate_as
+from hpo.spec import read_toml, validate_as
 from hpo.study import StudyRecord
 
-REPORTED_NAME = "reported.toml"
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 _HEADS = ("R2", "RMSE", "MAE", "rho")
 _INTERVALS = ("r2", "spearman")
@@ -80,20 +79,6 @@ class Row:
     remark: str = ""
 
 
-def study_files(folder: Path) -> list[Path]:
-    """Return the study files of a folder, in the order of their names.
-
-    Raises
-    ------
-    SpecError
-        If there is none.
-    """
-    files = sorted(path for path in folder.glob("*.toml") if path.name != REPORTED_NAME)
-    if not files:
-        raise SpecError(f"{folder}: holds no study file (*.toml)")
-    return files
-
-
 def read_reported(path: Path) -> dict[str, Reported]:
     """Read reported figures, by the names of the studies that repeat the experiments.
 
@@ -102,12 +87,7 @@ def read_reported(path: Path) -> dict[str, Reported]:
     SpecError
         If the file cannot be read, or a study stands for two experiments.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise SpecError(f"{path}: not valid TOML: {exc}") from exc
+    raw = read_toml(path)
     by_study: dict[str, Reported] = {}
     for experiment in validate_as(_ReportedFile, raw, str(path)).experiment:
         for study in experiment.studies:

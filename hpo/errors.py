@@ -2,6 +2,7 @@
 
 HpoError                 the user can do something about it; exit code 2
 ├── SpecError            a study file, or a value set on the command line, is not valid
+│   └── AbsentError      a list does not have what is to be taken out of it
 ├── StudyNotFoundError   no study of that name in the storage
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
@@ -28,6 +29,10 @@ class HpoError(Exception):
 
 class SpecError(HpoError):
     """A study file, or a value set on the command line, is not valid."""
+
+
+class AbsentError(SpecError):
+    """A list of a study file does not have the value that is to be taken out of it."""
 
 
 class StudyNotFoundError(HpoError):

@@ -136,7 +136,8 @@ def _predict_folds(
 ) -> Predictions:
     predicted, fold_of_row = predict_folds(objective, params, train)
     rows = np.flatnonzero(fold_of_row >= 0)
-    return _score(train, rows, predicted[rows], fold_of_row[rows], objective.metrics)
+    validated = TableView(train.ids[rows], train.X[rows], train.y[rows], train.groups[rows])
+    return score_predictions(validated, predicted[rows], fold_of_row[rows], objective.metrics)
 
 
 def _predict_test(
@@ -144,22 +145,21 @@ def _predict_test(
 ) -> Predictions:
     test = table.test
     model = objective.fit(params)
-    rows = np.arange(len(test.y))
     predicted = np.asarray(model.predict(test.X), dtype=np.float64)
-    fold = np.full(len(rows), -1, dtype=np.int64)
-    return _score(test, rows, predicted, fold, objective.metrics)
+    fold = np.full(len(test.y), -1, dtype=np.int64)
+    return score_predictions(test, predicted, fold, objective.metrics)
 
 
-def _score(
-    view: TableView,
-    rows: NDArray[np.int64],
+def score_predictions(
+    rows: TableView,
     predicted: NDArray[np.float64],
     fold: NDArray[np.int64],
     metrics: Mapping[str, Metric],
 ) -> Predictions:
-    y, groups = view.y[rows], view.groups[rows]
+    """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,)."""
+    y, groups = rows.y, rows.groups
     return Predictions(
-        ids=view.ids[rows],
+        ids=rows.ids,
         y=y,
         predicted=predicted,
         groups=groups,

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.spec import GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv
 
 Indices = NDArray[np.int64]
+AnyCv = InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +32,7 @@ class Fold:
     validation: Indices
 
 
-def make_folds(
-    cv: InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, groups: NDArray[np.str_]
-) -> tuple[Fold, ...]:
+def make_folds(cv: AnyCv, groups: NDArray[np.str_]) -> tuple[Fold, ...]:
     """Split the training rows of a table.
 
     Parameters
@@ -54,6 +54,19 @@ def make_folds(
     )
 
 
+def hold_out(cv: AnyCv | None, table: FeatureTable) -> FeatureTable:
+    """Return the table with the fold that `outer` names held out; without `outer`, the table.
+
+    Raises
+    ------
+    ObjectiveError
+        If there are fewer rows or groups than folds.
+    """
+    if cv is None or cv.outer is None:
+        return table
+    return table.holding_out(make_folds(cv, table.train.groups)[cv.outer].validation)
+
+
 def hash_folds(folds: Sequence[Fold]) -> str:
     """Return the SHA-256 of the splits, independent of how they were made."""
     digest = hashlib.sha256()
@@ -73,9 +86,7 @@ def shared_group_fraction(folds: Sequence[Fold], groups: NDArray[np.str_]) -> fl
     return shared / sum(len(fold.validation) for fold in folds)
 
 
-def _validation_rows(
-    cv: InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, groups: NDArray[np.str_]
-) -> list[Indices]:
+def _validation_rows(cv: AnyCv, groups: NDArray[np.str_]) -> list[Indices]:
     from sklearn.model_selection import GroupKFold, KFold
 
     rows = np.arange(len(groups), dtype=np.int64)

@@ -8,7 +8,7 @@ import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from features.table import TableSpec
-from hpo.errors import SpecError, suggest
+from hpo.errors import AbsentError, SpecError, suggest
 from hpo.space import Dimension
 
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
@@ -33,33 +33,46 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InterleavedCv(_Section):
+class _Cv(_Section):
+    """Folds of the training rows.
+
+    With `outer`, that fold is held out in place of the table's held-out rows, which are left
+    alone, and what remains is divided anew: one step of a nested cross-validation.
+    """
+
+    folds: int = Field(5, ge=2)
+    outer: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check_outer(self) -> Self:
+        if self.outer is not None and self.outer >= self.folds:
+            raise ValueError(f"outer must be below folds, {self.folds}, got {self.outer}")
+        return self
+
+
+class InterleavedCv(_Cv):
     """Row i of the training part is validated in fold i mod `folds`; file order, no shuffle."""
 
     scheme: Literal["interleaved"]
-    folds: int = Field(5, ge=2)
 
 
-class KFoldCv(_Section):
+class KFoldCv(_Cv):
     """Shuffled k-fold."""
 
     scheme: Literal["kfold"]
-    folds: int = Field(5, ge=2)
     seed: int = Field(42, ge=0)
 
 
-class GroupKFoldCv(_Section):
+class GroupKFoldCv(_Cv):
     """No group has rows on both sides of a fold."""
 
     scheme: Literal["group_kfold"]
-    folds: int = Field(5, ge=2)
 
 
-class LikeTestCv(_Section):
+class LikeTestCv(_Cv):
     """Grouped folds that validate on small groups alone; larger groups are always trained on."""
 
     scheme: Literal["test_like"]
-    folds: int = Field(5, ge=2)
     max_group_rows: int = Field(24, ge=1)
 
 
@@ -319,24 +332,35 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     path
         The TOML file. Without a `name` of its own, the study has the file's.
     overrides
-        `key=value` texts; dotted keys reach into sections, values are TOML, or else text.
+        `key=value` texts, see `apply_overrides`.
 
     Raises
     ------
     SpecError
         With file, key, rule and value of everything that is wrong.
     """
+    raw = read_toml(path)
+    apply_overrides(raw, overrides)
+    raw.setdefault("name", path.stem)
+    return validate(raw, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be read or is no TOML.
+    """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise SpecError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise SpecError(f"{path}: not valid TOML: {exc}") from exc
-    apply_overrides(raw, overrides)
-    raw.setdefault("name", path.stem)
-    return validate(raw, str(path))
 
 
 def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
@@ -373,13 +397,26 @@ def canonical(spec: BaseModel | None) -> str:
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set `key=value` texts in a mapping, in place; dotted keys reach into sections."""
+    """Set `key=value` texts in a mapping, in place.
+
+    Dotted keys reach into sections; values are TOML, or else text. `key+=value` puts a value at
+    the end of a list, `key-=value` takes it out.
+
+    Raises
+    ------
+    AbsentError
+        If a value is to be taken out of a list that does not have it.
+    SpecError
+        If a text is none of these, or a section is a value.
+    """
     for override in overrides:
         _override(raw, override)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    change = key[-1:] if key[-1:] in ("+", "-") else ""
+    key = key.removesuffix(change)
     if not equals or not key.strip():
         raise SpecError(f"--set {override}: must be key=value, as in --set trials=100")
     try:
@@ -392,7 +429,20 @@ def _override(raw: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise SpecError(f"--set {override}: '{section}' is a value, not a section")
-    target[last] = value
+    if change:
+        target[last] = _changed(target.get(last, []), change, value, override)
+    else:
+        target[last] = value
+
+
+def _changed(values: Any, change: str, value: Any, override: str) -> list[Any]:
+    if not isinstance(values, list):
+        raise SpecError(f"--set {override}: is for a list, and there is {values!r}")
+    if change == "+":
+        return [*values, value]
+    if value not in values:
+        raise AbsentError(f"--set {override}: the list {values!r} has no {value!r}")
+    return [item for item in values if item != value]
 
 
 def _describe(kind: Any, error: Any) -> str:

@@ -19,6 +19,7 @@ from features.table import FeatureTable
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
 from hpo.fingerprint import Fingerprint, compare, compare_origin, fingerprint
+from hpo.folds import hold_out
 from hpo.leaks import refuse_leaks
 from hpo.ledger import OPTUNA_STUDIES, Ledger
 from hpo.objective import Objective, make_objective
@@ -81,7 +82,7 @@ class StudyRecord:
 
     def read_table(self) -> FeatureTable | None:
         """Read the feature table of the study; None if it has none."""
-        return features.table.read(self.table_path) if self.table_path else None
+        return _read_table(self.spec, self.table_path)
 
     def open_objective(self) -> tuple[FeatureTable | None, Objective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.
@@ -154,7 +155,7 @@ def begin(
         also if the commit, the lock file or Python changed.
     """
     make_importable(Path(source.file))
-    table = features.table.read(table_path) if table_path else None
+    table = _read_table(spec, table_path)
     refuse_leaks(spec, table.columns if table else (), source.file)
     objective = make_objective(spec, table)
     current = fingerprint(spec, table, objective)
@@ -192,6 +193,10 @@ def begin(
     record.ledger.set_budget(spec.trials)
     record.ledger.stop(None)
     return record
+
+
+def _read_table(spec: StudySpec, path: Path | None) -> FeatureTable | None:
+    return hold_out(spec.cv, features.table.read(path)) if path else None
 
 
 def _record_resumption(

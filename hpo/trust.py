@@ -17,6 +17,7 @@ from hpo.fingerprint import PARTS
 from hpo.folds import shared_group_fraction
 from hpo.ledger import FAILURE_KEY, Counts, part_key
 from hpo.metrics import Metric, score_all
+from hpo.nested import NESTED
 from hpo.objective import CrossValidation, Objective
 from hpo.results import METRIC_LABELS, Table, label, number, percent, shown_metrics, utc
 from hpo.search import Search, score
@@ -70,7 +71,7 @@ def findings(material: Material) -> list[Finding]:
     found.append(_test_looks(material))
     if material.search.finished:
         averaged = isinstance(objective, CrossValidation) and objective.averaged
-        found.append(_selection(material.search, averaged=averaged))
+        found.append(_selection(material.search, material.events, averaged=averaged))
     if material.evaluation is not None and isinstance(objective, CrossValidation):
         found.append(_refit(material.search, material.evaluation, objective.metrics))
     found.append(_changes(material.events))
@@ -174,7 +175,7 @@ def _test_looks(material: Material) -> Finding:
     return Finding("caution", title, text, tables)
 
 
-def _selection(search: Search, *, averaged: bool) -> Finding:
+def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
     title = "The best of many"
     finished = search.finished
     if len(finished) == 1:
@@ -196,6 +197,9 @@ def _selection(search: Search, *, averaged: bool) -> Finding:
                 f" {near} of them score within one standard error over folds ({number(error)}) of "
                 "the best: the folds alone cannot tell which of them is better."
             )
+    nested = [event for event in events if event["kind"] == NESTED]
+    if nested:
+        text += f" {_in_words(nested[-1])}"
     return Finding("note", title, text)
 
 
@@ -292,6 +296,19 @@ def _deaths(events: Events) -> Finding:
     )
     columns = ("when", "trial", "worker", "reason")
     return Finding("note", title, text, (_listed("Every death", columns, rows, {1}),))
+
+
+def _in_words(nested: Mapping[str, Any]) -> str:
+    scores = []
+    for name in shown_metrics(nested["scores"]):
+        low, high = nested["intervals"]["group"][name]
+        value = number(nested["scores"][name])
+        scores.append(f"{label(name)} {value} ({number(low)} to {number(high)})")
+    return (
+        f"Nested cross-validation, in which each of {nested['folds']} folds is predicted by a "
+        f"search of {_trials(nested['trials'])} that has not seen it, scores {', '.join(scores)} "
+        f"over {nested['rows']} rows, with 95 % intervals by group."
+    )
 
 
 def _trials(count: int) -> str:

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.cli import main
-from hpo.comparison import as_dicts, compare_study, lines, read_reported, study_files
+from hpo.comparison import as_dicts, compare_study, lines, read_reported
 from hpo.errors import SpecError
 from hpo.evaluation import TEST_LOOK
+from hpo.family import study_files
 from hpo.ledger import Incarnation
 from hpo.report import write_report
 from hpo.storage import EVENTS
@@ -231,13 +232,51 @@ def test_nothing_is_run_where_one_file_of_a_folder_is_wrong(run):
     assert (code, "have their files' names" in err) == (2, True)
 
 
-def test_study_files_are_all_but_the_reported_figures(tmp_path):
-    for name in ("b.toml", "a.toml", "reported.toml", "c.csv"):
+def test_study_files_are_all_but_the_files_about_them(tmp_path):
+    for name in ("b.toml", "a.toml", "reported.toml", "variants.toml", "c.csv"):
         (tmp_path / name).touch()
     assert [path.name for path in study_files(tmp_path)] == ["a.toml", "b.toml"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecError, match="empty: holds no study file"):
         study_files(tmp_path / "empty")
+
+
+VARIANTS = """
+[fourfold]
+description = "more folds"
+set = ["cv.folds=4"]
+[unflagged]
+description = "without the column made from the target"
+set = ["table.families-=sigma_is_coerced"]
+"""
+
+
+def test_a_variant_of_a_folder_runs_what_it_concerns_under_names_of_its_own(run):
+    write_family()
+    knowing = 'allow_target_derived = ["sigma_is_coerced"]'
+    two = Path("family/two.toml")
+    text = two.read_text().replace("allow_target_derived = []", knowing)
+    two.write_text(text.replace('["ratios"]', '["ratios", "sigma_is_coerced"]'))
+    Path("family/variants.toml").write_text(VARIANTS)
+    code, out, err = run("run", "family", "--workers", "1", "--variant", "unflagged")
+    assert code == 0
+    assert "one: variant unflagged does not concern it" in err
+    assert "two.unflagged: finished, 2 of 2 trials" in out
+    assert "study 'one" not in err
+    assert run("run", "family", "--workers", "1", "--variant", "fourfold")[0] == 0
+    rows = json.loads(run("compare", "--all", "--json")[1])
+    assert [row["name"] for row in rows] == ["two.unflagged", "one.fourfold", "two.fourfold"]
+    assert [row["n_features"] for row in rows] == [3, 3, 4]
+    # A study goes on as the variant that it is.
+    assert "is finished" in run("resume", "two.unflagged", "--workers", "1")[2]
+
+    code, _, err = run("run", "family/one.toml", "--variant", "unflagged")
+    assert (code, "has no 'sigma_is_coerced'" in err) == (2, True)
+    code, _, err = run("run", "family/one.toml", "--variant", "forefold")
+    assert (code, "did you mean 'fourfold'" in err) == (2, True)
+    Path("family/variants.toml").unlink()
+    code, _, err = run("run", "family/one.toml", "--variant", "fourfold")
+    assert (code, "variants.toml: cannot be read" in err) == (2, True)
 
 
 # Columns made from the target ------------------------------------------------------------------

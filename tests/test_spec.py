@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from features.table import TransportSpec
-from hpo.comparison import REPORTED_NAME, read_reported, study_files
-from hpo.errors import SpecError
+from hpo.comparison import read_reported
+from hpo.errors import AbsentError, SpecError
+from hpo.family import REPORTED_NAME, VARIANTS_NAME, read_variants, study_files
 from hpo.fingerprint import fingerprint
 from hpo.objective import make_objective
 from hpo.space import FloatDimension
@@ -135,7 +137,25 @@ def test_overrides_reach_any_field(tmp_path):
     assert spec.name == "other"
 
 
-@pytest.mark.parametrize("override", ["trials", "=3", "trials.x=3"])
+def test_overrides_add_to_lists_and_take_from_them(tmp_path):
+    path = write(tmp_path, VALID)
+    table = load(path).table
+    assert table is not None
+    added = load(path, ["table.families+=stoichiometry"]).table
+    assert added is not None
+    assert added.families == (*table.families, "stoichiometry")
+    both = ["table.families+=stoichiometry", f"table.families-={table.families[0]}"]
+    taken = load(path, both).table
+    assert taken is not None
+    assert taken.families == (*table.families[1:], "stoichiometry")
+    assert load(path, ["allow_target_derived+=x"]).allow_target_derived == ("x",)
+    with pytest.raises(AbsentError, match=r"--set table\.families-=smakt: the list .* no 'smakt'"):
+        load(path, ["table.families-=smakt"])
+    with pytest.raises(SpecError, match=r"--set trials\+=3: is for a list, and there is"):
+        load(path, ["trials+=3"])
+
+
+@pytest.mark.parametrize("override", ["trials", "=3", "-=3", "trials.x=3"])
 def test_a_bad_override_is_named(tmp_path, override):
     with pytest.raises(SpecError, match="--set"):
         load(write(tmp_path, VALID), [override])
@@ -158,7 +178,7 @@ def test_a_custom_objective_needs_no_table():
 
 def test_the_canonical_form_survives_a_round_trip_and_ignores_order():
     spec = make_spec()
-    import json
+        import json
 
     again = validate(json.loads(canonical(spec)), "stored")
     assert again == spec
@@ -216,6 +236,19 @@ def test_reported_figures_are_of_studies_that_exist(folder):
             assert figures.spearman is None or 0.6 < figures.spearman < 0.9
             assert figures.rmse is None or 1.3 < figures.rmse < 1.8
             assert figures.mae is None or 0.8 < figures.mae < 1.2
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_variants_are_valid_wherever_they_concern_a_study(folder):
+    if not (folder / VARIANTS_NAME).is_file():
+        return
+    for name, variant in read_variants(folder / VARIANTS_NAME).items():
+        concerned = 0
+        for path in study_files(folder):
+            with contextlib.suppress(AbsentError):
+                check_estimator(load(path, variant.set), str(path))
+                concerned += 1
+        assert concerned, name
 
 
 def test_no_two_study_files_share_a_name():

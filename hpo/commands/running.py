@@ -26,7 +26,7 @@ from hpo.commands.common import (
     storage_hint,
 )
 from hpo.commands.looking import summary
-from hpo.errors import HpoError, SpecError
+from hpo.errors import AbsentError, HpoError, SpecError
 
 if TYPE_CHECKING:
     from hpo.ledger import Incarnation
@@ -95,6 +95,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, help="seed of sampler and estimator", **from_variable("HPO_SEED")
     )
     add_set(parser)
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="as variants.toml beside the study file says; the study is named STUDY.NAME",
+    )
     _add_going_on(parser)
 
 
@@ -126,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     if options.study.is_dir():
         return _run_family(options)
     spec, source = read_study(options)
-    return _go(options, spec, source, None)
+    return run_study(options, spec, source, None)
 
 
 def _run_family(options: argparse.Namespace) -> int:
@@ -140,7 +145,7 @@ def _run_family(options: argparse.Namespace) -> int:
     worst, done = 0, []
     for spec, source in _read_family(options):
         try:
-            code = _go(options, spec, source, None, again=False)
+            code = run_study(options, spec, source, None, again=False)
         except (HpoError, FeaturesError) as exc:
             # The others do not depend on it.
             say(f"error: {exc}")
@@ -160,7 +165,7 @@ def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
 
     A mistake in the last one should not come to light hours later.
     """
-    from hpo.comparison import study_files
+    from hpo.family import study_files
     from hpo.spec import load
 
     family, complaints = [], 0
@@ -171,6 +176,9 @@ def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
             one = {**vars(options), "study": path, "trials": trials}
             spec, source = read_study(argparse.Namespace(**one))
         except HpoError as exc:
+            if options.variant is not None and isinstance(exc, AbsentError):
+                say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
+                continue
             say(f"error: {exc}")
             complaints += 1
             continue
@@ -183,11 +191,17 @@ def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
 
 def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
     """Read the study file that the options name, with what they set over it."""
+    from hpo.family import VARIANTS_NAME, read_variant
     from hpo.spec import load
     from hpo.study import Source
 
     flags = {key: getattr(options, key) for key in ("name", "trials", "seed")}
+    varied: tuple[str, ...] = ()
+    if options.variant is not None:
+        varied = read_variant(options.study.parent / VARIANTS_NAME, options.variant).set
+        flags["name"] = flags["name"] or f"{load(options.study).name}.{options.variant}"
     overrides = [
+        *varied,
         *options.set,
         *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None),
     ]
@@ -207,10 +221,10 @@ def resume(options: argparse.Namespace) -> int:
     if options.data:
         source = replace(source, data_dir=absolute(options.data))
     spec = (source.load() or record.spec).model_copy(update={"trials": trials})
-    return _go(options, spec, source, record.table_path)
+    return run_study(options, spec, source, record.table_path)
 
 
-def _go(
+def run_study(
     options: argparse.Namespace,
     spec: StudySpec,
     source: Source,
@@ -317,7 +331,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _each_file(paths: Sequence[Path]) -> Iterator[Path]:
-    from hpo.comparison import study_files
+    from hpo.family import study_files
 
     for path in paths:
         yield from study_files(path) if path.is_dir() else [path]
