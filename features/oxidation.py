@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,65 +42,88 @@ def assign_states(amounts: Mapping[str, float]) -> OxidationStates:
     total = sum(amounts.values())
     fractions = {symbol: amount / total for symbol, amount in amounts.items() if amount > 0.0}
     states = {symbol: _states(symbol) for symbol in fractions}
-    _cost, mixed = _relaxed(fractions, states)
-    _cost, pure = _branch(fractions, states)
-    return mixed if abs(mixed.slack) < abs(pure.slack) - SMALLEST_SHARE else pure
+    mixed = _solve(fractions, states)
+    pure = _branch(fractions, states, mixed)
+    return (mixed if abs(mixed.slack) < abs(pure.slack) - SMALLEST_SHARE else pure).states()
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A division of each element's atoms over its states, what it costs, what it lacks."""
+
+    cost: float
+    shares: Mapping[str, Mapping[int, float]]
+    slack: float
+
+    def states(self) -> OxidationStates:
+        average = {
+            symbol: sum(state * share for state, share in parts.items())
+            for symbol, parts in self.shares.items()
+        }
+        return OxidationStates(average, self.slack)
 
 
 def _branch(
-    fractions: Mapping[str, float], states: dict[str, dict[int, float]]
-) -> tuple[float, OxidationStates]:
-    """Return the cheapest solution in which no element has states of both signs, and its cost."""
-    shares = _solve(fractions, states)[1]
-    for symbol, parts in shares.items():
+    fractions: Mapping[str, float],
+    states: Mapping[str, Mapping[int, float]],
+    solution: _Solution,
+) -> _Solution:
+    """Return the cheapest solution in which no element has states of both signs."""
+    for symbol, parts in solution.shares.items():
         if min(parts) < 0 < max(parts):
+            known = states[symbol].items()
             halves = (
-                {state: value for state, value in states[symbol].items() if (state < 0) is negative}
+                {**states, symbol: {s: cost for s, cost in known if (s < 0) is negative}}
                 for negative in (True, False)
             )
-            found = (_branch(fractions, {**states, symbol: half}) for half in halves)
-            return min(found, key=lambda solution: solution[0])
-    return _relaxed(fractions, states)
+            found = (_branch(fractions, half, _solve(fractions, half)) for half in halves)
+            return min(found, key=lambda branch: branch.cost)
+    return solution
 
 
-def _relaxed(
-    fractions: Mapping[str, float], states: Mapping[str, Mapping[int, float]]
-) -> tuple[float, OxidationStates]:
-    """Return the cheapest solution, whatever it mixes, and its cost."""
-    cost, shares, slack = _solve(fractions, states)
-    average = {
-        symbol: sum(state * share for state, share in parts.items())
+def _solve(fractions: Mapping[str, float], states: Mapping[str, Mapping[int, float]]) -> _Solution:
+    """Return the solution of one linear program.
+
+    Neutrality is all that couples the elements, so the optimum is reached by going from the lowest
+    states upwards along the lower convex hulls of cost against state, the cheapest step of all
+    elements first, until the charges add up to zero: no more than one element is left between two
+    states.
+    """
+    shares: dict[str, Mapping[int, float]] = {}
+    steps = []
+    for symbol in fractions:
+        hull = _hull(tuple(states[symbol].items()))
+        shares[symbol] = {hull[0][0]: 1.0}
+        for (low, before), (high, after) in pairwise(hull):
+            steps.append(((after - before) / (high - low), symbol, low, high))
+    charge = sum(fractions[symbol] * min(shares[symbol]) for symbol in fractions)
+    for _slope, symbol, low, high in sorted(steps):
+        if charge >= 0.0:
+            break
+        step = fractions[symbol] * (high - low)
+        share = min(1.0, -charge / step)
+        parts = {low: 1.0 - share, high: share}
+        shares[symbol] = {state: part for state, part in parts.items() if part > SMALLEST_SHARE}
+        charge = 0.0 if share < 1.0 else charge + step
+    cost = sum(
+        fractions[symbol] * sum(states[symbol][state] * part for state, part in parts.items())
         for symbol, parts in shares.items()
-    }
-    return cost, OxidationStates(average, slack)
-
-
-def _solve(
-    fractions: Mapping[str, float], states: Mapping[str, Mapping[int, float]]
-) -> tuple[float, dict[str, dict[int, float]], float]:
-    """Return cost, share of each state of each element, and slack of one linear program."""
-    from scipy.optimize import linprog
-
-    columns = [(symbol, state) for symbol in fractions for state in states[symbol]]
-    elements = list(fractions)
-    n = len(columns)
-    equalities = np.zeros((len(elements) + 1, n + 2))
-    for position, (symbol, state) in enumerate(columns):
-        equalities[elements.index(symbol), position] = 1.0
-        equalities[-1, position] = fractions[symbol] * state
-    equalities[-1, n:] = (1.0, -1.0)
-    found = linprog(
-        [*(fractions[e] * states[e][state] for e, state in columns), SLACK_COST, SLACK_COST],
-        A_eq=equalities,
-        b_eq=[1.0] * len(elements) + [0.0],
-        method="highs",
     )
-    shares: dict[str, dict[int, float]] = {symbol: {} for symbol in elements}
-    for (symbol, state), share in zip(columns, found.x[:n], strict=True):
-        if share > SMALLEST_SHARE:
-            shares[symbol][state] = float(share)
-    # What is missing to neutrality, with the sign of the charge that the atoms have.
-    return float(found.fun), shares, float(found.x[n + 1] - found.x[n])
+    return _Solution(cost + SLACK_COST * abs(charge), shares, charge)
+
+
+@cache
+def _hull(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    """Return the lower convex hull of (state, cost), by state."""
+    hull: list[tuple[int, float]] = []
+    for state, cost in sorted(points):
+        while len(hull) > 1:
+            (s0, c0), (s1, c1) = hull[-2:]
+            if (c1 - c0) * (state - s0) < (cost - c0) * (s1 - s0):
+                break
+            hull.pop()
+        hull.append((state, cost))
+    return tuple(hull)
 
 
 @cache
