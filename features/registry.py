@@ -75,6 +75,58 @@ _MAGPIE_FIELDS = (
     ("magpie_elemental_space_group", ""),
 )
 
+# The properties of matminer's preset "magpie", in its order.
+_MAGPIE_PROPERTIES = (
+    ("number", ""),
+    ("mendeleev_number", ""),
+    ("atomic_weight", "g/mol"),
+    ("melting_t", "K"),
+    ("column", ""),
+    ("row", ""),
+    ("covalent_radius", "pm"),
+    ("electronegativity", ""),
+    ("ns_valence", ""),
+    ("np_valence", ""),
+    ("nd_valence", ""),
+    ("nf_valence", ""),
+    ("n_valence", ""),
+    ("ns_unfilled", ""),
+    ("np_unfilled", ""),
+    ("nd_unfilled", ""),
+    ("nf_unfilled", ""),
+    ("n_unfilled", ""),
+    ("gs_volume_pa", "A^3"),
+    ("gs_bandgap", "eV"),
+    ("gs_magmom", "mu_B"),
+    ("space_group_number", ""),
+)
+_STATISTICS = ("minimum", "maximum", "range", "mean", "avg_dev", "mode")
+
+_MAGPIE_STATISTICS_FIELDS = tuple(
+    (f"magpie_{statistic}_{name}", unit)
+    for name, unit in _MAGPIE_PROPERTIES
+    for statistic in _STATISTICS
+)
+
+_VALENCE_ORBITALS_FIELDS = tuple(
+    (f"{kind}_{orbital}_valence_electrons", "")
+    for kind in ("avg", "frac")
+    for orbital in ("s", "p", "d", "f")
+)
+
+_LI_CHEMISTRY_FIELDS = (
+    ("li_per_anion", ""),
+    ("li_per_framework_cation", ""),
+    *((f"anion_fraction_{symbol}", "") for symbol in ("O", "S", "Se", "F", "Cl", "Br", "I", "N")),
+    ("electronegativity_contrast", ""),
+    ("framework_cation_radius", "A"),
+    ("framework_cation_charge", "e"),
+    ("n_anion_elements", ""),
+    ("n_framework_elements", ""),
+    ("framework_entropy", ""),
+    ("anion_entropy", ""),
+)
+
 _LATTICE_FIELDS = (
     ("lattice_a", "A"),
     ("lattice_b", "A"),
@@ -189,6 +241,37 @@ _FAMILIES = (
         _numbered("megnet16", 16),
         "features.embeddings:megnet16",
         ("elementembeddings",),
+    ),
+    FamilyInfo(
+        "magpie_statistics",
+        "six statistics of 22 tabulated element properties (matminer's preset magpie)",
+        ("formula",),
+        _MAGPIE_STATISTICS_FIELDS,
+        "features.statistics:magpie_statistics",
+        ("matminer",),
+    ),
+    FamilyInfo(
+        "valence_orbitals",
+        "mean numbers of s, p, d, f valence electrons and their fractions (matminer)",
+        ("formula",),
+        _VALENCE_ORBITALS_FIELDS,
+        "features.statistics:valence_orbitals",
+        ("matminer",),
+    ),
+    FamilyInfo(
+        "stoichiometry",
+        "p-norms of the atomic fractions (matminer)",
+        ("formula",),
+        tuple((f"stoichiometry_{p}_norm", "") for p in (0, 2, 3, 5, 7, 10)),
+        "features.statistics:stoichiometry",
+    ),
+    FamilyInfo(
+        "li_chemistry",
+        "Li per anion and per cation, which anions, charge, size and mixing of the framework",
+        ("formula",),
+        _LI_CHEMISTRY_FIELDS,
+        "features.li_chemistry:li_chemistry",
+        ("matminer", "pymatgen", "pymatgen-core"),
     ),
     FamilyInfo(
         "sigma_is_coerced",
