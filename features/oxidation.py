@@ -41,9 +41,9 @@ def assign_states(amounts: Mapping[str, float]) -> OxidationStates:
     """
     total = sum(amounts.values())
     fractions = {symbol: amount / total for symbol, amount in amounts.items() if amount > 0.0}
-    states = {symbol: _states(symbol) for symbol in fractions}
-    mixed = _solve(fractions, states)
-    pure = _branch(fractions, states, mixed)
+    ladders = {symbol: _ladder(symbol) for symbol in fractions}
+    mixed = _solve(fractions, ladders)
+    pure = _branch(fractions, ladders, mixed)
     return (mixed if abs(mixed.slack) < abs(pure.slack) - SMALLEST_SHARE else pure).states()
 
 
@@ -63,25 +63,28 @@ class _Solution:
         return OxidationStates(average, self.slack)
 
 
+@dataclass(frozen=True, eq=False)
+class _Ladder:
+    """What an element's states cost, and the steps of their lower convex hull, bottom to top."""
+
+    costs: Mapping[int, float]
+    lowest: int
+    steps: tuple[tuple[float, str, int, int], ...]  # slope, the element, from state, to state
+
+
 def _branch(
-    fractions: Mapping[str, float],
-    states: Mapping[str, Mapping[int, float]],
-    solution: _Solution,
+    fractions: Mapping[str, float], ladders: Mapping[str, _Ladder], solution: _Solution
 ) -> _Solution:
     """Return the cheapest solution in which no element has states of both signs."""
     for symbol, parts in solution.shares.items():
         if min(parts) < 0 < max(parts):
-            known = states[symbol].items()
-            halves = (
-                {**states, symbol: {s: cost for s, cost in known if (s < 0) is negative}}
-                for negative in (True, False)
-            )
+            halves = ({**ladders, symbol: _ladder(symbol, sign)} for sign in (-1, 1))
             found = (_branch(fractions, half, _solve(fractions, half)) for half in halves)
             return min(found, key=lambda branch: branch.cost)
     return solution
 
 
-def _solve(fractions: Mapping[str, float], states: Mapping[str, Mapping[int, float]]) -> _Solution:
+def _solve(fractions: Mapping[str, float], ladders: Mapping[str, _Ladder]) -> _Solution:
     """Return the solution of one linear program.
 
     Neutrality is all that couples the elements, so the optimum is reached by going from the lowest
@@ -90,40 +93,50 @@ def _solve(fractions: Mapping[str, float], states: Mapping[str, Mapping[int, flo
     states.
     """
     shares: dict[str, Mapping[int, float]] = {}
-    steps = []
-    for symbol in fractions:
-        hull = _hull(tuple(states[symbol].items()))
-        shares[symbol] = {hull[0][0]: 1.0}
-        for (low, before), (high, after) in pairwise(hull):
-            steps.append(((after - before) / (high - low), symbol, low, high))
-    charge = sum(fractions[symbol] * min(shares[symbol]) for symbol in fractions)
+    steps: list[tuple[float, str, int, int]] = []
+    charge = 0.0
+    for symbol, fraction in fractions.items():
+        ladder = ladders[symbol]
+        shares[symbol] = {ladder.lowest: 1.0}
+        steps += ladder.steps
+        charge += fraction * ladder.lowest
     for _slope, symbol, low, high in sorted(steps):
         if charge >= 0.0:
             break
-        step = fractions[symbol] * (high - low)
-        share = min(1.0, -charge / step)
-        parts = {low: 1.0 - share, high: share}
-        shares[symbol] = {state: part for state, part in parts.items() if part > SMALLEST_SHARE}
-        charge = 0.0 if share < 1.0 else charge + step
-    cost = sum(
-        fractions[symbol] * sum(states[symbol][state] * part for state, part in parts.items())
-        for symbol, parts in shares.items()
-    )
-    return _Solution(cost + SLACK_COST * abs(charge), shares, charge)
+        whole = fractions[symbol] * (high - low)
+        share = -charge / whole
+        if share >= 1.0 - SMALLEST_SHARE:
+            shares[symbol] = {high: 1.0}
+            charge = charge + whole if share > 1.0 else 0.0
+        else:
+            shares[symbol] = (
+                {low: 1.0 - share, high: share} if share > SMALLEST_SHARE else {low: 1.0}
+            )
+            charge = 0.0
+    cost = SLACK_COST * abs(charge)
+    for symbol, parts in shares.items():
+        for state, part in parts.items():
+            cost += fractions[symbol] * ladders[symbol].costs[state] * part
+    return _Solution(cost, shares, charge)
 
 
 @cache
-def _hull(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
-    """Return the lower convex hull of (state, cost), by state."""
-    hull: list[tuple[int, float]] = []
-    for state, cost in sorted(points):
-        while len(hull) > 1:
-            (s0, c0), (s1, c1) = hull[-2:]
-            if (c1 - c0) * (state - s0) < (cost - c0) * (s1 - s0):
-                break
+def _ladder(symbol: str, sign: int = 0) -> _Ladder:
+    """Return an element's states: all of them, those below 0 (-1), or the others (1)."""
+    states = _states(symbol)
+    costs = {s: states[s] for s in sorted(states) if sign == 0 or (s < 0) is (sign < 0)}
+    hull: list[int] = []
+    for state in costs:
+        # A state above the line between its neighbours is never worth a stop.
+        while len(hull) > 1 and _slope(costs, hull[-2], hull[-1]) >= _slope(costs, hull[-1], state):
             hull.pop()
-        hull.append((state, cost))
-    return tuple(hull)
+        hull.append(state)
+    steps = tuple((_slope(costs, low, high), symbol, low, high) for low, high in pairwise(hull))
+    return _Ladder(costs, hull[0], steps)
+
+
+def _slope(costs: Mapping[int, float], low: int, high: int) -> float:
+    return (costs[high] - costs[low]) / (high - low)
 
 
 @cache

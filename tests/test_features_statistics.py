@@ -206,7 +206,10 @@ def test_oxidation_states_are_the_optimum_that_a_solver_finds():
         amounts = {symbol: rng.choice([1.0, 2.0, 0.37, 5.0 * rng.random()]) for symbol in elements}
         total = sum(amounts.values())
         states = {symbol: oxidation._states(symbol) for symbol in elements}
-        found = oxidation._solve({s: amounts[s] / total for s in elements}, states)
+        found = oxidation._solve(
+            {symbol: amounts[symbol] / total for symbol in elements},
+            {symbol: oxidation._ladder(symbol) for symbol in elements},
+        )
         columns = [(symbol, state) for symbol in elements for state in states[symbol]]
         costs = [amounts[s] / total * states[s][state] for s, state in columns]
         one_state_each = [
