@@ -160,10 +160,16 @@ class CsvSpec(_Spec):
 
     @model_validator(mode="after")
     def _check_split(self) -> Self:
-        given = {"test_fraction", "seed"} & self.model_fields_set
+        # By value: a study that is read back from its storage has every field set.
+        fields = type(self).model_fields
+        given = [
+            name
+            for name in ("seed", "test_fraction")
+            if getattr(self, name) != fields[name].default
+        ]
         if self.split is not None and given:
             raise ValueError(
-                f"`split` takes the split from the file, so `{min(given)}` has no use; "
+                f"`split` takes the split from the file, so `{given[0]}` has no use; "
                 "give one or the other"
             )
         return self

@@ -271,3 +271,13 @@ def test_csv_line_numbers_survive_any_line_end() -> None:
         parsed = parse_csv("x.csv", end.join(["f,t", "LiF,1", "", "LiCl"]).encode())
         assert [record.line for record in parsed.records] == [2]
         assert [line for line, _ in parsed.malformed] == [4]
+
+
+@pytest.mark.parametrize("given", [{"seed": 1}, {"test_fraction": 0.5}])
+def test_a_split_column_and_a_split_by_lot_exclude_each_other(given):
+    raw = {"dataset": "csv", "path": "my.csv", "families": ["ratios"], "split": "split"}
+    spec = CsvSpec.model_validate(raw)
+    # As a study comes back from its storage: with every field.
+    assert CsvSpec.model_validate(spec.model_dump(mode="json")) == spec
+    with pytest.raises(ValueError, match=f"`{next(iter(given))}` has no use"):
+        CsvSpec.model_validate(raw | given)
