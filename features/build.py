@@ -23,9 +23,10 @@ from features.cache import (
     save_block,
 )
 from features.errors import DatasetError, FamilyError, TableError
+from features.prototypes import borrow
 from features.records import WHOLE_FILE, BuildResult, PartialRow, SkippedRow
 from features.registry import FAMILIES, FamilyInfo, Need
-from features.rows import Block, Log, Remark, Rows
+from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
 from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
@@ -41,11 +42,6 @@ _LOADER_PACKAGES = ("pymatgen", "pymatgen-core")  # formulas are read with pymat
 
 # Settings that name files, whose contents are hashed instead: a path is one machine's affair.
 _PATH_SETTINGS = frozenset({"path", "cifs"})
-
-# Features are kept to this many decimals, far below what is measured or tabulated. The last bit of
-# a sum depends on how a formula is written and on the machine; rounded, equal materials have equal
-# features, as tree models need to treat them alike, and a table has one hash everywhere.
-VALUE_DECIMALS = 9
 
 Spec = TransportSpec | ObelixSpec | CsvSpec
 
@@ -87,7 +83,7 @@ def build_table(
             rows = loader.rows_of(spec, sources, needs)
             log(f"{spec.dataset}: {len(rows)} rows, {len(rows.skipped)} skipped")
             provenance = {"request": request, **_provenance(spec, families, sources, rows)}
-            folder = _make(tables_dir, spec.dataset, families, rows, provenance, log, workers)
+            folder = _make(tables_dir, spec, families, rows, provenance, log, workers)
             remember_table(tables_dir, request, folder.name)
         else:
             folder = found
@@ -104,7 +100,7 @@ def build_table(
 
 def _make(
     tables_dir: Path,
-    dataset: str,
+    spec: Spec,
     families: list[FamilyInfo],
     rows: Rows,
     provenance: dict[str, Any],
@@ -114,16 +110,26 @@ def _make(
     """Compute the families, or take their blocks from the cache, and write the table."""
     started, cpu_started = time.perf_counter(), time.process_time()
     blocks = [_block(tables_dir, family, rows, log, workers) for family in families]
+    X = np.column_stack([block.values for block in blocks])
+    if spec.transfer:
+        train = np.flatnonzero(rows.is_train)
+        borrowed = borrow(X, spec, X[train], [rows.ids[row] for row in train])
+        X = borrowed.X
+        blocks = [
+            replace(block, remarks=(*block.remarks, *borrowed.remarks.get(family.name, ())))
+            for family, block in zip(families, blocks, strict=True)
+        ]
+        borrowed.tell(log)
     return write(
         tables_dir,
-        dataset=dataset,
+        dataset=spec.dataset,
         ids=rows.ids,
         formulas=rows.formulas,
-        X=np.column_stack([block.values for block in blocks]),
+        X=X,
         y=rows.y,
         groups=rows.groups,
         is_train=rows.is_train,
-        columns=[column for family in families for column in family.columns],
+        columns=spec.columns,
         target=rows.target,
         skipped=rows.skipped,
         partial=_partial_rows(rows, families, blocks),

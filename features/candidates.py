@@ -13,9 +13,10 @@ from features.composition import fraction_matrix, parse_formula
 from features.csvfile import CsvFile, parse_csv
 from features.dataset_csv import cell_columns
 from features.elements import ELEMENTS
-from features.errors import DatasetError
+from features.errors import DatasetError, TableError
+from features.prototypes import Borrowed, borrow
 from features.records import Candidates, FeatureTable, Target
-from features.registry import FAMILIES, FamilyInfo
+from features.registry import FAMILIES, TRANSFER, TRANSFER_COLUMNS, FamilyInfo
 from features.rows import Block, Log, Rows
 from features.sources import read_source
 from features.specs import CellColumns, CsvSpec
@@ -38,7 +39,9 @@ N_COMPARED = 50
 TOLERANCE = 1e-9
 
 
-def load_candidates(path: Path, spec: Spec, *, formula: str | None, log: Log) -> Candidates:
+def load_candidates(
+    path: Path, spec: Spec, *, formula: str | None, log: Log, table: FeatureTable | None = None
+) -> Candidates:
     """Read and featurise a file of candidates; see :func:`features.table.read_candidates`."""
     csv = parse_csv(path.name, read_source(path, "candidates").data)
     column = _formula_column(csv, spec, formula)
@@ -65,6 +68,23 @@ def load_candidates(path: Path, spec: Spec, *, formula: str | None, log: Log) ->
         cifs=tuple(cifs.get(row) for row in usable),
     )
     blocks = _compute(families, rows, log)
+    X = np.column_stack([block.values for block in blocks.values()])
+    lacking = {name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()}
+    remarks = {
+        (remark.row, name): remark.reason
+        for name, block in blocks.items()
+        for remark in block.remarks
+        if remark.row is not None
+    }
+    if spec.transfer:
+        borrowed = _borrow(X, spec, table)
+        X = borrowed.X
+        borrowed.tell(log)
+        for name, said in borrowed.remarks.items():
+            for remark in said:
+                assert remark.row is not None
+                lacking[name][remark.row] = False  # as good as the training rows that borrow
+                remarks[remark.row, name] = remark.reason
     return Candidates(
         columns=csv.columns,
         formula_column=column,
@@ -73,15 +93,10 @@ def load_candidates(path: Path, spec: Spec, *, formula: str | None, log: Log) ->
         formulas=tuple(formulas),
         reasons=tuple(reasons),
         usable=np.array(usable, dtype=np.int64),
-        X=np.column_stack([block.values for block in blocks.values()]),
+        X=X,
         fractions=fraction_matrix(rows, ELEMENTS, "H to Lr")[0],
-        lacking={name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()},
-        remarks={
-            (remark.row, name): remark.reason
-            for name, block in blocks.items()
-            for remark in block.remarks
-            if remark.row is not None
-        },
+        lacking=lacking,
+        remarks=remarks,
     )
 
 
@@ -111,7 +126,26 @@ def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
             same = np.allclose(now, before, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         if not same:
             changed.append(name)
+    if spec.transfer and not changed and not _borrows_alike(table, spec):
+        changed.append(TRANSFER)
     return changed
+
+
+def _borrow(X: NDArray[np.float64], spec: Spec, table: FeatureTable | None) -> Borrowed:
+    """Let rows borrow from the training rows of the finished table."""
+    if table is None or table.columns != spec.columns:
+        raise TableError(
+            f"candidates borrow {', '.join(spec.transfer)} from training rows of the table that "
+            "the model was fitted on; give that table"
+        )
+    return borrow(X, spec, table.train.X, table.train.ids.tolist())
+
+
+def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
+    """Return whether a table's rows would borrow the same again."""
+    own = table.X[:, : -len(TRANSFER_COLUMNS)]
+    same = table.columns == spec.columns
+    return same and np.array_equal(_borrow(own, spec, table).X, table.X, equal_nan=True)
 
 
 def _silent(line: str) -> None:

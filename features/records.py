@@ -193,7 +193,7 @@ class Candidates:
     fractions : array of shape (n_usable, 103)
         Atomic fractions of H to Lr; NaN for a formula with an element beyond.
     lacking : dict of family to array of shape (n_usable,)
-        True where a family could not be computed in full.
+        True where a family could not be computed in full, nor be borrowed from training rows.
     remarks : dict
         ``(row of X, family)`` to what the family says of that row.
     """

@@ -42,6 +42,12 @@ class FamilyInfo:
         return len(self.fields)
 
     @property
+    def indicator(self) -> str:
+        """The one column that is 1 where a CIF could be described; "" if there is none such."""
+        names = [name for name, _ in self.fields if name.startswith("has_")]
+        return names[0] if self.describe and len(names) == 1 else ""
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The family's columns, in order."""
         return tuple(
@@ -362,5 +368,9 @@ _FAMILIES = (
         "features.cells:space_group",
     ),
 )
+
+# No family, but what a table has at its end where values were borrowed: features/prototypes.py.
+TRANSFER = "transfer"
+TRANSFER_COLUMNS = (Column("n_prototypes", TRANSFER), Column("prototype_distance", TRANSFER))
 
 FAMILIES: Mapping[str, FamilyInfo] = MappingProxyType({family.name: family for family in _FAMILIES})

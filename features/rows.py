@@ -13,6 +13,11 @@ from features.records import SkippedRow, Target
 
 Log = Callable[[str], None]
 
+# Features are kept to this many decimals, far below what is measured or tabulated. The last bit of
+# a sum depends on how a formula is written and on the machine; rounded, equal materials have equal
+# features, as tree models need to treat them alike, and a table has one hash everywhere.
+VALUE_DECIMALS = 9
+
 # What `Rows.cell` may hold; lengths in angstrom, angles in degrees.
 CELL_FIELDS = ("a", "b", "c", "alpha", "beta", "gamma", "space_group", "formula_units")
 

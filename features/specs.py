@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from features.registry import FAMILIES, Need
+from features.records import Column
+from features.registry import FAMILIES, TRANSFER_COLUMNS, Need
 
 TransportTarget = Literal[
     "seebeck_p",
@@ -57,6 +58,17 @@ class _Spec(BaseModel):
     provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target", "cell", "cif"})
 
     families: tuple[str, ...] = Field(description="names of feature families, in column order")
+    transfer: tuple[str, ...] = Field(
+        default=(),
+        description="those of them whose values rows without a usable CIF borrow from training "
+        "rows with the same space group, a like cell and a like composition",
+    )
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that the table has, in order."""
+        own = tuple(column for name in self.families for column in FAMILIES[name].columns)
+        return own + (TRANSFER_COLUMNS if self.transfer else ())
 
     @field_validator("families")
     @classmethod
@@ -79,6 +91,30 @@ class _Spec(BaseModel):
                     "does not have; leave the family out"
                 )
         return families
+
+    @model_validator(mode="after")
+    def _check_transfer(self) -> Self:
+        for position, name in enumerate(self.transfer):
+            if name not in self.families:
+                raise ValueError(
+                    f"transfer: {name!r} is none of `families` ({', '.join(self.families)}); list "
+                    "it there, too, or leave it out of `transfer`"
+                )
+            if not FAMILIES[name].indicator:
+                able = [other for other in FAMILIES if FAMILIES[other].indicator]
+                raise ValueError(
+                    f"transfer: family {name!r} cannot be borrowed, as it does not describe single "
+                    f"CIFs and say in one column where it did; these do: {', '.join(able)}"
+                )
+            if name in self.transfer[:position]:
+                raise ValueError(f"transfer: {name!r} is listed twice; list each family once")
+        lacking = [name for name in ("lattice", "smact") if name not in self.families]
+        if self.transfer and lacking:
+            raise ValueError(
+                f"transfer: prototypes are found by cell and composition, so `families` needs "
+                f"{' and '.join(lacking)}, too; add {'them' if len(lacking) > 1 else 'it'}"
+            )
+        return self
 
 
 class TransportSpec(_Spec):

@@ -122,6 +122,7 @@ def read_candidates(
     *,
     formula: str | None = None,
     log: Callable[[str], None] | None = None,
+    table: FeatureTable | None = None,
 ) -> Candidates:
     """Read a CSV file of unmeasured materials, and compute the features of a table for them.
 
@@ -139,6 +140,9 @@ def read_candidates(
         The column of formulas; by default the table's own or one with a usual name.
     log : callable, optional
         Receives one line of progress at a time.
+    table : FeatureTable, optional
+        The finished table; needed where `spec` has a `transfer`, as candidates borrow from its
+        training rows.
 
     Raises
     ------
@@ -146,17 +150,19 @@ def read_candidates(
         The file is missing, empty, or has no column of formulas.
     FamilyError
         A family cannot be computed on this machine.
+    TableError
+        Values are to be borrowed, and `table` is not given or another one.
     """
     from features.candidates import load_candidates
 
-    return load_candidates(path, spec, formula=formula, log=log or _silent)
+    return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
 
 
 def changed_families(table: FeatureTable, spec: TransportSpec | ObelixSpec | CsvSpec) -> list[str]:
     """Return the families that give other columns or values now than when a table was built.
 
     Values are compared, to 1e-9, for up to 50 training rows and the families that need nothing
-    but the formula.
+    but the formula; and what all rows would borrow now ("transfer").
     """
     from features.candidates import changed_families as compare
 

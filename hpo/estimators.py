@@ -363,14 +363,7 @@ def check_estimator(spec: StudySpec, source: str) -> None:
 
 def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
     """Return the columns that a study's table will have, as its families declare them."""
-    from features.table import families
-
-    declared = families()
-    return tuple(
-        column
-        for name in (spec.table.families if spec.table else ())
-        for column in declared[name].columns
-    )
+    return spec.table.columns if spec.table else ()
 
 
 def _check_values(estimator: Any) -> None:

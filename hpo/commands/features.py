@@ -134,8 +134,8 @@ def list_all(options: argparse.Namespace) -> int:
         return 0
     print_line("datasets:")
     for name, description in datasets.items():
-        print_line(f"  {name:16} {description}")
+        print_line(f"  {name:18} {description}")
     print_line("feature families:")
     for name, info in families.items():
-        print_line(f"  {name:16} {info.n_columns:4}  {info.description}")
+        print_line(f"  {name:18} {info.n_columns:4}  {info.description}")
     return 0

@@ -89,7 +89,7 @@ def rank(options: argparse.Namespace) -> int:
         record, table, options.models, folder=options.model, refit=options.refit, log=say
     )
     candidates = read_candidates(
-        options.candidates, record.spec.table, formula=options.formula, log=say
+        options.candidates, record.spec.table, formula=options.formula, log=say, table=table
     )
     ranked = ranking.rank(
         candidates,
