@@ -116,7 +116,7 @@ def _make(
         borrowed = borrow(X, spec, X[train], [rows.ids[row] for row in train])
         X = borrowed.X
         blocks = [
-            replace(block, remarks=(*block.remarks, *borrowed.remarks.get(family.name, ())))
+            replace(block, remarks=(*block.remarks, *borrowed.remarks(family.name)))
             for family, block in zip(families, blocks, strict=True)
         ]
         borrowed.tell(log)

@@ -80,11 +80,10 @@ def load_candidates(
         borrowed = _borrow(X, spec, table)
         X = borrowed.X
         borrowed.tell(log)
-        for name, said in borrowed.remarks.items():
-            for remark in said:
-                assert remark.row is not None
-                lacking[name][remark.row] = False  # as good as the training rows that borrow
-                remarks[remark.row, name] = remark.reason
+        for name, reasons_of in borrowed.reasons.items():
+            for row, reason in reasons_of.items():
+                lacking[name][row] = False  # as good as the training rows that borrow
+                remarks[row, name] = reason
     return Candidates(
         columns=csv.columns,
         formula_column=column,

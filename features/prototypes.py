@@ -61,16 +61,20 @@ class Borrowed:
     ----------
     X : array of shape (n_rows, n_columns + 2)
         The columns of the families and of the transfer.
-    remarks : dict of family to tuple of Remark
-        From which training rows each row's values are; one remark for a row that borrowed.
+    reasons : dict of family to dict
+        From which training rows the values are, by row; the rows that borrowed alone.
     """
 
     X: Array
-    remarks: Mapping[str, tuple[Remark, ...]]
+    reasons: Mapping[str, Mapping[int, str]]
+
+    def remarks(self, family: str) -> tuple[Remark, ...]:
+        """Return the reasons as a family's remarks; none for a family that is not borrowed."""
+        return tuple(Remark(row, why) for row, why in self.reasons.get(family, {}).items())
 
     def tell(self, log: Log) -> None:
         """Log how many rows borrowed."""
-        counts = ", ".join(f"{name} {len(said)}" for name, said in self.remarks.items())
+        counts = ", ".join(f"{name} {len(said)}" for name, said in self.reasons.items())
         log(f"{TRANSFER}: rows that borrow: {counts}")
 
 
@@ -115,7 +119,7 @@ def borrow(X: Array, spec: Transfer, donor_X: Array, donor_ids: Sequence[str]) -
     )
     values = np.hstack([X, np.zeros((len(X), len(TRANSFER_COLUMNS)))])
     used = np.zeros(len(pairs.row), dtype=bool)
-    remarks = {}
+    reasons = {}
     for name, indicator in zip(spec.transfer, indicators, strict=True):
         chosen = _nearest(
             pairs,
@@ -127,14 +131,14 @@ def borrow(X: Array, spec: Transfer, donor_X: Array, donor_ids: Sequence[str]) -
         rows, means = _means(pairs, chosen, donor_X[:, columns])
         values[np.ix_(rows, columns)] = means
         used[chosen] = True
-        remarks[name] = _remarks(pairs, chosen, donor_ids)
+        reasons[name] = _say(pairs, chosen, donor_ids)
     n_used = np.bincount(pairs.row[used], minlength=len(X))
     total = np.bincount(pairs.row[used], pairs.distance[used], minlength=len(X))
     values[:, position["n_prototypes"]] = n_used
     values[:, position["prototype_distance"]] = total / np.maximum(n_used, 1)
     np.round(values, VALUE_DECIMALS, out=values)
     values += 0.0  # minus zero is zero
-    return Borrowed(values, remarks)
+    return Borrowed(values, reasons)
 
 
 def _find_pairs(
@@ -189,18 +193,11 @@ def _means(pairs: _Pairs, chosen: Indices, values: Array) -> tuple[Indices, Arra
     return rows, sums / counts[:, None]
 
 
-def _remarks(pairs: _Pairs, chosen: Indices, donor_ids: Sequence[str]) -> tuple[Remark, ...]:
-    of_row: dict[int, list[int]] = {}
+def _say(pairs: _Pairs, chosen: Indices, donor_ids: Sequence[str]) -> dict[int, str]:
+    """Say of each row with chosen pairs from whom it borrows."""
+    of_row: dict[int, list[str]] = {}
     for pair in chosen.tolist():
-        of_row.setdefault(int(pairs.row[pair]), []).append(pair)
-    return tuple(
-        Remark(
-            row,
-            "borrowed from "
-            + ", ".join(
-                f"{donor_ids[pairs.donor[pair]]} (composition distance {pairs.distance[pair]:.3g})"
-                for pair in members
-            ),
-        )
-        for row, members in of_row.items()
-    )
+        donor, distance = donor_ids[pairs.donor[pair]], pairs.distance[pair]
+        said = f"{donor} (composition distance {distance:.3g})"
+        of_row.setdefault(int(pairs.row[pair]), []).append(said)
+    return {row: f"borrowed from {', '.join(said)}" for row, said in of_row.items()}

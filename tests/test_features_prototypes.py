@@ -274,7 +274,7 @@ def test_no_rows_borrow_nothing():
     assert borrow(donors[:0], spec, donors, list("abcde")).X.shape == (0, len(spec.columns))
     found = borrow(donors, spec, donors[:0], [])
     assert not found.X[:, -2:].any()
-    assert found.remarks == {"bond_valence": (), "ewald": ()}
+    assert found.reasons == {"bond_valence": {}, "ewald": {}}
 
 
 # Candidates -----------------------------------------------------------------------------------
