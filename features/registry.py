@@ -205,6 +205,17 @@ _LI_VORONOI_FIELDS = (
 )
 
 
+_BVSE_FIELDS = (
+    ("bvse_barrier_1d", "eV"),
+    ("bvse_barrier_2d", "eV"),
+    ("bvse_barrier_3d", "eV"),
+    ("bvse_share_within_half_ev", ""),
+    ("bvse_share_within_one_ev", ""),
+    ("bvse_li_energy", "eV"),
+    ("has_bvse", ""),
+)
+
+
 def _numbered(prefix: str, count: int, first: int = 0) -> tuple[tuple[str, str], ...]:
     return tuple((f"{prefix}_{number}", "") for number in range(first, first + count))
 
@@ -359,6 +370,15 @@ _FAMILIES = (
         "features.voronoi:li_voronoi",
         _PHYSICS_PACKAGES,
         describe="features.voronoi:describe_voronoi",
+    ),
+    FamilyInfo(
+        "bvse",
+        "barriers to Li migration by bond-valence site energies, room for Li, disorder weighted",
+        ("cif",),
+        _BVSE_FIELDS,
+        "features.bvse:bvse",
+        _PHYSICS_PACKAGES,
+        describe="features.bvse:describe_bvse",
     ),
     FamilyInfo(
         "space_group",

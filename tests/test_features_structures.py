@@ -289,5 +289,6 @@ def test_every_family_has_the_agreed_number_of_columns():
         "bond_valence": 9,
         "ewald": 5,
         "li_voronoi": 7,
+        "bvse": 7,
         "space_group": 230,
     }

@@ -178,7 +178,7 @@ def test_a_custom_objective_needs_no_table():
 
 def test_the_canonical_form_survives_a_round_trip_and_ignores_order():
     spec = make_spec()
-        import json
+    import json
 
     again = validate(json.loads(canonical(spec)), "stored")
     assert again == spec
