@@ -19,6 +19,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from features.bond_valence import describe_bond_valence, parameters_of
+from features.bvse import describe_bvse
 from features.crystals import crystal_of, find_neighbours
 from features.ewald import COULOMB_EV_ANGSTROM, describe_ewald, site_potentials
 from features.oxidation import assign_states
@@ -139,6 +140,34 @@ def test_bond_valence_by_hand():
     assert (values[-1], reasons) == (1.0, [])
 
 
+def test_soft_bond_valence_by_hand():
+    # Shells of O around Li in Li2O: number, squared distance in (a/4)^2.
+    shells = [(4, 3), (12, 11), (12, 19), (16, 27), (24, 35), (12, 43), (24, 51)]
+    bonds = [(n, A_LI2O / 4 * math.sqrt(s)) for n, s in shells]
+    expected = sum(n * math.exp((1.17096 - r) * 1.937984) for n, r in bonds if r <= 8.0)
+    values, _ = describe_bond_valence(cif_of(antifluorite()))
+    assert values[4] == pytest.approx(expected, rel=1e-5)
+    assert values[6] == pytest.approx(abs(1.0 - expected), rel=1e-4)
+    assert values[5] == values[7] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_earlier_studys_values_by_hand():
+    values, reasons = describe_physics(cif_of(antifluorite()))
+    assert reasons == []
+    # Four O at sqrt(3)/4 of the cell edge.
+    valence = 4 * math.exp((1.466 - A_LI2O * math.sqrt(3) / 4) / 0.37)
+    assert values[0] == pytest.approx(abs(1.0 - valence), rel=1e-4)
+    crystal = antifluorite()
+    crystal.add_oxidation_state_by_element({"Li": 1, "O": -2})
+    li = next(n for n, site in enumerate(crystal) if site.specie.symbol == "Li")
+    assert values[2] == pytest.approx(EwaldSummation(crystal).get_site_energy(li), rel=1e-3)
+    assert values[1] == pytest.approx(0.0, abs=1e-6)
+    assert values[3] == pytest.approx(0.0, abs=1e-6)
+    # The cube between Li and its six Li, four of its corners cut off by the O.
+    assert values[4] == 10.0
+    assert values[5:] == [1.0, 1.0, 1.0]
+
+
 def test_a_half_filled_anion_site_gives_half_the_valence():
     whole, _ = describe_bond_valence(cif_of(rock_salt()))
     half, _ = describe_bond_valence(cif_of(rock_salt(f={"F": 0.5})))
@@ -200,7 +229,8 @@ def test_neighbours_agree_with_pymatgen():
 
 
 @pytest.mark.parametrize(
-    "describe", [describe_physics, describe_bond_valence, describe_ewald, describe_voronoi]
+    "describe",
+    [describe_physics, describe_bond_valence, describe_ewald, describe_voronoi, describe_bvse],
 )
 def test_what_cannot_be_described_says_why(describe):
     broken, reasons = describe(b"data_x\n_cell_length_a ?\n")
