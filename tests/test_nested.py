@@ -14,7 +14,7 @@ from hpo.estimators import make_estimator
 from hpo.folds import hold_out, make_folds
 from hpo.metrics import r2
 from hpo.nested import NESTED, count_outer
-from hpo.objective import make_objective
+from hpo.objective import CrossValidation
 from hpo.storage import open_storage
 from hpo.study import find
 from tests.conftest import make_spec
@@ -42,7 +42,9 @@ def test_an_outer_fold_takes_the_place_of_the_held_out_rows(hand_table):
     table = features.table.read(hand_table)
     spec = make_spec(cv={**CV, "outer": 1})
     outer = hold_out(spec.cv, table)
-    fold = make_folds(make_spec(cv=CV).cv, table.train.groups)[1]
+    plain = make_spec(cv=CV).cv
+    assert plain is not None
+    fold = make_folds(plain, table.train.groups)[1]
     assert set(outer.ids) == set(table.train.ids)
     assert list(outer.test.ids) == list(table.train.ids[fold.validation])
     np.testing.assert_array_equal(outer.train.X, table.train.X[fold.train])
@@ -50,7 +52,7 @@ def test_an_outer_fold_takes_the_place_of_the_held_out_rows(hand_table):
     assert not outer.X.flags.writeable
     hashes = {hold_out(make_spec(cv={**CV, "outer": k}).cv, table).hash for k in range(3)}
     assert len({*hashes, table.hash}) == 4
-    assert hold_out(make_spec(cv=CV).cv, table) is table
+    assert hold_out(plain, table) is table
 
 
 def test_what_cannot_be_an_outer_fold_is_named(hand_table):
@@ -88,17 +90,19 @@ def test_the_search_is_repeated_for_every_fold_and_pooled(hpo):
     for fold in range(3):
         record = find(storage, f"n.outer{fold}")
         assert record.ledger.counts().finished == 3
-        table = record.read_table()
-        objective = make_objective(record.spec, table)
-        model = make_estimator(
-            objective.estimator, record.optuna_study().best_trial.params, record.spec.seed
-        )
+        table, objective = record.open_objective()
+        assert table is not None
+        assert isinstance(objective, CrossValidation)
+        best = record.optuna_study().best_trial.params
+        model = make_estimator(objective.estimator, best, record.spec.seed)
         model.fit(table.train.X, table.train.y)
         y.extend(table.test.y)
         predicted.extend(model.predict(table.test.X))
         ids.extend(table.test.ids)
     whole = find(storage, "n")
-    assert sorted(ids) == sorted(whole.read_table().train.ids)
+    table = whole.read_table()
+    assert table is not None
+    assert sorted(ids) == sorted(table.train.ids)
     assert pooled["rows"] == 42
     assert pooled["scores"]["r2"] == pytest.approx(r2(np.array(y), np.array(predicted)))
     low, high = pooled["intervals"]["group"]["r2"]

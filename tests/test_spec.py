@@ -12,6 +12,7 @@ import pytest
 from features.table import TransportSpec
 from hpo.comparison import read_reported
 from hpo.errors import AbsentError, SpecError
+from hpo.estimators import check_estimator
 from hpo.family import REPORTED_NAME, VARIANTS_NAME, read_variants, study_files
 from hpo.fingerprint import fingerprint
 from hpo.objective import make_objective
@@ -246,7 +247,8 @@ def test_variants_are_valid_wherever_they_concern_a_study(folder):
         concerned = 0
         for path in study_files(folder):
             with contextlib.suppress(AbsentError):
-                check_estimator(load(path, variant.set), str(path))
+                spec = load(path, variant.set)
+                check_estimator(spec, str(path))
                 concerned += 1
         assert concerned, name
 
