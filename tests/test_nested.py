@@ -86,7 +86,9 @@ def test_the_search_is_repeated_for_every_fold_and_pooled(hpo):
     pooled = json.loads(said.stdout[said.stdout.index("{") :])
 
     storage = open_storage("sqlite:///hpo.db", create=False)
-    y, predicted, ids = [], [], []
+    y: list[float] = []
+    predicted: list[float] = []
+    ids: list[str] = []
     for fold in range(3):
         record = find(storage, f"n.outer{fold}")
         assert record.ledger.counts().finished == 3
