@@ -18,11 +18,13 @@ from features.cache import (
     find_table,
     key_of,
     load_block,
+    naming_folder,
     package_versions,
     remember_table,
     save_block,
 )
-from features.errors import DatasetError, FamilyError, TableError
+from features.descriptions import Structures, describe_with_cache, distinct_cifs
+from features.errors import DatasetError, FamilyError
 from features.prototypes import borrow
 from features.records import WHOLE_FILE, BuildResult, PartialRow, SkippedRow
 from features.registry import FAMILIES, FamilyInfo, Need
@@ -31,7 +33,6 @@ from features.scratch import clear_dead_scratch
 from features.sources import Source
 from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
 from features.store import TABLE_FORMAT, holds_table, read_manifest, write
-from features.structures import describe_with_cache
 
 _LOADERS = {
     "transport": "features.dataset_transport",
@@ -71,12 +72,10 @@ def build_table(
 ) -> BuildResult:
     """Build the table that ``spec`` describes; see :func:`features.table.build`."""
     started = time.perf_counter()
-    families = [FAMILIES[name] for name in spec.families]
-    needs = frozenset(need for family in families for need in family.needs)
-    loader = cast(_Loader, importlib.import_module(_LOADERS[spec.dataset]))
+    families, needs, loader = _parts_of(spec)
     sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
     request = _request_key(spec, families, sources)
-    try:
+    with naming_folder(tables_dir):
         clear_dead_scratch(tables_dir)
         found = _find(tables_dir, request)
         if found is None:
@@ -87,15 +86,38 @@ def build_table(
             remember_table(tables_dir, request, folder.name)
         else:
             folder = found
-    except OSError as exc:
-        raise TableError(
-            f"tables folder {tables_dir}: cannot be used ({exc}); name a folder with room "
-            "that you may write to"
-        ) from exc
     result = _result(folder, reused=found is not None, started=started)
     verb = "reused" if result.reused else "built"
     log(f"{spec.dataset}: {verb} {result.name}, {result.n_rows} rows x {result.n_features} columns")
     return result
+
+
+def find_structures(
+    spec: Spec, *, data_dir: Path | None, tables_dir: Path, base_dir: Path, log: Log
+) -> Structures:
+    """Find the structures of a table; see :func:`features.table.find_structures`."""
+    families, needs, loader = _parts_of(spec)
+    sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
+    request = _request_key(spec, families, sources)
+    table = _find(tables_dir, request)
+    describing = [family for family in families if family.describe]
+    pending: dict[str, tuple[FamilyInfo, str]] = {}
+    cifs: dict[str, bytes] = {}
+    if table is None and describing:
+        rows = loader.rows_of(spec, sources, needs)
+        for family in describing:
+            if load_block(tables_dir, family, block_key(family, rows), len(rows)) is None:
+                pending[family.name] = (family, family_version(family))
+        cifs = distinct_cifs(rows) if pending else {}
+    names = tuple(family.name for family in describing)
+    return Structures(request, table, names, pending, cifs, tables_dir)
+
+
+def _parts_of(spec: Spec) -> tuple[list[FamilyInfo], frozenset[Need], _Loader]:
+    """Return the families of a spec, all that they need, and what loads their rows."""
+    families = [FAMILIES[name] for name in spec.families]
+    needs = frozenset(need for family in families for need in family.needs)
+    return families, needs, cast(_Loader, importlib.import_module(_LOADERS[spec.dataset]))
 
 
 def _make(

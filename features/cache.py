@@ -10,18 +10,22 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from features.errors import TableError
 from features.registry import FamilyInfo
 from features.rows import Block, Remark, Rows
-from features.scratch import replace_file
+from features.scratch import claim_file, replace_file
+from features.structures import Description
 
 INDEX_NAME = ".index"
 BLOCKS_NAME = ".blocks"
@@ -60,6 +64,18 @@ def package_versions(distributions: Iterable[str]) -> dict[str, str]:
 def key_of(parts: Mapping[str, Any]) -> str:
     """Return the SHA-256, in hex, of ``parts`` as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def naming_folder(tables_dir: Path) -> Iterator[None]:
+    """Turn what the system refuses into an error that names the folder of tables."""
+    try:
+        yield
+    except OSError as exc:
+        raise TableError(
+            f"tables folder {tables_dir}: cannot be used ({exc}); name a folder with room "
+            "that you may write to"
+        ) from exc
 
 
 def find_table(tables_dir: Path, request: str) -> str | None:
@@ -107,28 +123,55 @@ def family_version(family: FamilyInfo) -> str:
 
 def load_description(
     tables_dir: Path, family: FamilyInfo, version: str, digest: str
-) -> tuple[list[float], list[str]] | None:
+) -> Description | None:
     """Return what was computed from the CIF of this SHA-256, or None."""
     try:
-        stored = json.loads(_description_path(tables_dir, family, version, digest).read_bytes())
+        data = _description_path(tables_dir, family, version, digest).read_bytes()
+    except OSError:
+        return None
+    return _read_description(data, family)
+
+
+@contextmanager
+def claim_description(
+    tables_dir: Path, family: FamilyInfo, version: str, digest: str
+) -> Iterator[DescriptionFile | None]:
+    """Claim the description of one CIF; None if another process is at work on it."""
+    with claim_file(_description_path(tables_dir, family, version, digest)) as handle:
+        yield None if handle is None else DescriptionFile(handle, family)
+
+
+@dataclass(frozen=True)
+class DescriptionFile:
+    """What was computed from one CIF, open to be read and written."""
+
+    handle: IO[bytes]
+    family: FamilyInfo
+
+    def load(self) -> Description | None:
+        """Return what is there; None for nothing, or for what somebody left half."""
+        self.handle.seek(0)
+        return _read_description(self.handle.read(), self.family)
+
+    def save(self, description: Description) -> None:
+        """Write it in place: the file is the claim, another one under its name would be none."""
+        values, reasons = description
+        stored = {"values": [float(value) for value in values], "reasons": reasons}
+        self.handle.seek(0)
+        self.handle.truncate()
+        self.handle.write(json.dumps(stored).encode())
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
+
+
+def _read_description(data: bytes, family: FamilyInfo) -> Description | None:
+    try:
+        stored = json.loads(data)
         values = [float(value) for value in stored["values"]]
         reasons = [str(reason) for reason in stored["reasons"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return (values, reasons) if len(values) == family.n_columns else None
-
-
-def save_description(
-    tables_dir: Path,
-    family: FamilyInfo,
-    version: str,
-    digest: str,
-    description: tuple[list[float], list[str]],
-) -> None:
-    """Keep what was computed from one CIF."""
-    values, reasons = description
-    data = json.dumps({"values": [float(value) for value in values], "reasons": reasons}).encode()
-    replace_file(tables_dir, _description_path(tables_dir, family, version, digest), data)
 
 
 def _description_path(tables_dir: Path, family: FamilyInfo, version: str, digest: str) -> Path:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whoever is killed when.
+"""Files and folders that appear whole or not at all, whoever is killed when; and who makes which.
 
 Work in progress lies in ``<root>/.tmp/<token>/`` beside a ``<token>.lock`` that its owner holds
 locked. The kernel drops the lock when the owner dies, so the next one to come by can tell dead
@@ -77,6 +77,28 @@ def replace_file(root: Path, path: Path, data: bytes) -> None:
         write_durably(staged, data)
         staged.replace(path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def claim_file(path: Path) -> Iterator[IO[bytes] | None]:
+    """Open a file for this process alone, empty if there was none; None if another one has it.
+
+    The kernel drops the claims of a process that dies, on this machine or another. Where the file
+    system has no locks everybody gets the file, so what is done with it must bear to be done twice.
+    Other than a look at the path, which a network's file system may answer with what it remembers,
+    making and locking the file asks the server: what an earlier holder wrote is seen.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(descriptor, "r+b") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        except OSError:
+            pass  # no locks here
+        yield handle
 
 
 def _new_lock(parent: Path) -> tuple[Path, IO[str]]:

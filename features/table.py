@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from features.records import (
 from features.registry import FAMILIES, FamilyInfo
 from features.specs import DATASETS, CellColumns, CsvSpec, ObelixSpec, TableSpec, TransportSpec
 from features.store import TABLE_FORMAT, read, read_manifest, write
+
+if TYPE_CHECKING:
+    from features.descriptions import Structures as Structures
 
 __all__ = [
     "ELEMENTS",
@@ -57,6 +61,7 @@ __all__ = [
     "content_hash",
     "datasets",
     "families",
+    "find_structures",
     "read",
     "read_candidates",
     "read_manifest",
@@ -113,6 +118,37 @@ def build(
         base_dir=base_dir,
         log=log or _silent,
         workers=workers,
+    )
+
+
+def find_structures(
+    spec: TransportSpec | ObelixSpec | CsvSpec,
+    *,
+    data_dir: Path | None,
+    tables_dir: Path,
+    base_dir: Path,
+    log: Callable[[str], None] | None = None,
+) -> Structures:
+    """Find the structures of a table that any number of processes may describe together.
+
+    ``count_missing()`` of the result says how many descriptions are missing, and
+    ``describe(workers, log)`` makes those that nobody else is at work on. :func:`build` then takes
+    them from the cache, and makes what is still missing.
+
+    Parameters
+    ----------
+    spec, data_dir, tables_dir, base_dir, log
+        As in :func:`build`.
+
+    Raises
+    ------
+    DatasetError
+        A source is missing or has no usable row.
+    """
+    from features.build import find_structures as find  # chemistry starts behind this line
+
+    return find(
+        spec, data_dir=data_dir, tables_dir=tables_dir, base_dir=base_dir, log=log or _silent
     )
 
 
