@@ -8,9 +8,6 @@ refill joins the two, ends what is dead in one of them, and submits what is miss
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError
+from hpo.jobs import name_jobs, submit_command
 from hpo.ledger import SUBMITTED
 from hpo.status import WorkerStatus, take_status
 from hpo.study import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.queue import QueuedJob, list_jobs, versions_and_limits
-from slurm.submit import cancel, submit
+from slurm.submit import cancel
 
 # A refill waits for sbatch and squeue; longer than both may take.
 LOCK_S = 300.0
 # How often in a row a refill may submit workers without a part being scored in between.
 MAX_FRUITLESS_REFILLS = 5
-
-
-class UnwritableError(HpoError):
-    """The folder of the logs takes no files, such as on a full disk."""
 
 
 class BusyError(HpoError):
@@ -86,15 +80,6 @@ class Refill:
 def comment_of(record: StudyRecord) -> str:
     """Return what SLURM's jobs of a study bear as their comment."""
     return f"hpo:{record.uid}"
-
-
-def be_worker(arguments: Sequence[str]) -> None:
-    """Run `hpo worker` in a job; what the job is submitted with."""
-    from hpo.cli import main
-
-    code = main(["worker", *arguments])
-    if code:
-        sys.exit(code)
 
 
 def find_wanted(record: StudyRecord, storage: str) -> Wanted:
@@ -232,24 +217,19 @@ def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple
     cluster = wanted.cluster
     if not anew:
         _require_fruit(record, n)
-    unique = f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
-    folder = Path(wanted.logs) / record.name / "slurm" / unique
     arguments = [
-        *(record.name, "--storage", wanted.storage, "--logs", wanted.logs),
+        *("worker", record.name, "--storage", wanted.storage, "--logs", wanted.logs),
         *("--leave-before", str(cluster.leave_before_s), "--stagger", str(cluster.stagger_s)),
         *([] if cluster.requeue else ["--no-requeue"]),
     ]
-    try:
-        job_ids = submit(
-            cluster,
-            functools.partial(be_worker, arguments),
-            n,
-            name=f"hpo-{record.name}",
-            comment=comment_of(record),
-            folder=folder,
-        )
-    except OSError as exc:
-        raise UnwritableError(f"{folder}: cannot be written, nothing is submitted: {exc}") from exc
+    job_ids, folder = submit_command(
+        cluster,
+        arguments,
+        n,
+        name=f"hpo-{record.name}",
+        comment=comment_of(record),
+        logs=Path(wanted.logs) / record.name / "slurm",
+    )
     _write_down(record, wanted, job_ids, folder, anew=anew)
     return tuple(job_ids)
 
@@ -319,14 +299,9 @@ def describe(found: Refill) -> str:
     """Return one line that says what a refill did."""
     parts: list[Any] = [f"{found.needed} workers needed, {found.active} there"]
     if found.submitted:
-        parts.append(f"{len(found.submitted)} submitted: {_span(found.submitted)}")
+        parts.append(f"{len(found.submitted)} submitted: {name_jobs(found.submitted)}")
     if found.buried:
         parts.append(f"{len(found.buried)} dead: {'; '.join(reason for _, reason in found.buried)}")
     if found.cancelled:
         parts.append(f"{len(found.cancelled)} cancelled")
     return ", ".join(parts)
-
-
-def _span(job_ids: Sequence[str]) -> str:
-    arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids)
-    return f"job {', '.join(arrays)}" if len(arrays) == 1 else f"jobs {', '.join(arrays)}"

@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from hpo.cluster_launcher import BusyError, UnwritableError, Wanted, comment_of, refill
+from hpo.cluster_launcher import BusyError, Wanted, comment_of, refill
 from hpo.errors import HpoError, StorageError
+from hpo.jobs import UnwritableError
 from hpo.server import Server
 from hpo.spec import validate
 from hpo.storage import open_storage, resolve_url

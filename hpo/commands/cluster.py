@@ -48,7 +48,7 @@ def add_to(commands: Any) -> None:
         help="how many there should be; 0 begins the study alone, for sbatch by hand",
         **from_variable("HPO_WORKERS"),
     )
-    _add_cluster_options(parser)
+    add_cluster_options(parser)
     add_json(parser)
 
     parser = add_command(
@@ -64,7 +64,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="how many there should be from now on"
     )
-    _add_cluster_options(parser)
+    add_cluster_options(parser)
     add_json(parser)
     add_shared(parser, "storage")
 
@@ -85,12 +85,13 @@ def add_to(commands: Any) -> None:
     add_shared(parser, "storage")
 
 
-def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+def add_cluster_options(parser: argparse.ArgumentParser, what: str | None = None) -> None:
+    """Add what says on which cluster, and how; `what` is said of a --cluster without default."""
     parser.add_argument(
         "--cluster",
-        default=os.environ.get("HPO_CLUSTER"),
+        default=None if what else os.environ.get("HPO_CLUSTER"),
         metavar="NAME",
-        help="a section of the cluster file (default: HPO_CLUSTER, or its only section)",
+        help=what or "a section of the cluster file (default: HPO_CLUSTER, or its only section)",
     )
     parser.add_argument(
         "--clusters",
@@ -188,9 +189,10 @@ def _refill_once(
 
 
 def _watch(options: argparse.Namespace, record: StudyRecord, wanted: Wanted) -> int:
-    from hpo.cluster_launcher import BusyError, UnwritableError, describe
+    from hpo.cluster_launcher import BusyError, describe
     from hpo.cluster_launcher import refill as refill_once
     from hpo.errors import StorageError
+    from hpo.jobs import UnwritableError
     from slurm.errors import SubmitError, UnreachableError
 
     shown = ""
