@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -171,6 +171,25 @@ def check_sqlite_shared(
         f"'hpo db start DIR' starts one, 'hpo copy sqlite:///{where.path} DIR' takes along what "
         "the file holds, and then give --storage DIR"
     )
+
+
+def find_local(
+    paths: Sequence[Path], hosts: Collection[str], mounts: str | None = None
+) -> list[FileSystem]:
+    """Return where those paths lie that only this machine has, if any of `hosts` is another one.
+
+    Parameters
+    ----------
+    paths
+        Files and folders.
+    hosts, mounts
+        As for `check_sqlite_shared`.
+    """
+    here = {_machine(socket.gethostname()), "localhost"}
+    if {_machine(host) for host in hosts} <= here:
+        return []
+    places = [locate(path, mounts) for path in paths]
+    return [place for place in places if place.network is False]
 
 
 def _machine(host: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hpo.commands.cluster import add_cluster_options
 from hpo.commands.common import (
     add_command,
     add_group,
@@ -15,10 +17,18 @@ from hpo.commands.common import (
     add_set,
     add_shared,
     positive,
+    print_json,
     print_line,
     say,
 )
 from hpo.errors import SpecError
+
+if TYPE_CHECKING:
+    from features.table import Structures
+    from slurm.cluster import ClusterSpec
+
+# How often `--wait` asks for its jobs.
+POLL_S = 5.0
 
 
 def add_to(commands: Any) -> None:
@@ -30,13 +40,27 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--families", metavar="A,B,…", help="its feature families")
     add_json(parser)
     add_set(parser, "any key of a study file's [table]; with STUDY, of the file")
-    add_shared(parser, "data", "tables")
+    add_shared(parser, "data", "tables", "logs")
     parser.add_argument(
         "--workers",
         type=positive,
         default=1,
         metavar="N",
-        help="processes that share the structures (default: 1)",
+        help="processes, or with --cluster jobs, that share the structures (default: 1)",
+    )
+    parser.add_argument(
+        "--structures-only",
+        action="store_true",
+        help="describe structures, beside whoever else does, and build no table",
+    )
+    # HPO_CLUSTER is for what always runs on one: a table is built here unless this is given.
+    add_cluster_options(
+        parser, "a section of the cluster file: submit jobs that describe the structures; returns"
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="with --cluster: until the jobs are over, and then build the table",
     )
 
     parser = add_command(group, "show", show, "print what is in a table, and what is not and why")
@@ -49,16 +73,30 @@ def add_to(commands: Any) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Build a table, or find it built, and print what is missing in it."""
+    _check_choice(options)
+    if options.structures_only:
+        return _describe_structures(options)
+    if options.cluster is not None:
+        _submit_structures(options)
+        if not options.wait:
+            return 0
+    return _build_table(options)
+
+
+def _check_choice(options: argparse.Namespace) -> None:
+    if options.cluster is None and (options.clusters or options.slurm or options.wait):
+        raise SpecError("--clusters, --slurm and --wait need --cluster NAME, a section of its file")
+    if options.cluster is not None and options.structures_only:
+        raise SpecError("--structures-only is what the jobs of --cluster do: give one of them")
+
+
+def _build_table(options: argparse.Namespace) -> int:
     import features.table
 
-    spec, base_dir = _table_spec(options)
     built = features.table.build(
-        spec,
-        data_dir=Path(options.data) if options.data else None,
-        tables_dir=Path(options.tables),
-        base_dir=base_dir,
-        log=say,
-        workers=options.workers,
+        **_request(options),
+        # With a cluster, workers are jobs; little or nothing is left to do here.
+        workers=options.workers if options.cluster is None else 1,
     )
     if options.json:
         print_line(json.dumps({**vars(built), **_plain(built)}, indent=1, default=str))
@@ -70,6 +108,129 @@ def build(options: argparse.Namespace) -> int:
     )
     _print_remarks(built.skipped, built.partial)
     return 0
+
+
+def _describe_structures(options: argparse.Namespace) -> int:
+    import features.table
+
+    structures = features.table.find_structures(**_request(options))
+    nothing = _why_nothing(structures, structures.count_missing())
+    made = 0 if nothing else structures.describe(options.workers, say)
+    missing = structures.count_missing()
+    if options.json:
+        print_json({"total": structures.n_total, "described": made, "missing": missing})
+        return 0
+    line = f"{made} of {structures.n_total} descriptions made"
+    if missing:
+        line += f"; others are at work on {missing} of them"
+    print_line(nothing or line)
+    return 0
+
+
+def _submit_structures(options: argparse.Namespace) -> None:
+    """Have jobs describe what is missing, and wait for them if that is asked for."""
+    import features.table
+    from hpo.jobs import wait_for_jobs
+    from slurm.cluster import find_cluster
+
+    cluster = find_cluster(options.cluster, options.clusters, options.slurm)
+    structures = features.table.find_structures(**_request(options))
+    missing = structures.count_missing()
+    if nothing := _why_nothing(structures, missing):
+        if options.json and not options.wait:
+            print_json({"missing": 0, "active": 0, "submitted": []})
+        else:
+            say(f"{nothing}; no jobs are submitted")
+        return
+    active, submitted = _submit_missing(options, cluster, structures, missing)
+    if options.wait:
+        wait_for_jobs(_comment_of(structures), POLL_S, lambda line: say(f"jobs: {line}"))
+        left = structures.count_missing()
+        say(f"jobs are over: {missing - left} of {missing} descriptions were made, {left} are left")
+    elif options.json:
+        print_json({"missing": missing, "active": active, "submitted": submitted})
+
+
+def _submit_missing(
+    options: argparse.Namespace, cluster: ClusterSpec, structures: Structures, missing: int
+) -> tuple[int, list[str]]:
+    """Submit the jobs that are missing; return how many there were, and the new ones."""
+    from hpo.jobs import active_jobs, name_jobs, submit_command
+
+    build_again = _arguments(options)
+    active = len(active_jobs(_comment_of(structures)))
+    lacking = min(options.workers, missing) - active
+    submitted: list[str] = []
+    line = f"{missing} of {structures.n_total} descriptions missing, {active} jobs there"
+    if lacking > 0:
+        _warn_of_local_folders(options, cluster)
+        submitted, folder = submit_command(
+            cluster,
+            [*build_again, "--structures-only", "--workers", str(cluster.cpus)],
+            lacking,
+            name="hpo-features",
+            comment=_comment_of(structures),
+            logs=Path(options.logs).resolve() / "features",
+        )
+        line += f", {len(submitted)} submitted: {name_jobs(submitted)}"
+        say(f"what they print: {folder}")
+    if options.json or options.wait:
+        say(line)
+    else:
+        print_line(line)
+    if not options.wait:
+        say(f"when they are over: {shlex.join(['hpo', *build_again])}")
+    return active, submitted
+
+
+def _comment_of(structures: Structures) -> str:
+    return f"hpo:table:{structures.request}"
+
+
+def _why_nothing(structures: Structures, missing: int) -> str:
+    """Return why there is nothing to describe; empty if there is something."""
+    if structures.table is not None:
+        return f"{structures.table}: is built already"
+    if not structures.families:
+        return "no family of this table describes structures one at a time: nothing to share"
+    return "" if missing else "every structure is described already"
+
+
+def _warn_of_local_folders(options: argparse.Namespace, cluster: ClusterSpec) -> None:
+    """Say which folders the jobs may not see; a machine may also export its own disk to them."""
+    from hpo.filesystem import find_local
+    from slurm.queue import node_hosts
+
+    folders = [options.tables, options.logs, options.data, options.study]
+    hosts = node_hosts(cluster.partition)
+    for where in find_local([Path(folder) for folder in folders if folder], hosts):
+        say(
+            f"warning: {where.path} is on a local file system of this machine ({where.type}); "
+            "jobs on nodes that cannot see it fail, or work in vain"
+        )
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    spec, base_dir = _table_spec(options)
+    return {
+        "spec": spec,
+        "data_dir": Path(options.data) if options.data else None,
+        "tables_dir": Path(options.tables),
+        "base_dir": base_dir,
+        "log": say,
+    }
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """Return the command that builds the same table, from any folder."""
+    if options.study is not None:
+        table = [str(options.study.resolve())]
+    else:
+        table = ["--dataset", options.dataset, "--families", options.families]
+    data = ["--data", str(Path(options.data).resolve())] if options.data else []
+    overrides = [word for setting in options.set for word in ("--set", setting)]
+    tables = ["--tables", str(Path(options.tables).resolve())]
+    return ["features", "build", *table, *data, *tables, *overrides]
 
 
 def _table_spec(options: argparse.Namespace) -> tuple[Any, Path]:
