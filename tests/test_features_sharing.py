@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -48,6 +49,18 @@ def start(call):
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
+@contextlib.contextmanager
+def holding(tables, family, digests):
+    """Have another process hold claims, and kill it in the end, whatever the test finds."""
+    call = f"hold(Path({tables!r}), {family!r}, {digests})"
+    with start(call) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            yield
+        finally:
+            holder.kill()
+
+
 def made_by(process):
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 0
@@ -82,14 +95,11 @@ def test_a_claim_is_one_process_and_ends_with_it(here):
     family = FAMILIES["ewald"]
     where = (here / "tables", family, family_version(family))
     one, two = list(CIFS)[:2]
-    with start(f"hold(Path('tables'), 'ewald', ['{one}'])") as holder:
-        assert holder.stdout.readline() == "held\n"
+    with holding("tables", "ewald", [one]):
         with claim_description(*where, one) as claimed:
             assert claimed is None
         with claim_description(*where, two) as claimed:
             assert claimed is not None
-        holder.kill()
-        holder.wait()
     with claim_description(*where, one) as claimed:
         assert claimed is not None
         assert claimed.load() is None
@@ -150,13 +160,11 @@ def test_a_build_does_not_wait_for_a_process_that_is_at_work_for_ever(here):
     folders = {"data_dir": None, "base_dir": here}
     cifs = [path.read_bytes() for path in sorted(Path("cifs").iterdir())]
     digests = [hashlib.sha256(cif).hexdigest() for cif in cifs][:2]
-    with start(f"hold(Path('tables'), 'li_environment', {digests})") as holder:
-        assert holder.stdout.readline() == "held\n"
+    with holding("tables", "li_environment", digests):
         shared = find_structures(spec, tables_dir=Path("tables"), **folders)
         assert shared.describe(1, lambda line: None) == 1
         assert shared.count_missing() == 2
         built = build(spec, tables_dir=Path("tables"), **folders)
-        holder.kill()
     assert read(built.path).hash == build(spec, tables_dir=Path("alone"), **folders).hash
 
 
