@@ -2,7 +2,7 @@
 
 HpoError                 the user can do something about it; exit code 2
 ├── SpecError            a study file, or a value set on the command line, is not valid
-│   └── AbsentError      a list does not have what is to be taken out of it
+│   └── AbsentError      there is nothing for a variant, or for `-=`, to change
 ├── StudyNotFoundError   no study of that name in the storage
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
@@ -32,7 +32,7 @@ class SpecError(HpoError):
 
 
 class AbsentError(SpecError):
-    """A list of a study file does not have the value that is to be taken out of it."""
+    """A study file has nothing that a variant, or `--set KEY-=VALUE`, would change."""
 
 
 class StudyNotFoundError(HpoError):

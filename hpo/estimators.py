@@ -63,6 +63,7 @@ LIGHTGBM_EXTRA = frozenset(
     {
         "extra_trees",
         "feature_fraction_bynode",
+        "linear_lambda",
         "linear_tree",
         "max_bin",
         "min_data_in_bin",
@@ -374,9 +375,9 @@ def _check_values(estimator: Any) -> None:
         return
     # scikit-learn checks values in fit alone; this is the check that its fit begins with.
     for step in getattr(estimator, "named_steps", {"": estimator}).values():
-        validate: Callable[[], None] | None = getattr(step, "_validate_params", None)
-        if validate is not None:
-            validate()
+        # LightGBM inherits the check without the constraints that it looks at.
+        if hasattr(step, "_parameter_constraints"):
+            step._validate_params()
 
 
 def _parameter_names(factory: Any) -> frozenset[str]:

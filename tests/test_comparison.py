@@ -270,6 +270,8 @@ def test_a_variant_of_a_folder_runs_what_it_concerns_under_names_of_its_own(run)
     # A study goes on as the variant that it is.
     assert "is finished" in run("resume", "two.unflagged", "--workers", "1")[2]
 
+    code, _, err = run("run", "family/one.toml", "--variant", "fourfold", "--set", "cv.folds=4")
+    assert (code, "--variant fourfold changes nothing in it" in err) == (2, True)
     code, _, err = run("run", "family/one.toml", "--variant", "unflagged")
     assert (code, "has no 'sigma_is_coerced'" in err) == (2, True)
     code, _, err = run("run", "family/one.toml", "--variant", "forefold")

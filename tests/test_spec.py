@@ -20,6 +20,7 @@ from hpo.space import FloatDimension
 from hpo.spec import KFoldCv, canonical, load, validate
 from tests.conftest import make_spec
 from tests.studies import ROOT
+from tests.test_objective import need
 
 FOLDERS = [path for path in (ROOT / "studies").iterdir() if any(path.glob("*.toml"))]
 STUDIES = sorted(path for folder in FOLDERS for path in study_files(folder))
@@ -207,12 +208,19 @@ def test_stored_studies_stay_what_they_were():
     assert validate({"name": "x", "trials": 1, **SECTIONS}, "stored").objective == spec.objective
 
 
+def need_models(spec):
+    assert spec.estimator is not None
+    for model in spec.estimator.parts.values():
+        need(model.name)
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_file_of_the_product_is_valid(path):
-    from hpo.estimators import check_estimator, expected_columns
+    from hpo.estimators import expected_columns
     from hpo.leaks import refuse_leaks
 
     spec = load(path)
+    need_models(spec)
     check_estimator(spec, str(path))
     refuse_leaks(spec, expected_columns(spec), str(path))
     assert spec.description
@@ -248,6 +256,7 @@ def test_variants_are_valid_wherever_they_concern_a_study(folder):
         for path in study_files(folder):
             with contextlib.suppress(AbsentError):
                 spec = load(path, variant.set)
+                need_models(spec)
                 check_estimator(spec, str(path))
                 concerned += 1
         assert concerned, name

@@ -196,16 +196,19 @@ def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
     from hpo.study import Source
 
     flags = {key: getattr(options, key) for key in ("name", "trials", "seed")}
-    varied: tuple[str, ...] = ()
-    if options.variant is not None:
-        varied = read_variant(options.study.parent / VARIANTS_NAME, options.variant).set
-        flags["name"] = flags["name"] or f"{load(options.study).name}.{options.variant}"
     overrides = [
-        *varied,
         *options.set,
         *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None),
     ]
     spec = load(options.study, overrides)
+    if options.variant is not None:
+        plain, variant = spec, read_variant(options.study.parent / VARIANTS_NAME, options.variant)
+        if options.name is None:
+            overrides.append(f"name={json.dumps(f'{plain.name}.{options.variant}')}")
+        overrides = [*variant.set, *overrides]
+        spec = load(options.study, overrides)
+        if spec.model_copy(update={"name": plain.name}) == plain:
+            raise AbsentError(f"{options.study}: --variant {options.variant} changes nothing in it")
     return spec, Source(str(options.study.resolve()), tuple(overrides), absolute(options.data))
 
 
