@@ -17,7 +17,7 @@ from typing import Any
 from hpo.errors import FailedStudyError, HpoError
 from hpo.jobs import name_jobs, submit_command
 from hpo.ledger import SUBMITTED
-from hpo.status import WorkerStatus, take_status
+from hpo.status import WorkerStatus, list_workers
 from hpo.study import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.queue import QueuedJob, list_jobs, versions_and_limits
@@ -130,12 +130,13 @@ def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill
         If SLURM cannot be asked or refuses.
     """
     with _only_launcher(record):
-        jobs = list_jobs(comment_of(record))
-        buried, silent = reconcile(record, list_jobs())
-        status = take_status(record)
+        everything = list_jobs()
+        jobs = [job for job in everything if job.comment == comment_of(record)]
+        buried, silent = reconcile(record, everything)
         _require_hope(record)
-        left = max(0, status.counts.budget - status.counts.finished)
-        needed = 0 if status.stop is not None else min(wanted.workers, left)
+        counts = record.ledger.counts()
+        left = max(0, counts.budget - counts.finished)
+        needed = 0 if record.ledger.stopped() is not None else min(wanted.workers, left)
         active = [job for job in jobs if job.active and job.job_id not in silent]
         cancelled = sorted(job.job_id for job in jobs if job.active and job.job_id in silent)
         if needed == 0:
@@ -172,7 +173,7 @@ def reconcile(
     by_id = {job.job_id: job for job in jobs}
     buried, silent = [], set()
     lease_s = record.spec.lease_s
-    for worker in take_status(record).workers:
+    for worker in list_workers(record):
         if worker.job is None or worker.cluster not in (None, cluster):
             continue
         reason = _why_dead(worker, by_id.get(worker.job), lease_s)

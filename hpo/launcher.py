@@ -19,6 +19,7 @@ from hpo.study import StudyRecord
 from hpo.worker import PATIENCE_S, new_worker_id
 
 POLL_S = 0.25
+SHOW_S = 1.0  # a status asks the storage more than what the launcher goes by
 GRACE_S = 20.0
 # How often in a row workers may die without a trial being finished in between.
 MAX_FRUITLESS_DEATHS = 10
@@ -55,6 +56,7 @@ class LocalLauncher:
     _stopped_by: int | None = None
     _fruitless: int = 0
     _finished: int = -1
+    _show_at: float = 0.0
 
     def run(self) -> bool:
         """Work until the budget is finished, and return True; False if it was ended early.
@@ -97,21 +99,23 @@ class LocalLauncher:
 
     def _look_after(self) -> bool | None:
         """Show the status, replace the dead; return how the study has ended if it has."""
-        status = take_status(self.record)
-        self.progress(status)
-        if status.counts.finished != self._finished:
-            self._fruitless, self._finished = 0, status.counts.finished
+        counts, stop = self.record.ledger.counts(), self.record.ledger.stopped()
+        if counts.finished != self._finished or time.monotonic() >= self._show_at:
+            self.progress(take_status(self.record))
+            self._show_at = time.monotonic() + SHOW_S
+        if counts.finished != self._finished:
+            self._fruitless, self._finished = 0, counts.finished
         self._fruitless += self._collect()
         if self._fruitless > MAX_FRUITLESS_DEATHS:
             raise FailedStudyError(
                 f"workers died {self._fruitless} times and finished nothing in between; "
                 f"see the logs in {self.logs_dir}"
             )
-        if status.counts.done:
+        if counts.done:
             return True
-        if status.stop is not None:
+        if stop is not None:
             return None if self._children else False
-        unclaimed = status.counts.budget - status.counts.finished
+        unclaimed = counts.budget - counts.finished
         while len(self._children) < min(self.workers, unclaimed):
             self._children.append(self._start())
         return None

@@ -107,7 +107,7 @@ def take_status(record: StudyRecord) -> Status:
         best_score=None if best is None else best.value,
         best_trial=None if best is None else best.number,
         per_hour=record.storage.patiently(lambda: _rate(record)),
-        workers=record.storage.patiently(lambda: _workers(record)),
+        workers=list_workers(record),
         failures=tuple(ledger.failures(MAX_REASONS)),
         deaths=_deaths(record),
     )
@@ -154,6 +154,11 @@ def _rate(record: StudyRecord) -> float | None:
         return None
     began = max(since, min(entered if entered is not None else since, finished[1]))
     return 3600.0 * n_finished / max(1.0, float(now - began))
+
+
+def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
+    """Return the workers of a study that have not left, oldest first."""
+    return record.storage.patiently(lambda: _workers(record))
 
 
 def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:

@@ -220,7 +220,7 @@ def stop(options: argparse.Namespace) -> int:
     """End a study gracefully, or at once."""
     from hpo.cluster_launcher import stop_jobs
     from hpo.ledger import SUBMITTED
-    from hpo.status import take_status
+    from hpo.status import list_workers
     from hpo.study import find
     from slurm.errors import SlurmError
 
@@ -236,7 +236,7 @@ def stop(options: argparse.Namespace) -> int:
             cancelled = stop_jobs(record, now=options.now)
         except SlurmError as exc:
             say(f"jobs are not cancelled, they will end by themselves: {exc}")
-    alive = [worker for worker in take_status(record).workers if worker.alive]
+    alive = [worker for worker in list_workers(record) if worker.alive]
     if options.now:
         for worker in alive:
             _terminate(worker)

@@ -386,11 +386,11 @@ def _require_shareable(record: StudyRecord) -> None:
     import socket
 
     from hpo.filesystem import check_sqlite_shared
-    from hpo.status import take_status
+    from hpo.status import list_workers
 
     url = record.storage.engine.url
     if url.get_backend_name() == "sqlite" and url.database:
-        alive = {worker.host for worker in take_status(record).workers if worker.alive}
+        alive = {worker.host for worker in list_workers(record) if worker.alive}
         check_sqlite_shared(Path(url.database), alive | {socket.gethostname()})
 
 
