@@ -31,10 +31,36 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: Plotly's JSON, and the name that stands above it."""
+    """One plot.
 
-    json: Markup
+    Attributes
+    ----------
+    figure
+        What is drawn, without a title of its own.
+    title
+        The name that stands above it.
+    name
+        What tells its file from those of the other panels.
+    """
+
+    figure: go.Figure
     title: str = ""
+    name: str = ""
+
+    @property
+    def json(self) -> Markup:
+        """Plotly's JSON, safe within a script element."""
+        return pack(self.figure)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """Rows that are drawn alike wherever they are: their name, title, predictions and colour."""
+
+    name: str
+    title: str
+    rows: Predictions
+    colour: str
 
 
 @dataclass(frozen=True)
@@ -74,23 +100,23 @@ def parity(
     """
     # A ranker's scores have no unit: neither a common scale nor a distance from the value.
     has_unit = "rmse" in cv.scores
-    sets = [("Cross-validation, out of fold", cv)]
-    if test is not None:
-        sets.append(("Held-out test set", test))
+    sets = name_sets(cv, test)
     actual, predicted = (
-        np.concatenate(both) for both in zip(*((p.y, p.predicted) for _, p in sets), strict=True)
+        np.concatenate(both)
+        for both in zip(*((s.rows.y, s.rows.predicted) for s in sets), strict=True)
     )
     if has_unit:
         actual = predicted = np.concatenate((actual, predicted))
-    ends = (_ends(actual), _ends(predicted))
-    # A long name would be cut on a narrow screen; the title has it in any case.
-    on_axes = html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
+    ends = (find_ends(actual), find_ends(predicted))
+    on_axes = name_axis(target)
     panels = tuple(
-        Panel(pack(_parity_panel(p, ends, on_axes, level)), f"{name}: {len(p.y)} rows")
-        for name, p in sets
+        Panel(
+            _parity_panel(s.rows, ends, on_axes, level), f"{s.title}: {len(s.rows.y)} rows", s.name
+        )
+        for s in sets
     )
     caption = _parity_caption(has_unit=has_unit, level=level, two=test is not None)
-    if max(len(p.y) for _, p in sets) > MAX_POINTS:
+    if max(len(s.rows.y) for s in sets) > MAX_POINTS:
         caption += (
             f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
             "predictions.csv has all of them."
@@ -101,7 +127,20 @@ def parity(
     return Figure("parity", title, caption, panels, "square")
 
 
-def _ends(values: Floats) -> Ends:
+def name_sets(cv: Predictions, test: Predictions | None) -> list[RowSet]:
+    """Return the sets of rows that there are, in the order in which they are drawn."""
+    sets = [RowSet("cv", "Cross-validation, out of fold", cv, BLUE)]
+    if test is not None:
+        sets.append(RowSet("test", "Held-out test set", test, BEST))
+    return sets
+
+
+def name_axis(target: str) -> str:
+    """Return the target as an axis names it: nothing where it would be cut on a narrow screen."""
+    return html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
+
+
+def find_ends(values: Floats) -> Ends:
     """Return the ends of an axis that holds all values."""
     low, high = float(values.min()), float(values.max())
     pad = 0.04 * (high - low) or 0.5
@@ -168,6 +207,7 @@ def _parity_panel(
             x=predictions.y[of_fold].tolist(),
             y=predictions.predicted[of_fold].tolist(),
             mode="markers",
+            name=name,
             marker={"color": colour, "size": 6, "opacity": 0.65},
             # Plotly reads a little HTML in texts; an id is to be shown as it is.
             text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],

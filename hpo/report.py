@@ -6,26 +6,22 @@ import csv
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
-import plotly.offline
-from markupsafe import Markup
 
 from features.table import FeaturesError, FeatureTable
 from hpo import results
 from hpo.errors import ConflictError, HpoError
 from hpo.evaluation import Evaluation, evaluate
+from hpo.figure_files import FOLDER_NAME, write_figures
 from hpo.figures import name_folds, parity
 from hpo.fingerprint import PARTS, compare, fingerprint
 from hpo.ledger import WALL_KEY
 from hpo.objective import Objective, make_objective
+from hpo.page import render, replace_file
 from hpo.plugins import make_importable
 from hpo.search import Search
 from hpo.search_figures import search_figures
@@ -63,10 +59,12 @@ class Opened:
 
 
 def write_report(record: StudyRecord, reports_dir: Path) -> Path:
-    """Write `<reports_dir>/<study name>/report.html`, and predictions.csv where there are any.
+    """Write `<reports_dir>/<study name>/report.html`, and what lies beside it.
 
-    The page is one file that needs no network. Where table, objective, code or packages are not
-    those that the study was begun with, it says so and holds nothing but what the trials stored.
+    Where there are predictions, these are predictions.csv and the figures of the best model as
+    files in figures/. The page is one file that needs no network. Where table, objective, code or
+    packages are not those that the study was begun with, it says so and holds nothing but what the
+    trials stored.
 
     Returns
     -------
@@ -87,10 +85,13 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if evaluation is not None:
-            _replace(predictions, _predictions_csv(evaluation))
+            replace_file(predictions, _predictions_csv(evaluation))
         stale = evaluation is None and predictions.exists()
         context = _context(record, opened, evaluation)
-        _replace(folder / PAGE_NAME, _render({**context, "stale_predictions": stale}))
+        page = render("report.html.j2", {**context, "stale_predictions": stale})
+        replace_file(folder / PAGE_NAME, page)
+        if evaluation is not None:
+            write_figures(context["drawn"], folder / FOLDER_NAME)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME
@@ -177,11 +178,13 @@ def _scores(
         "scores": None,
         "parity": None,
         "folds": [],
+        "drawn": [],
     }
     if evaluation is not None:
         scores["scores"] = results.score_rows(evaluation, unit)
         scores["parity"] = parity(evaluation.cv, evaluation.test, target, level=evaluation.level)
         scores["folds"] = list(name_folds(evaluation.cv).values())
+        scores["drawn"] = [scores["parity"]]
     return scores
 
 
@@ -284,22 +287,3 @@ def _predictions_csv(evaluation: Evaluation) -> str:
         for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
             writer.writerow((name, row_id, group, fold, float(actual), float(predicted)))
     return text.getvalue()
-
-
-def _render(context: Mapping[str, Any]) -> str:
-    source = resources.files("hpo").joinpath("templates/report.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    plotly_js = Markup(plotly.offline.get_plotlyjs())
-    return environment.from_string(source).render(**context, plotly_js=plotly_js)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file wholly or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.figures import BEST, BLUE, INK, MAX_POINTS, SCALE, Figure, Panel, apply_style, pack
+from hpo.figures import BEST, BLUE, INK, MAX_POINTS, SCALE, Figure, Panel, apply_style
 from hpo.search import Search, score, slim
 
 MAX_CURVES = 200  # where every trial is a curve of its own
@@ -94,7 +94,7 @@ def _history(search: Search) -> Figure:
     if every > 1:
         caption += f" One trial in {every} is drawn; the line counts all of them."
     caption += _clip(search, figure.update_yaxes)
-    return Figure("history", title, caption, (Panel(pack(figure)),))
+    return Figure("history", title, caption, (Panel(figure),))
 
 
 def _importance(search: Search) -> Figure:
@@ -116,7 +116,7 @@ def _importance(search: Search) -> Figure:
     )
     if len(search.finished) < GOOD_TRIALS_FOR_IMPORTANCE:
         caption += f" With {len(search.finished)} finished trials this is a rough guess."
-    return Figure("importance", title, caption, (Panel(pack(figure)),))
+    return Figure("importance", title, caption, (Panel(figure),))
 
 
 def _slices(search: Search, params: Sequence[str]) -> Figure:
@@ -142,7 +142,7 @@ def _slices(search: Search, params: Sequence[str]) -> Figure:
         figure.update_xaxes(**_param_axis(shown, name, choice=repr))
         figure.update_yaxes(title_text="")
         remark = _clip(search, figure.update_yaxes)
-        panels.append(Panel(pack(figure)))
+        panels.append(Panel(figure))
     caption = (
         f"Up the side is the score ({search.score_name}), alike in all plots. Dark dots are late "
         "trials; the best trial is ringed. Good scores that crowd at an end of an axis say that "
@@ -190,7 +190,7 @@ def _contour(search: Search, params: Sequence[str]) -> Figure:
         f"interpolated, from the best trial in each of {CONTOUR_STEPS} steps along an axis: trust "
         f"it where there are dots.{_sampled(search, len(shown))}"
     )
-    return Figure("contour", title, caption, (Panel(pack(figure)),))
+    return Figure("contour", title, caption, (Panel(figure),))
 
 
 def _parts(search: Search) -> Figure:
@@ -224,7 +224,7 @@ def _parts(search: Search) -> Figure:
         "the parts differ in difficulty; lines that cross, that trials differ by less than the "
         f"choice of a part.{_limited(search, len(shown))}"
     )
-    return Figure("parts", title, caption, (Panel(pack(figure)),))
+    return Figure("parts", title, caption, (Panel(figure),))
 
 
 def _parallel(search: Search, params: Sequence[str]) -> Figure:
@@ -256,7 +256,7 @@ def _parallel(search: Search, params: Sequence[str]) -> Figure:
     )
     if len(params) > MAX_AXES:
         caption += f" The {MAX_AXES} most important of {len(params)} parameters are drawn."
-    return Figure("parallel", title, caption, (Panel(pack(figure)),), "wide")
+    return Figure("parallel", title, caption, (Panel(figure),), "wide")
 
 
 def _distribution(search: Search) -> Figure:
@@ -276,7 +276,7 @@ def _distribution(search: Search) -> Figure:
         "many choices do about equally well; a long flat foot there, that few do."
     )
     caption += _clip(search, figure.update_xaxes)
-    return Figure("distribution", title, caption, (Panel(pack(figure)),))
+    return Figure("distribution", title, caption, (Panel(figure),))
 
 
 def _timeline(search: Search) -> Figure:
@@ -305,7 +305,7 @@ def _timeline(search: Search) -> Figure:
     )
     if len(shown) < len(ended):
         caption += f" The last {len(shown)} of {len(ended)} trials are drawn."
-    return Figure("timeline", title, caption, (Panel(pack(figure)),))
+    return Figure("timeline", title, caption, (Panel(figure),))
 
 
 # Why a figure is not there --------------------------------------------------------------------

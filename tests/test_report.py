@@ -269,7 +269,8 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
         assert [float(row["predicted"]) for row in mine] == part.predicted.tolist()
         folds = [str(fold) if fold >= 0 else "" for fold in part.fold]
         assert [row["fold"] for row in mine] == folds
-    assert sorted(p.name for p in path.parent.iterdir()) == ["predictions.csv", "report.html"]
+    beside = sorted(p.name for p in path.parent.iterdir())
+    assert beside == ["figures", "predictions.csv", "report.html"]
 
 
 def test_a_page_fetches_nothing(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
@@ -596,7 +597,7 @@ def test_predictions_of_an_earlier_page_are_not_taken_for_this_one(
     write_report(record, tmp_path)
     monkeypatch.setattr(hpo.report, "fingerprint", lambda *_: {**record.fingerprint, "code": "x"})
     page = Page(write_report(record, tmp_path))
-    assert "predictions.csv beside this page is from an earlier report" in page.text
+    assert "predictions.csv and figures, is from an earlier report" in page.text
     # The stored look still has its scores.
     (look,) = looks(record)
     assert number(look["scores"]["r2"]) in [row for row in page.rows if len(row) == 7][-1]
