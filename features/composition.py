@@ -16,6 +16,20 @@ from features.rows import Block, Log, Remark, Rows
 _BLANK_FORMULAS = frozenset({"", "nan", "NaN", "None", "none", "null", "NULL", "N/A", "n/a", "NA"})
 
 
+MINOR_ANIONS = 0.1  # fraction of the anions up to which one does not count
+_ANION_CLASSES = {
+    "N": "nitride",
+    "O": "oxide",
+    "F": "fluoride",
+    "S": "sulfide",
+    "Cl": "chloride",
+    "Se": "selenide",
+    "Br": "bromide",
+    "Te": "telluride",
+    "I": "iodide",
+}
+
+
 def parse_formula(text: str) -> dict[str, float]:
     """Return the atoms of each element in ``text``, as pymatgen reads it; D and T count as H.
 
@@ -60,6 +74,24 @@ def composition_key(amounts: Mapping[str, float]) -> str:
     """
     total = sum(amounts.values())
     return " ".join(f"{symbol}{amounts[symbol] / total:.4f}" for symbol in sorted(amounts))
+
+
+def anion_class(text: str) -> str:
+    """Return the chemical class of a formula by its anions, such as "oxide" or "mixed anions".
+
+    Anions are the elements of :data:`ANIONS`; one that makes up a tenth of them or less does not
+    count beside others. "no anion" if there is none, "unknown" for a text that is no formula.
+    """
+    try:
+        amounts = parse_formula(text)
+    except ValueError:
+        return "unknown"
+    anions = {symbol: amount for symbol, amount in amounts.items() if symbol in ANIONS and amount}
+    if not anions:
+        return "no anion"
+    total = sum(anions.values())
+    named = [symbol for symbol, amount in anions.items() if amount > MINOR_ANIONS * total]
+    return _ANION_CLASSES[named[0]] if len(named) == 1 else "mixed anions"
 
 
 def ratios(rows: Rows, _log: Log) -> Block:

@@ -55,6 +55,7 @@ __all__ = [
     "TableView",
     "Target",
     "TransportSpec",
+    "anion_classes",
     "atomic_fractions",
     "build",
     "changed_families",
@@ -218,6 +219,17 @@ def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
     from features.candidates import atomic_fractions as fractions_of
 
     return fractions_of(formulas)
+
+
+def anion_classes(formulas: Sequence[str]) -> NDArray[np.str_]:
+    """Return a chemical class per formula by the anions in it, of shape (n_formulas,).
+
+    "oxide", "sulfide" and so on; "mixed anions" where several make up more than a tenth of the
+    anions each; "no anion"; "unknown" for a text that is no formula.
+    """
+    from features.composition import anion_class
+
+    return np.array([anion_class(str(formula)) for formula in formulas], dtype=np.str_)
 
 
 def families() -> Mapping[str, FamilyInfo]:

@@ -6,7 +6,7 @@ once the budget is finished, for the best trial alone, and the study keeps a rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,8 @@ class Evaluation:
         The metric to speak of first.
     level
         Level of the quantile that is predicted; None if the value itself is.
+    fold_models
+        The fitted model of every fold.
     """
 
     trial: int
@@ -79,6 +81,7 @@ class Evaluation:
     derived_columns: tuple[str, ...]
     headline: str = "r2"
     level: float | None = None
+    fold_models: tuple[Any, ...] = ()
 
 
 def evaluate(
@@ -95,7 +98,8 @@ def evaluate(
     if counts.finished == 0:
         return None
     best = record.optuna_study().best_trial
-    cv = _predict_folds(objective, best.params, table.train)
+    fold_models = _fit_folds(objective, best.params)
+    cv = _score_folds(objective, fold_models, table.train)
     test = None
     if look and counts.done and not table.is_train.all():
         test = _predict_test(objective, best.params, table)
@@ -109,6 +113,7 @@ def evaluate(
         derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
         headline=objective.headline,
         level=objective.level,
+        fold_models=fold_models,
     )
 
 
@@ -122,19 +127,28 @@ def predict_folds(
     tuple of arrays of shape (n_train,)
         Predictions, NaN where no fold validates on the row; and the fold, -1 there.
     """
+    return _predict_folds(objective, _fit_folds(objective, params), train)
+
+
+def _fit_folds(objective: CrossValidation, params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(objective.fit(params, fold.train) for fold in objective.folds)
+
+
+def _predict_folds(
+    objective: CrossValidation, models: Sequence[Any], train: TableView
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
     predicted = np.full(len(train.y), np.nan)
-    for k, fold in enumerate(objective.folds):
-        model = objective.fit(params, fold.train)
+    for k, (fold, model) in enumerate(zip(objective.folds, models, strict=True)):
         predicted[fold.validation] = model.predict(train.X[fold.validation])
         fold_of_row[fold.validation] = k
     return predicted, fold_of_row
 
 
-def _predict_folds(
-    objective: CrossValidation, params: Mapping[str, Any], train: TableView
+def _score_folds(
+    objective: CrossValidation, models: Sequence[Any], train: TableView
 ) -> Predictions:
-    predicted, fold_of_row = predict_folds(objective, params, train)
+    predicted, fold_of_row = _predict_folds(objective, models, train)
     rows = np.flatnonzero(fold_of_row >= 0)
     validated = TableView(train.ids[rows], train.X[rows], train.y[rows], train.groups[rows])
     return score_predictions(validated, predicted[rows], fold_of_row[rows], objective.metrics)

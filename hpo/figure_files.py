@@ -207,7 +207,7 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
             x,
             y,
             s=(0.6 * (trace.marker.size or 6)) ** 2,
-            color=_colour(trace.marker.color or BLUE),
+            color=_colour(trace.marker.color or line_colour),
             alpha=trace.marker.opacity,
             marker=_SYMBOLS[trace.marker.symbol or "circle"],
             linewidths=0,

@@ -157,7 +157,7 @@ def conformal_quantile(
     scores
         Array of shape (n_rows,): scores of calibration rows.
     coverage
-        Nominal coverage, at least 0.5 and below 1.
+        Nominal coverage, above 0 and below 1.
     groups
         Array of shape (n_rows,). If given, groups rather than rows are taken as drawn alike: each
         of K groups has the weight 1 / (K + 1), shared equally by its rows, and what is promised
@@ -174,7 +174,8 @@ def conformal_quantile(
     HpoError
         If the coverage is out of range.
     """
-    _check_coverage(coverage)
+    if not 0 < coverage < 1:
+        raise HpoError(f"coverage must be above 0 and below 1, got {coverage}")
     values = np.asarray(scores, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     if groups is None:
@@ -213,6 +214,7 @@ def calibrate_quantiles(
     HpoError
         If shapes or the coverage are not as said.
     """
+    _require_half(coverage)
     shift = conformal_quantile(
         _quantile_scores(held_out), coverage, held_out.groups if by_group else None
     )
@@ -231,6 +233,7 @@ def cross_calibrate_quantiles(
     HpoError
         If a fold leaves nothing to calibrate with, or shapes or the coverage are not as said.
     """
+    _require_half(coverage)
     shifts = _cross_quantiles(held_out, _quantile_scores(held_out), coverage, by_group=by_group)
     return _shift_quantiles(_three(held_out.predicted), shifts, coverage)
 
@@ -249,7 +252,9 @@ def calibrate_residuals(
         Calibration rows with one prediction each.
     predicted
         Array of shape (n_new,), by a model fitted on all training rows.
-    coverage, by_group
+    coverage
+        Nominal coverage, above 0 and below 1.
+    by_group
         As in `calibrate_quantiles`.
 
     Raises
@@ -304,7 +309,7 @@ def cv_plus(
     HpoError
         If a fold's predictions are missing, or shapes or the coverage are not as said.
     """
-    _check_coverage(coverage)
+    _require_half(coverage)
     residuals, n = _residuals(held_out), len(held_out.y)
     folds, fold_of_row = np.unique(held_out.fold, return_inverse=True)
     missing = [int(fold) for fold in folds if int(fold) not in predicted_by_fold]
@@ -359,7 +364,11 @@ def _assess(
     return Assessment(len(within), float(within.mean()), float(width.mean()), families)
 
 
-def _check_coverage(coverage: float) -> None:
+def _require_half(coverage: float) -> None:
+    """Refuse what would be narrower than half of the values.
+
+    Ends that are not let past the median hold too many then, and those of CV+ change sides.
+    """
     if not 0.5 <= coverage < 1:
         raise HpoError(f"coverage must be at least 0.5 and below 1, got {coverage}")
 

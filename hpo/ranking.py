@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.table import ELEMENTS, Candidates, FeatureTable, atomic_fractions, families
-from hpo.errors import ModelError, ObjectiveError
+from hpo.errors import HpoError, ModelError, ObjectiveError
+from hpo.intervals import HeldOut, assess, conformal_quantile, cross_calibrate_residuals
 from hpo.models import Calibration, Model
 
 FOREIGN_LEVEL = 0.95  # quantile of the training compositions' own distances
@@ -106,38 +107,38 @@ class RankingValue:
 def residual_interval(y: Floats, predicted: Floats, coverage: float) -> float:
     """Return the half-width of a two-sided interval around a prediction.
 
-    The ceil((n + 1) * coverage)-th smallest absolute residual: for rows that are exchangeable with
-    the n given ones, at least `coverage` of them lie within.
+    The conformal quantile of the absolute residuals: for rows that are exchangeable with the n
+    given ones, at least `coverage` of them lie within.
 
     Raises
     ------
     ObjectiveError
         There are too few rows for that coverage.
     """
-    residuals = np.sort(np.abs(y - predicted))
-    # Rounding keeps 0.9 * 10 from being a little above 9.
-    k = math.ceil(round((len(residuals) + 1) * coverage, 9))
-    if k > len(residuals):
+    half_width = conformal_quantile(np.abs(y - predicted), coverage)
+    if math.isinf(half_width):
         needed = math.ceil(round(coverage / (1.0 - coverage), 9))
         raise ObjectiveError(
             f"--coverage {coverage:g}: needs at least {needed} validated rows, the folds have "
-            f"{len(residuals)}; ask for less"
+            f"{len(y)}; ask for less"
         )
-    return float(residuals[k - 1])
+    return half_width
 
 
 def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
     """Return, for each fold, the share of its rows within intervals made from the other folds."""
-    y, predicted, fold = calibration.y, calibration.predicted, calibration.fold
-    shares = []
-    for k in np.unique(fold):
-        inside, outside = fold == k, fold != k
-        try:
-            half_width = residual_interval(y[outside], predicted[outside], coverage)
-        except ObjectiveError:
-            return []
-        shares.append(float(np.mean(np.abs(y[inside] - predicted[inside]) <= half_width)))
-    return shares
+    folds = [f"fold {fold}" for fold in calibration.fold]
+    # Here every row of another fold counts, be it of the same group or not.
+    alone = np.arange(len(calibration.y)).astype(str)
+    rows = HeldOut(calibration.y, calibration.predicted[:, None], calibration.fold, alone)
+    try:
+        intervals = cross_calibrate_residuals(rows, coverage)
+    except HpoError:  # there is one fold only
+        return []
+    if np.isinf(intervals.width).any():
+        return []
+    of_fold = assess(intervals, calibration.y, np.array(folds)).families
+    return [of_fold[f"fold {fold}"].coverage for fold in np.unique(calibration.fold)]
 
 
 # Ranking value --------------------------------------------------------------------------------

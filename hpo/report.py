@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import time
@@ -17,12 +15,14 @@ from hpo import results
 from hpo.errors import ConflictError, HpoError
 from hpo.evaluation import Evaluation, evaluate
 from hpo.figure_files import FOLDER_NAME, write_figures
-from hpo.figures import name_folds, parity
+from hpo.figures import name_folds
 from hpo.fingerprint import PARTS, compare, fingerprint
 from hpo.ledger import WALL_KEY
 from hpo.objective import Objective, make_objective
 from hpo.page import render, replace_file
 from hpo.plugins import make_importable
+from hpo.portrait import portray
+from hpo.predictions_file import PREDICTIONS_NAME, predictions_csv
 from hpo.search import Search
 from hpo.search_figures import search_figures
 from hpo.spec import CustomObjectiveSpec
@@ -30,7 +30,7 @@ from hpo.status import Status, take_status
 from hpo.study import StudyRecord
 from hpo.trust import Material, findings, shorten
 
-PAGE_NAME, PREDICTIONS_NAME = "report.html", "predictions.csv"
+PAGE_NAME = "report.html"
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if evaluation is not None:
-            replace_file(predictions, _predictions_csv(evaluation))
+            replace_file(predictions, predictions_csv(evaluation))
         stale = evaluation is None and predictions.exists()
         context = _context(record, opened, evaluation)
         page = render("report.html.j2", {**context, "stale_predictions": stale})
         replace_file(folder / PAGE_NAME, page)
         if evaluation is not None:
-            write_figures(context["drawn"], folder / FOLDER_NAME)
+            write_figures(context["portrait"].figures, folder / FOLDER_NAME)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME
@@ -164,27 +164,30 @@ def _context(record: StudyRecord, opened: Opened, evaluation: Evaluation | None)
         "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
         "spec": json.dumps(record.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
-        **_scores(search, opened, evaluation, holds_out=holds_out),
+        **_scores(record, search, opened, evaluation, holds_out=holds_out),
     }
 
 
 def _scores(
-    search: Search, opened: Opened, evaluation: Evaluation | None, *, holds_out: bool
+    record: StudyRecord,
+    search: Search,
+    opened: Opened,
+    evaluation: Evaluation | None,
+    *,
+    holds_out: bool,
 ) -> dict[str, Any]:
-    target, unit = results.name_target(opened.table)
+    _, unit = results.name_target(opened.table)
     scores: dict[str, Any] = {
         "result": results.sum_up(search, evaluation, unit, holds_out=holds_out),
         "parts": results.parts_table(search, search.best, unit) if search.best else None,
         "scores": None,
-        "parity": None,
+        "portrait": None,
         "folds": [],
-        "drawn": [],
     }
-    if evaluation is not None:
+    if evaluation is not None and opened.table is not None:
         scores["scores"] = results.score_rows(evaluation, unit)
-        scores["parity"] = parity(evaluation.cv, evaluation.test, target, level=evaluation.level)
+        scores["portrait"] = portray(evaluation, opened.table, seed=record.spec.seed)
         scores["folds"] = list(name_folds(evaluation.cv).values())
-        scores["drawn"] = [scores["parity"]]
     return scores
 
 
@@ -270,20 +273,3 @@ def _storage_url(record: StudyRecord) -> str:
 def _citation(manifest: Mapping[str, Any]) -> str:
     citation = manifest.get("citation", "")
     return "; ".join(map(str, citation)) if isinstance(citation, list) else str(citation)
-
-
-# Files ----------------------------------------------------------------------------------------
-
-
-def _predictions_csv(evaluation: Evaluation) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("set", "id", "group", "fold", "actual", "predicted"))
-    for name, rows in (("cv", evaluation.cv), ("test", evaluation.test)):
-        if rows is None:
-            continue
-        folds = [fold if fold >= 0 else "" for fold in rows.fold.tolist()]
-        columns = (rows.ids.tolist(), rows.groups.tolist(), folds, rows.y, rows.predicted)
-        for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
-            writer.writerow((name, row_id, group, fold, float(actual), float(predicted)))
-    return text.getvalue()

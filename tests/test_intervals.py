@@ -64,7 +64,7 @@ def test_quantile_intervals_cover_as_often_as_they_say(coverage):
     assert np.mean(raw) < 0.45, "the quantiles were fine without calibration: nothing is shown"
 
 
-@pytest.mark.parametrize("coverage", [0.8, 0.9])
+@pytest.mark.parametrize("coverage", [0.1, 0.3, 0.8, 0.9])
 def test_residual_intervals_cover_as_often_as_they_say(coverage):
     covered = []
     for seed in range(SEEDS):
@@ -238,8 +238,16 @@ def test_wrong_shapes_and_coverages_are_refused():
     held_out, quantiles, _ = draw(0)
     with pytest.raises(HpoError, match=r"at least 0.5 and below 1, got 1.0"):
         calibrate_quantiles(held_out, quantiles, 1.0)
-    with pytest.raises(HpoError, match=r"at least 0.5 and below 1, got 0.05"):
-        calibrate_quantiles(held_out, quantiles, 0.05)
+    for made in (
+        lambda: calibrate_quantiles(held_out, quantiles, 0.05),
+        lambda: cross_calibrate_quantiles(held_out, 0.05),
+        lambda: cv_plus(single(held_out), {}, 0.05),
+    ):
+        with pytest.raises(HpoError, match=r"at least 0.5 and below 1, got 0.05"):
+            made()
+    for coverage in (0.0, 1.0):
+        with pytest.raises(HpoError, match=f"above 0 and below 1, got {coverage}"):
+            calibrate_residuals(single(held_out), quantiles[:, 1], coverage)
     with pytest.raises(HpoError, match=r"lower, median and upper .*, got shape \(50, 2\)"):
         calibrate_quantiles(held_out, quantiles[:, :2])
     with pytest.raises(HpoError, match=r"one prediction per row, got shape \(60, 3\)"):

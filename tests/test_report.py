@@ -29,9 +29,11 @@ import features.table
 import hpo.evaluation
 import hpo.report
 from features.table import Column, PartialRow, SkippedRow, Target
+from hpo.calibration import calibrate
 from hpo.errors import HpoError
 from hpo.estimators import make_estimator
 from hpo.evaluation import TEST_LOOK, Evaluation, evaluate
+from hpo.intervals import assess
 from hpo.ledger import Incarnation, part_key
 from hpo.metrics import bootstrap_intervals
 from hpo.report import write_report
@@ -69,6 +71,15 @@ SEARCH_FIGURES = (
     "distribution",
     "timeline",
 )
+# Each group of the hand-made table has rows in every fold, which leaves no intervals of these.
+MODEL_FIGURES = {
+    "parity": 2,
+    "errors": 1,
+    "calibration": 1,
+    "intervals": 1,
+    "importance_families": 1,
+    "importance_columns": 1,
+}
 
 
 class Flat:
@@ -228,7 +239,7 @@ def test_a_finished_study_shows_the_scores_of_its_evaluation(
     assert f"trial {evaluation.trial}, reaches R²" in page.text
     assert number(evaluation.test.scores["r2"]) in page.text.partition("Scores")[0]
     assert page.plots == {
-        "parity": 2,
+        **MODEL_FIGURES,
         **dict.fromkeys(SEARCH_FIGURES, 1),
         "slices": len(record.spec.space),
     }
@@ -271,6 +282,42 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
         assert [row["fold"] for row in mine] == folds
     beside = sorted(p.name for p in path.parent.iterdir())
     assert beside == ["figures", "predictions.csv", "report.html"]
+    panels = [
+        *("parity_cv", "parity_test", "errors", "calibration", "intervals_test"),
+        *("importance_families", "importance_columns"),
+    ]
+    files = sorted(p.name for p in (path.parent / "figures").iterdir())
+    assert files == sorted(f"{panel}.{kind}" for panel in panels for kind in ("png", "svg"))
+
+
+def test_intervals_are_told_with_their_coverage_and_width(
+    run: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    record = run(trials=2, cv={"scheme": "group_kfold", "folds": 4})
+    page, evaluation = Page(write_report(record, tmp_path)), evaluated(record)
+    made = calibrate(evaluation.cv, evaluation.test)
+    assert made.cv is not None
+    assert made.test is not None
+    assert evaluation.test is not None
+    expected = []
+    for intervals, rows in ((made.cv, evaluation.cv), (made.test, evaluation.test)):
+        found = assess(intervals, rows.y)
+        expected += [str(found.n_rows), number(found.coverage), number(found.mean_width)]
+    assert page.row("all rows")[1:] == expected
+    assert page.row("oxide")[1:] == expected
+    assert "Some intervals are missing" not in page.text
+    assert page.plots["intervals"] == 2
+    page = Page(write_report(run(name="interleaved", trials=1), tmp_path))
+    assert "Some intervals are missing: fold 0 leaves no row of another fold" in page.text
+    # Of a quantile, or of scores without a unit, there are none.
+    forest = {"name": "hist_gradient_boosting", "params": {"max_iter": 5}}
+    record = run(
+        name="q", trials=1, space={}, estimator=forest, objective={"name": "quantile", "level": 0.9}
+    )
+    page = Page(write_report(record, tmp_path))
+    assert {"parity", "importance_families", "importance_columns"} <= {*page.plots}
+    assert not {"errors", "calibration", "intervals"} & {*page.plots}
+    assert page.text.count("not drawn; the model predicts the 0.9 quantile, not the value.") == 3
 
 
 def test_a_page_fetches_nothing(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
@@ -401,7 +448,7 @@ def test_an_empty_space_has_one_trial_and_says_so(
     page = Page(write_report(run(trials=1, space={}, **fields), tmp_path))
     assert "The one finished trial" in page.text
     assert "The study searches no parameters." in page.text
-    assert {*page.plots} - {"parity"} == {"timeline", "parts"}
+    assert {*page.plots} - {*MODEL_FIGURES} == {"timeline", "parts"}
     assert "One trial has finished: nothing was selected." in page.text
 
 
@@ -410,7 +457,8 @@ def test_one_parameter_has_nothing_to_be_compared_with(
 ) -> None:
     page = Page(write_report(run(trials=12), tmp_path))
     assert page.text.count("not drawn; it compares parameters, and the study searches one.") == 3
-    assert {*page.plots} == {"parity", "history", "slices", "parts", "distribution", "timeline"}
+    search = {"history", "slices", "parts", "distribution", "timeline"}
+    assert {*page.plots} - {*MODEL_FIGURES} == search
 
 
 def test_an_objective_of_the_users_own_has_scores_but_no_predictions(
@@ -795,7 +843,7 @@ def test_a_browser_shows_every_figure(
     assert browser.title == "small – study report"
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     rendered = browser.execute_script(RENDERED)
-    assert len(rendered) == 2 + len(SEARCH_FIGURES) - 1 + len(SPACE)
+    assert len(rendered) == sum(MODEL_FIGURES.values()) + len(SEARCH_FIGURES) - 1 + len(SPACE)
     for figure, plot_width, plot_height, marks in rendered:
         assert plot_width > 200, figure
         assert plot_height > 150, figure

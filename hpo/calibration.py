@@ -1,0 +1,195 @@
+"""Intervals around the predictions of the best model, and whether they hold what they say."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpo.errors import HpoError
+from hpo.intervals import (
+    Assessment,
+    Intervals,
+    assess,
+    calibrate_residuals,
+    cross_calibrate_residuals,
+    join_predictions,
+)
+from hpo.results import Table, number
+
+if TYPE_CHECKING:
+    from hpo.evaluation import Predictions
+
+COVERAGE = 0.9
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+Z_95 = 1.959963984540054  # normal quantile of 97.5 %
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """Conformal intervals of the out-of-fold rows and of the held-out rows.
+
+    Attributes
+    ----------
+    cv
+        Each fold's rows calibrated by rows of other folds and other groups.
+    test
+        Calibrated by all out-of-fold rows.
+    problem
+        Why one of them is missing; "" if none is.
+    """
+
+    cv: Intervals | None
+    test: Intervals | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Observed against nominal coverage.
+
+    Attributes
+    ----------
+    nominal, observed, low, high
+        Arrays of shape (n_levels,): shares, with the 95 % interval of the observed one.
+    """
+
+    nominal: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+
+
+def calibrate(cv: Predictions, test: Predictions | None, coverage: float = COVERAGE) -> Calibrated:
+    """Return conformal intervals from the absolute out-of-fold residuals.
+
+    Parameters
+    ----------
+    cv, test
+        Predictions of the value itself, in units of the target.
+    coverage
+        The nominal coverage, above 0 and below 1.
+    """
+    held_out = join_predictions(cv)
+    problem, of_cv, of_test = "", None, None
+    try:
+        of_cv = cross_calibrate_residuals(held_out, coverage)
+    except HpoError as exc:
+        problem = str(exc)
+    if test is not None:
+        of_test = calibrate_residuals(held_out, test.predicted, coverage)
+    if any(made is not None and np.isinf(made.width).any() for made in (of_cv, of_test)):
+        needed = math.ceil(round(coverage / (1.0 - coverage), 9))
+        problem = (
+            f"intervals of {100 * coverage:g} % need at least {needed} validated rows beside "
+            "those of the fold"
+        )
+        of_cv, of_test = _finite(of_cv), _finite(of_test)
+    return Calibrated(of_cv, of_test, problem)
+
+
+def _finite(made: Intervals | None) -> Intervals | None:
+    return None if made is None or np.isinf(made.width).any() else made
+
+
+def calibration_curve(cv: Predictions, test: Predictions | None) -> dict[str, Curve]:
+    """Return how often intervals of several nominal coverages hold the value: "cv" and "test".
+
+    A set of rows is left out where it has no intervals, as is a level that needs more rows.
+    """
+    made = [(level, calibrate(cv, test, level)) for level in LEVELS]
+    curves = {}
+    for name, rows in (("cv", cv), ("test", test)):
+        if rows is None:
+            continue
+        found = [(level, getattr(of_level, name)) for level, of_level in made]
+        shares = [
+            (level, assess(intervals, rows.y).coverage) for level, intervals in found if intervals
+        ]
+        if shares:
+            nominal, observed = np.array(shares).T
+            curves[name] = Curve(nominal, observed, *wilson_interval(observed, len(rows.y)))
+    return curves
+
+
+def wilson_interval(share: ArrayLike, n_rows: int, z: float = Z_95) -> tuple[Floats, Floats]:
+    """Return the score interval of a binomial share.
+
+    Wilson, J. Am. Stat. Assoc. 22, 209 (1927). It takes rows for independent.
+
+    Parameters
+    ----------
+    share
+        Observed shares.
+    n_rows
+        Of how many rows.
+    z
+        Normal quantile of the interval's upper end; by default that of 95 %.
+    """
+    p = np.asarray(share, dtype=np.float64)
+    scale = 1.0 + z * z / n_rows
+    centre = (p + z * z / (2 * n_rows)) / scale
+    half = z / scale * np.sqrt(p * (1 - p) / n_rows + z * z / (4 * n_rows**2))
+    return centre - half, centre + half
+
+
+def coverage_table(
+    calibrated: Calibrated,
+    rows: Mapping[str, Predictions],
+    classes: Mapping[str, Labels],
+    unit: str,
+) -> Table:
+    """Return coverage and mean width over all rows and by class.
+
+    Parameters
+    ----------
+    calibrated
+        The intervals.
+    rows, classes
+        Predictions of "cv" and, if there are any, "test"; the class of every row of each.
+    unit
+        Of a width.
+    """
+    found: dict[str, Assessment | None] = {}
+    for name, predictions in rows.items():
+        made = calibrated.cv if name == "cv" else calibrated.test
+        found[name] = assess(made, predictions.y, classes[name]) if made is not None else None
+    sizes = Counter(np.concatenate([classes[name] for name in rows]).tolist())
+    counts = {name: Counter(classes[name].tolist()) for name in rows}
+    lines: list[tuple[str, ...]] = []
+    for label, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        of_class = [
+            cell
+            for name, of_all in found.items()
+            for cell in _cells(of_all and of_all.families.get(label), counts[name][label])
+        ]
+        lines.append((label, *of_class))
+    everything = [
+        cell for name, of_all in found.items() for cell in _cells(of_all, len(rows[name].y))
+    ]
+    lines.append(("all rows", *everything))
+    heads = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
+    width = f"mean width ({unit})" if unit else "mean width"
+    columns = ("class by anions", *("rows", "coverage", width) * len(rows))
+    return Table(
+        title=f"Intervals of {100 * COVERAGE:g} % nominal coverage",
+        columns=columns,
+        rows=tuple(lines),
+        numeric=frozenset(range(1, len(columns))),
+        heads=(("", 1), *((heads[name], 3) for name in rows)),
+        n_summary=1,
+    )
+
+
+def _cells(found: Assessment | None, n_rows: int) -> tuple[str, str, str]:
+    if found is None:
+        return str(n_rows), "–", "–"
+    return str(found.n_rows), number(found.coverage), number(found.mean_width)
