@@ -17,8 +17,9 @@ from hpo.spec import read_toml, validate_as
 from hpo.study import StudyRecord
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
-_HEADS = ("R2", "RMSE", "MAE", "rho")
+HEADS = ("R2", "RMSE", "MAE", "rho")
 _INTERVALS = ("r2", "spearman")
+INTERVALS_NOTE = "95 %: bootstrap intervals on the held-out rows, resampling whole groups"
 
 Interval = tuple[float, float]
 
@@ -213,28 +214,38 @@ def _minus(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None else ours - theirs
 
 
-def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
-    """Return the comparison as aligned text: ours, and below it what was reported."""
-    heads = ["study", "features", *(f"CV {head}" for head in _HEADS), "n test"]
-    for name, head in zip(METRIC_NAMES, _HEADS, strict=True):
+def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
+    """Return the comparison as a table of texts, heads first: ours, and below it the reported."""
+    heads = ["study", "features", *(f"CV {head}" for head in HEADS), "n test"]
+    for name, head in zip(METRIC_NAMES, HEADS, strict=True):
         heads += [f"test {head}", "95 %"] if name in _INTERVALS else [f"test {head}"]
     table = [heads]
     for row in rows:
         table.append(_own_cells(row))
         if row.name in reported:
             table.extend(_reported_cells(row, reported[row.name]))
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(heads))]
-    text = [
+    return table
+
+
+def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
+    """Return the comparison as aligned text, and what there is to say about it."""
+    text = align(table_cells(rows, reported))
+    if any(row.test_intervals for row in rows):
+        text.append(INTERVALS_NOTE)
+    text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
+    return text
+
+
+def align(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table of texts as lines; all columns but the first are aligned to the right."""
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
+    return [
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in table
     ]
-    if any(row.test_intervals for row in rows):
-        text.append("95 %: bootstrap intervals on the held-out rows, resampling whole groups")
-    text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
-    return text
 
 
 def _own_cells(row: Row) -> list[str]:

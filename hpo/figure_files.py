@@ -30,11 +30,13 @@ FOLDER_NAME = "figures"
 SUFFIXES = (".png", ".svg")
 DPI = 200
 # Width and height of a panel, in inches: one column of a journal is 3.4.
-SIZES = {"square": (3.4, 3.35), "wide": (6.9, 3.6)}
+SIZES = {"square": (3.4, 3.35), "trio": (2.9, 3.1), "wide": (6.9, 3.6)}
 PLAIN_SIZE = (4.4, 3.2)
 BAR_INCH = 0.19  # height of a horizontal bar with its gap
 MAX_COLUMNS = 3
-MAX_INSIDE = 8  # a legend with more entries stands beside the plot
+TITLE_SIZE, TITLE_SIGNS_PER_INCH = 7.0, 14
+MAX_INSIDE = 8  # a legend with more entries stands beside the plots
+BESIDE_INCH, ENTRY_INCH = 2.6, 0.135
 
 _DASHES: dict[str, Any] = {
     "solid": "-",
@@ -124,27 +126,53 @@ def draw(panels: Sequence[Panel], shape: str = "plain") -> Canvas:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    columns = min(len(panels), MAX_COLUMNS)
+    columns = 2 if len(panels) == 4 else min(len(panels), MAX_COLUMNS)
     rows = -(-len(panels) // columns)
     width, height = _size(panels, shape)
-    canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
+    named = max((_legend_traces(panel) for panel in panels), key=len)
+    beside = len(named) > MAX_INSIDE
+    size = columns * width, rows * height
+    if beside:
+        size = size[0] + BESIDE_INCH, max(size[1], 0.4 + ENTRY_INCH * len(named))
+    canvas = Canvas(figsize=size, layout="constrained")
     FigureCanvasAgg(canvas)
     for position, panel in enumerate(panels, start=1):
-        _draw_panel(canvas.add_subplot(rows, columns, position), panel, alone=len(panels) == 1)
+        axes = canvas.add_subplot(rows, columns, position)
+        _draw_panel(axes, panel)
+        if len(panels) > 1:
+            axes.set_title(_wrap(_plain(panel.title), width), color=INK, fontsize=TITLE_SIZE)
+        if not beside:
+            _add_legend(axes, _legend_traces(panel), "best")
+    if beside:
+        _add_legend(canvas, named, "outside right upper")
     return canvas
+
+
+def _wrap(title: str, width_inch: float) -> str:
+    """Return a title in lines that are no wider than its panel, broken behind underscores, too."""
+    lines = [""]
+    for piece in re.findall(r"[^\s_-]+[\s_-]*|[\s_-]+", title):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > TITLE_SIGNS_PER_INCH * width_inch:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _size(panels: Sequence[Panel], shape: str) -> tuple[float, float]:
     width, height = SIZES.get(shape, PLAIN_SIZE)
     ticks = [panel.figure.layout.yaxis.ticktext or () for panel in panels]
-    named = max(len(texts) for texts in ticks)
+    named = max(sum(_lines_of(text) for text in texts) for texts in ticks)
     if named:
         height = max(1.8, 0.9 + BAR_INCH * named)
-    entries = max(len(_legend_traces(panel)) for panel in panels)
-    return (width + 2.6 if entries > MAX_INSIDE else width), height
+    return width, height
 
 
-def _draw_panel(axes: Axes, panel: Panel, *, alone: bool) -> None:
+def _lines_of(label: str) -> float:
+    """Return the height that a label takes, in bars."""
+    return 1.0 + 0.7 * label.count("<br>")
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     for trace in panel.figure.data:
         draw_trace = {"scatter": _draw_scatter, "bar": _draw_bars}.get(trace.type)
         if draw_trace is None:
@@ -162,11 +190,6 @@ def _draw_panel(axes: Axes, panel: Panel, *, alone: bool) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(MUTED)
-    if not alone:
-        title = _plain(panel.title)
-        size = 8.0 if len(title) <= 36 else 6.0
-        axes.set_title(title, color=INK, fontsize=size)
-    _add_legend(axes, panel)
 
 
 def _plain(text: str | None) -> str:
@@ -290,10 +313,9 @@ def _legend_traces(panel: Panel) -> list[Any]:
     return shown if len(shown) > 1 else []
 
 
-def _add_legend(axes: Axes, panel: Panel) -> None:
+def _add_legend(to: Axes | Canvas, traces: Sequence[Any], place: Any) -> None:
     from matplotlib.lines import Line2D
 
-    traces = _legend_traces(panel)
     if not traces:
         return
     handles = [
@@ -307,15 +329,13 @@ def _add_legend(axes: Axes, panel: Panel) -> None:
         )
         for trace in traces
     ]
-    beside = len(traces) > MAX_INSIDE
-    axes.legend(
-        handles,
-        [_plain(trace.name) for trace in traces],
-        loc="upper left" if beside else "best",
-        bbox_to_anchor=(1.02, 1.0) if beside else None,
+    to.legend(
+        handles=handles,
+        labels=[_plain(trace.name) for trace in traces],
+        loc=place,
         fontsize=6.0,
         framealpha=0.85,
         edgecolor=GRID,
-        handlelength=1.8,
+        handlelength=2.6,
         borderaxespad=0.3,
     )

@@ -74,7 +74,10 @@ class Figure:
     caption
         What is drawn and what to look for; where there are no panels, why there are none.
     shape
-        plain, square, small (several in a row) or wide (scrolls on a narrow screen).
+        plain, square, pair (two in a row), trio (three, square), small (several in a row), tall or
+        wide (scrolls on a narrow screen).
+    height_rem
+        Height of a panel where that of the shape does not do.
     """
 
     key: str
@@ -82,6 +85,7 @@ class Figure:
     caption: str
     panels: tuple[Panel, ...] = ()
     shape: str = "plain"
+    height_rem: float = 0.0
 
 
 def parity(

@@ -30,8 +30,8 @@ Error = Callable[[Floats, Floats], float]
 N_REPEATS = 5
 N_COLUMNS = 20
 MAX_ROWS = 1000  # more rows make no figure clearer
-MAX_SCREENED = 100_000  # rows predicted in the search for the most important columns
-CHUNK_CELLS = 4_000_000  # of the stacked copies that one call predicts
+MAX_SCREENED = 50_000  # rows predicted in the search for the most important columns
+CHUNK_CELLS = 1_000_000  # of the stacked copies that one call predicts
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,26 @@ def draw_errors(
     unit: str,
     dashes: Sequence[str] = (),
     *,
+    reach: float = 0.0,
     legend: bool = True,
 ) -> go.Figure:
-    """Draw cumulative distributions of the absolute error: name, rows and colour of each."""
+    """Draw cumulative distributions of the absolute error.
+
+    Parameters
+    ----------
+    curves
+        Name, rows and colour of each.
+    unit
+        Of an error.
+    dashes
+        Of each curve; solid if not given.
+    reach
+        Where the axis ends, if that is further than the largest error.
+    legend
+        Whether the plot names its curves.
+    """
     figure = go.Figure()
-    reach = max(float(np.abs(rows.y - rows.predicted).max()) for _, rows, _ in curves)
+    reach = max(reach, *(float(np.abs(rows.y - rows.predicted).max()) for _, rows, _ in curves))
     for position, (name, rows, colour) in enumerate(curves):
         errors, shares = cumulative(np.abs(rows.y - rows.predicted))
         figure.add_scatter(
@@ -105,7 +120,8 @@ def draw_errors(
                 "shape": "hv",
                 "dash": dashes[position] if dashes else "solid",
             },
-            hovertemplate="%{y:.0%} of the rows are off by at most %{x:.3g}<extra></extra>",
+            hovertemplate="%{y:.0%} of the rows are off by at most %{x:.3g}"
+            f"<extra>{html.escape(name)}</extra>",
         )
     apply_style(figure, legend=legend)
     title = f"absolute error ({html.escape(unit)})" if unit else "absolute error"

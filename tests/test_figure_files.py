@@ -85,6 +85,20 @@ def test_panels_can_share_a_file(both, tmp_path):
     assert titles == ["Cross-validation, out of fold: 60 rows", "Held-out test set: 20 rows"]
 
 
+def test_long_titles_and_long_legends_stay_beside_one_another():
+    figure = go.Figure([go.Scatter(x=[0, 1], y=[0, k], name=f"study {k}") for k in range(12)])
+    title = "a_study_with_quite_a_long_name (blue) and another_one_of_them (orange)"
+    canvas = draw((Panel(figure, title), Panel(figure, "short")))
+    canvas.canvas.draw()
+    (legend,) = canvas.legends
+    assert len(legend.get_texts()) == 12
+    boxes = [box for axes in canvas.axes if (box := axes.get_tightbbox())]
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 < legend.get_window_extent().x0
+    assert legend.get_window_extent().y0 > 0
+    assert canvas.axes[0].get_title().replace("\n", "").replace(" ", "") == title.replace(" ", "")
+
+
 def test_texts_lose_their_html_and_nothing_else(both, tmp_path):
     axes = axes_of(Figure("one", "", "", both.panels[:1]))
     assert axes.get_xlabel() == "actual log₁₀ $σ_1$ & <x> (S/cm)"

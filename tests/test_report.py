@@ -30,6 +30,7 @@ import hpo.evaluation
 import hpo.report
 from features.table import Column, PartialRow, SkippedRow, Target
 from hpo.calibration import calibrate
+from hpo.commands.comparing import print_comparison
 from hpo.errors import HpoError
 from hpo.estimators import make_estimator
 from hpo.evaluation import TEST_LOOK, Evaluation, evaluate
@@ -851,6 +852,25 @@ def test_a_browser_shows_every_figure(
     sizes = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     content, window = browser.execute_script(sizes)
     assert content <= window
+
+
+def test_a_browser_shows_a_comparison(
+    run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome
+) -> None:
+    records = [run(name=name, trials=1) for name in ("a_first_study", "a_second_study" * 3)]
+    for record in records:
+        write_report(record, tmp_path)
+    print_comparison(records, reports_dir=tmp_path)
+    for width in (1280, 420):
+        open_page(browser, tmp_path / "comparison.html", width)
+        rendered = browser.execute_script(RENDERED)
+        assert len(rendered) == 2 + 2 + 1 + 1 + 2 + 4
+        for figure, plot_width, plot_height, marks in rendered:
+            assert min(plot_width, plot_height) > 150, figure
+            assert marks > 0, figure
+        sizes = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
+        content, window = browser.execute_script(sizes)
+        assert content <= window
 
 
 def test_printed_figures_fit_the_paper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,22 @@ from hpo.commands.common import (
     open_storage,
     print_json,
     print_line,
+    say,
 )
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from hpo.differences import Pair, Study
     from hpo.study import StudyRecord
 
 
 def add_to(commands: Any) -> None:
     """Add this command to the command line."""
     parser = add_command(
-        commands, "compare", compare, "print the scores of studies side by side, and reported ones"
+        commands,
+        "compare",
+        compare,
+        "print the scores of studies side by side and reported ones, and write a page about them",
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true", help="every study of the storage")
@@ -34,12 +40,23 @@ def add_to(commands: Any) -> None:
         metavar="FILE",
         help="figures to compare with (default: reported.toml beside the study files)",
     )
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="the study that differences are taken to (default: the first)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: comparison.html in the folder of reports)",
+    )
     add_json(parser)
-    add_shared(parser, "storage")
+    add_shared(parser, "storage", "reports")
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print a table of studies."""
+    """Compare studies."""
     from hpo.study import find, names
 
     if options.all == bool(options.names):
@@ -47,20 +64,70 @@ def compare(options: argparse.Namespace) -> int:
     storage = open_storage(options)
     chosen = names(storage) if options.all else dict.fromkeys(options.names)
     records = [find(storage, name) for name in chosen]
-    print_comparison(records, options.reported, as_json=options.json)
+    print_comparison(
+        records,
+        options.reported,
+        reports_dir=Path(options.reports),
+        against=options.against,
+        output=options.output,
+        as_json=options.json,
+    )
     return 0
 
 
 def print_comparison(
-    records: Sequence[StudyRecord], reported_file: Path | None = None, *, as_json: bool = False
+    records: Sequence[StudyRecord],
+    reported_file: Path | None = None,
+    *,
+    reports_dir: Path | None = None,
+    against: str | None = None,
+    output: Path | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Print the comparison of studies, as text or as JSON."""
-    from hpo.comparison import as_dicts, compare_study, lines, read_reported, reported_beside
+    """Print the comparison of studies, as text or as JSON, and write the page about it.
 
-    reported = read_reported(reported_file) if reported_file else reported_beside(records)
-    rows = [compare_study(record) for record in records]
+    Parameters
+    ----------
+    records
+        The studies; the first is what the others are compared with, unless `against` names one.
+    reported_file
+        Figures that were reported; by default those beside the study files.
+    reports_dir
+        The folder of reports, whose predictions are read; by default the one of all commands.
+    output
+        The page.
+    """
+    from hpo import comparison, differences
+    from hpo.comparison_page import PAGE_NAME, write_comparison
+
+    reports_dir = reports_dir or Path(os.environ.get("HPO_REPORTS") or "reports")
+    if reported_file is not None:
+        reported = comparison.read_reported(reported_file)
+    else:
+        reported = comparison.reported_beside(records)
+    rows = [comparison.compare_study(record) for record in records]
+    studies = [differences.read_study(row, reports_dir) for row in rows]
+    pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     if as_json:
-        print_json(as_dicts(rows, reported))
+        print_json(differences.join_dicts(comparison.as_dicts(rows, reported), pairs))
+    else:
+        _print_tables(comparison.lines(rows, reported), studies, pairs)
+    if not rows:
         return
-    for line in lines(rows, reported):
+    page = write_comparison(records, studies, pairs, reported, output or reports_dir / PAGE_NAME)
+    (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _print_tables(scores: Sequence[str], studies: Sequence[Study], pairs: Sequence[Pair]) -> None:
+    from hpo.comparison import align
+    from hpo.differences import difference_cells, remarks
+
+    for line in scores:
+        print_line(line)
+    if any(pair.metrics for pair in pairs):
+        print_line("")
+        print_line(f"differences to {pairs[0].against}, with paired 95 % bootstrap intervals")
+        for line in align(difference_cells(pairs)):
+            print_line(line)
+    for line in remarks(studies, pairs):
         print_line(line)

@@ -1,0 +1,138 @@
+"""Writes the page that compares studies, and its figures as files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from features.table import FeaturesError
+from hpo.comparison import INTERVALS_NOTE, Reported, table_cells
+from hpo.comparison_figures import comparison_figures, styles
+from hpo.differences import Pair, Study, difference_cells, remarks
+from hpo.errors import HpoError
+from hpo.figure_files import write_figures
+from hpo.page import render, replace_file
+from hpo.results import Table, name_target, utc
+from hpo.study import StudyRecord
+
+PAGE_NAME = "comparison.html"
+_SIGNS = str.maketrans({"-": "\N{MINUS SIGN}"})
+_METRICS = {"R2": "R²", "rho": "ρ"}
+
+
+def write_comparison(
+    records: Sequence[StudyRecord],
+    studies: Sequence[Study],
+    pairs: Sequence[Pair],
+    reported: Mapping[str, Reported],
+    page: Path,
+) -> Path:
+    """Write the page of a comparison, and its figures into `<page>_figures/`.
+
+    The page is one file that needs no network.
+
+    Parameters
+    ----------
+    records, studies
+        The studies as their storage knows them, and as they are compared.
+    pairs
+        Differences to one of them.
+    reported
+        What was reported elsewhere, by study.
+    page
+        Where to write it.
+
+    Raises
+    ------
+    HpoError
+        If the files cannot be written.
+    """
+    target, unit = _name_target(records)
+    figures = comparison_figures(studies, pairs, target, unit)
+    folder = page.with_name(f"{page.stem}_figures")
+    drawn = [study for study in studies if study.predicts_value]
+    context = {
+        "names": [study.name for study in studies],
+        "against": pairs[0].against if pairs else "",
+        "written": utc(time.time()),
+        "table": _scores(table_cells([study.row for study in studies], reported)),
+        "sources": _sources(studies, reported),
+        "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
+        "differences": _differences(difference_cells(pairs)),
+        "remarks": [
+            *(f"{study.name}: {study.row.remark}" for study in studies if study.row.remark),
+            *remarks(studies, pairs),
+        ],
+        "figures": figures,
+        "folder": folder.name,
+        "key": [
+            (study.name if dash == "solid" else f"{study.name} ({dash})", colour)
+            for study, (colour, dash) in zip(drawn, styles(len(drawn)), strict=True)
+        ],
+    }
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(page, render("comparison.html.j2", context))
+        write_figures(figures, folder, together=True)
+    except OSError as exc:
+        raise HpoError(f"{page}: cannot be written: {exc.strerror}") from exc
+    return page
+
+
+def _name_target(records: Sequence[StudyRecord]) -> tuple[str, str]:
+    """Return the target and the unit of its errors, from the first table that is still here."""
+    for record in records:
+        try:
+            table = record.read_table()
+        except (HpoError, FeaturesError):
+            continue
+        if table is not None:
+            return name_target(table)
+    return "", ""
+
+
+def _sources(
+    studies: Sequence[Study], reported: Mapping[str, Reported]
+) -> dict[str, tuple[str, str]]:
+    names = [study.name for study in studies if study.name in reported]
+    return {name: (reported[name].name, reported[name].source) for name in names}
+
+
+def _scores(cells: Sequence[Sequence[str]]) -> Table:
+    heads, *rows = cells
+    at = heads.index("n test")
+    columns = [head.removeprefix("CV ").removeprefix("test ") for head in heads]
+    columns[at] = "rows"
+    return _table(
+        "Best trials", columns, rows, (("", 2), ("CV", at - 2), ("test", len(heads) - at))
+    )
+
+
+def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
+    heads, *rows = cells
+    return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    heads: tuple[tuple[str, int], ...],
+) -> Table:
+    names = {"CV": "Cross-validation, out of fold", "test": "Held-out test set"}
+    return Table(
+        title=title,
+        columns=tuple(_METRICS.get(column, column) for column in columns),
+        rows=tuple((_first(first), *map(_true_minus, others)) for first, *others in rows),
+        numeric=frozenset(range(1, len(columns))),
+        heads=tuple((names.get(head, head), span) for head, span in heads),
+    )
+
+
+def _first(cell: str) -> str:
+    return cell.replace("  ", "\N{EM SPACE}", 1) if cell.startswith("  ") else cell
+
+
+def _true_minus(cell: str) -> str:
+    return "–" if cell == "-" else cell.translate(_SIGNS)
