@@ -105,7 +105,7 @@ def _scores(cells: Sequence[Sequence[str]]) -> Table:
     columns = [head.removeprefix("CV ").removeprefix("test ") for head in heads]
     columns[at] = "rows"
     return _table(
-        "Best trials", columns, rows, (("", 2), ("CV", at - 2), ("test", len(heads) - at))
+        "Best trials", columns, rows, (("", 1), ("", 1), ("CV", at - 2), ("test", len(heads) - at))
     )
 
 

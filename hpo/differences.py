@@ -221,7 +221,7 @@ def difference_cells(pairs: Sequence[Pair]) -> list[list[str]]:
 
 
 def _ends(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def remarks(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[str]:
