@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,9 @@ from hpo.intervals import (
     Assessment,
     Intervals,
     assess,
+    calibrate_quantiles,
     calibrate_residuals,
+    cross_calibrate_quantiles,
     cross_calibrate_residuals,
     join_predictions,
 )
@@ -43,12 +45,15 @@ class Calibrated:
         Each fold's rows calibrated by rows of other folds and other groups.
     test
         Calibrated by all out-of-fold rows.
+    coverage
+        The nominal one.
     problem
         Why one of them is missing; "" if none is.
     """
 
     cv: Intervals | None
     test: Intervals | None
+    coverage: float
     problem: str = ""
 
 
@@ -79,13 +84,54 @@ def calibrate(cv: Predictions, test: Predictions | None, coverage: float = COVER
         The nominal coverage, above 0 and below 1.
     """
     held_out = join_predictions(cv)
-    problem, of_cv, of_test = "", None, None
+    return _join(
+        lambda: cross_calibrate_residuals(held_out, coverage),
+        None if test is None else calibrate_residuals(held_out, test.predicted, coverage),
+        coverage,
+    )
+
+
+def calibrate_three(
+    cv: Sequence[Predictions],
+    test: Sequence[Predictions],
+    coverage: float = COVERAGE,
+    *,
+    by_group: bool = False,
+) -> Calibrated:
+    """Return conformalised intervals from predictions of three quantiles.
+
+    Parameters
+    ----------
+    cv, test
+        Predictions of the lower quantile, the median and the upper quantile of the same rows;
+        `test` is empty where there are no held-out rows.
+    coverage
+        The nominal coverage, at least 0.5 and below 1.
+    by_group
+        Whether groups rather than rows are taken as drawn alike: `intervals.conformal_quantile`.
+
+    Raises
+    ------
+    HpoError
+        If the three are not of the same rows and folds.
+    """
+    held_out = join_predictions(*cv)
+    of_test = None
+    if test:
+        quantiles = join_predictions(*test).predicted
+        of_test = calibrate_quantiles(held_out, quantiles, coverage, by_group=by_group)
+    return _join(
+        lambda: cross_calibrate_quantiles(held_out, coverage, by_group=by_group), of_test, coverage
+    )
+
+
+def _join(cross: Callable[[], Intervals], of_test: Intervals | None, coverage: float) -> Calibrated:
+    """Return the intervals of both sets of rows, or why there are none of one."""
+    problem, of_cv = "", None
     try:
-        of_cv = cross_calibrate_residuals(held_out, coverage)
+        of_cv = cross()
     except HpoError as exc:
         problem = str(exc)
-    if test is not None:
-        of_test = calibrate_residuals(held_out, test.predicted, coverage)
     if any(made is not None and np.isinf(made.width).any() for made in (of_cv, of_test)):
         needed = math.ceil(round(coverage / (1.0 - coverage), 9))
         problem = (
@@ -93,30 +139,41 @@ def calibrate(cv: Predictions, test: Predictions | None, coverage: float = COVER
             "those of the fold"
         )
         of_cv, of_test = _finite(of_cv), _finite(of_test)
-    return Calibrated(of_cv, of_test, problem)
+    return Calibrated(of_cv, of_test, coverage, problem)
 
 
 def _finite(made: Intervals | None) -> Intervals | None:
     return None if made is None or np.isinf(made.width).any() else made
 
 
-def calibration_curve(cv: Predictions, test: Predictions | None) -> dict[str, Curve]:
+def calibration_curve(
+    calibrate_at: Callable[[float], Calibrated],
+    rows: Mapping[str, Predictions],
+    levels: Sequence[float] = LEVELS,
+) -> dict[str, Curve]:
     """Return how often intervals of several nominal coverages hold the value: "cv" and "test".
 
     A set of rows is left out where it has no intervals, as is a level that needs more rows.
+
+    Parameters
+    ----------
+    calibrate_at
+        Makes the intervals of a nominal coverage.
+    rows
+        The rows of "cv" and, if there are any, "test".
+    levels
+        The nominal coverages.
     """
-    made = [(level, calibrate(cv, test, level)) for level in LEVELS]
+    made = [(level, calibrate_at(level)) for level in levels]
     curves = {}
-    for name, rows in (("cv", cv), ("test", test)):
-        if rows is None:
-            continue
+    for name, of_set in rows.items():
         found = [(level, getattr(of_level, name)) for level, of_level in made]
         shares = [
-            (level, assess(intervals, rows.y).coverage) for level, intervals in found if intervals
+            (level, assess(intervals, of_set.y).coverage) for level, intervals in found if intervals
         ]
         if shares:
             nominal, observed = np.array(shares).T
-            curves[name] = Curve(nominal, observed, *wilson_interval(observed, len(rows.y)))
+            curves[name] = Curve(nominal, observed, *wilson_interval(observed, len(of_set.y)))
     return curves
 
 
@@ -180,7 +237,7 @@ def coverage_table(
     width = f"mean width ({unit})" if unit else "mean width"
     columns = ("class by anions", *("rows", "coverage", width) * len(rows))
     return Table(
-        title=f"Intervals of {100 * COVERAGE:g} % nominal coverage",
+        title=f"Intervals of {100 * calibrated.coverage:g} % nominal coverage",
         columns=columns,
         rows=tuple(lines),
         numeric=frozenset(range(1, len(columns))),

@@ -134,9 +134,17 @@ def draw_errors(
 
 
 def interval_figure(
-    calibrated: Calibrated, cv: Predictions, test: Predictions | None, target: str
+    calibrated: Calibrated,
+    cv: Predictions,
+    test: Predictions | None,
+    target: str,
+    *,
+    own_widths: bool = False,
 ) -> Figure:
-    """Draw actual values in the order of their predictions, with the interval of each."""
+    """Draw actual values in the order of their predictions, with the interval of each.
+
+    `own_widths` says that every row's interval has a width of its own.
+    """
     title = "Intervals around the predictions"
     sets = [
         (s, made)
@@ -154,10 +162,13 @@ def interval_figure(
     nominal = f"{100 * sets[0][1].coverage:g} %"
     caption = (
         "Rows in the order of their prediction, the line. The band is the interval that is to "
-        f"hold the actual value of {nominal} of the rows; orange dots are outside. It has one "
-        "width for all rows of a fold: dots that leave it on one side, or in one stretch, say "
-        "where the model is surer than it should be."
+        f"hold the actual value of {nominal} of the rows; orange dots are outside."
     )
+    if not own_widths:
+        caption += (
+            " It has one width for all rows of a fold: dots that leave it on one side, or in one "
+            "stretch, say where the model is surer than it should be."
+        )
     if max(len(s.rows.y) for s, _ in sets) > MAX_POINTS:
         caption += f" At most {MAX_POINTS} rows of a set are drawn."
     return Figure("intervals", title, caption, panels, "pair")

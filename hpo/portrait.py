@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from features.table import FeatureTable, anion_classes
 from hpo.calibration import Calibrated, calibrate, calibration_curve, coverage_table
@@ -78,11 +82,12 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portra
         )
     calibrated = calibrate(cv, test)
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
+    curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
     n_rows = {name: len(rows.y) for name, rows in sets.items()}
     return Portrait(
         parity=plot,
         errors=error_figure(cv, test, unit),
-        calibration=calibration_figure(calibration_curve(cv, test), n_rows),
+        calibration=calibration_figure(curves, n_rows),
         intervals=interval_figure(calibrated, cv, test, target),
         coverage=_coverage(calibrated, sets, table, unit),
         note=calibrated.problem,
@@ -95,9 +100,13 @@ def _coverage(
 ) -> Table | None:
     if calibrated.cv is None and calibrated.test is None:
         return None
+    return coverage_table(calibrated, sets, classify(sets, table), unit)
+
+
+def classify(rows: Mapping[str, Predictions], table: FeatureTable) -> dict[str, NDArray[np.str_]]:
+    """Return the chemical class of every row of each set."""
     formulas = dict(zip(table.ids.tolist(), table.formulas.tolist(), strict=True))
-    classes = {
-        name: anion_classes([formulas[row_id] for row_id in rows.ids.tolist()])
-        for name, rows in sets.items()
+    return {
+        name: anion_classes([formulas[row_id] for row_id in of_set.ids.tolist()])
+        for name, of_set in rows.items()
     }
-    return coverage_table(calibrated, sets, classes, unit)

@@ -32,6 +32,11 @@ def rows(n_rows, seed=0, folds=5, noise=1.0, groups=None) -> Predictions:
     return Predictions(names, y, predicted, groups, fold, score_all(y, predicted), {}, {})
 
 
+def curves_of(cv, test=None):
+    sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
+    return calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
+
+
 def both(cv, test) -> tuple[Intervals, Intervals]:
     made = calibrate(cv, test)
     assert made.problem == ""
@@ -44,7 +49,7 @@ def test_intervals_hold_what_they_say_on_both_sets_at_every_level():
     gaps: dict[str, list[np.ndarray]] = {"cv": [], "test": []}
     for seed in range(60):
         cv, test = rows(100, seed), rows(50, 1000 + seed, folds=0)
-        curves = calibration_curve(cv, test)
+        curves = curves_of(cv, test)
         for name, curve in curves.items():
             assert curve.nominal.tolist() == list(LEVELS)
             assert (np.diff(curve.observed) >= 0).all()
@@ -80,7 +85,7 @@ def test_groups_on_both_sides_of_every_fold_leave_no_interval_and_say_so():
     assert made.test is not None
     assert "fold 0 leaves no row of another fold and another group" in made.problem
     assert np.isfinite(made.test.width).all()
-    assert [*calibration_curve(cv, test)] == ["test"]
+    assert [*curves_of(cv, test)] == ["test"]
     labels = {"cv": np.full(40, "oxide"), "test": np.full(10, "oxide")}
     (_, everything) = coverage_table(made, {"cv": cv, "test": test}, labels, "eV").rows
     assert everything[:5] == ("all rows", "40", "–", "–", "10")
@@ -95,7 +100,7 @@ def test_too_few_rows_leave_no_interval_and_say_how_many_it_takes():
     assert (made.cv, made.test) == (None, None)
     assert "intervals of 90 % need at least 9 validated rows" in made.problem
     # 8 rows are enough for lower levels.
-    assert max(calibration_curve(rows(8), None)["cv"].nominal) == 0.8
+    assert max(curves_of(rows(8))["cv"].nominal) == 0.8
 
 
 def test_the_wilson_interval_is_the_published_one():
@@ -110,7 +115,7 @@ def test_coverage_and_width_by_class_by_hand():
     made = Intervals(cv.y - ends, cv.y, cv.y + ends, 0.9)
     made.upper[3] = cv.y[3] - 0.5  # missed; 3.5 wide
     classes = {"cv": np.array(["oxide", "sulfide", "oxide", "oxide"])}
-    table = coverage_table(Calibrated(made, None), {"cv": cv}, classes, "decades")
+    table = coverage_table(Calibrated(made, None, 0.9), {"cv": cv}, classes, "decades")
     assert table.columns == ("class by anions", "rows", "coverage", "mean width (decades)")
     assert table.rows == (
         ("oxide", "3", "0.667", "3.167"),
@@ -148,7 +153,7 @@ def test_figures_show_the_numbers_of_both_sets():
         assert len(band.x) == 2 * len(within)
     assert len(error_figure(cv, test, "eV").panels[0].figure.data) == 2
     assert "A held-out line" not in error_figure(cv, None, "eV").caption
-    curves = calibration_curve(cv, test)
+    curves = curves_of(cv, test)
     figure = calibration_figure(curves, {"cv": 40, "test": 10})
     names = [trace.name for trace in figure.panels[0].figure.data if trace.name]
     assert names == ["cross-validation (40 rows)", "held out (10 rows)"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +78,7 @@ def print_comparison(
     records: Sequence[StudyRecord],
     reported_file: Path | None = None,
     *,
-    reports_dir: Path | None = None,
+    reports_dir: Path,
     against: str | None = None,
     output: Path | None = None,
     as_json: bool = False,
@@ -93,14 +92,13 @@ def print_comparison(
     reported_file
         Figures that were reported; by default those beside the study files.
     reports_dir
-        The folder of reports, whose predictions are read; by default the one of all commands.
+        The folder of reports, whose predictions are read.
     output
         The page.
     """
     from hpo import comparison, differences
     from hpo.comparison_page import PAGE_NAME, write_comparison
 
-    reports_dir = reports_dir or Path(os.environ.get("HPO_REPORTS") or "reports")
     if reported_file is not None:
         reported = comparison.read_reported(reported_file)
     else:

@@ -156,7 +156,8 @@ def _run_family(options: argparse.Namespace) -> int:
         if code == 0:
             done.append(spec.name)
     storage = open_storage(options)
-    print_comparison([find(storage, name) for name in done])
+    records = [find(storage, name) for name in done]
+    print_comparison(records, reports_dir=Path(options.reports))
     return worst
 
 
