@@ -115,7 +115,7 @@ def join_studies(
         by_level[objective.level] = record
     if len(by_level) != len(records):
         raise HpoError(
-            f"of {len(records)} studies, two predict the same quantile; name one of each"
+            f"of {len(records)} studies two predict the same quantile; name each level once"
         )
     levels = sorted(by_level)
     ordered = [by_level[level] for level in levels]
