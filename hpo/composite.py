@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import GroupKFold
+from sklearn.utils import get_tags
+
+from hpo.estimators import weight_argument
 
 Floats = NDArray[np.float64]
 Columns = tuple[int, ...]
@@ -141,6 +144,8 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         For each member, the positions in X of the features that it sees.
     combiner
         A regressor of their predictions, in the order of the members; the mean if None.
+    passthrough
+        Whether the combiner sees all features of X, too, after the predictions.
     inner_folds
         Number of folds that a combiner is trained with.
     """
@@ -153,10 +158,11 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         *,
         columns: Mapping[str, Columns],
         combiner: Any = None,
+        passthrough: bool = False,
         inner_folds: int = 5,
     ) -> None:
         self.members, self.columns = members, columns
-        self.combiner, self.inner_folds = combiner, inner_folds
+        self.combiner, self.passthrough, self.inner_folds = combiner, passthrough, inner_folds
 
     @property
     def models(self) -> tuple[Any, ...]:
@@ -165,31 +171,54 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return (*self.members.values(), *combiner)
 
     def fit(
-        self, X: Floats, y: Floats, groups: NDArray[np.str_] | None = None
+        self,
+        X: Floats,
+        y: Floats,
+        groups: NDArray[np.str_] | None = None,
+        sample_weight: Floats | None = None,
     ) -> EnsembleRegressor:
-        """Fit all models; X of shape (n_rows, n_features), y and groups of shape (n_rows,)."""
+        """Fit all models; X of shape (n_rows, n_features), all else of shape (n_rows,).
+
+        Members that take no weights, such as neighbours, are fitted without.
+        """
         self.members_ = {
-            name: clone(model).fit(X[:, self.columns[name]], y)
+            name: _fit(model, X[:, self.columns[name]], y, sample_weight)
             for name, model in self.members.items()
         }
         self.combiner_ = None
         if self.combiner is not None:
             fold = _divide(len(y), self.inner_folds, groups)
-            inputs = [
-                _predict_out_of_fold(model, X[:, self.columns[name]], y, fold)
+            predicted = [
+                _predict_out_of_fold(model, X[:, self.columns[name]], y, fold, sample_weight)
                 for name, model in self.members.items()
             ]
-            self.combiner_ = clone(self.combiner).fit(np.column_stack(inputs), y)
+            self.combiner_ = _fit(self.combiner, self._inputs(predicted, X), y, sample_weight)
         return self
 
     def predict(self, X: Floats) -> Floats:
         """Return predictions of shape (n_rows,) for X of shape (n_rows, n_features)."""
-        predicted = np.column_stack(
-            [model.predict(X[:, self.columns[name]]) for name, model in self.members_.items()]
-        )
+        predicted = [
+            model.predict(X[:, self.columns[name]]) for name, model in self.members_.items()
+        ]
         if self.combiner_ is None:
-            return np.asarray(predicted.mean(axis=1), dtype=np.float64)
-        return np.asarray(self.combiner_.predict(predicted), dtype=np.float64)
+            return np.asarray(np.mean(predicted, axis=0), dtype=np.float64)
+        inputs = self._inputs(predicted, X)
+        return np.asarray(self.combiner_.predict(inputs), dtype=np.float64)
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags; it takes gaps where all of its models do."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = all(get_tags(m).input_tags.allow_nan for m in self.models)
+        return tags
+
+    def _inputs(self, predicted: Sequence[Floats], X: Floats) -> Floats:
+        return np.column_stack([*predicted, X] if self.passthrough else predicted)
+
+
+def _fit(model: Any, X: Floats, y: Floats, weights: Floats | None) -> Any:
+    """Return a clone of the model, fitted with weights of rows if it takes them."""
+    argument = weight_argument(model) if weights is not None else ""
+    return clone(model).fit(X, y, **({argument: weights} if argument else {}))
 
 
 def _interleave(n_rows: int, n_folds: int) -> NDArray[np.int64]:
@@ -209,10 +238,13 @@ def _divide(n_rows: int, n_folds: int, groups: NDArray[np.str_] | None) -> NDArr
     return fold
 
 
-def _predict_out_of_fold(model: Any, X: Floats, y: Floats, fold: NDArray[np.int64]) -> Floats:
+def _predict_out_of_fold(
+    model: Any, X: Floats, y: Floats, fold: NDArray[np.int64], weights: Floats | None = None
+) -> Floats:
     """Predict every row by a clone of the model that was fitted on the other folds."""
     predicted = np.empty(len(y))
     for k in range(int(fold.max()) + 1):
         held = fold == k
-        predicted[held] = clone(model).fit(X[~held], y[~held]).predict(X[held])
+        of_rest = None if weights is None else weights[~held]
+        predicted[held] = _fit(model, X[~held], y[~held], of_rest).predict(X[held])
     return predicted

@@ -43,6 +43,8 @@ class Registered:
         What every worker sets: one thread, no output.
     extra
         Parameters that the class takes without naming them in its signature.
+    imputed
+        Whether it needs columns without gaps.
     scaled
         Whether it needs columns of equal scale and without gaps.
     quantile
@@ -54,6 +56,7 @@ class Registered:
     factory: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     extra: frozenset[str] = frozenset()
+    imputed: bool = False
     scaled: bool = False
     quantile: Callable[[float], Mapping[str, Any]] | None = None
     ranks: bool = False
@@ -80,6 +83,10 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         "random_forest": Registered("sklearn.ensemble:RandomForestRegressor", {"n_jobs": 1}),
         "extra_trees": Registered("sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}),
         "ridge": Registered("sklearn.linear_model:Ridge", scaled=True),
+        # Distances are in the columns' own units, as between compositions they should be.
+        "k_neighbors": Registered(
+            "sklearn.neighbors:KNeighborsRegressor", {"n_jobs": 1}, imputed=True
+        ),
         "lightgbm": Registered(
             "lightgbm:LGBMRegressor",
             {"n_jobs": 1, "verbosity": -1},
@@ -129,7 +136,11 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     if isinstance(spec, BoundEnsembleSpec):
         combiner = made.pop("combiner", None)
         return EnsembleRegressor(
-            made, columns=spec.member_columns, combiner=combiner, inner_folds=spec.inner_folds
+            made,
+            columns=spec.member_columns,
+            combiner=combiner,
+            passthrough=spec.combiner is not None and spec.combiner.passthrough,
+            inner_folds=spec.inner_folds,
         )
     return GatedRegressor(
         **made,
@@ -246,7 +257,9 @@ def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, secti
     if "random_state" in valid and "random_state" not in spec.params:
         fixed["random_state"] = seed
     estimator = factory(**fixed, **spec.params, **params)
-    return _scale(estimator) if registered and registered.scaled else estimator
+    if registered and (registered.imputed or registered.scaled):
+        return _prepare(estimator, scale=registered.scaled)
+    return estimator
 
 
 def ranks_only(estimator: EstimatorSpec) -> bool:
@@ -287,7 +300,11 @@ def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
             )
     if not isinstance(objective, QuantileSpec):
         return estimator
-    if isinstance(estimator, EnsembleSpec) and estimator.combiner is None:
+    if isinstance(estimator, EnsembleSpec) and estimator.combiner is not None:
+        # What the members predict is for the combiner, whose prediction counts.
+        combiner = _predicting_quantile(estimator.combiner, objective.level, spec, "combiner.")
+        return estimator.model_copy(update={"combiner": combiner})
+    if isinstance(estimator, EnsembleSpec):
         members = {
             name: _predicting_quantile(member, objective.level, spec, f"{name}.")
             for name, member in estimator.members.items()
@@ -305,7 +322,7 @@ def _predicting_quantile(
         able = [name for name, entry in REGISTRY.items() if entry.quantile is not None]
         raise SpecError(
             f"[estimator] name: '{model.name}' predicts no quantiles; objective quantile takes "
-            f"{' or '.join(able)}, or an ensemble of these without a combiner"
+            f"{' or '.join(able)}, alone or in an ensemble"
         )
     needed = registered.quantile(level)
     for name, value in needed.items():
@@ -360,6 +377,14 @@ def check_estimator(spec: StudySpec, source: str) -> None:
             raise SpecError(
                 f"{source}: [estimator] {estimator.name} refuses {tried}: {exc}"
             ) from exc
+    _check_weights(spec, estimator, source)
+
+
+def _check_weights(spec: StudySpec, estimator: EstimatorSpec, source: str) -> None:
+    if spec.fit is not None and not weight_argument(make_estimator(estimator, {}, spec.seed)):
+        raise SpecError(
+            f"{source}: [fit] group_weight: estimator '{estimator.name}' takes no weights of rows"
+        )
 
 
 def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
@@ -403,11 +428,22 @@ def _check_names(
             raise SpecError(f"{name} has no parameter '{key}'; {suggest(key, valid - set(fixed))}")
 
 
-def _scale(estimator: Any) -> Any:
+def _prepare(estimator: Any, *, scale: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     # A column that is empty in one fold must not change the number of columns.
     imputer = SimpleImputer(missing_values=np.nan, keep_empty_features=True)
-    return make_pipeline(imputer, StandardScaler(), estimator)
+    return make_pipeline(imputer, *([StandardScaler()] if scale else []), estimator)
+
+
+def weight_argument(model: Any) -> str:
+    """Return what the weights of rows are called in a model's `fit`; "" if it takes none."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    steps = getattr(model, "steps", None)
+    name, last = steps[-1] if steps else ("", model)
+    if not has_fit_parameter(last, "sample_weight"):
+        return ""
+    return f"{name}__sample_weight" if name else "sample_weight"

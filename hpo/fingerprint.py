@@ -54,7 +54,10 @@ def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objectiv
         "splits": objective.splits_hash,
         "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
         "objective": _sha256(
-            canonical(spec.objective), canonical(spec.estimator), f"seed={spec.seed}"
+            canonical(spec.objective),
+            canonical(spec.estimator),
+            f"seed={spec.seed}",
+            *([canonical(spec.fit)] if spec.fit else []),
         ),
         "code": _sha256(*(_source(module) for module in _modules(spec))),
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),

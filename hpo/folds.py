@@ -77,6 +77,13 @@ def hash_folds(folds: Sequence[Fold]) -> str:
     return digest.hexdigest()
 
 
+def weigh_groups(groups: NDArray[np.str_], power: float) -> NDArray[np.float64]:
+    """Return a weight per row, size^-power of its group, with the mean 1; arrays (n_rows,)."""
+    _, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = sizes[group_of_row].astype(np.float64) ** -power
+    return np.asarray(weights / weights.mean(), dtype=np.float64)
+
+
 def shared_group_fraction(folds: Sequence[Fold], groups: NDArray[np.str_]) -> float:
     """Return the fraction of validation rows whose group also has rows in their training part.
 

@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.estimators import adapt_estimator, bind, make_estimator, ranks_only
-from hpo.folds import Fold, hash_folds, make_folds
+from hpo.estimators import (
+    adapt_estimator,
+    bind,
+    make_estimator,
+    ranks_only,
+    weight_argument,
+)
+from hpo.folds import Fold, hash_folds, make_folds, weigh_groups
 from hpo.metrics import (
     MAXIMISED,
     METRICS,
@@ -89,6 +95,8 @@ class CrossValidation(ABC):
     groups
         Array of shape (n_rows,), for an estimator that divides its training rows once more; None
         where folds do not keep groups together.
+    weights
+        Array of shape (n_rows,): what each row counts in a fit; None if all count alike.
     seed
         The estimator's `random_state`.
 
@@ -119,9 +127,11 @@ class CrossValidation(ABC):
         estimator: EstimatorSpec,
         *,
         groups: NDArray[np.str_] | None = None,
+        weights: NDArray[np.float64] | None = None,
         seed: int = 42,
     ) -> None:
-        self.X, self.y, self.groups, self.folds = X, y, groups, tuple(folds)
+        self.X, self.y, self.folds = X, y, tuple(folds)
+        self.groups, self.weights = groups, weights
         self.estimator, self.seed = estimator, seed
         if ranks_only(estimator):
             self.metrics, self.headline = RANK_METRICS, "spearman"
@@ -140,10 +150,12 @@ class CrossValidation(ABC):
     def fit(self, params: Params, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
         """Return the estimator with these parameters, fitted on rows of the training part."""
         model = make_estimator(self.estimator, params, self.seed)
+        settings: dict[str, Any] = {}
         if self.groups is not None and getattr(model, "takes_groups", False):
-            model.fit(self.X[rows], self.y[rows], groups=self.groups[rows])
-        else:
-            model.fit(self.X[rows], self.y[rows])
+            settings["groups"] = self.groups[rows]
+        if self.weights is not None:
+            settings[weight_argument(model)] = self.weights[rows]
+        model.fit(self.X[rows], self.y[rows], **settings)
         return model
 
     def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
@@ -298,7 +310,11 @@ def cross_validation(
     estimator = bind(adapt_estimator(spec), table.columns, train.X)
     over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
     keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
-    settings = {"groups": train.groups if keeps_groups else None, "seed": spec.seed}
+    settings: dict[str, Any] = {
+        "groups": train.groups if keeps_groups else None,
+        "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
+        "seed": spec.seed,
+    }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
     if isinstance(objective, SpearmanSpec):

@@ -175,6 +175,12 @@ class BoundGatedSpec(GatedSpec):
     combiner_columns: tuple[int, ...]
 
 
+class StackingSpec(EstimatorSpec):
+    """A model of the target from the members' predictions and, with `passthrough`, all columns."""
+
+    passthrough: bool = False
+
+
 class EnsembleSpec(CompositeSpec):
     """Several models of the same rows: the mean of their predictions, or stacking.
 
@@ -183,8 +189,8 @@ class EnsembleSpec(CompositeSpec):
     """
 
     name: Literal["ensemble"]
-    members: dict[str, ModelSpec] = Field(min_length=2)
-    combiner: EstimatorSpec | None = None
+    members: dict[str, ModelSpec] = Field(min_length=1)
+    combiner: StackingSpec | None = None
     inner_folds: int = Field(5, ge=2)
 
     @property
@@ -197,7 +203,12 @@ class EnsembleSpec(CompositeSpec):
         return part if part == "combiner" else f"members.{part}"
 
     @model_validator(mode="after")
-    def _check_names(self) -> EnsembleSpec:
+    def _check_members(self) -> EnsembleSpec:
+        if len(self.members) < 2 and self.combiner is None:
+            raise ValueError(
+                f"members: the mean of {' and '.join(self.members)} alone is that model; name "
+                "another member, or a combiner"
+            )
         for member in self.members:
             if "." in member or member == "combiner":
                 raise ValueError(f"members: '{member}' is no name for a member; choose another one")
@@ -224,6 +235,16 @@ AnyEstimatorSpec = Annotated[
     | Annotated[EnsembleSpec, Tag("ensemble")],
     Discriminator(_estimator_kind),
 ]
+
+
+class FitSpec(_Section):
+    """How models are fitted, beside their parameters.
+
+    In every fit a row has the weight size^-`group_weight`, `size` being the number of training
+    rows of its group: at 0 all rows weigh alike, at 1 all groups do.
+    """
+
+    group_weight: float = Field(gt=0, le=1)
 
 
 class PenalisedCvSpec(_Section):
@@ -298,6 +319,7 @@ class StudySpec(_Section):
     allow_target_derived: tuple[str, ...] = ()
     cv: CvSpec | None = None
     estimator: AnyEstimatorSpec | None = None
+    fit: FitSpec | None = None
     objective: ObjectiveSpec = PenalisedCvSpec()
     space: dict[str, Dimension] = {}
     sampler: SamplerSpec = SamplerSpec()
@@ -309,10 +331,10 @@ class StudySpec(_Section):
             missing = [f"[{name}]" for name, section in sections.items() if section is None]
             if missing:
                 raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
-        elif self.cv is not None or self.estimator is not None:
+        elif any(section is not None for section in (self.cv, self.estimator, self.fit)):
             raise ValueError(
-                "[cv] and [estimator] belong to objectives penalised_cv, quantile and spearman "
-                "alone"
+                "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
+                "spearman alone"
             )
         if not self.space and self.trials > 1:
             raise ValueError(

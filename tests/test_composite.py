@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 
 import features.table
 from features.table import Column, Target
 from hpo.composite import EnsembleRegressor, GatedRegressor
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators import bind, check_estimator, make_estimator
+from hpo.fingerprint import fingerprint
 from hpo.objective import CrossValidation, make_objective
 from hpo.spec import BoundEnsembleSpec, BoundGatedSpec, GatedSpec, canonical, load, validate
 from tests.conftest import make_spec
@@ -349,6 +354,74 @@ def test_stacking_is_what_it_is_by_hand(grouped):
     )
 
 
+def test_a_combiner_may_see_all_features_and_rows_may_weigh_differently():
+    (X, y), (new, _) = make_rows(), make_rows(60, seed=1)
+    weights = np.random.default_rng(2).uniform(0.1, 2.0, len(y))
+    fold = np.arange(len(y)) % 5
+    model = EnsembleRegressor(
+        {"near": KNeighborsRegressor(3), "line": make_pipeline(StandardScaler(), Ridge())},
+        columns={"near": BASE, "line": SECOND},
+        combiner=LinearRegression(),
+        passthrough=True,
+    )
+    inputs = np.empty((len(y), 2))
+    for k in range(5):
+        seen, held = fold != k, fold == k
+        near = KNeighborsRegressor(3).fit(X[seen, :2], y[seen])
+        line = clone(model.members["line"]).fit(
+            X[seen], y[seen], ridge__sample_weight=weights[seen]
+        )
+        inputs[held] = np.column_stack([near.predict(X[held, :2]), line.predict(X[held])])
+    combiner = LinearRegression().fit(np.column_stack([inputs, X]), y, sample_weight=weights)
+    near = KNeighborsRegressor(3).fit(X[:, :2], y)
+    line = clone(model.members["line"]).fit(X, y, ridge__sample_weight=weights)
+    alone = [near.predict(new[:, :2]), line.predict(new)]
+    np.testing.assert_allclose(
+        model.fit(X, y, sample_weight=weights).predict(new),
+        combiner.predict(np.column_stack([*alone, new])),
+        rtol=1e-9,
+    )
+    assert not get_tags(model).input_tags.allow_nan
+    assert get_tags(ensemble(tree()).set_params(members={"tree": tree()})).input_tags.allow_nan
+
+
+def test_groups_weigh_as_the_study_file_says(hand_table):
+    table = features.table.read(hand_table)
+    study = make_spec(fit={"group_weight": 0.5}, space={}, trials=1)
+    objective = folds_of(study, table)
+    _, group, sizes = np.unique(table.train.groups, return_inverse=True, return_counts=True)
+    weights = sizes[group] ** -0.5
+    assert len(set(weights)) > 1
+    rows = objective.folds[0].train
+    by_hand = make_estimator(objective.estimator, {}, 0)
+    fitted = objective.fit({}, rows)
+    # Weights have the mean 1, which ridge's penalty is relative to.
+    scaled = weights / weights.mean()
+    by_hand.fit(table.train.X[rows], table.train.y[rows], ridge__sample_weight=scaled[rows])
+    np.testing.assert_array_equal(fitted.predict(table.test.X), by_hand.predict(table.test.X))
+    plain = make_spec(space={}, trials=1)
+    objectives = [make_objective(spec, table) for spec in (plain, study)]
+    hashes = [
+        fingerprint(spec, table, objective)["objective"]
+        for spec, objective in zip((plain, study), objectives, strict=True)
+    ]
+    assert hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize("power", [0.0, 1.5])
+def test_a_weight_out_of_range_is_named(power):
+    with pytest.raises(SpecError, match=r"fit\.group_weight: .*, got "):
+        make_spec(fit={"group_weight": power})
+
+
+def test_an_estimator_without_weights_is_named():
+    spec = make_spec(
+        estimator={"name": "k_neighbors"}, fit={"group_weight": 0.5}, space={}, trials=1
+    )
+    with pytest.raises(SpecError, match="'k_neighbors' takes no weights of rows"):
+        check_estimator(spec, "my.toml")
+
+
 def test_groups_reach_the_inner_folds_where_the_folds_of_the_study_keep_them(table):
     spec = {**ENSEMBLE, "combiner": {"name": "ridge"}}
     grouped = make_spec(estimator=spec, space={}, trials=1, cv={"scheme": "group_kfold"})
@@ -382,16 +455,21 @@ def test_an_ensemble_predicts_a_quantile_where_all_members_do(table):
     model = make_estimator(made.estimator, {}, 0)
     assert [(m.loss, m.quantile) for m in model.members.values()] == [("quantile", 0.9)] * 2
     assert made.score_part({}, 0)["coverage_train"] > 0.7
-    with pytest.raises(SpecError, match=r"'ridge' predicts no quantiles; .* or an ensemble of"):
+    with pytest.raises(SpecError, match=r"'ridge' predicts no quantiles; .* or in an ensemble"):
         make_objective(
             make_spec(estimator=ENSEMBLE, objective=objective, space={}, trials=1), table
         )
+    stacked = {**ENSEMBLE, "combiner": boosted}
+    study = make_spec(estimator=stacked, objective=objective, space={}, trials=1)
+    model = make_estimator(folds_of(study, table).estimator, {}, 0)
+    assert (model.combiner.loss, model.combiner.quantile) == ("quantile", 0.9)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"members": {"one": {"name": "ridge"}}}, r"estimator\.members: .*at least 2 items"),
+        ({"members": {}}, r"estimator\.members: .*at least 1 item"),
+        ({"members": {"one": {"name": "ridge"}}}, "the mean of one alone is that model"),
         ({"params": {"alpha": 1.0}}, r"below members\.plain\.params or members\.all\.params"),
         (
             {"members": {"a": {"name": "ridge"}, "b": {"name": "ensemble"}}},

@@ -24,6 +24,7 @@ SMALL = {
     "random_forest": {"n_estimators": 5},
     "extra_trees": {"n_estimators": 5},
     "ridge": {"alpha": 1.0},
+    "k_neighbors": {"n_neighbors": 4},
     "lightgbm": {"n_estimators": 5, "max_bin": 31},
     "lightgbm_ranker": {"n_estimators": 5, "grades": 5},
 }
