@@ -14,6 +14,7 @@ from hpo.errors import HpoError
 from hpo.figure_files import write_figures
 from hpo.page import render, replace_file
 from hpo.results import Table, name_target, utc
+from hpo.screening import Values, screening_cells
 from hpo.study import StudyRecord
 
 PAGE_NAME = "comparison.html"
@@ -27,6 +28,7 @@ def write_comparison(
     pairs: Sequence[Pair],
     reported: Mapping[str, Reported],
     page: Path,
+    worth: Mapping[str, Values],
 ) -> Path:
     """Write the page of a comparison, and its figures into `<page>_figures/`.
 
@@ -42,6 +44,8 @@ def write_comparison(
         What was reported elsewhere, by study.
     page
         Where to write it.
+    worth
+        What the studies' rankings are worth, by name; empty if that was not asked for.
 
     Raises
     ------
@@ -60,6 +64,7 @@ def write_comparison(
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
         "differences": _differences(difference_cells(pairs)),
+        "screening": _screening(worth),
         "remarks": [
             *(f"{study.name}: {study.row.remark}" for study in studies if study.row.remark),
             *remarks(studies, pairs),
@@ -112,6 +117,11 @@ def _scores(cells: Sequence[Sequence[str]]) -> Table:
 def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
     heads, *rows = cells
     return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _screening(worth: Mapping[str, Values]) -> Table | None:
+    heads, *rows = screening_cells(worth)
+    return _table("Values above the threshold", heads, rows, ()) if rows else None
 
 
 def _table(

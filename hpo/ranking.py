@@ -28,10 +28,8 @@ from hpo.intervals import HeldOut, assess, conformal_quantile, cross_calibrate_r
 from hpo.models import Calibration, Model
 
 FOREIGN_LEVEL = 0.95  # quantile of the training compositions' own distances
-TOP_SHARE = 0.1
 # A gap is known to a model if at least this share of its training rows had the same.
 MIN_COVERED = 0.05
-N_RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
 
@@ -76,31 +74,6 @@ class Ranking:
     limit: float
 
 
-@dataclass(frozen=True)
-class RankingValue:
-    """How well predictions find the values above a threshold, with 95 % bootstrap intervals.
-
-    Attributes
-    ----------
-    auc
-        Probability that a value above is predicted higher than one that is not; chance is 0.5.
-    precision
-        Share of values above among the top 10 % of the predictions; chance is `prevalence`.
-    """
-
-    rows: int
-    above: int
-    auc: float
-    auc_interval: tuple[float, float]
-    precision: float
-    precision_interval: tuple[float, float]
-
-    @property
-    def prevalence(self) -> float:
-        """Share of values above the threshold among all: the precision of a blind choice."""
-        return self.above / self.rows
-
-
 # Intervals ------------------------------------------------------------------------------------
 
 
@@ -139,89 +112,6 @@ def coverage_across_folds(calibration: Calibration, coverage: float) -> list[flo
         return []
     of_fold = assess(intervals, calibration.y, np.array(folds)).families
     return [of_fold[f"fold {fold}"].coverage for fold in np.unique(calibration.fold)]
-
-
-# Ranking value --------------------------------------------------------------------------------
-
-
-def auc(above: NDArray[np.bool_], predicted: Floats) -> float:
-    """Return the area under the ROC curve; NaN if all values are on one side.
-
-    The Mann-Whitney form: Hanley & McNeil, Radiology 143, 29 (1982). Ties count a half.
-    """
-    low = np.sort(predicted[~above])
-    high = predicted[above]
-    if not len(low) or not len(high):
-        return math.nan
-    beaten = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
-    return float(np.mean(beaten) / (2.0 * len(low)))
-
-
-def precision_at_top(
-    above: NDArray[np.bool_], predicted: Floats, share: float = TOP_SHARE
-) -> float:
-    """Return the share of values above among the highest `share` of the predictions.
-
-    That is a whole number of rows, rounded up. Rows that tie for the last places count by the mean
-    of all that tie.
-    """
-    n_top = math.ceil(round(share * len(predicted), 9))
-    cut = np.partition(predicted, -n_top)[-n_top]
-    surely, tied = predicted > cut, predicted == cut
-    places = n_top - np.count_nonzero(surely)
-    return float((np.count_nonzero(above & surely) + places * np.mean(above[tied])) / n_top)
-
-
-def ranking_value(
-    y: Floats,
-    predicted: Floats,
-    threshold: float,
-    groups: NDArray[np.str_] | None = None,
-    *,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-) -> RankingValue:
-    """Say how well predictions find the values above a threshold.
-
-    Parameters
-    ----------
-    y, predicted
-        Arrays of shape (n_rows,), in units of the target, as is `threshold`.
-    groups
-        Array of shape (n_rows,); if given, intervals resample whole groups rather than rows.
-
-    Raises
-    ------
-    ObjectiveError
-        No value, or every value, is above the threshold.
-    """
-    above = y > threshold
-    if above.all() or not above.any():
-        raise ObjectiveError(
-            f"threshold {threshold:g}: {np.count_nonzero(above)} of {len(y)} values are above it; "
-            f"choose one between {y.min():g} and {y.max():g}, in units of the model's target"
-        )
-    names = np.arange(len(y)) if groups is None else groups
-    _, group_of_row = np.unique(names, return_inverse=True)
-    by_group = np.argsort(group_of_row, kind="stable")
-    members = np.split(by_group, np.cumsum(np.bincount(group_of_row))[:-1])
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(n_resamples):
-        drawn = rng.integers(0, len(members), len(members))
-        rows = np.concatenate([members[group] for group in drawn])
-        draws.append(
-            (auc(above[rows], predicted[rows]), precision_at_top(above[rows], predicted[rows]))
-        )
-    aucs, precisions = (np.nanquantile(values, [0.025, 0.975]) for values in np.array(draws).T)
-    return RankingValue(
-        rows=len(y),
-        above=int(np.count_nonzero(above)),
-        auc=auc(above, predicted),
-        auc_interval=(float(aucs[0]), float(aucs[1])),
-        precision=precision_at_top(above, predicted),
-        precision_interval=(float(precisions[0]), float(precisions[1])),
-    )
 
 
 # Out of the training compositions' domain ------------------------------------------------------

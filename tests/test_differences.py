@@ -20,6 +20,7 @@ from hpo.metrics import METRICS, RANK_METRICS, score_all
 from hpo.paired import paired_differences
 from hpo.predictions_file import read_predictions
 from hpo.report import write_report
+from hpo.screening import auc, precision_at_top
 from hpo.worker import Worker, new_worker_id
 from tests.test_report import Page
 
@@ -269,4 +270,33 @@ def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, 
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(HpoError, match="cannot be written"):
-        write_comparison([], [study("one")], [], {}, blocked / "page.html")
+        write_comparison([], [study("one")], [], {}, blocked / "page.html", {})
+
+
+# Ranking value ---------------------------------------------------------------------------------
+
+
+def test_what_a_ranking_finds_above_a_threshold_is_told_of_both_sets(finish, tmp_path, capsys):
+    good, _ = finish("good"), finish("flat", alpha=1e6)
+    url = good.storage.engine.url.render_as_string(hide_password=False)
+    shared = ("--storage", url, "--reports", str(tmp_path), "--threshold", "0.5")
+    assert main(["compare", "good", "flat", "--json", *shared]) == 0
+    told = {row["name"]: row["ranking_value"] for row in json.loads(capsys.readouterr().out)}
+    rows = read_predictions(tmp_path / "good" / "predictions.csv")
+    for of in ("cv", "test"):
+        above = rows[of].y > 0.5
+        value = told["good"][of]
+        assert value["auc"] == auc(above, rows[of].predicted)
+        assert value["chance"] == above.mean()
+        assert value["precision_at_top_10_percent"] == precision_at_top(above, rows[of].predicted)
+        low, high = value["by_group"]["auc"]
+        assert low <= value["auc"] <= high
+    assert told["good"]["cv"]["auc"] > 0.8
+
+    assert main(["compare", "good", *shared]) == 0
+    said = capsys.readouterr().out
+    assert "how well values above 0.5 are found" in said
+    assert "What the rankings find" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    # All on one side: there is nothing to find.
+    assert main(["compare", "good", *shared[:-1], "99"]) == 0
+    assert "are found" not in capsys.readouterr().out

@@ -18,7 +18,7 @@ import pytest
 
 import features.table
 from features.table import Candidates, CsvSpec, FeatureTable, families, read_candidates
-from hpo import models, provenance, ranking
+from hpo import models, provenance, ranking, screening
 from hpo.cli import main
 from hpo.errors import ConflictError, ModelError, ObjectiveError
 from hpo.models import Calibration, Model
@@ -541,18 +541,18 @@ def test_auc_by_hand() -> None:
     above = np.array([True, True, False, False, False])
     # Of the six pairs, 0.9 wins three, 0.4 wins one, ties one and loses one.
     predicted = np.array([0.9, 0.4, 0.1, 0.4, 0.7])
-    assert ranking.auc(above, predicted) == pytest.approx(4.5 / 6)
-    assert math.isnan(ranking.auc(np.array([True]), np.array([1.0])))
+    assert screening.auc(above, predicted) == pytest.approx(4.5 / 6)
+    assert math.isnan(screening.auc(np.array([True]), np.array([1.0])))
 
 
 def test_precision_at_the_top_by_hand() -> None:
     above = np.array([True, False, True, False, False, False, False, False, False, False])
     predicted = np.array([5.0, 9.0, 8.0, 1, 1, 1, 1, 1, 1, 1])
-    assert ranking.precision_at_top(above, predicted, 0.1) == 0.0
-    assert ranking.precision_at_top(above, predicted, 0.2) == 0.5
-    assert ranking.precision_at_top(above, predicted, 0.3) == pytest.approx(2 / 3)
+    assert screening.precision_at_top(above, predicted, 0.1) == 0.0
+    assert screening.precision_at_top(above, predicted, 0.2) == 0.5
+    assert screening.precision_at_top(above, predicted, 0.3) == pytest.approx(2 / 3)
     # All tie: a blind choice.
-    assert ranking.precision_at_top(above, np.zeros(10), 0.1) == pytest.approx(0.2)
+    assert screening.precision_at_top(above, np.zeros(10), 0.1) == pytest.approx(0.2)
 
 
 def test_ranking_value_has_wider_intervals_by_group_than_by_row() -> None:
@@ -561,15 +561,15 @@ def test_ranking_value_has_wider_intervals_by_group_than_by_row() -> None:
     group = np.repeat(np.arange(20), 10)
     y = of_group[group] + 0.1 * rng.normal(size=200)
     predicted = of_group[group] + rng.normal(size=20)[group]
-    by_row = ranking.ranking_value(y, predicted, 0.5, n_resamples=300)
-    by_group = ranking.ranking_value(y, predicted, 0.5, group.astype(str), n_resamples=300)
-    assert by_row.auc == by_group.auc == ranking.auc(y > 0.5, predicted)
+    by_row = screening.ranking_value(y, predicted, 0.5, n_resamples=300)
+    by_group = screening.ranking_value(y, predicted, 0.5, group.astype(str), n_resamples=300)
+    assert by_row.auc == by_group.auc == screening.auc(y > 0.5, predicted)
     assert by_row.prevalence == np.mean(y > 0.5)
     for value in (by_row, by_group):
         assert value.auc_interval[0] <= value.auc <= value.auc_interval[1]
     assert np.ptp(by_group.auc_interval) > np.ptp(by_row.auc_interval)
     with pytest.raises(ObjectiveError, match="0 of 200 values are above it"):
-        ranking.ranking_value(y, predicted, 99.0)
+        screening.ranking_value(y, predicted, 99.0)
 
 
 def test_the_domain_by_hand() -> None:

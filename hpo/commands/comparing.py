@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from hpo.differences import Pair, Study
+    from hpo.screening import Values
     from hpo.study import StudyRecord
 
 
@@ -45,6 +46,12 @@ def add_to(commands: Any) -> None:
         help="the study that differences are taken to (default: the first)",
     )
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="say how well each study finds values above it, in the target's own unit",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
@@ -68,6 +75,7 @@ def compare(options: argparse.Namespace) -> int:
         options.reported,
         reports_dir=Path(options.reports),
         against=options.against,
+        threshold=options.threshold,
         output=options.output,
         as_json=options.json,
     )
@@ -80,6 +88,7 @@ def print_comparison(
     *,
     reports_dir: Path,
     against: str | None = None,
+    threshold: float | None = None,
     output: Path | None = None,
     as_json: bool = False,
 ) -> None:
@@ -93,11 +102,14 @@ def print_comparison(
         Figures that were reported; by default those beside the study files.
     reports_dir
         The folder of reports, whose predictions are read.
+    threshold
+        In the target's own unit: how well does each study find what is above it?
     output
         The page.
     """
     from hpo import comparison, differences
     from hpo.comparison_page import PAGE_NAME, write_comparison
+    from hpo.screening import describe, screening_cells
 
     if reported_file is not None:
         reported = comparison.read_reported(reported_file)
@@ -106,14 +118,43 @@ def print_comparison(
     rows = [comparison.compare_study(record) for record in records]
     studies = [differences.read_study(row, reports_dir) for row in rows]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
+    worth = _value(records, studies, threshold)
     if as_json:
-        print_json(differences.join_dicts(comparison.as_dicts(rows, reported), pairs))
+        told = differences.join_dicts(comparison.as_dicts(rows, reported), pairs)
+        for row in told:
+            values = worth.get(row["name"], {})
+            row["ranking_value"] = {of: describe(*both) for of, both in values.items()} or None
+        print_json(told)
     else:
         _print_tables(comparison.lines(rows, reported), studies, pairs)
+        if worth:
+            print_line("")
+            print_line(f"how well values above {threshold:g} are found, with 95 % intervals")
+            for line in comparison.align(screening_cells(worth)):
+                print_line(line)
     if not rows:
         return
-    page = write_comparison(records, studies, pairs, reported, output or reports_dir / PAGE_NAME)
+    page = write_comparison(
+        records, studies, pairs, reported, output or reports_dir / PAGE_NAME, worth
+    )
     (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _value(
+    records: Sequence[StudyRecord], studies: Sequence[Study], threshold: float | None
+) -> Mapping[str, Values]:
+    """Return what the rankings are worth, of those studies that have a table."""
+    if threshold is None:
+        return {}
+    from hpo.screening import on_scale, value_studies
+
+    found: dict[str, Values] = {}
+    for record, study in zip(records, studies, strict=True):
+        table = record.read_table() if study.rows else None
+        if table is not None:
+            at = on_scale(threshold, table.target)
+            found |= value_studies({study.name: study.rows}, at)
+    return found
 
 
 def _print_tables(scores: Sequence[str], studies: Sequence[Study], pairs: Sequence[Pair]) -> None:

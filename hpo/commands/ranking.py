@@ -167,29 +167,12 @@ def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[s
     """Return how well the out-of-fold predictions find what is above the threshold."""
     if threshold is None:
         return None
-    import math
+    from hpo.screening import describe, on_scale, ranking_value
 
-    from hpo.errors import SpecError
-    from hpo.ranking import ranking_value
-
-    at = threshold
-    if table.target.log10:
-        if threshold <= 0.0:
-            raise SpecError(f"--threshold {threshold:g}: must be above 0 for a log10 target")
-        at = math.log10(threshold)
-    known = model.calibration
+    at, known = on_scale(threshold, table.target), model.calibration
     by_row = ranking_value(known.y, known.predicted, at)
     by_group = ranking_value(known.y, known.predicted, at, known.groups)
-    return {
-        "threshold": threshold,
-        "rows": by_row.rows,
-        "above": by_row.above,
-        "auc": by_row.auc,
-        "precision_at_top_10_percent": by_row.precision,
-        "chance": by_row.prevalence,
-        "by_row": {"auc": by_row.auc_interval, "precision": by_row.precision_interval},
-        "by_group": {"auc": by_group.auc_interval, "precision": by_group.precision_interval},
-    }
+    return {"threshold": threshold, **describe(by_row, by_group)}
 
 
 def _table(top: list[dict[str, Any]]) -> Iterator[str]:
