@@ -19,6 +19,14 @@ from hpo.study import StudyRecord
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
 _INTERVALS = ("r2", "spearman")
+AS_IT_IS = "as it is"
+# What is shown of variants: the rows, the metric and its name.
+_VARIED = (
+    ("cv", "r2", "CV R2"),
+    ("cv", "spearman", "CV rho"),
+    ("test", "r2", "test R2"),
+    ("test", "spearman", "test rho"),
+)
 INTERVALS_NOTE = "95 %: bootstrap intervals on the held-out rows, resampling whole groups"
 
 Interval = tuple[float, float]
@@ -234,6 +242,32 @@ def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
         text.append(INTERVALS_NOTE)
     text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
     return text
+
+
+def variant_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return variants of studies beside one another, heads first; empty if there are none.
+
+    A line per study and figure, a column per variant; the study itself is "as it is".
+    """
+    known = {row.name: row for row in rows}
+    varied: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        base, _, variant = row.name.rpartition(".")
+        if base in known:
+            varied.setdefault(base, {AS_IT_IS: known[base]})[variant] = row
+    if not varied:
+        return []
+    variants = list(dict.fromkeys(variant for of_base in varied.values() for variant in of_base))
+    table = [["study", "figure", *variants]]
+    for base, of_base in varied.items():
+        for side, name, head in _VARIED:
+            first = base if (side, name) == _VARIED[0][:2] else ""
+            scores = [
+                getattr(of_base[variant], side).get(name) if variant in of_base else None
+                for variant in variants
+            ]
+            table.append([first, head, *map(_number, scores)])
+    return table
 
 
 def align(table: Sequence[Sequence[str]]) -> list[str]:

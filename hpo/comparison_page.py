@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from features.table import FeaturesError
-from hpo.comparison import INTERVALS_NOTE, Reported, table_cells
+from hpo.comparison import INTERVALS_NOTE, Reported, table_cells, variant_cells
 from hpo.comparison_figures import comparison_figures, styles
 from hpo.differences import Pair, Study, difference_cells, remarks
 from hpo.errors import HpoError
@@ -64,6 +64,7 @@ def write_comparison(
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
         "differences": _differences(difference_cells(pairs)),
+        "variants": _variants(studies),
         "screening": _screening(worth),
         "remarks": [
             *(f"{study.name}: {study.row.remark}" for study in studies if study.row.remark),
@@ -117,6 +118,11 @@ def _scores(cells: Sequence[Sequence[str]]) -> Table:
 def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
     heads, *rows = cells
     return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _variants(studies: Sequence[Study]) -> Table | None:
+    cells = variant_cells([study.row for study in studies])
+    return _table("Scores by variant", cells[0], cells[1:], ()) if cells else None
 
 
 def _screening(worth: Mapping[str, Values]) -> Table | None:

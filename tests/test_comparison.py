@@ -267,6 +267,15 @@ def test_a_variant_of_a_folder_runs_what_it_concerns_under_names_of_its_own(run)
     rows = json.loads(run("compare", "--all", "--json")[1])
     assert [row["name"] for row in rows] == ["two.unflagged", "one.fourfold", "two.fourfold"]
     assert [row["n_features"] for row in rows] == [3, 3, 4]
+    assert run("run", "family/two.toml", "--workers", "1")[0] == 0
+    scores = {row["name"]: row for row in json.loads(run("compare", "--all", "--json")[1])}
+    said = run("compare", "--all")[1]
+    varied = said[said.index("variants side by side") :].splitlines()
+    assert varied[1].split() == ["study", "figure", "as", "it", "is", "unflagged", "fourfold"]
+    ours = [scores[name]["cv"]["r2"] for name in ("two", "two.unflagged", "two.fourfold")]
+    assert varied[2].split() == ["two", "CV", "R2", *(f"{value:.3f}" for value in ours)]
+    assert varied[5].split()[:2] == ["test", "rho"]
+    assert "Scores by variant" in Path("reports/comparison.html").read_text(encoding="utf-8")
     # A study goes on as the variant that it is.
     assert "is finished" in run("resume", "two.unflagged", "--workers", "1")[2]
 

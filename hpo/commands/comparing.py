@@ -127,6 +127,11 @@ def print_comparison(
         print_json(told)
     else:
         _print_tables(comparison.lines(rows, reported), studies, pairs)
+        if varied := comparison.variant_cells(rows):
+            print_line("")
+            print_line("variants side by side")
+            for line in comparison.align(varied):
+                print_line(line)
         if worth:
             print_line("")
             print_line(f"how well values above {threshold:g} are found, with 95 % intervals")
