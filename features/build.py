@@ -135,7 +135,15 @@ def _make(
     X = np.column_stack([block.values for block in blocks])
     if spec.transfer:
         train = np.flatnonzero(rows.is_train)
-        borrowed = borrow(X, spec, X[train], [rows.ids[row] for row in train])
+        groups = np.array(rows.groups, dtype=np.str_)
+        borrowed = borrow(
+            X,
+            spec,
+            X[train],
+            [rows.ids[row] for row in train],
+            groups=groups,
+            donor_groups=groups[train],
+        )
         X = borrowed.X
         blocks = [
             replace(block, remarks=(*block.remarks, *borrowed.remarks(family.name)))

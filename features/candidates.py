@@ -130,21 +130,30 @@ def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
     return changed
 
 
-def _borrow(X: NDArray[np.float64], spec: Spec, table: FeatureTable | None) -> Borrowed:
-    """Let rows borrow from the training rows of the finished table."""
+def _borrow(
+    X: NDArray[np.float64],
+    spec: Spec,
+    table: FeatureTable | None,
+    groups: NDArray[np.str_] | None = None,
+) -> Borrowed:
+    """Let rows borrow from the training rows of the finished table; candidates are in no group."""
     if table is None or table.columns != spec.columns:
         raise TableError(
             f"candidates borrow {', '.join(spec.transfer)} from training rows of the table that "
             "the model was fitted on; give that table"
         )
-    return borrow(X, spec, table.train.X, table.train.ids.tolist())
+    train = table.train
+    ids = train.ids.tolist()
+    return borrow(X, spec, train.X, ids, groups=groups, donor_groups=train.groups)
 
 
 def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
     """Return whether a table's rows would borrow the same again."""
     own = table.X[:, : -len(TRANSFER_COLUMNS)]
     same = table.columns == spec.columns
-    return same and np.array_equal(_borrow(own, spec, table).X, table.X, equal_nan=True)
+    return same and np.array_equal(
+        _borrow(own, spec, table, table.groups).X, table.X, equal_nan=True
+    )
 
 
 def _silent(line: str) -> None:

@@ -7,14 +7,17 @@ CIF was described (its family's indicator is 1), with
 - the same space-group number,
 - lattice lengths a, b, c that each differ by at most 6 % of the row's own,
 - a composition distance below 0.6: the sum over the elements of the absolute difference of the
-  atomic fractions, between 0 for the same composition and 2 for no element in common.
+  atomic fractions, between 0 for the same composition and 2 for no element in common,
+- another group: the same paper or material, as the table groups rows.
 
 The nearest three by composition distance (ties by id) are averaged, fewer where there are fewer.
 
 What is borrowed depends on formulas, cells and CIFs alone, never on a target. A row's prototypes
 may be in another fold of a cross-validation than the row itself: that shares what is known of their
-structures, as for every new material, and no measured value. Held-out rows and candidates borrow,
-and never lend.
+structures, as for every new material, and no measured value. Within its own group it finds none,
+because a new material has none there either: else rows of long series would be described better
+than held-out rows can be, and grouped folds would promise what these do not keep. Held-out rows and
+candidates borrow, and never lend.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from features.rows import VALUE_DECIMALS, Log, Remark
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Labels = NDArray[np.str_]
 
 MAX_PROTOTYPES = 3
 LENGTH_TOLERANCE = 0.06  # relative
@@ -86,8 +90,20 @@ class _Pairs:
     donor: Indices
     distance: Array
 
+    def take(self, kept: NDArray[np.bool_]) -> _Pairs:
+        """Return some of the pairs, in their order."""
+        return _Pairs(self.row[kept], self.donor[kept], self.distance[kept])
 
-def borrow(X: Array, spec: Transfer, donor_X: Array, donor_ids: Sequence[str]) -> Borrowed:
+
+def borrow(
+    X: Array,
+    spec: Transfer,
+    donor_X: Array,
+    donor_ids: Sequence[str],
+    *,
+    groups: Labels | None = None,
+    donor_groups: Labels | None = None,
+) -> Borrowed:
     """Give rows whose CIF could not be described the mean values of their prototypes.
 
     In each family of ``spec.transfer`` a row whose indicator is 0 gets, in every other column, the
@@ -105,6 +121,8 @@ def borrow(X: Array, spec: Transfer, donor_X: Array, donor_ids: Sequence[str]) -
         The same columns of the training rows, in any order, before or after they borrowed.
     donor_ids : sequence of str
         Their identifiers.
+    groups, donor_groups : arrays of shape (n_rows,) and (n_donors,), optional
+        Groups of the rows and of the donors; not given for rows that are in none, as candidates.
     """
     own = spec.columns[: -len(TRANSFER_COLUMNS)]
     position = {column.name: index for index, column in enumerate(spec.columns)}
@@ -117,6 +135,8 @@ def borrow(X: Array, spec: Transfer, donor_X: Array, donor_ids: Sequence[str]) -
         able=np.flatnonzero((donor_X[:, indicators] == 1.0).any(axis=1)),
         donor_ids=donor_ids,
     )
+    if groups is not None and donor_groups is not None:
+        pairs = pairs.take(groups[pairs.row] != donor_groups[pairs.donor])
     values = np.hstack([X, np.zeros((len(X), len(TRANSFER_COLUMNS)))])
     used = np.zeros(len(pairs.row), dtype=bool)
     reasons = {}

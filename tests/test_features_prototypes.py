@@ -33,7 +33,7 @@ from tests.test_features_families import LICL
 FAMILY_NAMES = ("lattice", "smact", "bond_valence", "ewald", "ratios")
 TRANSFERRED = ("bond_valence", "ewald")
 CELL_HEADER = ["a", "b", "c", "alpha", "beta", "gamma", "space_group_number"]
-HEADER = ["id", "formula", "target", "split", *CELL_HEADER]
+HEADER = ["id", "formula", "target", "split", "paper", *CELL_HEADER]
 
 # id, formula, split, length a, space group, CIF. All cells are cubic.
 MATERIALS = [
@@ -48,8 +48,10 @@ MATERIALS = [
     ("new", "LiCl", "test", 5.14, 225, None),
     ("no-cell", "LiCl", "train", None, None, None),
     ("far", "Na3PS4", "test", 5.14, 225, None),
+    ("same-paper", "LiCl", "train", 5.14, 225, None),  # as "alike"
 ]
 IDS = [material[0] for material in MATERIALS]
+BORROWING = ("no-li", "no-cif", "new", "same-paper")
 
 
 def cif_of(length: float | str) -> bytes:
@@ -65,7 +67,8 @@ def write_dataset(folder: Path, materials: list[Any] = MATERIALS, shift: float =
         writer.writerow(HEADER)
         for number, (name, formula, split, length, group, cif) in enumerate(materials):
             cell = [length] * 3 + [90] * 3 if length else [""] * 6
-            writer.writerow([name, formula, number * shift + 1, split, *cell, group or ""])
+            paper = "alike" if name == "same-paper" else name
+            writer.writerow([name, formula, number * shift + 1, split, paper, *cell, group or ""])
             if cif is not None:
                 (folder / "cifs" / f"{name}.cif").write_bytes(cif_of(cif))
 
@@ -77,6 +80,7 @@ def spec_of(transfer: tuple[str, ...] = TRANSFERRED) -> CsvSpec:
             "path": "mine.csv",
             "id": "id",
             "split": "split",
+            "group": "paper",
             "cifs": "cifs",
             "families": FAMILY_NAMES,
             "transfer": transfer,
@@ -129,6 +133,7 @@ def test_the_columns_come_last(table, plain):
         ("no-cif", ["alike", "doped"], [0.05, 0.05]),
         ("no-li", ["alike", "doped"], [0.05, 0.05]),
         ("new", ["alike", "doped"], [0.0, 0.1]),
+        ("same-paper", ["doped"], [0.1]),
     ],
 )
 def test_a_row_gets_the_mean_of_its_prototypes(table, plain, name, donors, distances):
@@ -159,7 +164,7 @@ def test_the_table_says_from_whom_a_row_has_its_values(table):
         for row in table.partial
         if row.reason.startswith("borrowed")
     }
-    assert set(said) == {(name, f) for name in ("no-li", "no-cif", "new") for f in TRANSFERRED}
+    assert set(said) == {(name, f) for name in BORROWING for f in TRANSFERRED}
     expected = "borrowed from alike (composition distance 0), doped (composition distance 0.1)"
     assert said["new", "ewald"] == expected
     assert table.manifest["spec"]["transfer"] == list(TRANSFERRED)
@@ -202,7 +207,9 @@ def test_building_again_reuses_and_another_transfer_does_not(place, table):
 # Against the definition, said plainly ---------------------------------------------------------
 
 
-def plain_borrow(X: np.ndarray, spec: CsvSpec, donor_X: np.ndarray, ids: list[str]) -> np.ndarray:
+def plain_borrow(
+    X: np.ndarray, spec: CsvSpec, donor_X: np.ndarray, ids: list[str], groups=None, lent=None
+) -> np.ndarray:
     names = [column.name for column in spec.columns]
     at = names.index
     smact = [at(f"smact_{symbol}") for symbol in ELEMENTS]
@@ -218,6 +225,7 @@ def plain_borrow(X: np.ndarray, spec: CsvSpec, donor_X: np.ndarray, ids: list[st
                 distance = float(np.abs(own[smact] - other[smact]).sum())
                 if (
                     other[indicator] == 1.0
+                    and (groups is None or lent is None or groups[row] != lent[donor])
                     and other[at("space_group_number")] == own[at("space_group_number")]
                     and all(
                         abs(own[at(f"lattice_{n}")] - other[at(f"lattice_{n}")])
@@ -261,6 +269,11 @@ def test_borrowing_is_what_its_definition_says():
     ids = [f"d{n}" for n in rng.permutation(60)]
     found = borrow(rows, spec, donors, ids)
     np.testing.assert_allclose(found.X, plain_borrow(rows, spec, donors, ids), atol=2e-9)
+    groups, lent = (np.array([f"g{n}" for n in rng.integers(0, 4, k)]) for k in (90, 60))
+    apart = borrow(rows, spec, donors, ids, groups=groups, donor_groups=lent)
+    expected = plain_borrow(rows, spec, donors, ids, groups, lent)
+    np.testing.assert_allclose(apart.X, expected, atol=2e-9)
+    assert apart.X[:, -2].sum() < found.X[:, -2].sum()
     count = found.X[:, -2]
     assert set(count.tolist()) >= {0.0, 1.0, 2.0, 3.0, 4.0}  # up to three for each of two families
     # Donors may be given after they have borrowed themselves.
