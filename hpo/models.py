@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from hpo.errors import ConflictError, ModelError
 from hpo.evaluation import predict_folds
 from hpo.fingerprint import compare, fingerprint
 from hpo.folds import shared_group_fraction
-from hpo.objective import PenalisedCv, make_objective
+from hpo.objective import CrossValidation, Objective, make_objective
 from hpo.plugins import make_importable
 from hpo.study import StudyRecord
 
@@ -233,14 +233,14 @@ def _fit(
 
 def _open_objective(
     record: StudyRecord, table: FeatureTable, *, refit: bool
-) -> tuple[PenalisedCv, list[str]]:
+) -> tuple[CrossValidation, list[str]]:
     """Return the study's objective, and what of the study changed since and was accepted."""
     make_importable(Path(record.source.file))
     objective = make_objective(record.spec, table)
-    if not isinstance(objective, PenalisedCv):
+    if not _predicts_value(objective):
         raise ModelError(
-            f"study '{record.name}': its objective is no cross-validation over a table, so there "
-            "is no model to fit; rank with a study of objective penalised_cv"
+            f"study '{record.name}': it predicts {_name_predicted(objective)}, which candidates "
+            "cannot be ranked by with intervals; rank with a study that predicts the value"
         )
     current = fingerprint(record.spec, table, objective)
     accepted = ["packages", "code"] if refit else []
@@ -256,6 +256,20 @@ def _open_objective(
             "that was scored. Install what the study ran with, or fit it knowingly: --refit",
             exc.changed,
         ) from exc
+
+
+def _predicts_value(objective: Objective) -> TypeGuard[CrossValidation]:
+    if not isinstance(objective, CrossValidation):
+        return False
+    return objective.level is None and "rmse" in objective.metrics
+
+
+def _name_predicted(objective: Objective) -> str:
+    if not isinstance(objective, CrossValidation):
+        return "nothing over a table"
+    if objective.level is not None:
+        return f"the {objective.level:g} quantile"
+    return "scores without a unit"
 
 
 def _save(record: StudyRecord, model: Model) -> Model:

@@ -82,6 +82,9 @@ alpha = {{ type = "float", low = 0.01, high = 10.0, log = true }}
 """
 
 
+OBJECTIVES = {"rho": 'name = "spearman"', "upper": 'name = "quantile"\nlevel = 0.9'}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two finished studies: `mine` with grouped folds, `mixed` with others."""
@@ -95,6 +98,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "mine.csv", ["Material", "sigma", "paper"], rows)
     (folder / "mine.toml").write_text(STUDY.format(scheme="group_kfold"))
     (folder / "mixed.toml").write_text(STUDY.format(scheme="interleaved"))
+    quick = '[estimator]\nname = "hist_gradient_boosting"\nparams.max_iter = 5\n'
+    one = STUDY[: STUDY.index("[estimator]")].format(scheme="group_kfold") + quick
+    one = one.replace("trials = 3", "trials = 1")
+    for name, objective in OBJECTIVES.items():
+        (folder / f"{name}.toml").write_text(f"{one}[objective]\n{objective}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -105,6 +113,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
     handlers = [signal.getsignal(number) for number in numbers]
     work(begin(storage, load(folder / "mixed.toml"), source, table_path))
+    for name in OBJECTIVES:
+        source = Source(str(folder / f"{name}.toml"), (), None)
+        work(begin(storage, load(folder / f"{name}.toml"), source, table_path))
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
     storage.remove_session()
@@ -135,6 +146,17 @@ def table_of(record: StudyRecord) -> FeatureTable:
 
 def silent(line: str) -> None:
     """Drop a line of progress."""
+
+
+def test_a_study_of_ranks_ranks_and_one_of_a_quantile_does_not(
+    workplace: Path, hpo: Callable[..., Any]
+) -> None:
+    write_csv(workplace / "new.csv", ["formula"], [[text] for text in formulas(20, 7)])
+    said = hpo("rank", "rho", "new.csv").stdout
+    assert "20 of 20 candidates ranked by sigma in S/cm" in said
+    assert "90 % intervals: prediction ± " in said
+    refused = hpo("rank", "upper", "new.csv", code=2).stderr
+    assert "study 'upper': it predicts the 0.9 quantile, which candidates cannot be" in refused
 
 
 # The command ----------------------------------------------------------------------------------
