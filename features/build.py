@@ -132,18 +132,13 @@ def _make(
     """Compute the families, or take their blocks from the cache, and write the table."""
     started, cpu_started = time.perf_counter(), time.process_time()
     blocks = [_block(tables_dir, family, rows, log, workers) for family in families]
-    X = np.column_stack([block.values for block in blocks])
+    X = X_new = np.column_stack([block.values for block in blocks])
     if spec.transfer:
         train = np.flatnonzero(rows.is_train)
         groups = np.array(rows.groups, dtype=np.str_)
-        borrowed = borrow(
-            X,
-            spec,
-            X[train],
-            [rows.ids[row] for row in train],
-            groups=groups,
-            donor_groups=groups[train],
-        )
+        ids = [rows.ids[row] for row in train]
+        borrowed = borrow(X, spec, X[train], ids)
+        X_new = borrow(X, spec, X[train], ids, groups=groups, donor_groups=groups[train]).X
         X = borrowed.X
         blocks = [
             replace(block, remarks=(*block.remarks, *borrowed.remarks(family.name)))
@@ -156,6 +151,7 @@ def _make(
         ids=rows.ids,
         formulas=rows.formulas,
         X=X,
+        X_new=X_new,
         y=rows.y,
         groups=rows.groups,
         is_train=rows.is_train,

@@ -151,8 +151,9 @@ def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
     """Return whether a table's rows would borrow the same again."""
     own = table.X[:, : -len(TRANSFER_COLUMNS)]
     same = table.columns == spec.columns
-    return same and np.array_equal(
-        _borrow(own, spec, table, table.groups).X, table.X, equal_nan=True
+    return same and all(
+        np.array_equal(_borrow(own, spec, table, groups).X, borrowed, equal_nan=True)
+        for groups, borrowed in ((None, table.X), (table.groups, table.X_new))
     )
 
 

@@ -7,17 +7,19 @@ CIF was described (its family's indicator is 1), with
 - the same space-group number,
 - lattice lengths a, b, c that each differ by at most 6 % of the row's own,
 - a composition distance below 0.6: the sum over the elements of the absolute difference of the
-  atomic fractions, between 0 for the same composition and 2 for no element in common,
-- another group: the same paper or material, as the table groups rows.
+  atomic fractions, between 0 for the same composition and 2 for no element in common.
 
 The nearest three by composition distance (ties by id) are averaged, fewer where there are fewer.
 
 What is borrowed depends on formulas, cells and CIFs alone, never on a target. A row's prototypes
 may be in another fold of a cross-validation than the row itself: that shares what is known of their
-structures, as for every new material, and no measured value. Within its own group it finds none,
-because a new material has none there either: else rows of long series would be described better
-than held-out rows can be, and grouped folds would promise what these do not keep. Held-out rows and
-candidates borrow, and never lend.
+structures, as for every new material, and no measured value. Held-out rows and candidates borrow,
+and never lend.
+
+A training row may have its prototypes in its own group, the same paper or material, and a new
+material has none there. So each row has a second set of features, those that it would have if it
+were new (``X_new`` of a table): with prototypes of other groups alone. Folds of whole groups
+validate on these; else they would promise what held-out rows do not keep.
 """
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ def borrow(
     donor_ids : sequence of str
         Their identifiers.
     groups, donor_groups : arrays of shape (n_rows,) and (n_donors,), optional
-        Groups of the rows and of the donors; not given for rows that are in none, as candidates.
+        Groups of the rows and of the donors; where given, nobody borrows from the own group.
     """
     own = spec.columns[: -len(TRANSFER_COLUMNS)]
     position = {column.name: index for index, column in enumerate(spec.columns)}

@@ -60,10 +60,11 @@ class PartialRow:
 
 @dataclass(frozen=True, eq=False)
 class TableView:
-    """Some rows of a table, in table order: ``ids``, ``X``, ``y`` and ``groups``."""
+    """Some rows of a table, in table order: ``ids``, ``X``, ``X_new``, ``y`` and ``groups``."""
 
     ids: NDArray[np.str_]
     X: NDArray[np.float64]
+    X_new: NDArray[np.float64]
     y: NDArray[np.float64]
     groups: NDArray[np.str_]
 
@@ -82,6 +83,9 @@ class FeatureTable:
         Row identifiers (unique), groups for group-wise validation, chemical formulas.
     X : array of shape (n_rows, n_features)
         C-contiguous; NaN where a value is not known. Units are in ``columns``.
+    X_new : array of shape (n_rows, n_features)
+        The features that each row would have, were nothing else of its group known: what folds of
+        whole groups validate on. It is ``X`` itself where rows borrow nothing from one another.
     y : array of shape (n_rows,)
         The target, in the unit and scale that ``target`` names.
     is_train : array of shape (n_rows,)
@@ -96,6 +100,7 @@ class FeatureTable:
     dataset: str
     ids: NDArray[np.str_]
     X: NDArray[np.float64]
+    X_new: NDArray[np.float64]
     y: NDArray[np.float64]
     groups: NDArray[np.str_]
     is_train: NDArray[np.bool_]
@@ -132,7 +137,7 @@ class FeatureTable:
         return self.rows(~self.is_train)
 
     def holding_out(self, rows: NDArray[np.int64]) -> FeatureTable:
-        """Return the table of the training rows alone, with some of them held out.
+        """Return the table of the training rows alone, with some of them held out as new ones.
 
         Parameters
         ----------
@@ -142,9 +147,9 @@ class FeatureTable:
         kept = np.flatnonzero(self.is_train)
         is_train = np.ones(len(kept), dtype=bool)
         is_train[rows] = False
-        arrays = {
-            name: getattr(self, name)[kept] for name in ("ids", "X", "y", "groups", "formulas")
-        }
+        names = ("ids", "X", "X_new", "y", "groups", "formulas")
+        arrays = {name: getattr(self, name)[kept] for name in names}
+        arrays["X"][~is_train] = arrays["X_new"][~is_train]
         for array in (*arrays.values(), is_train):
             array.setflags(write=False)
         pieces = {**arrays, "columns": self.columns, "target": self.target, "is_train": is_train}
@@ -152,7 +157,9 @@ class FeatureTable:
 
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
         """Return the rows that ``mask``, of shape (n_rows,), selects."""
-        picked = (self.ids[mask], self.X[mask], self.y[mask], self.groups[mask])
+        X = self.X[mask]
+        X_new = X if self.X_new is self.X else self.X_new[mask]
+        picked = (self.ids[mask], X, X_new, self.y[mask], self.groups[mask])
         for array in picked:
             array.setflags(write=False)
         return TableView(*picked)
@@ -221,6 +228,7 @@ def content_hash(
     y: NDArray[np.float64],
     columns: Sequence[Column],
     target: Target,
+    X_new: NDArray[np.float64] | None = None,
 ) -> str:
     """Return the SHA-256, in hex, of all that a score on this table can depend on.
 
@@ -237,7 +245,8 @@ def content_hash(
         "shape": list(X.shape),
     }
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    for numbers in (y, X):
+    differs = X_new is not None and not np.array_equal(X, X_new, equal_nan=True)
+    for numbers in (y, X, X_new) if X_new is not None and differs else (y, X):
         plain = np.where(np.isnan(numbers), np.nan, numbers + 0.0)
         digest.update(np.ascontiguousarray(plain, dtype="<f8").tobytes())
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from features.scratch import replace_file, scratch_folder, sync_folder, write_du
 
 TABLE_FORMAT = 1
 PARQUET_NAME = "table.parquet"
+NEW = " (new)"  # at the end of a column's name: its values in X_new
 MANIFEST_NAME = "manifest.json"
 
 # What differs between two builds of the same thing.
@@ -60,10 +61,12 @@ def read(path: Path) -> FeatureTable:
         y=table.y,
         columns=table.columns,
         target=table.target,
+        X_new=table.X_new,
     )
     if found != table.hash:
         raise _damaged(folder, f"its content hashes to {found[:12]}, not {table.hash[:12]}")
-    for array in (table.ids, table.X, table.y, table.groups, table.is_train, table.formulas):
+    arrays = (table.ids, table.X, table.X_new, table.y, table.groups, table.is_train)
+    for array in (*arrays, table.formulas):
         array.setflags(write=False)
     return table
 
@@ -114,11 +117,14 @@ def write(
     is_train: NDArray[np.bool_],
     columns: Sequence[Column],
     target: Target,
+    X_new: NDArray[np.float64] | None = None,
     skipped: Sequence[SkippedRow] = (),
     partial: Sequence[PartialRow] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a table under ``tables_dir`` and return its folder; ``provenance`` joins the manifest.
+
+    Of ``X_new`` the columns are kept that are not those of ``X``.
 
     Writing the same content again keeps the table that is there; if what was skipped or where it
     came from has changed, its manifest is replaced.
@@ -138,7 +144,9 @@ def write(
         y=y,
         columns=columns,
         target=target,
+        X_new=X_new,
     )
+    own = _differing(X, X_new)
     manifest: dict[str, Any] = {
         "format": TABLE_FORMAT,
         "name": f"{dataset}-{X.shape[1]}-{digest[:12]}",
@@ -152,10 +160,12 @@ def write(
         "n_groups": len(set(groups)),
         "target": asdict(target),
         "columns": [asdict(column) for column in columns],
+        **({"new_columns": [columns[position].name for position in own]} if own else {}),
         "skipped": [asdict(row) for row in skipped],
         "partial": [asdict(row) for row in partial],
     }
-    parquet = _to_parquet(ids, formulas, X, y, groups, is_train, columns)
+    new = {columns[k].name + NEW: X_new[:, k] for k in own} if X_new is not None else {}
+    parquet = _to_parquet(ids, formulas, X, y, groups, is_train, columns, new)
     try:
         return _publish(tables_dir, manifest, parquet)
     except OSError as exc:
@@ -215,6 +225,14 @@ def _check_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def _differing(X: NDArray[np.float64], X_new: NDArray[np.float64] | None) -> list[int]:
+    """Return the positions of the columns of ``X_new`` that are not those of ``X``."""
+    if X_new is None:
+        return []
+    same = (X_new == X) | (np.isnan(X) & np.isnan(X_new))
+    return [int(position) for position in np.flatnonzero(~same.all(axis=0))]
+
+
 def _to_parquet(
     ids: Sequence[str],
     formulas: Sequence[str],
@@ -223,6 +241,7 @@ def _to_parquet(
     groups: Sequence[str],
     is_train: NDArray[np.bool_],
     columns: Sequence[Column],
+    new: Mapping[str, NDArray[np.float64]],
 ) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -239,6 +258,7 @@ def _to_parquet(
                 column.name: pa.array(by_column[:, position], pa.float64())
                 for position, column in enumerate(columns)
             },
+            **{name: pa.array(values, pa.float64()) for name, values in new.items()},
         }
     )
     buffer = io.BytesIO()
@@ -253,7 +273,9 @@ def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTab
     # One thread: workers share a machine, and a table is small.
     table = pq.read_table(pa.BufferReader(data), use_threads=False)
     columns = tuple(Column(**record) for record in manifest["columns"])
+    new = manifest.get("new_columns", [])
     expected = ["id", "formula", "y", "group", "split", *(column.name for column in columns)]
+    expected += [name + NEW for name in new]
     if table.column_names != expected:
         raise ValueError("the columns differ")
 
@@ -263,6 +285,10 @@ def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTab
     X = np.empty((table.num_rows, len(columns)), dtype=np.float64)
     for position, column in enumerate(columns):
         X[:, position] = table[column.name].to_numpy()
+    X_new = X.copy() if new else X
+    for position, column in enumerate(columns):
+        if column.name in new:
+            X_new[:, position] = table[column.name + NEW].to_numpy()
     return FeatureTable(
         path=folder,
         name=manifest["name"],
@@ -270,6 +296,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTab
         dataset=manifest["dataset"],
         ids=text("id"),
         X=X,
+        X_new=X_new,
         y=table["y"].to_numpy().copy(),
         groups=text("group"),
         is_train=text("split") == "train",

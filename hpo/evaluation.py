@@ -71,6 +71,8 @@ class Evaluation:
         Level of the quantile that is predicted; None if the value itself is.
     fold_models
         The fitted model of every fold.
+    X_validated
+        Array of shape (n_validated, n_features): what the rows of `cv` were predicted from.
     """
 
     trial: int
@@ -79,9 +81,10 @@ class Evaluation:
     test: Predictions | None
     shared_groups: float
     derived_columns: tuple[str, ...]
-    headline: str = "r2"
-    level: float | None = None
-    fold_models: tuple[Any, ...] = ()
+    headline: str
+    level: float | None
+    fold_models: tuple[Any, ...]
+    X_validated: NDArray[np.float64]
 
 
 def evaluate(
@@ -114,6 +117,7 @@ def evaluate(
         headline=objective.headline,
         level=objective.level,
         fold_models=fold_models,
+        X_validated=objective.X_new[np.isin(table.train.ids, cv.ids)],
     )
 
 
@@ -140,7 +144,7 @@ def _predict_folds(
     fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
     predicted = np.full(len(train.y), np.nan)
     for k, (fold, model) in enumerate(zip(objective.folds, models, strict=True)):
-        predicted[fold.validation] = model.predict(train.X[fold.validation])
+        predicted[fold.validation] = model.predict(objective.X_new[fold.validation])
         fold_of_row[fold.validation] = k
     return predicted, fold_of_row
 
@@ -150,7 +154,8 @@ def _score_folds(
 ) -> Predictions:
     predicted, fold_of_row = _predict_folds(objective, models, train)
     rows = np.flatnonzero(fold_of_row >= 0)
-    validated = TableView(train.ids[rows], train.X[rows], train.y[rows], train.groups[rows])
+    X = objective.X_new[rows]
+    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
     return score_predictions(validated, predicted[rows], fold_of_row[rows], objective.metrics)
 
 

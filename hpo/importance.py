@@ -119,7 +119,9 @@ def find_importances(evaluation: Evaluation, table: FeatureTable, *, seed: int) 
         Of the permutations.
     """
     word, error = _choose_error(evaluation)
-    rows = _validated(evaluation, table).some(MAX_ROWS, seed)
+    cv, models = evaluation.cv, evaluation.fold_models
+    everything = Validated(models, evaluation.X_validated, cv.y, cv.predicted, cv.fold)
+    rows = everything.some(MAX_ROWS, seed)
     families: dict[str, list[int]] = {}
     for position, column in enumerate(table.columns):
         families.setdefault(column.family, []).append(position)
@@ -200,10 +202,3 @@ def _choose_error(evaluation: Evaluation) -> tuple[str, Error]:
     if evaluation.headline == "spearman":
         return "drop of Spearman ρ", lambda y, p: -spearman(y, p)
     return "increase of RMSE", rmse
-
-
-def _validated(evaluation: Evaluation, table: FeatureTable) -> Validated:
-    train, cv = table.train, evaluation.cv
-    position = {row_id: place for place, row_id in enumerate(train.ids.tolist())}
-    places = np.array([position[row_id] for row_id in cv.ids.tolist()], dtype=np.int64)
-    return Validated(evaluation.fold_models, train.X[places], cv.y, cv.predicted, cv.fold)

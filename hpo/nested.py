@@ -72,9 +72,8 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
         views.append(table.test)
         predicted.append(np.asarray(model.predict(table.test.X), dtype=np.float64))
         folds.append(np.full(len(table.test.y), fold, dtype=np.int64))
-    rows = TableView(
-        *(np.concatenate([getattr(v, name) for v in views]) for name in ("ids", "X", "y", "groups"))
-    )
+    names = ("ids", "X", "X_new", "y", "groups")
+    rows = TableView(*(np.concatenate([getattr(view, name) for view in views]) for name in names))
     return score_predictions(rows, np.concatenate(predicted), np.concatenate(folds), metrics)
 
 

@@ -92,6 +92,8 @@ class CrossValidation(ABC):
         Their division.
     estimator
         What is fitted; a composite one after `hpo.estimators.bind`.
+    X_new
+        Array of the shape of X: what validated rows are predicted from; X if None.
     groups
         Array of shape (n_rows,), for an estimator that divides its training rows once more; None
         where folds do not keep groups together.
@@ -126,11 +128,13 @@ class CrossValidation(ABC):
         folds: Sequence[Fold],
         estimator: EstimatorSpec,
         *,
+        X_new: NDArray[np.float64] | None = None,
         groups: NDArray[np.str_] | None = None,
         weights: NDArray[np.float64] | None = None,
         seed: int = 42,
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
+        self.X_new = X if X_new is None else X_new
         self.groups, self.weights = groups, weights
         self.estimator, self.seed = estimator, seed
         if ranks_only(estimator):
@@ -163,8 +167,9 @@ class CrossValidation(ABC):
         fold = self.folds[part]
         model = self.fit(params, fold.train)
         scores, predicted = {}, {}
-        for side, rows in (("val", fold.validation), ("train", fold.train)):
-            predicted[side] = np.asarray(model.predict(self.X[rows]), dtype=np.float64)
+        sides = (("val", self.X_new, fold.validation), ("train", self.X, fold.train))
+        for side, X, rows in sides:
+            predicted[side] = np.asarray(model.predict(X[rows]), dtype=np.float64)
             for name, value in score_all(self.y[rows], predicted[side], self.metrics).items():
                 scores[f"{name}_{side}"] = value
         return scores, predicted["val"]
@@ -311,6 +316,7 @@ def cross_validation(
     over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
     keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
     settings: dict[str, Any] = {
+        "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
         "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
         "seed": spec.seed,

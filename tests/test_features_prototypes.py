@@ -27,7 +27,10 @@ from features.table import (
 )
 from hpo.errors import SpecError
 from hpo.estimators import check_estimator, expected_columns
+from hpo.evaluation import predict_folds
+from hpo.objective import CrossValidation, make_objective
 from hpo.spec import validate
+from tests.conftest import make_spec
 from tests.test_features_families import LICL
 
 FAMILY_NAMES = ("lattice", "smact", "bond_valence", "ewald", "ratios")
@@ -133,7 +136,7 @@ def test_the_columns_come_last(table, plain):
         ("no-cif", ["alike", "doped"], [0.05, 0.05]),
         ("no-li", ["alike", "doped"], [0.05, 0.05]),
         ("new", ["alike", "doped"], [0.0, 0.1]),
-        ("same-paper", ["doped"], [0.1]),
+        ("same-paper", ["alike", "doped"], [0.0, 0.1]),
     ],
 )
 def test_a_row_gets_the_mean_of_its_prototypes(table, plain, name, donors, distances):
@@ -149,6 +152,43 @@ def test_a_row_gets_the_mean_of_its_prototypes(table, plain, name, donors, dista
     assert values_of(table, name, "transfer") == pytest.approx(
         {"n_prototypes": len(donors), "prototype_distance": np.mean(distances)}
     )
+
+
+def test_as_new_a_row_has_no_prototype_of_its_own_group(table, plain):
+    row = IDS.index("same-paper")
+    names = list(table.feature_names)
+    for family in TRANSFERRED:
+        lent = values_of(plain, "doped", family)
+        lent.pop(FAMILIES[family].indicator)
+        for column, value in lent.items():
+            assert table.X_new[row, names.index(column)] == pytest.approx(value, abs=1e-9)
+    assert table.X_new[row, -2:] == pytest.approx([1.0, 0.1])
+    others = np.arange(len(IDS)) != row
+    np.testing.assert_array_equal(table.X_new[others], table.X[others])
+    assert not table.X_new.flags.writeable
+    assert plain.X_new is plain.X
+    # Held out, it is such a new row.
+    position = table.train.ids.tolist().index("same-paper")
+    outer = table.holding_out(np.array([position]))
+    np.testing.assert_array_equal(outer.test.X[0], table.X_new[row])
+    np.testing.assert_array_equal(outer.train.X, np.delete(table.train.X, position, axis=0))
+
+
+def test_folds_of_whole_groups_validate_on_rows_as_new(table):
+    def objective(scheme):
+        cv, estimator = {"scheme": scheme, "folds": 2}, {"name": "extra_trees"}
+        made = make_objective(make_spec(cv=cv, estimator=estimator, space={}, trials=1), table)
+        assert isinstance(made, CrossValidation)
+        return made
+
+    np.testing.assert_array_equal(objective("group_kfold").X_new, table.train.X_new)
+    np.testing.assert_array_equal(objective("interleaved").X_new, table.train.X)
+    grouped = objective("group_kfold")
+    predicted, fold_of_row = predict_folds(grouped, {}, table.train)
+    row = table.train.ids.tolist().index("same-paper")
+    fold = grouped.folds[fold_of_row[row]]
+    model = grouped.fit({}, fold.train)
+    assert predicted[row] == model.predict(table.train.X_new[[row]])[0]
 
 
 @pytest.mark.parametrize("name", ["no-cell", "far", "alike", "held-out", "bromine", "large"])

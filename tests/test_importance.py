@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import hpo.evaluation
 import hpo.importance
+import hpo.objective
 from hpo.estimators import make_estimator
 from hpo.evaluation import evaluate
 from hpo.importance import Validated, find_importances, permute
@@ -115,7 +115,7 @@ def test_the_models_of_the_folds_are_fitted_once_and_see_no_held_out_row(
         fitted.append(model)
         return model
 
-    monkeypatch.setattr(hpo.evaluation, "make_estimator", make)
+    monkeypatch.setattr(hpo.objective, "make_estimator", make)
     write_report(finished, tmp_path)
     table, objective = finished.open_objective()
     assert len(fitted) == len(objective.folds) + 1

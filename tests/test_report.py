@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import features.table
-import hpo.evaluation
+import hpo.objective
 import hpo.report
 from features.table import Column, PartialRow, SkippedRow, Target
 from hpo.calibration import calibrate
@@ -596,7 +596,7 @@ def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
     def make_other(spec: Any, params: Mapping[str, Any], seed: int) -> Any:
         return make_estimator(spec, {**params, "alpha": 500.0}, seed)
 
-    monkeypatch.setattr(hpo.evaluation, "make_estimator", make_other)
+    monkeypatch.setattr(hpo.objective, "make_estimator", make_other)
     page = Page(write_report(record, tmp_path))
     assert "Fitted again for this page, a fold scored up to" in page.text
 
