@@ -12,7 +12,8 @@ from hpo.comparison_figures import comparison_figures, styles
 from hpo.differences import Pair, Study, difference_cells, remarks
 from hpo.errors import HpoError
 from hpo.figure_files import write_figures
-from hpo.page import render, replace_file
+from hpo.files import replace_file
+from hpo.page import render
 from hpo.results import Table, name_target, utc
 from hpo.screening import Values, screening_cells
 from hpo.study import StudyRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
+from hpo.files import replacing
 from hpo.ledger import part_key
 from hpo.study import StudyRecord
 
@@ -36,19 +36,16 @@ def export(record: StudyRecord, path: Path, form: str) -> int:
         The number of trials written.
     """
     frame = trials_frame(record)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if form == "csv":
-            frame.to_csv(partial, index=False)
-        elif form == "json":
-            frame.to_json(partial, orient="records", date_format="iso", indent=1)
-        else:
-            frame.to_parquet(partial, index=False)
-        partial.replace(path)
+        with replacing(path) as partial:
+            if form == "csv":
+                frame.to_csv(partial, index=False)
+            elif form == "json":
+                frame.to_json(partial, orient="records", date_format="iso", indent=1)
+            else:
+                frame.to_parquet(partial, index=False)
     except OSError as exc:
         raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc
-    finally:
-        partial.unlink(missing_ok=True)
     return len(frame)
 
 

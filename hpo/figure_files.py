@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.figures import BLUE, GRID, INK, MUTED, Figure, Panel
-from hpo.page import replace_file
+from hpo.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,9 +24,10 @@ from hpo.differences import read_study
 from hpo.errors import HpoError
 from hpo.evaluation import Predictions
 from hpo.figure_files import write_figures
+from hpo.files import replace_file
 from hpo.intervals import Assessment, Intervals, assess, join_predictions, repair_crossing
 from hpo.model_figures import calibration_figure, interval_figure
-from hpo.page import render, replace_file
+from hpo.page import render
 from hpo.portrait import classify
 from hpo.results import Table, name_target, number, utc
 from hpo.spec import QuantileSpec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from features.table import Candidates, Target
 from hpo.errors import HpoError
+from hpo.files import replace_file, replacing
 from hpo.ranking import Ranking
 
 
@@ -44,19 +44,14 @@ def write_ranking(
         A file cannot be written.
     """
     beside = path.with_name(f"{path.name}.json")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as handle:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(_header(candidates, target))
             writer.writerows(_rows(candidates, ranking, target))
-        partial.replace(path)
-        partial.write_text(json.dumps(summary, indent=1, default=str) + "\n", encoding="utf-8")
-        partial.replace(beside)
+        replace_file(beside, json.dumps(summary, indent=1, default=str) + "\n")
     except OSError as exc:
         raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc
-    finally:
-        partial.unlink(missing_ok=True)
     return beside
 
 

@@ -16,10 +16,11 @@ from hpo.errors import ConflictError, HpoError
 from hpo.evaluation import Evaluation, evaluate
 from hpo.figure_files import FOLDER_NAME, write_figures
 from hpo.figures import name_folds
+from hpo.files import replace_file
 from hpo.fingerprint import PARTS, compare, fingerprint
 from hpo.ledger import WALL_KEY
 from hpo.objective import Objective, make_objective
-from hpo.page import render, replace_file
+from hpo.page import render
 from hpo.plugins import make_importable
 from hpo.portrait import portray
 from hpo.predictions_file import PREDICTIONS_NAME, predictions_csv
