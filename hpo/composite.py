@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
@@ -79,7 +81,7 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Fit all models; X of shape (n_rows, n_features), y of shape (n_rows,)."""
         gated = self._passes(X)
         base_X, second_X = X[:, self.base_columns], X[:, self.second_columns]
-        self.base_ = clone(self.base).fit(base_X, y)
+        self.base_ = _recall(_fit, self.base, base_X, y)
         self.second_, self.combiner_ = None, None
         rows = np.flatnonzero(gated) if self.rows == "gated" else np.arange(len(y))
         if int(gated.sum()) < 2:
@@ -121,11 +123,11 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         corrected = base + second if self.predicts == "residual" else second
         return np.column_stack([base, corrected, X[:, self.combiner_columns]])
 
-    def _predict_training(self, model: Any, fitted: Any, X: Floats, y: Floats) -> Floats:
+    def _predict_training(self, model: Any, fitted: Any, X: Floats, y: Floats) -> Any:
         """Return predictions of the rows that a model is trained on."""
         if self.base_predictions == "in_sample":
             return np.asarray(fitted.predict(X), dtype=np.float64)
-        return _predict_out_of_fold(model, X, y, _interleave(len(y), self.inner_folds))
+        return _recall(_predict_out_of_fold, model, X, y, _interleave(len(y), self.inner_folds))
 
 
 class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -215,7 +217,24 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return np.column_stack([*predicted, X] if self.passthrough else predicted)
 
 
-def _fit(model: Any, X: Floats, y: Floats, weights: Floats | None) -> Any:
+# What was computed last: a search of the second model, or of the combiner, leaves the base model as
+# it is, with all its fits. A trial of a cross-validation needs two entries of it for every fold.
+_RECALLED: OrderedDict[str, Any] = OrderedDict()
+MAX_RECALLED = 40
+
+
+def _recall(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of a model and rows gave before, or what it gives now."""
+    key = f"{function.__qualname__} {joblib.hash(arguments)}"
+    if key not in _RECALLED:
+        _RECALLED[key] = function(*arguments)
+        if len(_RECALLED) > MAX_RECALLED:
+            _RECALLED.popitem(last=False)
+    _RECALLED.move_to_end(key)
+    return _RECALLED[key]
+
+
+def _fit(model: Any, X: Floats, y: Floats, weights: Floats | None = None) -> Any:
     """Return a clone of the model, fitted with weights of rows if it takes them."""
     argument = weight_argument(model) if weights is not None else ""
     return clone(model).fit(X, y, **({argument: weights} if argument else {}))

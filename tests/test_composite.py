@@ -155,6 +155,29 @@ def test_each_strategy_is_what_it_is_by_hand(strategy, model):
     assert (predicted[~closed] != base[~closed]).all()
 
 
+def test_a_base_model_is_fitted_once_for_all_second_models(monkeypatch):
+    X, y = make_rows()
+    fits = []
+    plain = HistGradientBoostingRegressor.fit
+
+    def fit(self, *arguments, **settings):
+        fits.append(self.get_params())
+        return plain(self, *arguments, **settings)
+
+    monkeypatch.setattr(HistGradientBoostingRegressor, "fit", fit)
+    X[0, 0] += 0.001  # rows that no other test has fitted to
+    first = gated(predicts="residual").fit(X, y)
+    assert len(fits) == 6  # one on all rows, five out of fold
+    other = gated(predicts="residual").set_params(second=LinearRegression(fit_intercept=False))
+    second = other.fit(X, y)
+    assert len(fits) == 6
+    assert not np.array_equal(first.predict(X), second.predict(X))
+    gated(predicts="residual").set_params(base__max_iter=21).fit(X, y)
+    assert len(fits) == 12
+    gated(predicts="residual").fit(X, y + 1.0)
+    assert len(fits) == 18
+
+
 def test_the_second_model_helps_where_the_gate_is_open():
     (X, y), (new, truth) = make_rows(300), make_rows(100, seed=1)
     open_ = passes(new)
