@@ -51,7 +51,8 @@ class Job:
     node
         SLURM's name of the node; None outside a compute node.
     end_unix_s
-        When the time limit ends the job, in seconds since 1970; None if nobody knows.
+        When the time limit ends the job, in seconds since 1970; None if it has no limit or nobody
+        knows.
     """
 
     job_id: str
@@ -211,6 +212,9 @@ def _find_end(job_id: str) -> float | None:
             text = call(
                 "squeue", "--noheader", f"--jobs={job_id}", "--Format=EndTime", timeout_s=30
             )
+            # Of jobs with a limit: a date, or N/A until the controller knows that it has begun.
+            if text.strip() == "NONE":
+                return None
             return datetime.fromisoformat(text.strip()).timestamp()
     return None
 

@@ -292,7 +292,7 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
 
 def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
     jobs = tmp_path / "jobs"
-    spec = ClusterSpec(name="small", memory_gb=0.1, max_array=2)
+    spec = ClusterSpec(name="small", memory_gb=0.1, max_array=2, time_limit="3:00:00")
     run = partial(slurm_jobs.write_job, tmp_path)
     ids = submit(spec, run, 3, name="three", comment="my id|1", folder=jobs)
     array = int(ids[0].partition("_")[0])
@@ -301,8 +301,7 @@ def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
     slurm_cluster.wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 3, "all ran")
     told = [json.loads((tmp_path / f"{job}.json").read_text()) for job in ids]
     assert [job["job_id"] for job in told] == ids
-    # Without a time limit the partition's holds: infinite, which SLURM counts as a year.
-    assert all(job["end_unix_s"] > time.time() + 3600 for job in told)
+    assert all(7200 < job["end_unix_s"] - time.time() <= 10800 for job in told)
     assert all(job["node"] in slurm_cluster.nodes for job in told)
     assert {(job["partition"], job["restarts"]) for job in told} == {("work", 0)}
     listed = {job.job_id: job for job in list_jobs("my id|1")}
@@ -515,6 +514,21 @@ def test_outside_a_job_there_is_none(monkeypatch):
     assert current_job() is None
     with pytest.raises(SlurmError, match="not inside a SLURM job"):
         requeue_self()
+
+
+def test_a_job_without_a_time_limit_has_no_end_and_is_not_asked_again(slurm_cluster, monkeypatch):
+    arguments = ("--time=infinite", "--mem=100M", "-o", "/dev/null", "--wrap", "sleep 60")
+    job = slurm_cluster.sbatch(*arguments)
+    slurm_cluster.wait_until(lambda: slurm_cluster.job_states()[job] == "RUNNING", "it runs")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    pauses: list[float] = []
+    monkeypatch.setattr("slurm.submit.time.sleep", pauses.append)
+    found = current_job()
+    slurm_cluster.scancel(job)
+    assert found is not None
+    assert (found.job_id, found.end_unix_s, pauses) == (job, None, [0])
 
 
 def test_the_environment_of_a_job_is_read(monkeypatch):
