@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hpo.cli import main
+from slurm.calls import call
 from slurm.cluster import ClusterSpec, find_cluster, load_clusters, parse_time, render_time
 from slurm.errors import ClusterError, SlurmError, SubmitError, UnreachableError
 from slurm.queue import list_jobs, node_hosts, versions_and_limits
@@ -523,12 +524,18 @@ def test_a_job_without_a_time_limit_has_no_end_and_is_not_asked_again(slurm_clus
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", job)
-    pauses: list[float] = []
-    monkeypatch.setattr("slurm.submit.time.sleep", pauses.append)
+    asked = []
+
+    def count(*command, **options):
+        asked.append(command)
+        return call(*command, **options)
+
+    monkeypatch.setattr("slurm.submit.call", count)
     found = current_job()
     slurm_cluster.scancel(job)
     assert found is not None
-    assert (found.job_id, found.end_unix_s, pauses) == (job, None, [0])
+    assert (found.job_id, found.end_unix_s) == (job, None)
+    assert len(asked) == 1
 
 
 def test_the_environment_of_a_job_is_read(monkeypatch):
