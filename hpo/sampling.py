@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from hpo.spec import SamplerSpec
+from hpo.trial_history import TrialHistory
 
 
 def draw(
-    study: optuna.Study,
-    trial_id: int,
+    history: TrialHistory,
     number: int,
     space: Mapping[str, BaseDistribution],
     sampler: SamplerSpec,
@@ -29,9 +28,9 @@ def draw(
 
     Parameters
     ----------
-    study
-        The shared study; its finished trials are what the sampler learns from.
-    trial_id, number
+    history
+        The trials of the study, which the sampler learns from; brought up to date here.
+    number
         The trial that the parameters are for.
     space
         Distribution of every dimension.
@@ -42,11 +41,10 @@ def draw(
     """
     if not space:
         return {}
+    history.update()
     source = _make_sampler(sampler, trial_seed(seed, number))
-    trial = study._storage.get_trial(trial_id)
-    source.before_trial(study, trial)
-    joint = source.infer_relative_search_space(study, trial)
-    together = source.sample_relative(study, trial, joint)
+    study, trial = history.study, history.running(number)
+    together = source.sample_relative(study, trial, history.common_space())
     return {
         name: together[name]
         if name in together

@@ -293,10 +293,15 @@ ObjectiveSpec = Annotated[
 
 
 class SamplerSpec(_Section):
-    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number)."""
+    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number).
+
+    `max_history` limits how many trials TPE learns from, to the best ones and the latest: it takes
+    time for each, and gives old ones little weight.
+    """
 
     name: Literal["tpe", "random"] = "tpe"
     startup_trials: int = Field(10, ge=1)
+    max_history: int = Field(500, ge=250)
 
 
 class StudySpec(_Section):

@@ -23,6 +23,7 @@ from hpo.objective import Objective
 from hpo.sampling import draw
 from hpo.space import distributions
 from hpo.study import StudyRecord
+from hpo.trial_history import TrialHistory
 
 # How long a worker waits for a database that does not answer before it gives up.
 PATIENCE_S = 900.0
@@ -168,7 +169,9 @@ class Worker:
         self.ledger = record.ledger
         self.stop = StopSignal()
         self._sleep = sleep
-        self._study = record.optuna_study()
+        self._history = TrialHistory(
+            record.storage, record.study_id, record.spec.sampler.max_history
+        )
         self._space = distributions(record.spec.space)
 
     def run(self, incarnation: Incarnation, orders: Orders | None = None) -> str:
@@ -226,8 +229,7 @@ class Worker:
 
     def _draw(self, step: Draw) -> Mapping[str, Any]:
         return draw(
-            self._study,
-            step.claim.trial_id,
+            self._history,
             step.claim.number,
             self._space,
             self.record.spec.sampler,

@@ -22,6 +22,7 @@ from hpo.progress import Progress, describe
 from hpo.sampling import draw, trial_seed
 from hpo.space import distributions
 from hpo.status import Status, take_status
+from hpo.trial_history import TrialHistory
 from tests.conftest import make_spec
 
 SPACE = distributions(make_spec().space)
@@ -218,8 +219,8 @@ def test_a_trials_stream_depends_on_study_and_trial_alone(begin_study):
     claims = [record.ledger.claim(f"w{i}") for i in range(2)]
 
     def drawn(claim, seed=1):
-        study = record.optuna_study()
-        return draw(study, claim.trial_id, claim.number, space, record.spec.sampler, seed)["alpha"]
+        history = TrialHistory(record.storage, record.study_id, 500)
+        return draw(history, claim.number, space, record.spec.sampler, seed)["alpha"]
 
     assert drawn(claims[0]) == drawn(claims[0])
     assert drawn(claims[0]) != drawn(claims[1])
@@ -237,11 +238,11 @@ def test_every_kind_of_dimension_is_drawn_within_its_bounds(begin_study):
     }
     record = begin_study(space=space, trials=30)
     seen: dict[str, set[Any]] = {name: set() for name in space}
+    history = TrialHistory(record.storage, record.study_id, 500)
     for _ in range(30):
         claim = record.ledger.claim("w1")
         dists = distributions(record.spec.space)
-        study = record.optuna_study()
-        params = draw(study, claim.trial_id, claim.number, dists, record.spec.sampler, 0)
+        params = draw(history, claim.number, dists, record.spec.sampler, 0)
         record.ledger.save_params(claim, params, dists)
         record.ledger.finish(claim, {"score": params["alpha"]})
         for name, value in params.items():
