@@ -14,9 +14,9 @@ from features.csvfile import CsvFile, parse_csv
 from features.dataset_csv import cell_columns
 from features.elements import ELEMENTS
 from features.errors import DatasetError, TableError
-from features.prototypes import Borrowed, borrow
+from features.prototypes import Borrowed, borrow, without_borrowed
 from features.records import Candidates, FeatureTable, Target
-from features.registry import FAMILIES, TRANSFER, TRANSFER_COLUMNS, FamilyInfo
+from features.registry import FAMILIES, TRANSFER, FamilyInfo
 from features.rows import Block, Log, Rows
 from features.sources import read_source
 from features.specs import CellColumns, CsvSpec
@@ -149,9 +149,10 @@ def _borrow(
 
 def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
     """Return whether a table's rows would borrow the same again."""
-    own = table.X[:, : -len(TRANSFER_COLUMNS)]
-    same = table.columns == spec.columns
-    return same and all(
+    if table.columns != spec.columns:
+        return False
+    own = without_borrowed(table.X, spec)
+    return all(
         np.array_equal(_borrow(own, spec, table, groups).X, borrowed, equal_nan=True)
         for groups, borrowed in ((None, table.X), (table.groups, table.X_new))
     )

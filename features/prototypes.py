@@ -163,6 +163,24 @@ def borrow(
     return Borrowed(values, reasons)
 
 
+def without_borrowed(X: Array, spec: Transfer) -> Array:
+    """Return the families' columns of a table as they were before rows borrowed.
+
+    Parameters
+    ----------
+    X : array of shape (n_rows, n_columns + 2)
+        What :func:`borrow` returned.
+    """
+    own = X[:, : -len(TRANSFER_COLUMNS)].copy()
+    families = np.array([column.family for column in spec.columns[: own.shape[1]]])
+    position = {column.name: index for index, column in enumerate(spec.columns)}
+    for name in spec.transfer:
+        missing = own[:, position[FAMILIES[name].indicator]] != 1.0
+        # What no CIF describes is 0 in every column, the indicator among them.
+        own[np.ix_(missing, families == name)] = 0.0
+    return own
+
+
 def _find_pairs(
     X: Array,
     donor_X: Array,

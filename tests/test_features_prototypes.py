@@ -362,6 +362,16 @@ def test_candidates_need_the_table_to_borrow_from(place, table, plain):
             read_candidates(place / "new.csv", spec_of(), table=given)
 
 
+def test_a_row_that_its_own_paper_alone_helps_borrows_the_same_again(tmp_path):
+    write_dataset(tmp_path, [m for m in MATERIALS if m[0] in ("alike", "same-paper", "far")])
+    table = build_in(tmp_path, spec_of())
+    helped = table.ids.tolist().index("same-paper")
+    own = [c.family in TRANSFERRED for c in table.columns]
+    assert table.X[helped][own].any()
+    assert not table.X_new[helped][own].any()
+    assert changed_families(table, spec_of()) == []
+
+
 def test_a_table_that_would_borrow_otherwise_now_is_found(table, monkeypatch):
     assert changed_families(table, spec_of()) == []
     monkeypatch.setattr("features.prototypes.MAX_PROTOTYPES", 1)
