@@ -304,8 +304,9 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
         raise ModelError(
             f"families {', '.join(nowhere)}: no candidate has the data that they need, and a model "
             "whose training rows nearly all had them cannot do without. Add the columns to the "
-            "file of candidates (the cell as in the study's own file, `cif` with paths), or rank "
-            "with a study of families that need the formula alone"
+            "file of candidates (a, b, c, alpha, beta, gamma, space_group_number and Z, or as the "
+            "study's own file names them; `cif` with paths), or rank with a study of families that "
+            "need the formula alone"
         )
     return {row: "; ".join(whys) for row, whys in unfit.items()}
 
