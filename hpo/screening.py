@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.table import Target
 from hpo.errors import ObjectiveError, SpecError
 from hpo.evaluation import Predictions
+from hpo.metrics import Metric, bootstrap_intervals, score_all
 
 Floats = NDArray[np.float64]
 
@@ -103,26 +104,21 @@ def ranking_value(
             f"threshold {threshold:g}: {np.count_nonzero(above)} of {len(y)} values are above it; "
             f"choose one between {y.min():g} and {y.max():g}, in units of the model's target"
         )
-    names = np.arange(len(y)) if groups is None else groups
-    _, group_of_row = np.unique(names, return_inverse=True)
-    by_group = np.argsort(group_of_row, kind="stable")
-    members = np.split(by_group, np.cumsum(np.bincount(group_of_row))[:-1])
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(n_resamples):
-        drawn = rng.integers(0, len(members), len(members))
-        rows = np.concatenate([members[group] for group in drawn])
-        draws.append(
-            (auc(above[rows], predicted[rows]), precision_at_top(above[rows], predicted[rows]))
-        )
-    aucs, precisions = (np.nanquantile(values, [0.025, 0.975]) for values in np.array(draws).T)
+    metrics: dict[str, Metric] = {
+        "auc": lambda y, predicted: auc(y > threshold, predicted),
+        "precision": lambda y, predicted: precision_at_top(y > threshold, predicted),
+    }
+    scores = score_all(y, predicted, metrics)
+    intervals = bootstrap_intervals(
+        y, predicted, groups, n_resamples=n_resamples, seed=seed, metrics=metrics
+    )
     return RankingValue(
         rows=len(y),
         above=int(np.count_nonzero(above)),
-        auc=auc(above, predicted),
-        auc_interval=(float(aucs[0]), float(aucs[1])),
-        precision=precision_at_top(above, predicted),
-        precision_interval=(float(precisions[0]), float(precisions[1])),
+        auc=scores["auc"],
+        auc_interval=intervals["auc"],
+        precision=scores["precision"],
+        precision_interval=intervals["precision"],
     )
 
 
