@@ -91,11 +91,11 @@ def _name_target(records: Sequence[StudyRecord]) -> tuple[str, str]:
     """Return the target and the unit of its errors, from the first table that is still here."""
     for record in records:
         try:
-            table = record.read_table()
+            target = record.read_target()
         except (HpoError, FeaturesError):
             continue
-        if table is not None:
-            return name_target(table)
+        if target is not None:
+            return name_target(target)
     return "", ""
 
 

@@ -65,7 +65,7 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portra
         Of the permutations that importance is told by.
     """
     cv, test, level = evaluation.cv, evaluation.test, evaluation.level
-    target, unit = name_target(table)
+    target, unit = name_target(table.target)
     importance = tuple(importance_figures(find_importances(evaluation, table, seed=seed), unit))
     plot = parity(cv, test, target, level=level)
     if level is not None or "rmse" not in cv.scores:

@@ -181,7 +181,7 @@ def write_intervals(three: ThreeQuantiles, table: FeatureTable | None, page: Pat
     HpoError
         If the files cannot be written.
     """
-    target, unit = name_target(table)
+    target, unit = name_target(table.target if table else None)
     medians, calibrated = three.medians, three.calibrated()
     cv, test = medians["cv"], medians.get("test")
     curves = calibration_curve(

@@ -177,7 +177,7 @@ def _scores(
     *,
     holds_out: bool,
 ) -> dict[str, Any]:
-    _, unit = results.name_target(opened.table)
+    _, unit = results.name_target(opened.table.target if opened.table else None)
     scores: dict[str, Any] = {
         "result": results.sum_up(search, evaluation, unit, holds_out=holds_out),
         "parts": results.parts_table(search, search.best, unit) if search.best else None,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from features.table import FeatureTable
+from features.table import Target
 from hpo.evaluation import Evaluation, Predictions
 from hpo.ledger import WALL_KEY, part_key
 from hpo.search import Search, score
@@ -100,11 +100,10 @@ def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> st
 # Scores ---------------------------------------------------------------------------------------
 
 
-def name_target(table: FeatureTable | None) -> tuple[str, str]:
+def name_target(target: Target | None) -> tuple[str, str]:
     """Return the target as an axis names it, and the unit of an error in it."""
-    if table is None:
+    if target is None:
         return "", ""
-    target = table.target
     unit = f" ({target.unit})" if target.unit else ""
     if target.log10:
         return f"log₁₀ {target.name}{unit}", "decades"

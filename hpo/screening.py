@@ -141,31 +141,30 @@ def on_scale(threshold: float, target: Target) -> float:
     return math.log10(threshold)
 
 
-def value_studies(studies: Mapping[str, Mapping[str, Predictions]], at: float) -> dict[str, Values]:
-    """Return what the ranking of each study is worth, by its name and by set of rows.
+def value_study(rows: Mapping[str, Predictions], at: float) -> Values:
+    """Return what the ranking of a study is worth, by set of rows.
 
     Parameters
     ----------
-    studies
-        By name: predictions of "cv" and "test", as far as there are any.
+    rows
+        Predictions of "cv" and "test", as far as there are any.
     at
         The threshold, on the scale of the predictions' target.
 
     Returns
     -------
-    dict of dict of tuple
+    mapping of tuple
         With intervals by row, and with intervals by group; a set of rows that are all on one side
         of the threshold is left out.
     """
-    found: dict[str, dict[str, tuple[RankingValue, RankingValue]]] = {}
-    for name, rows in studies.items():
-        for of, part in rows.items():
-            if 0 < np.count_nonzero(part.y > at) < len(part.y):
-                found.setdefault(name, {})[of] = (
-                    ranking_value(part.y, part.predicted, at),
-                    ranking_value(part.y, part.predicted, at, part.groups),
-                )
-    return dict(found)
+    return {
+        of: (
+            ranking_value(part.y, part.predicted, at),
+            ranking_value(part.y, part.predicted, at, part.groups),
+        )
+        for of, part in rows.items()
+        if 0 < np.count_nonzero(part.y > at) < len(part.y)
+    }
 
 
 def screening_cells(

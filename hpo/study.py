@@ -15,7 +15,7 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
 import features.table
-from features.table import FeatureTable
+from features.table import FeatureTable, Target
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
 from hpo.fingerprint import Fingerprint, compare, compare_origin, fingerprint
@@ -83,6 +83,12 @@ class StudyRecord:
     def read_table(self) -> FeatureTable | None:
         """Read the feature table of the study; None if it has none."""
         return _read_table(self.spec, self.table_path)
+
+    def read_target(self) -> Target | None:
+        """Read what the feature table of the study says of its target; None if it has none."""
+        if self.table_path is None:
+            return None
+        return Target(**features.table.read_manifest(self.table_path)["target"])
 
     def open_objective(self) -> tuple[FeatureTable | None, Objective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.

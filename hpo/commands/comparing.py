@@ -151,14 +151,13 @@ def _value(
     """Return what the rankings are worth, of those studies that have a table."""
     if threshold is None:
         return {}
-    from hpo.screening import on_scale, value_studies
+    from hpo.screening import on_scale, value_study
 
     found: dict[str, Values] = {}
     for record, study in zip(records, studies, strict=True):
-        table = record.read_table() if study.rows else None
-        if table is not None:
-            at = on_scale(threshold, table.target)
-            found |= value_studies({study.name: study.rows}, at)
+        target = record.read_target() if study.rows else None
+        if target is not None and (values := value_study(study.rows, on_scale(threshold, target))):
+            found[study.name] = values
     return found
 
 

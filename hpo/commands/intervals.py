@@ -69,7 +69,7 @@ def intervals(options: argparse.Namespace) -> int:
         print_json({**found, **assess_all(three, table)})
         say(f"intervals: {page}")
         return 0
-    shown = summary_table(three, name_target(table)[1])
+    shown = summary_table(three, name_target(table.target if table else None)[1])
     for line in align([shown.columns, *shown.rows]):
         print_line(line)
     print_line(f"intervals: {page}")

@@ -137,7 +137,7 @@ def _summarise(
     left_out = Counter(
         reason for reason, ranks in zip(ranked.reasons, has_rank, strict=True) if not ranks
     )
-    _, unit = name_target(table)
+    _, unit = name_target(table.target)
     return {
         "study": options.name,
         "model": {
