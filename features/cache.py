@@ -97,7 +97,7 @@ def block_key(family: FamilyInfo, rows: Rows) -> str:
     """Return a hash of all that a family's block of these rows depends on."""
     inputs: dict[str, Any] = {"ids": rows.ids, "sources": rows.sources}
     if "formula" in family.needs:
-        inputs["amounts"] = [list(amounts.items()) for amounts in rows.amounts]
+        inputs["amounts"] = rows.amounts.hash
     if "target" in family.needs:
         inputs["is_coerced"] = rows.is_coerced.tolist()
     if "cell" in family.needs:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.build import Spec, compute_block
-from features.composition import fraction_matrix, parse_formula
+from features.composition import fraction_matrix
 from features.csvfile import CsvFile, parse_csv
 from features.dataset_csv import cell_columns
 from features.elements import ELEMENTS
 from features.errors import DatasetError, TableError
+from features.formulas import Compositions, parse_formula
 from features.prototypes import Borrowed, borrow, without_borrowed
 from features.records import Candidates, FeatureTable, Target
 from features.registry import FAMILIES, TRANSFER, FamilyInfo
@@ -249,7 +250,7 @@ def _bare_rows(
         sources=(source,) * n_rows,
         lines=tuple(lines),
         formulas=tuple(formulas),
-        amounts=tuple(amounts),
+        amounts=Compositions.of(amounts),
         y=np.full(n_rows, np.nan),
         is_coerced=np.zeros(n_rows, dtype=bool),
         groups=("",) * n_rows,

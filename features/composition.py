@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.elements import ANIONS, ELEMENTS, ISOTOPES
+from features.elements import ANIONS, ELEMENTS
+from features.formulas import SYMBOLS, parse_formula
 from features.rows import Block, Log, Remark, Rows
-
-# What programs write for "nothing". Case counts: Na is sodium. NaN could be a nitride, but is not.
-_BLANK_FORMULAS = frozenset({"", "nan", "NaN", "None", "none", "null", "NULL", "N/A", "n/a", "NA"})
-
 
 MINOR_ANIONS = 0.1  # fraction of the anions up to which one does not count
 _ANION_CLASSES = {
@@ -28,42 +24,6 @@ _ANION_CLASSES = {
     "Te": "telluride",
     "I": "iodide",
 }
-
-
-def parse_formula(text: str) -> dict[str, float]:
-    """Return the atoms of each element in ``text``, as pymatgen reads it; D and T count as H.
-
-    Raises
-    ------
-    ValueError
-        With the reason why ``text`` is not a formula of known elements.
-    """
-    from pymatgen.core.composition import Composition
-    from pymatgen.core.periodic_table import Element
-
-    if text.strip() in _BLANK_FORMULAS:
-        raise ValueError(f"formula {text!r}: it is empty; give the row a formula")
-    try:
-        with warnings.catch_warnings():
-            # Superheavy elements have no electronegativity, but their atoms can be counted.
-            warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
-            composition = Composition(text)
-    except (ValueError, OverflowError) as exc:
-        hint = ", with waters as (H2O)5" if any(mark in text for mark in "·*•") else ""
-        raise ValueError(
-            f"formula {text!r}: cannot be read ({exc}); write it like Li7La3Zr2O12{hint}"
-        ) from exc
-    amounts: dict[str, float] = {}
-    for element, amount in composition.items():
-        symbol = str(getattr(element, "symbol", element))
-        if not Element.is_valid_symbol(symbol):
-            raise ValueError(f"formula {text!r}: {symbol!r} is no element; correct the formula")
-        symbol = ISOTOPES.get(symbol, symbol)
-        amounts[symbol] = amounts.get(symbol, 0.0) + float(amount)
-    total = sum(amounts.values())
-    if not (amounts and math.isfinite(total) and total > 0.0):
-        raise ValueError(f"formula {text!r}: it has {total:g} atoms; correct the amounts")
-    return amounts
 
 
 def composition_key(amounts: Mapping[str, float]) -> str:
@@ -96,12 +56,18 @@ def anion_class(text: str) -> str:
 
 def ratios(rows: Rows, _log: Log) -> Block:
     """Compute the Li atomic fraction, the anion atomic fraction and the number of elements."""
-    values = np.zeros((len(rows), 3))
-    for row, amounts in enumerate(rows.amounts):
-        total = sum(amounts.values())
-        anions = sum(amount for symbol, amount in amounts.items() if symbol in ANIONS)
-        values[row] = amounts.get("Li", 0.0) / total, anions / total, len(amounts)
-    return Block(values)
+    atoms, n_rows = rows.amounts, len(rows)
+    totals = atoms.totals
+
+    def share(symbols: frozenset[str]) -> NDArray[np.float64]:
+        counted = np.where(_are(symbols)[atoms.elements], atoms.amounts, 0.0)
+        return np.bincount(atoms.rows, weights=counted, minlength=n_rows) / totals
+
+    return Block(np.column_stack([share(frozenset({"Li"})), share(ANIONS), atoms.counts]))
+
+
+def _are(symbols: frozenset[str]) -> NDArray[np.bool_]:
+    return np.array([symbol in symbols for symbol in SYMBOLS])
 
 
 def smact_vector(rows: Rows, _log: Log) -> Block:
@@ -126,16 +92,31 @@ def fraction_matrix(
 
     A row with an element outside ``symbols`` is NaN and has a remark that names ``covering``.
     """
-    position = {symbol: index for index, symbol in enumerate(symbols)}
+    atoms = rows.amounts
+    columns, row_of = _positions(symbols)[atoms.elements], atoms.rows
+    is_known = columns >= 0
     fractions = np.zeros((len(rows), len(symbols)))
+    shares = atoms.amounts / atoms.totals[row_of]
+    fractions[row_of[is_known], columns[is_known]] = shares[is_known]
+    unknown, remarks = unknown_elements(rows, symbols, covering)
+    fractions[unknown] = np.nan
+    return fractions, remarks
+
+
+def unknown_elements(
+    rows: Rows, symbols: tuple[str, ...], covering: str
+) -> tuple[NDArray[np.int64], tuple[Remark, ...]]:
+    """Return the rows with an element outside ``symbols``, and a remark naming ``covering``."""
+    atoms = rows.amounts
+    unknown = np.unique(atoms.rows[_positions(symbols)[atoms.elements] < 0])
     remarks = []
-    for row, amounts in enumerate(rows.amounts):
-        unknown = [symbol for symbol in amounts if symbol not in position]
-        if unknown:
-            fractions[row] = np.nan
-            remarks.append(Remark(row, f"{', '.join(unknown)} is not in {covering}: all NaN"))
-            continue
-        total = sum(amounts.values())
-        for symbol, amount in amounts.items():
-            fractions[row, position[symbol]] = amount / total
-    return fractions, tuple(remarks)
+    for row in unknown.tolist():
+        outside = ", ".join(symbol for symbol in atoms[row] if symbol not in symbols)
+        remarks.append(Remark(row, f"{outside} is not in {covering}: all NaN"))
+    return unknown, tuple(remarks)
+
+
+@cache
+def _positions(symbols: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return where each of :data:`SYMBOLS` is among ``symbols``, -1 for nowhere."""
+    return np.array([symbols.index(s) if s in symbols else -1 for s in SYMBOLS])

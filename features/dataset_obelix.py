@@ -16,9 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from features.cifs import read_cifs
-from features.composition import composition_key, parse_formula
+from features.composition import composition_key
 from features.csvfile import parse_csv
 from features.errors import DatasetError
+from features.formulas import parse_formula
 from features.records import Target
 from features.registry import Need
 from features.rows import Log, Rows

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.composition import parse_formula
 from features.errors import DatasetError
+from features.formulas import Compositions, parse_formula
 from features.groups import hold_out, lot
 from features.records import SkippedRow, Target
 from features.registry import Need
@@ -87,7 +87,7 @@ def rows_of(spec: TransportSpec, sources: tuple[Source, ...], needs: frozenset[N
         sources=(name,) * len(formulas),
         lines=tuple(by_formula[formula].line for formula in formulas),
         formulas=formulas,
-        amounts=tuple(amounts.values()),
+        amounts=Compositions.of(amounts.values()),
         y=np.array([statistics.median(by_formula[formula].values) for formula in formulas]),
         is_coerced=np.zeros(len(formulas), dtype=bool),
         groups=groups,

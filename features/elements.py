@@ -9,8 +9,11 @@ _SYMBOLS = (
     "Bk Cf Es Fm Md No Lr"
 )
 
-# Hydrogen to lawrencium by atomic number: the 103 elements that SMACT knows.
+_HEAVIER_SYMBOLS = "Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+
+# Hydrogen to lawrencium by atomic number: the 103 elements that SMACT knows; and those beyond.
 ELEMENTS = tuple(_SYMBOLS.split())
+HEAVIER = tuple(_HEAVIER_SYMBOLS.split())
 
 # Ionic radii for six-fold coordination (N: four-fold) of the elements that count as anions wherever
 # they occur: nitrogen, the chalcogens, the halogens. Phosphides and hydrides are not told from

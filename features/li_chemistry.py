@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from features.composition import fraction_matrix
+from features.composition import unknown_elements
 from features.elements import ELEMENTS
-from features.oxidation import assign_states
+from features.formulas import SYMBOLS
+from features.oxidation import average_states
 from features.rows import Block, Log, Rows
 from features.statistics import Array, element_table
 
@@ -19,14 +21,13 @@ N_COLUMNS = 9 + len(ANION_COLUMNS)
 ZERO_CHARGE = 1e-6
 
 _LI = ELEMENTS.index("Li")
-_CHUNK_ROWS = 10_000  # keeps the arrays of rows by elements small
 
 
 def li_chemistry(rows: Rows, _log: Log) -> Block:
     """Compute 17 columns on anions, framework cations and how Li compares with them.
 
     Each element has one average oxidation state in a formula
-    (:func:`features.oxidation.assign_states`). Elements with a negative one are the anions, so
+    (:func:`features.oxidation.average_states`). Elements with a negative one are the anions, so
     sulfur is one in Li2S and none in Li2SO4; all others but Li are the framework cations. A ratio
     to none of them, or a mean over none of them, is 0: the numbers of anions and of framework
     cations tell. Means and fractions are over atoms.
@@ -45,41 +46,39 @@ def li_chemistry(rows: Rows, _log: Log) -> Block:
 
     A formula with an element beyond lawrencium is NaN.
     """
-    fractions, remarks = fraction_matrix(rows, ELEMENTS, "the elements H to Lr")
-    values = np.full((len(rows), N_COLUMNS), np.nan)
-    known = np.flatnonzero(~np.isnan(fractions[:, 0]))
-    for start in range(0, len(known), _CHUNK_ROWS):
-        chunk = known[start : start + _CHUNK_ROWS]
-        values[chunk] = _describe(fractions[chunk], _charges(rows, chunk.tolist()))
+    unknown, remarks = unknown_elements(rows, ELEMENTS, "the elements H to Lr")
+    values = np.empty((len(rows), N_COLUMNS))
+    atoms = rows.amounts
+    for picked, parts in atoms.by_count():
+        elements = atoms.elements[parts].astype(np.int64)
+        fractions = atoms.amounts[parts] / atoms.totals[picked][:, None]
+        charges, _ = average_states(elements, fractions)
+        values[picked] = _describe(elements, fractions, charges)
+    values[unknown] = np.nan
     return Block(values, remarks)
 
 
-def _charges(rows: Rows, chunk: list[int]) -> Array:
-    """Return the average oxidation state of each element in each row, 0 for those not in it."""
-    position = {symbol: index for index, symbol in enumerate(ELEMENTS)}
-    charges = np.zeros((len(chunk), len(ELEMENTS)))
-    for place, row in enumerate(chunk):
-        for symbol, state in assign_states(rows.amounts[row]).average.items():
-            charges[place, position[symbol]] = state
-    return charges
-
-
-def _describe(fractions: Array, charges: Array) -> Array:
-    is_anion = charges < -ZERO_CHARGE
+def _describe(elements: NDArray[np.int64], fractions: Array, charges: Array) -> Array:
+    """Return the columns; the arrays are of shape (n_rows, n_elements)."""
+    is_anion, is_li = charges < -ZERO_CHARGE, elements == _LI
     anions = np.where(is_anion, fractions, 0.0)
-    framework = np.where(is_anion, 0.0, fractions)
-    framework[:, _LI] = 0.0
+    framework = np.where(is_anion | is_li, 0.0, fractions)
     n_anions, n_framework = anions.sum(axis=1), framework.sum(axis=1)
-    li = fractions[:, _LI]
-    electronegativity = element_table(("Electronegativity",))[0][:, 0]
+    li = np.where(is_li, fractions, 0.0).sum(axis=1)
+    electronegativity = element_table(("Electronegativity",))[0][elements, 0]
+
+    def share(symbol: str) -> Array:
+        of_element = np.where(elements == ELEMENTS.index(symbol), anions, 0.0)
+        return _ratio(of_element.sum(axis=1), n_anions)
+
     contrast = _mean(anions, electronegativity) - _mean(framework, electronegativity)
     return np.column_stack(
         [
             _ratio(li, n_anions),
             _ratio(li, n_framework),
-            *(_ratio(anions[:, ELEMENTS.index(symbol)], n_anions) for symbol in ANION_COLUMNS),
+            *(share(symbol) for symbol in ANION_COLUMNS),
             np.where((n_anions > 0.0) & (n_framework > 0.0), contrast, 0.0),
-            _mean(framework, _radii()),
+            _mean(framework, _radii()[elements]),
             _mean(framework, charges),
             np.count_nonzero(anions, axis=1),
             np.count_nonzero(framework, axis=1),
@@ -109,4 +108,4 @@ def _radii() -> Array:
     """Return the mean cationic radius of each element in angstrom, 0 where there is none."""
     from pymatgen.core.periodic_table import Element
 
-    return np.array([float(Element(symbol).average_cationic_radius) for symbol in ELEMENTS])
+    return np.array([float(Element(symbol).average_cationic_radius) for symbol in SYMBOLS])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
+
+from features.formulas import SYMBOLS, add_up
 
 # An element with two states in one compound is common, an uncompensated charge is not.
 SLACK_COST = 1e3
@@ -17,6 +20,11 @@ UNUSUAL = 100.0
 SMALLEST_SHARE = 1e-9  # of an element's atoms; less is rounding
 # The most electronegative elements are anions wherever anything else is there to be the cation.
 _NEVER_POSITIVE = frozenset({"O", "F"})
+# An element has a ladder of all its states, one of those below 0, and one of the others.
+_SIGNS = (0, -1, 1)
+
+Array = NDArray[np.float64]
+Ranks = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,28 +47,56 @@ def assign_states(amounts: Mapping[str, float]) -> OxidationStates:
     by ``UNUSUAL`` for unusual states. Where no states balance, ``slack`` is the net charge per
     atom of the least charged solution.
     """
-    total = sum(amounts.values())
-    fractions = {symbol: amount / total for symbol, amount in amounts.items() if amount > 0.0}
-    ladders = {symbol: _ladder(symbol) for symbol in fractions}
+    present = {symbol: amount for symbol, amount in amounts.items() if amount > 0.0}
+    if not present:
+        return OxidationStates({}, 0.0)
+    fractions = np.array([list(present.values())]) / sum(amounts.values())
+    elements = np.array([[SYMBOLS.index(symbol) for symbol in present]])
+    average, slack = average_states(elements, fractions)
+    return OxidationStates(dict(zip(present, average[0].tolist(), strict=True)), float(slack[0]))
+
+
+def average_states(elements: Ranks, fractions: Array) -> tuple[Array, Array]:
+    """Do what :func:`assign_states` does for many compositions of equally many elements.
+
+    Parameters
+    ----------
+    elements, fractions : arrays of shape (n_compositions, n_elements)
+        Positions in :data:`features.formulas.SYMBOLS`, and atomic fractions above 0.
+
+    Returns
+    -------
+    average : array of shape (n_compositions, n_elements)
+    slack : array of shape (n_compositions,)
+    """
+    ladders = len(_SIGNS) * elements
     mixed = _solve(fractions, ladders)
     pure = _branch(fractions, ladders, mixed)
-    return (mixed if abs(mixed.slack) < abs(pure.slack) - SMALLEST_SHARE else pure).states()
+    found = _choose(np.abs(mixed.slack) < np.abs(pure.slack) - SMALLEST_SHARE, mixed, pure)
+    return found.average, found.slack
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Solution:
-    """A division of each element's atoms over its states, what it costs, what it lacks."""
+    """A division of each element's atoms over its states, what it costs, what it lacks.
 
-    cost: float
-    shares: Mapping[str, Mapping[int, float]]
-    slack: float
+    One for each composition: ``average`` of shape (n_compositions, n_elements), the others of
+    (n_compositions,). ``torn`` is the place of the element with states of both signs, or -1.
+    """
 
-    def states(self) -> OxidationStates:
-        average = {
-            symbol: sum(state * share for state, share in parts.items())
-            for symbol, parts in self.shares.items()
-        }
-        return OxidationStates(average, self.slack)
+    average: Array
+    cost: Array
+    slack: Array
+    torn: Ranks
+
+
+def _choose(where: NDArray[np.bool_], one: _Solution, other: _Solution) -> _Solution:
+    return _Solution(
+        np.where(where[:, None], one.average, other.average),
+        np.where(where, one.cost, other.cost),
+        np.where(where, one.slack, other.slack),
+        np.where(where, one.torn, other.torn),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,52 +108,95 @@ class _Ladder:
     steps: tuple[tuple[float, str, int, int], ...]  # slope, the element, from state, to state
 
 
-def _branch(
-    fractions: Mapping[str, float], ladders: Mapping[str, _Ladder], solution: _Solution
-) -> _Solution:
-    """Return the cheapest solution in which no element has states of both signs."""
-    for symbol, parts in solution.shares.items():
-        if min(parts) < 0 < max(parts):
-            halves = ({**ladders, symbol: _ladder(symbol, sign)} for sign in (-1, 1))
-            found = (_branch(fractions, half, _solve(fractions, half)) for half in halves)
-            return min(found, key=lambda branch: branch.cost)
-    return solution
+@dataclass(frozen=True, eq=False)
+class _Ladders:
+    """The ladders of all elements as arrays: of element k for each of ``_SIGNS``, from 3 k on.
+
+    ``steps`` of shape (n_ladders, n_steps) names steps by their order, the cheapest first; what a
+    ladder has less than the longest is ``len(low)``.
+    """
+
+    lowest: Array
+    lowest_cost: Array
+    steps: Ranks
+    low: Array
+    high: Array
+    low_cost: Array
+    high_cost: Array
 
 
-def _solve(fractions: Mapping[str, float], ladders: Mapping[str, _Ladder]) -> _Solution:
-    """Return the solution of one linear program.
+def _branch(fractions: Array, ladders: Ranks, solution: _Solution) -> _Solution:
+    """Return the cheapest solutions in which no element has states of both signs."""
+    rows = np.flatnonzero(solution.torn >= 0)
+    if not len(rows):
+        return solution
+    torn = solution.torn[rows]
+    halves = []
+    for sign in (-1, 1):
+        half = ladders[rows]
+        half[np.arange(len(rows)), torn] += _SIGNS.index(sign)
+        halves.append(_branch(fractions[rows], half, _solve(fractions[rows], half)))
+    found = _choose(halves[0].cost <= halves[1].cost, *halves)
+    whole = replace(solution, **{name: value.copy() for name, value in vars(solution).items()})
+    for name, value in vars(whole).items():
+        value[rows] = getattr(found, name)
+    return whole
+
+
+def _solve(fractions: Array, ladders: Ranks) -> _Solution:
+    """Return the solution of one linear program for each composition.
 
     Neutrality is all that couples the elements, so the optimum is reached by going from the lowest
     states upwards along the lower convex hulls of cost against state, the cheapest step of all
     elements first, until the charges add up to zero: no more than one element is left between two
     states.
     """
-    shares: dict[str, Mapping[int, float]] = {}
-    steps: list[tuple[float, str, int, int]] = []
-    charge = 0.0
-    for symbol, fraction in fractions.items():
-        ladder = ladders[symbol]
-        shares[symbol] = {ladder.lowest: 1.0}
-        steps += ladder.steps
-        charge += fraction * ladder.lowest
-    for _slope, symbol, low, high in sorted(steps):
-        if charge >= 0.0:
+    known = _all_ladders()
+    average, costs = known.lowest[ladders], known.lowest_cost[ladders]
+    charge = add_up((fractions * average).T)
+    torn = np.full(len(fractions), -1)
+    steps = known.steps[ladders].reshape(len(fractions), -1)
+    order = np.argsort(steps, axis=1, kind="stable")
+    for position in order.T:
+        rows = np.flatnonzero(charge < 0.0)
+        step = steps[rows, position[rows]]
+        rows, step = rows[step < len(known.low)], step[step < len(known.low)]
+        if not len(rows):
             break
-        whole = fractions[symbol] * (high - low)
-        share = -charge / whole
-        if share >= 1.0 - SMALLEST_SHARE:
-            shares[symbol] = {high: 1.0}
-            charge = charge + whole if share > 1.0 else 0.0
-        else:
-            shares[symbol] = (
-                {low: 1.0 - share, high: share} if share > SMALLEST_SHARE else {low: 1.0}
-            )
-            charge = 0.0
-    cost = SLACK_COST * abs(charge)
-    for symbol, parts in shares.items():
-        for state, part in parts.items():
-            cost += fractions[symbol] * ladders[symbol].costs[state] * part
-    return _Solution(cost, shares, charge)
+        place = position[rows] // known.steps.shape[1]
+        low, high = known.low[step], known.high[step]
+        whole = fractions[rows, place] * (high - low)
+        share = -charge[rows] / whole
+        charge[rows] = np.where(share > 1.0, charge[rows] + whole, 0.0)
+        is_split = (share > SMALLEST_SHARE) & (share < 1.0 - SMALLEST_SHARE)
+        torn[rows] = np.where(is_split & (low < 0.0) & (high > 0.0), place, -1)
+        share = np.where(is_split, share, share > 0.5)
+        average[rows, place] = low * (1.0 - share) + high * share
+        low_cost, high_cost = known.low_cost[step], known.high_cost[step]
+        costs[rows, place] = low_cost * (1.0 - share) + high_cost * share
+    cost = SLACK_COST * np.abs(charge) + add_up((fractions * costs).T)
+    return _Solution(average, cost, charge, torn)
+
+
+@cache
+def _all_ladders() -> _Ladders:
+    ladders = [_ladder(symbol, sign) for symbol in SYMBOLS for sign in _SIGNS]
+    steps = sorted({step for ladder in ladders for step in ladder.steps})
+    rank = {step: position for position, step in enumerate(steps)}
+    ranks = np.full((len(ladders), max(len(ladder.steps) for ladder in ladders)), len(steps))
+    for row, ladder in zip(ranks, ladders, strict=True):
+        row[: len(ladder.steps)] = [rank[step] for step in ladder.steps]
+    costs = [_states(symbol) for _, symbol, *_ in steps]
+    ends = [(low, high) for *_, low, high in steps]
+    return _Ladders(
+        lowest=np.array([ladder.lowest for ladder in ladders], dtype=np.float64),
+        lowest_cost=np.array([ladder.costs.get(ladder.lowest, 0.0) for ladder in ladders]),
+        steps=ranks,
+        low=np.array([low for low, _ in ends], dtype=np.float64),
+        high=np.array([high for _, high in ends], dtype=np.float64),
+        low_cost=np.array([cost[low] for cost, (low, _) in zip(costs, ends, strict=True)]),
+        high_cost=np.array([cost[high] for cost, (_, high) in zip(costs, ends, strict=True)]),
+    )
 
 
 @cache
@@ -132,7 +211,7 @@ def _ladder(symbol: str, sign: int = 0) -> _Ladder:
             hull.pop()
         hull.append(state)
     steps = tuple((_slope(costs, low, high), symbol, low, high) for low, high in pairwise(hull))
-    return _Ladder(costs, hull[0], steps)
+    return _Ladder(costs, hull[0] if hull else 0, steps)
 
 
 def _slope(costs: Mapping[int, float], low: int, high: int) -> float:

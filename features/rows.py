@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.formulas import Compositions
 from features.records import SkippedRow, Target
 
 Log = Callable[[str], None]
@@ -45,7 +46,7 @@ class Rows:
 
     Attributes
     ----------
-    amounts : tuple of dict
+    amounts : Compositions
         Atoms of each element in the formula as it is written; D and T count as H.
     y : array of shape (n_rows,)
         In the unit and scale of ``target``.
@@ -65,7 +66,7 @@ class Rows:
     sources: tuple[str, ...]
     lines: tuple[int, ...]
     formulas: tuple[str, ...]
-    amounts: tuple[Mapping[str, float], ...]
+    amounts: Compositions
     y: NDArray[np.float64]
     is_coerced: NDArray[np.bool_]
     groups: tuple[str, ...]
@@ -96,7 +97,7 @@ class Rows:
             sources=pick(self.sources),
             lines=pick(self.lines),
             formulas=pick(self.formulas),
-            amounts=pick(self.amounts),
+            amounts=self.amounts.take(np.array(picked, dtype=np.int64)),
             y=self.y[picked],
             is_coerced=self.is_coerced[picked],
             groups=pick(self.groups),

@@ -1,23 +1,23 @@
 """Statistics of tabulated element properties over the atoms of a formula, as matminer has them.
 
 matminer computes them one formula at a time (Ward et al., Comput. Mater. Sci. 152, 60 (2018)); here
-a whole column of formulas is computed at once from the same element tables, to the same numbers.
+all formulas with equally many elements are computed at once from the same element tables, with the
+same operations in the same order: to the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.composition import fraction_matrix
-from features.elements import ELEMENTS
+from features.composition import unknown_elements
+from features.elements import ELEMENTS, HEAVIER
+from features.formulas import SYMBOLS, add_up
 from features.rows import Block, Log, Remark, Rows
 
 Array = NDArray[np.float64]
-Rank = NDArray[np.intp]
 
 # matminer's names of the 22 properties of its preset "magpie", in the preset's order.
 PROPERTIES = (
@@ -48,8 +48,10 @@ N_STATISTICS = 6  # minimum, maximum, range, mean, average deviation, mode
 ORBITALS = ("NsValence", "NpValence", "NdValence", "NfValence")
 NORMS = (2, 3, 5, 7, 10)
 
-# Fractions this close to the largest share the mode with it: the tolerances of ``numpy.isclose``.
+# Amounts this close to the largest share the mode with it: the tolerances of ``numpy.isclose``.
 MODE_RTOL, MODE_ATOL = 1e-5, 1e-8
+
+_CHUNK_ROWS = 500  # keeps what is computed at once in the processor's cache
 
 _COVERING = "Magpie's table (H to Lr)"
 
@@ -68,10 +70,18 @@ def magpie_statistics(rows: Rows, _log: Log) -> Block:
     all elements; a row with such an element has a remark. A formula with an element beyond
     lawrencium is NaN, where matminer goes on.
     """
-    fractions, remarks = fraction_matrix(rows, ELEMENTS, _COVERING)
+    atoms = rows.amounts
     table, guessed = element_table(PROPERTIES)
-    values = _statistics(fractions, table)
-    remarks = (*remarks, *_guesses(fractions, guessed, PROPERTIES))
+    values = np.empty((len(rows), len(PROPERTIES), N_STATISTICS))
+    for picked, parts in atoms.by_count():
+        for start in range(0, len(picked), _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            part = parts[chunk].T
+            weights, tabulated = atoms.amounts[part], table[atoms.elements[part]]
+            values[picked[chunk]] = _statistics(weights, tabulated)
+    unknown, remarks = unknown_elements(rows, ELEMENTS, _COVERING)
+    values[unknown] = np.nan
+    remarks = (*remarks, *_guesses(rows, guessed, PROPERTIES, unknown))
     return Block(values.reshape(len(rows), -1), remarks)
 
 
@@ -82,11 +92,13 @@ def valence_orbitals(rows: Rows, _log: Log) -> Block:
     matminer's ``ValenceOrbital``: Ward et al., npj Comput. Mater. 2, 16028 (2016). A formula with
     an element beyond lawrencium is NaN.
     """
-    fractions, remarks = fraction_matrix(rows, ELEMENTS, _COVERING)
+    atoms = rows.amounts
     table, _ = element_table((*ORBITALS, "NValence"))
-    means = np.zeros((len(rows), len(ORBITALS) + 1))
-    for row, share, index in _by_element(fractions):
-        means[row] += share * table[index]
+    means = np.empty((len(rows), len(ORBITALS) + 1))
+    for picked, parts in atoms.by_count():
+        means[picked] = _average(table[atoms.elements[parts.T]], atoms.amounts[parts.T])
+    unknown, remarks = unknown_elements(rows, ELEMENTS, _COVERING)
+    means[unknown] = np.nan
     by_orbital = means[:, :-1]
     return Block(np.hstack([by_orbital, by_orbital / means[:, -1:]]), remarks)
 
@@ -97,21 +109,22 @@ def stoichiometry(rows: Rows, _log: Log) -> Block:
     The 0-norm is the number of elements. They equal those of matminer's ``Stoichiometry``: Ward et
     al., npj Comput. Mater. 2, 16028 (2016). No table is needed, so no element is unknown.
     """
-    values = np.zeros((len(rows), 1 + len(NORMS)))
-    for row, amounts in enumerate(rows.amounts):
-        present = sorted(amount for amount in amounts.values() if amount > 0.0)
-        total = sum(present)
-        shares = [amount / total for amount in present]
-        values[row, 0] = len(amounts)
-        values[row, 1:] = [sum(share**p for share in shares) ** (1.0 / p) for p in NORMS]
+    values = np.empty((len(rows), 1 + len(NORMS)))
+    values[:, 0] = rows.amounts.counts
+    for picked, parts in rows.amounts.by_count():
+        # In the order of size: the same material has the same norms, however it is written.
+        present = np.sort(rows.amounts.amounts[parts], axis=1).T
+        shares = present / add_up(present)
+        values[picked, 1:] = np.column_stack([add_up(shares**p) ** (1.0 / p) for p in NORMS])
     return Block(values)
 
 
 @cache
 def element_table(properties: tuple[str, ...]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return Magpie's properties of :data:`ELEMENTS`, and which of them are not known.
+    """Return Magpie's properties of :data:`SYMBOLS`, and which of them are not known.
 
-    Both of shape (n_elements, n_properties). What is not known is the mean over all elements.
+    Both of shape (n_symbols, n_properties). What is not known of an element up to lawrencium is the
+    mean over all elements; beyond it, all is NaN.
     """
     from matminer.utils.data import MagpieData
     from pymatgen.core.periodic_table import Element
@@ -122,58 +135,52 @@ def element_table(properties: tuple[str, ...]) -> tuple[Array, NDArray[np.bool_]
         columns = [data.get_elemental_properties(elements, name) for name in properties]
         return np.array(columns, dtype=np.float64).T
 
-    return read(impute=True), np.isnan(read(impute=False))
+    table, guessed = read(impute=True), np.isnan(read(impute=False))
+    beyond = ((0, len(HEAVIER)), (0, 0))
+    return np.pad(table, beyond, constant_values=np.nan), np.pad(guessed, beyond)
 
 
-def _statistics(fractions: Array, table: Array) -> Array:
-    """Return the statistics, of shape (n_rows, n_properties, 6)."""
-    values = np.zeros((N_STATISTICS, len(fractions), table.shape[1]))
-    lowest, highest, spread, mean, deviation, mode = values
-    lowest[:], highest[:], mode[:] = np.inf, -np.inf, np.inf
-    largest = fractions.max(axis=1, initial=0.0)
-    commonest = largest - (MODE_ATOL + MODE_RTOL * largest)
-    for row, share, index in _by_element(fractions):
-        lowest[row] = np.minimum(lowest[row], table[index])
-        highest[row] = np.maximum(highest[row], table[index])
-        mean[row] += share * table[index]
-        common = row[share[:, 0] >= commonest[row]]
-        mode[common] = np.minimum(mode[common], table[index])
-    for row, share, index in _by_element(fractions):
-        deviation[row] += share * np.abs(table[index] - mean[row])
-    spread[:] = highest - lowest
-    values[:, np.isnan(largest)] = np.nan
-    return np.moveaxis(values, 0, -1)
+def _statistics(weights: Array, values: Array) -> Array:
+    """Return the statistics, of shape (n_rows, n_properties, 6).
 
-
-def _by_element(fractions: Array) -> Iterator[tuple[Rank, Array, int]]:
-    """Yield the rows with an element, their fractions of it (n, 1), and the element's index.
-
-    Element by element: a matrix product would add in an order that depends on the machine and on
-    the number of rows. A row that is NaN is there with every element.
+    Parameters
+    ----------
+    weights : array of shape (n_elements, n_rows)
+        Amounts of the elements in formulas that have equally many.
+    values : array of shape (n_elements, n_rows, n_properties)
     """
-    indices, rows = np.nonzero(fractions.T)
-    ends = np.searchsorted(indices, np.arange(fractions.shape[1] + 1))
-    for index in range(fractions.shape[1]):
-        row = rows[ends[index] : ends[index + 1]]
-        if len(row):
-            yield row, fractions[row, index : index + 1], index
+    largest = weights.max(axis=0)
+    is_commonest = np.abs(weights - largest) <= MODE_ATOL + MODE_RTOL * largest
+    lowest, highest = values.min(axis=0), values.max(axis=0)
+    mean = _average(values, weights)
+    deviation = _average(np.abs(values - mean), weights)
+    mode = np.where(is_commonest[:, :, None], values, np.inf).min(axis=0)
+    return np.stack([lowest, highest, highest - lowest, mean, deviation, mode], axis=-1)
+
+
+def _average(values: Array, weights: Array) -> Array:
+    """Return what ``numpy.average`` gives row by row, of shape (n_rows, n_properties)."""
+    average: Array = add_up(values * weights[:, :, None]) / add_up(weights)[:, None]
+    return average
 
 
 def _guesses(
-    fractions: Array, guessed: NDArray[np.bool_], properties: tuple[str, ...]
+    rows: Rows,
+    guessed: NDArray[np.bool_],
+    properties: tuple[str, ...],
+    unknown: NDArray[np.int64],
 ) -> list[Remark]:
     """Name the elements and properties that the mean over all elements stands for."""
+    atoms = rows.amounts
+    exotic = atoms.rows[np.any(guessed[atoms.elements], axis=1)]
     remarks = []
-    of_element = {int(i): np.flatnonzero(guessed[i]) for i in np.flatnonzero(guessed.any(axis=1))}
-    if not of_element:
-        return []
-    exotic = np.nan_to_num(fractions[:, list(of_element)])
-    for row in np.flatnonzero(exotic.any(axis=1)):
+    for row in np.setdiff1d(exotic, unknown).tolist():
+        of_row = sorted({SYMBOLS.index(symbol) for symbol in atoms[row]})
         said = [
-            f"{ELEMENTS[index]} ({', '.join(properties[which] for which in of_element[index])})"
-            for index in of_element
-            if fractions[row, index] > 0.0
+            f"{SYMBOLS[index]} ({', '.join(properties[k] for k in np.flatnonzero(guessed[index]))})"
+            for index in of_row
+            if guessed[index].any()
         ]
         reason = f"not known of {', '.join(said)}: the mean over all elements instead"
-        remarks.append(Remark(int(row), reason))
+        remarks.append(Remark(row, reason))
     return remarks

@@ -10,9 +10,10 @@ import numpy as np
 
 from features.cells import cell_volume
 from features.cifs import CifSet
-from features.composition import composition_key, parse_formula
+from features.composition import composition_key
 from features.csvfile import CsvFile, Record
 from features.errors import DatasetError
+from features.formulas import Compositions, parse_formula
 from features.groups import linked_groups
 from features.records import SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
@@ -101,7 +102,7 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         sources=tuple(row.source for row in kept),
         lines=tuple(row.record.line for row in kept),
         formulas=tuple(row.formula.text for row in kept),
-        amounts=tuple(row.formula.amounts for row in kept),
+        amounts=Compositions.of(row.formula.amounts for row in kept),
         y=np.array([row.y for row in kept]),
         is_coerced=np.array([row.is_coerced for row in kept]),
         groups=tuple(groups),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from features.build import compute_block
-from features.composition import composition_key, parse_formula
+from features.composition import composition_key
 from features.elements import ELEMENTS
+from features.formulas import Compositions, parse_formula
 from features.li_environment import describe_cif
 from features.records import Target
 from features.registry import FAMILIES, RESERVED_NAMES, FamilyInfo
@@ -64,7 +65,7 @@ def rows_of(formulas: list[str], cifs: list[bytes | None] | None = None) -> Rows
         sources=("made.csv",) * n,
         lines=tuple(range(2, n + 2)),
         formulas=tuple(formulas),
-        amounts=tuple(parse_formula(formula) for formula in formulas),
+        amounts=Compositions.of(parse_formula(formula) for formula in formulas),
         y=np.zeros(n),
         is_coerced=np.arange(n) % 2 == 1,
         groups=tuple(formulas),

@@ -17,6 +17,7 @@ from pymatgen.io.cif import CifWriter
 
 from features.cell_shape import cell_shape
 from features.cells import cell_volume
+from features.formulas import Compositions
 from features.li_environment import describe_cif
 from features.registry import FAMILIES
 from features.rows import Rows
@@ -252,7 +253,7 @@ def test_no_damage_to_a_cif_is_fatal(edits, end):
         sources=("made.csv",),
         lines=(2,),
         formulas=("LiF",),
-        amounts=({"Li": 1.0, "F": 1.0},),
+        amounts=Compositions.of([{"Li": 1.0, "F": 1.0}]),
         y=np.zeros(1),
         is_coerced=np.zeros(1, dtype=bool),
         groups=("x",),
