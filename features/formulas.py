@@ -9,7 +9,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,10 +196,10 @@ class Compositions(Sequence[Mapping[str, float]]):
     @property
     def totals(self) -> NDArray[np.float64]:
         """Number of atoms in each formula, added up in its order."""
-        totals: NDArray[np.float64] = np.bincount(
+        totals: Any = np.bincount(
             self.rows, weights=self.amounts, minlength=len(self)
         )
-        return totals
+        return np.asarray(totals, dtype=np.float64)
 
     def take(self, rows: NDArray[np.int64]) -> Compositions:
         """Return the formulas at these positions, in this order."""
