@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.cache import (
     block_key,
@@ -32,7 +33,7 @@ from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
 from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
-from features.store import TABLE_FORMAT, holds_table, read_manifest, write
+from features.store import PIECE_ROWS, TABLE_FORMAT, holds_table, read_manifest, write
 
 _LOADERS = {
     "transport": "features.dataset_transport",
@@ -131,19 +132,37 @@ def _make(
 ) -> Path:
     """Compute the families, or take their blocks from the cache, and write the table."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    blocks = [_block(tables_dir, family, rows, log, workers) for family in families]
-    X = X_new = np.column_stack([block.values for block in blocks])
+    blocks = {
+        family.name: _block(tables_dir, family, rows, log, workers)
+        for family in families
+        if not _needs_formula_alone(family)
+    }
+    remarks = {f.name: [*blocks[f.name].remarks] if f.name in blocks else [] for f in families}
+    partial: list[PartialRow] = []
+    account = dict(provenance)
+
+    def pieces() -> Iterator[NDArray[np.float64]]:
+        yield from _pieces(families, blocks, rows, remarks, log)
+        finish()
+
+    def finish() -> None:
+        partial[:] = _partial_rows(rows, families, remarks)
+        account["wall_s"] = round(time.perf_counter() - started, 3)
+        account["cpu_s"] = round(time.process_time() - cpu_started, 3)
+
+    X: NDArray[np.float64] | Iterable[NDArray[np.float64]] = pieces()
+    X_new = None
     if spec.transfer:
+        X = np.concatenate(list(X))
         train = np.flatnonzero(rows.is_train)
         groups = np.array(rows.groups, dtype=np.str_)
         ids = [rows.ids[row] for row in train]
         borrowed = borrow(X, spec, X[train], ids)
         X_new = borrow(X, spec, X[train], ids, groups=groups, donor_groups=groups[train]).X
         X = borrowed.X
-        blocks = [
-            replace(block, remarks=(*block.remarks, *borrowed.remarks(family.name)))
-            for family, block in zip(families, blocks, strict=True)
-        ]
+        for family in families:
+            remarks[family.name] += borrowed.remarks(family.name)
+        finish()
         borrowed.tell(log)
     return write(
         tables_dir,
@@ -158,13 +177,46 @@ def _make(
         columns=spec.columns,
         target=rows.target,
         skipped=rows.skipped,
-        partial=_partial_rows(rows, families, blocks),
-        provenance={
-            **provenance,
-            "wall_s": round(time.perf_counter() - started, 3),
-            "cpu_s": round(time.process_time() - cpu_started, 3),
-        },
+        partial=partial,
+        provenance=account,
     )
+
+
+def _needs_formula_alone(family: FamilyInfo) -> bool:
+    """Return whether a family's values take less time to compute than to keep and to check."""
+    return {"formula", "target"}.issuperset(family.needs)
+
+
+def _pieces(
+    families: list[FamilyInfo],
+    blocks: Mapping[str, Block],
+    rows: Rows,
+    remarks: dict[str, list[Remark]],
+    log: Log,
+) -> Iterator[NDArray[np.float64]]:
+    """Yield the columns of all families for some rows after the other.
+
+    Families without a block are computed as the rows come by, and add to their `remarks`.
+    """
+    seconds: dict[str, float] = {}
+    for start in range(0, len(rows), PIECE_ROWS):
+        piece = rows.formulas_of(start, start + PIECE_ROWS)
+        columns = []
+        for family in families:
+            if family.name in blocks:
+                columns.append(blocks[family.name].values[start : start + len(piece)])
+                continue
+            began = time.perf_counter()
+            block = compute_block(family, piece, log)
+            columns.append(block.values)
+            remarks[family.name] += [
+                replace(remark, row=None if remark.row is None else start + remark.row)
+                for remark in block.remarks
+            ]
+            seconds[family.name] = seconds.get(family.name, 0.0) + time.perf_counter() - began
+        yield np.column_stack(columns)
+    for name, spent in seconds.items():
+        log(f"{name}: {FAMILIES[name].n_columns} columns in {spent:.1f} s")
 
 
 def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log, workers: int) -> Block:
@@ -219,7 +271,9 @@ def _checked(family: FamilyInfo, rows: Rows, block: Block, *, may_be_empty: bool
     return replace(block, values=np.round(block.values, VALUE_DECIMALS) + 0.0)
 
 
-def _partial_rows(rows: Rows, families: list[FamilyInfo], blocks: list[Block]) -> list[PartialRow]:
+def _partial_rows(
+    rows: Rows, families: list[FamilyInfo], remarks: Mapping[str, list[Remark]]
+) -> list[PartialRow]:
     def row_of(family: str, remark: Remark) -> PartialRow:
         if remark.row is None:
             return PartialRow(1, WHOLE_FILE, remark.source, family, remark.reason)
@@ -230,9 +284,7 @@ def _partial_rows(rows: Rows, families: list[FamilyInfo], blocks: list[Block]) -
         row_of("formula", Remark(row, reason)) for row, reason in rows.formula_remarks.items()
     ]
     return from_formulas + [
-        row_of(family.name, remark)
-        for family, block in zip(families, blocks, strict=True)
-        for remark in block.remarks
+        row_of(family.name, remark) for family in families for remark in remarks[family.name]
     ]
 
 

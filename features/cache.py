@@ -98,8 +98,6 @@ def block_key(family: FamilyInfo, rows: Rows) -> str:
     inputs: dict[str, Any] = {"ids": rows.ids, "sources": rows.sources}
     if "formula" in family.needs:
         inputs["amounts"] = rows.amounts.hash
-    if "target" in family.needs:
-        inputs["is_coerced"] = rows.is_coerced.tolist()
     if "cell" in family.needs:
         inputs["cell"] = {name: [repr(v) for v in rows.cell[name]] for name in rows.cell}
         inputs["problems"] = [[*where, why] for where, why in rows.cell_problems.items()]

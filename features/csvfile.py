@@ -13,14 +13,15 @@ import difflib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 from features.errors import DatasetError
 
 _SEPARATORS = (",", ";", "\t")
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record of a CSV file; ``line`` is where it begins, the header being line 1."""
 
     line: int
@@ -71,7 +72,7 @@ def parse_csv(name: str, data: bytes) -> CsvFile:
     columns = tuple(_header(name, text, separator).fields)
     records: list[Record] = []
     malformed: list[tuple[int, str]] = []
-    for piece in list(_pieces(name, text, separator))[1:]:
+    for piece in islice(_pieces(name, text, separator), 1, None):
         if piece.problem:
             malformed.append((piece.first_line, f"the line is no CSV ({piece.problem})"))
         elif len(piece.fields) != len(columns):
@@ -83,8 +84,7 @@ def parse_csv(name: str, data: bytes) -> CsvFile:
     return CsvFile(name, columns, tuple(records), tuple(malformed), encoding)
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     first_line: int
     last_line: int
     fields: tuple[str, ...]
@@ -110,8 +110,7 @@ def _pieces(name: str, text: str, separator: str) -> Iterator[_Piece]:
             yield _Piece(first_line, reader.line_num, (), str(exc))
             continue
         if fields:
-            stripped = tuple(field.strip() for field in fields)
-            yield _Piece(first_line, reader.line_num, stripped)
+            yield _Piece(first_line, reader.line_num, tuple(map(str.strip, fields)))
 
 
 def _header(name: str, text: str, separator: str) -> _Piece:

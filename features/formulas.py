@@ -155,16 +155,10 @@ class Compositions(Sequence[Mapping[str, float]]):
     @classmethod
     def of(cls, mappings: Iterable[Mapping[str, float]]) -> Compositions:
         """Put mappings, of symbols in :data:`SYMBOLS`, one after the other."""
-        starts, elements, amounts = array("q", [0]), array("B"), array("d")
+        growing = GrowingCompositions()
         for mapping in mappings:
-            elements.extend([_POSITION[symbol] for symbol in mapping])
-            amounts.extend(mapping.values())
-            starts.append(len(elements))
-        return cls(
-            np.array(starts, dtype=np.int64),
-            np.array(elements, dtype=np.uint8),
-            np.array(amounts, dtype=np.float64),
-        )
+            growing.append(mapping)
+        return growing.finish()
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -196,9 +190,7 @@ class Compositions(Sequence[Mapping[str, float]]):
     @property
     def totals(self) -> NDArray[np.float64]:
         """Number of atoms in each formula, added up in its order."""
-        totals: Any = np.bincount(
-            self.rows, weights=self.amounts, minlength=len(self)
-        )
+        totals: Any = np.bincount(self.rows, weights=self.amounts, minlength=len(self))
         return np.asarray(totals, dtype=np.float64)
 
     def take(self, rows: NDArray[np.int64]) -> Compositions:
@@ -223,6 +215,27 @@ class Compositions(Sequence[Mapping[str, float]]):
         """SHA-256 of the formulas, in hex."""
         pieces = (self.starts.astype("<i8"), self.elements, self.amounts.astype("<f8"))
         return hashlib.sha256(b"".join(piece.tobytes() for piece in pieces)).hexdigest()
+
+
+class GrowingCompositions:
+    """Compositions that come one by one."""
+
+    def __init__(self) -> None:
+        self._starts, self._elements, self._amounts = array("q", [0]), array("B"), array("d")
+
+    def append(self, amounts: Mapping[str, float]) -> None:
+        """Put the amounts of symbols in :data:`SYMBOLS` at the end."""
+        self._elements.extend([_POSITION[symbol] for symbol in amounts])
+        self._amounts.extend(amounts.values())
+        self._starts.append(len(self._elements))
+
+    def finish(self) -> Compositions:
+        """Return all that were appended."""
+        return Compositions(
+            np.array(self._starts, dtype=np.int64),
+            np.array(self._elements, dtype=np.uint8),
+            np.array(self._amounts, dtype=np.float64),
+        )
 
 
 def add_up(terms: NDArray[np.float64]) -> NDArray[np.float64]:

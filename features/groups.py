@@ -23,6 +23,8 @@ def linked_groups(tokens: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     tuple of str
         For each row the first token of the first row of its connected component.
     """
+    if all(len(row_tokens) == 1 for row_tokens in tokens):
+        return tuple(token for (token,) in tokens)
     parent: dict[str, str] = {}
 
     def root(token: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_PIECE_ROWS = 10_000  # of which so many are hashed at once, to save memory
 
 WHOLE_FILE = "*"  # the `id` of a remark that is about a file, not about one of its rows
 
@@ -218,6 +220,66 @@ class Candidates:
     remarks: Mapping[tuple[int, str], str]
 
 
+class ContentHash:
+    """SHA-256 of all that a score on a table can depend on, fed with pieces of ``X`` in turn.
+
+    Neither time, nor path, nor byte order of the machine enters; every NaN counts as the same
+    NaN, and minus zero as zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: Sequence[str] | NDArray[np.str_],
+        formulas: Sequence[str] | NDArray[np.str_],
+        groups: Sequence[str] | NDArray[np.str_],
+        is_train: NDArray[np.bool_],
+        y: NDArray[np.float64],
+        columns: Sequence[Column],
+        target: Target,
+    ) -> None:
+        head: dict[str, Any] = {
+            "columns": [asdict(column) for column in columns],
+            "target": asdict(target),
+            "ids": ids,
+            "formulas": formulas,
+            "groups": groups,
+            "is_train": is_train,
+            "shape": [len(ids), len(columns)],
+        }
+        self._digest = hashlib.sha256()
+        for separator, name in zip(["{"] + [", "] * len(head), sorted(head), strict=False):
+            self._digest.update(f'{separator}"{name}": '.encode())
+            for piece in _json_pieces(head[name]):
+                self._digest.update(piece.encode())
+        self._digest.update(b"}")
+        self.add(y)
+
+    def add(self, numbers: NDArray[np.float64]) -> None:
+        """Feed the next rows, of shape (n, n_features)."""
+        for start in range(0, len(numbers), _PIECE_ROWS):
+            piece = numbers[start : start + _PIECE_ROWS]
+            plain = np.where(np.isnan(piece), np.nan, piece + 0.0)
+            self._digest.update(np.ascontiguousarray(plain, dtype="<f8").data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was fed, in hex."""
+        return self._digest.hexdigest()
+
+
+def _json_pieces(value: Any) -> Iterator[str]:
+    """Yield JSON piece by piece where it is of a million rows."""
+    if isinstance(value, dict):
+        yield json.dumps(value, sort_keys=True)
+        return
+    yield "["
+    for start in range(0, len(value), _PIECE_ROWS):
+        piece = value[start : start + _PIECE_ROWS]
+        plain = piece.tolist() if isinstance(piece, np.ndarray) else list(piece)
+        yield (", " if start else "") + json.dumps(plain, sort_keys=True)[1:-1]
+    yield "]"
+
+
 def content_hash(
     *,
     ids: Sequence[str] | NDArray[np.str_],
@@ -230,23 +292,17 @@ def content_hash(
     target: Target,
     X_new: NDArray[np.float64] | None = None,
 ) -> str:
-    """Return the SHA-256, in hex, of all that a score on this table can depend on.
-
-    Neither time, nor path, nor byte order of the machine enters; every NaN counts as the same
-    NaN, and minus zero as zero.
-    """
-    head = {
-        "columns": [asdict(column) for column in columns],
-        "target": asdict(target),
-        "ids": [str(value) for value in ids],
-        "formulas": [str(value) for value in formulas],
-        "groups": [str(value) for value in groups],
-        "is_train": [bool(value) for value in is_train],
-        "shape": list(X.shape),
-    }
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    differs = X_new is not None and not np.array_equal(X, X_new, equal_nan=True)
-    for numbers in (y, X, X_new) if X_new is not None and differs else (y, X):
-        plain = np.where(np.isnan(numbers), np.nan, numbers + 0.0)
-        digest.update(np.ascontiguousarray(plain, dtype="<f8").tobytes())
+    """Return the hash of a whole table; see :class:`ContentHash`."""
+    digest = ContentHash(
+        ids=ids,
+        formulas=formulas,
+        groups=groups,
+        is_train=is_train,
+        y=y,
+        columns=columns,
+        target=target,
+    )
+    digest.add(X)
+    if X_new is not None and not np.array_equal(X, X_new, equal_nan=True):
+        digest.add(X_new)
     return digest.hexdigest()

@@ -83,6 +83,27 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def formulas_of(self, start: int, stop: int) -> Rows:
+        """Return consecutive rows with what families see that need formula and target alone."""
+        rows = slice(start, stop)
+        return replace(
+            self,
+            ids=self.ids[rows],
+            sources=self.sources[rows],
+            lines=self.lines[rows],
+            formulas=self.formulas[rows],
+            amounts=self.amounts[rows],
+            y=self.y[rows],
+            is_coerced=self.is_coerced[rows],
+            groups=self.groups[rows],
+            is_train=self.is_train[rows],
+            cell={},
+            cell_problems={},
+            cifs=(),
+            formula_remarks={},
+            cif_remarks=(),
+        )
+
     def take(self, rows: Sequence[int]) -> Rows:
         """Return the rows at these positions, in this order."""
         picked = list(rows)

@@ -81,8 +81,9 @@ def magpie_statistics(rows: Rows, _log: Log) -> Block:
             values[picked[chunk]] = _statistics(weights, tabulated)
     unknown, remarks = unknown_elements(rows, ELEMENTS, _COVERING)
     values[unknown] = np.nan
-    remarks = (*remarks, *_guesses(rows, guessed, PROPERTIES, unknown))
-    return Block(values.reshape(len(rows), -1), remarks)
+    guesses = _guesses(rows, guessed, PROPERTIES, unknown)
+    in_order = sorted((*remarks, *guesses), key=lambda remark: remark.row or 0)
+    return Block(values.reshape(len(rows), -1), tuple(in_order))
 
 
 def valence_orbitals(rows: Rows, _log: Log) -> Block:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BufferedIOBase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import TableError
-from features.records import Column, FeatureTable, PartialRow, SkippedRow, Target, content_hash
+from features.records import (
+    Column,
+    ContentHash,
+    FeatureTable,
+    PartialRow,
+    SkippedRow,
+    Target,
+    content_hash,
+)
 from features.registry import RESERVED_NAMES
 from features.scratch import replace_file, scratch_folder, sync_folder, write_durably
 
@@ -30,6 +40,9 @@ TABLE_FORMAT = 1
 PARQUET_NAME = "table.parquet"
 NEW = " (new)"  # at the end of a column's name: its values in X_new
 MANIFEST_NAME = "manifest.json"
+
+PIECE_ROWS = 16_384  # of a row group, which is made, hashed and written at once
+_SPLITS = ("test", "train")
 
 # What differs between two builds of the same thing.
 _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "check"})
@@ -45,13 +58,8 @@ def read(path: Path) -> FeatureTable:
     """
     folder = _folder_of(path)
     manifest = read_manifest(folder)
-    data = _read_bytes(folder / PARQUET_NAME)
-    if hashlib.sha256(data).hexdigest() != manifest["parquet_sha256"]:
-        raise _damaged(folder, f"{PARQUET_NAME} is not the file that was written")
-    try:
-        table = _assemble(folder, manifest, data)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:  # ArrowInvalid: ValueError
-        raise _damaged(folder, f"it does not hold what its manifest says ({exc})") from exc
+    with _opened(folder / PARQUET_NAME) as handle:
+        table = _read_open(folder, manifest, handle)
     found = content_hash(
         ids=table.ids.tolist(),
         formulas=table.formulas.tolist(),
@@ -69,6 +77,16 @@ def read(path: Path) -> FeatureTable:
     for array in (*arrays, table.formulas):
         array.setflags(write=False)
     return table
+
+
+def _read_open(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) -> FeatureTable:
+    """Return the table in an open Parquet file: what is hashed is what is read."""
+    if hashlib.file_digest(handle, "sha256").hexdigest() != manifest["parquet_sha256"]:
+        raise _damaged(folder, f"{PARQUET_NAME} is not the file that was written")
+    try:
+        return _assemble(folder, manifest, handle)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:  # ArrowInvalid: ValueError
+        raise _damaged(folder, f"it does not hold what its manifest says ({exc})") from exc
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -100,7 +118,8 @@ def holds_table(folder: Path) -> bool:
     """Return whether ``folder`` holds a whole table, without decoding it."""
     try:
         expected: str = read_manifest(folder)["parquet_sha256"]
-        return hashlib.sha256(_read_bytes(folder / PARQUET_NAME)).hexdigest() == expected
+        with _opened(folder / PARQUET_NAME) as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest() == expected
     except TableError:
         return False
 
@@ -111,7 +130,7 @@ def write(
     dataset: str,
     ids: Sequence[str],
     formulas: Sequence[str],
-    X: NDArray[np.float64],
+    X: NDArray[np.float64] | Iterable[NDArray[np.float64]],
     y: NDArray[np.float64],
     groups: Sequence[str],
     is_train: NDArray[np.bool_],
@@ -124,7 +143,9 @@ def write(
 ) -> Path:
     """Write a table under ``tables_dir`` and return its folder; ``provenance`` joins the manifest.
 
-    Of ``X_new`` the columns are kept that are not those of ``X``.
+    ``X`` is an array, or pieces of consecutive rows that are made while they are written: one of
+    them is in memory at a time, and ``partial`` and ``provenance`` are read after the last one. Of
+    ``X_new``, which needs an array ``X``, the columns are kept that are not those of ``X``.
 
     Writing the same content again keeps the table that is there; if what was skipped or where it
     came from has changed, its manifest is replaced.
@@ -134,40 +155,55 @@ def write(
     TableError
         The pieces do not fit together, or the folder cannot be written.
     """
-    _check_pieces(ids, formulas, X, y, groups, is_train, columns)
-    digest = content_hash(
+    _check_pieces(ids, formulas, y, groups, is_train, columns)
+    digest = ContentHash(
         ids=ids,
         formulas=formulas,
         groups=groups,
         is_train=is_train,
-        X=X,
         y=y,
         columns=columns,
         target=target,
-        X_new=X_new,
     )
-    own = _differing(X, X_new)
-    manifest: dict[str, Any] = {
-        "format": TABLE_FORMAT,
-        "name": f"{dataset}-{X.shape[1]}-{digest[:12]}",
-        "hash": digest,
-        "dataset": dataset,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **(provenance or {}),
-        "n_rows": len(ids),
-        "n_features": int(X.shape[1]),
-        "n_train": int(np.count_nonzero(is_train)),
-        "n_groups": len(set(groups)),
-        "target": asdict(target),
-        "columns": [asdict(column) for column in columns],
-        **({"new_columns": [columns[position].name for position in own]} if own else {}),
-        "skipped": [asdict(row) for row in skipped],
-        "partial": [asdict(row) for row in partial],
-    }
-    new = {columns[k].name + NEW: X_new[:, k] for k in own} if X_new is not None else {}
-    parquet = _to_parquet(ids, formulas, X, y, groups, is_train, columns, new)
+    own = _differing(X, X_new) if isinstance(X, np.ndarray) else []
+    names = [*(c.name for c in columns), *(columns[position].name + NEW for position in own)]
+    split = [_SPLITS[row] for row in is_train.astype(int).tolist()]
+    texts = {"id": ids, "formula": formulas, "y": y, "group": groups, "split": split}
     try:
-        return _publish(tables_dir, manifest, parquet)
+        with scratch_folder(tables_dir) as scratch:
+            staged = scratch / "table"
+            staged.mkdir()
+            with (staged / PARQUET_NAME).open("x+b") as handle:
+                pieces = _digested(_pieces_of(X, X_new, own), len(ids), len(columns), digest)
+                _write_parquet(handle, texts, names, pieces)
+                handle.flush()
+                os.fsync(handle.fileno())
+                handle.seek(0)
+                parquet_sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+            if own and X_new is not None:
+                digest.add(X_new)
+            content = digest.hexdigest()
+            manifest: dict[str, Any] = {
+                "format": TABLE_FORMAT,
+                "name": f"{dataset}-{len(columns)}-{content[:12]}",
+                "hash": content,
+                "dataset": dataset,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                **(provenance or {}),
+                "n_rows": len(ids),
+                "n_features": len(columns),
+                "n_train": int(np.count_nonzero(is_train)),
+                "n_groups": len(set(groups)),
+                "target": asdict(target),
+                "columns": [asdict(column) for column in columns],
+                **({"new_columns": [columns[position].name for position in own]} if own else {}),
+                "skipped": [asdict(row) for row in skipped],
+                "partial": [asdict(row) for row in partial],
+                "parquet_sha256": parquet_sha256,
+            }
+            write_durably(staged / MANIFEST_NAME, _manifest_bytes(manifest))
+            sync_folder(staged)
+            return _publish(tables_dir, scratch, staged, manifest)
     except OSError as exc:
         raise TableError(
             f"tables folder {tables_dir}: cannot be written ({exc}); name a folder with room "
@@ -175,33 +211,26 @@ def write(
         ) from exc
 
 
-def _publish(tables_dir: Path, manifest: dict[str, Any], parquet: bytes) -> Path:
+def _publish(tables_dir: Path, scratch: Path, staged: Path, manifest: dict[str, Any]) -> Path:
     """Move the table into place, unless a whole one with the same content is there already."""
     final: Path = tables_dir / manifest["name"]
-    with scratch_folder(tables_dir) as scratch:
-        staged = scratch / "table"
-        staged.mkdir()
-        write_durably(staged / PARQUET_NAME, parquet)
-        manifest["parquet_sha256"] = hashlib.sha256(parquet).hexdigest()
-        write_durably(staged / MANIFEST_NAME, _manifest_bytes(manifest))
-        sync_folder(staged)
-        while True:
-            try:
-                staged.rename(final)
-            except OSError as exc:
-                if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-            else:
-                sync_folder(tables_dir)
-                return final
-            if holds_table(final):
-                _update_manifest(tables_dir, final, manifest)
-                return final
-            # A damaged table goes away with the scratch folder; another writer may be faster.
-            try:
-                final.rename(scratch / "damaged")
-            except FileNotFoundError:
-                continue
+    while True:
+        try:
+            staged.rename(final)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            sync_folder(tables_dir)
+            return final
+        if holds_table(final):
+            _update_manifest(tables_dir, final, manifest)
+            return final
+        # A damaged table goes away with the scratch folder; another writer may be faster.
+        try:
+            final.rename(scratch / "damaged")
+        except FileNotFoundError:
+            continue
 
 
 def _update_manifest(tables_dir: Path, folder: Path, manifest: dict[str, Any]) -> None:
@@ -233,62 +262,98 @@ def _differing(X: NDArray[np.float64], X_new: NDArray[np.float64] | None) -> lis
     return [int(position) for position in np.flatnonzero(~same.all(axis=0))]
 
 
-def _to_parquet(
-    ids: Sequence[str],
-    formulas: Sequence[str],
-    X: NDArray[np.float64],
-    y: NDArray[np.float64],
-    groups: Sequence[str],
-    is_train: NDArray[np.bool_],
-    columns: Sequence[Column],
-    new: Mapping[str, NDArray[np.float64]],
-) -> bytes:
+def _pieces_of(
+    X: NDArray[np.float64] | Iterable[NDArray[np.float64]],
+    X_new: NDArray[np.float64] | None,
+    own: list[int],
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield pieces of ``X`` and, of the same rows, the columns that ``X_new`` has of its own."""
+    if not isinstance(X, np.ndarray):
+        for piece in X:
+            yield piece, piece[:, :0]
+        return
+    for start in range(0, len(X), PIECE_ROWS):
+        rows = slice(start, start + PIECE_ROWS)
+        yield X[rows], (X if X_new is None else X_new)[rows][:, own]
+
+
+def _digested(
+    pieces: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    n_rows: int,
+    n_columns: int,
+    digest: ContentHash,
+) -> Iterator[NDArray[np.float64]]:
+    """Yield what a table keeps of each piece, checked, and feed the digest."""
+    n_met = 0
+    for piece, own in pieces:
+        n_met += len(piece)
+        if piece.shape[1:] != (n_columns,) or n_met > n_rows:
+            raise _misfit(piece.shape, n_rows, n_columns)
+        if np.isinf(piece).any():
+            raise TableError("table: X must be finite or NaN; skip the other rows")
+        digest.add(piece)
+        yield np.hstack([piece, own])
+    if n_met != n_rows:
+        raise _misfit((n_met, n_columns), n_rows, n_columns)
+
+
+def _misfit(shape: tuple[int, ...], n_rows: int, n_columns: int) -> TableError:
+    return TableError(f"table: X is {shape}, but there are {n_rows} rows, {n_columns} columns")
+
+
+def _write_parquet(
+    handle: BufferedIOBase,
+    texts: Mapping[str, Any],
+    names: Sequence[str],
+    pieces: Iterable[NDArray[np.float64]],
+) -> None:
+    """Write each piece as a row group, beside the same rows of the table's own columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    by_column = np.asfortranarray(X)
-    table = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "formula": pa.array(formulas, pa.string()),
-            "y": pa.array(y, pa.float64()),
-            "group": pa.array(groups, pa.string()),
-            "split": pa.array(np.where(is_train, "train", "test").tolist(), pa.string()),
-            **{
-                column.name: pa.array(by_column[:, position], pa.float64())
-                for position, column in enumerate(columns)
-            },
-            **{name: pa.array(values, pa.float64()) for name, values in new.items()},
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    kinds = {name: pa.float64() if name == "y" else pa.string() for name in texts}
+    schema = pa.schema([*kinds.items(), *((name, pa.float64()) for name in names)])
+    start = 0
+    with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
+        for piece in pieces:
+            rows = slice(start, start + len(piece))
+            own = [pa.array(values[rows], kinds[name]) for name, values in texts.items()]
+            features = [pa.array(column) for column in np.ascontiguousarray(piece.T)]
+            writer.write_table(pa.Table.from_arrays([*own, *features], schema=schema))
+            start = rows.stop
 
 
-def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTable:
-    import pyarrow as pa
+def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) -> FeatureTable:
     import pyarrow.parquet as pq
 
-    # One thread: workers share a machine, and a table is small.
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    file = pq.ParquetFile(handle)
     columns = tuple(Column(**record) for record in manifest["columns"])
     new = manifest.get("new_columns", [])
     expected = ["id", "formula", "y", "group", "split", *(column.name for column in columns)]
     expected += [name + NEW for name in new]
-    if table.column_names != expected:
+    if file.schema_arrow.names != expected:
         raise ValueError("the columns differ")
+    n_rows, y = file.metadata.num_rows, []
+    texts: dict[str, list[str]] = defaultdict(list)
+    X = np.empty((n_rows, len(columns)), dtype=np.float64)
+    X_new = X.copy() if new else X
+    stop = 0
+    for group in range(file.num_row_groups):
+        # One thread: workers share a machine, and a table is small.
+        table = file.read_row_group(group, use_threads=False)
+        rows, stop = slice(stop, stop + table.num_rows), stop + table.num_rows
+        for name in ("id", "group", "formula", "split"):
+            texts[name] += table[name].to_pylist()
+        y.append(table["y"].to_numpy())
+        for position, column in enumerate(columns):
+            X[rows, position] = table[column.name].to_numpy()
+            if new:
+                kept = column.name + NEW if column.name in new else column.name
+                X_new[rows, position] = table[kept].to_numpy()
 
     def text(name: str) -> NDArray[np.str_]:
-        return np.array(table[name].to_pylist(), dtype=np.str_)
+        return np.array(texts[name], dtype=np.str_)
 
-    X = np.empty((table.num_rows, len(columns)), dtype=np.float64)
-    for position, column in enumerate(columns):
-        X[:, position] = table[column.name].to_numpy()
-    X_new = X.copy() if new else X
-    for position, column in enumerate(columns):
-        if column.name in new:
-            X_new[:, position] = table[column.name + NEW].to_numpy()
     return FeatureTable(
         path=folder,
         name=manifest["name"],
@@ -297,7 +362,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTab
         ids=text("id"),
         X=X,
         X_new=X_new,
-        y=table["y"].to_numpy().copy(),
+        y=np.concatenate(y),
         groups=text("group"),
         is_train=text("split") == "train",
         formulas=text("formula"),
@@ -312,30 +377,27 @@ def _assemble(folder: Path, manifest: dict[str, Any], data: bytes) -> FeatureTab
 def _check_pieces(
     ids: Sequence[str],
     formulas: Sequence[str],
-    X: NDArray[np.float64],
     y: NDArray[np.float64],
     groups: Sequence[str],
     is_train: NDArray[np.bool_],
     columns: Sequence[Column],
 ) -> None:
     n_rows = len(ids)
-    lengths = {len(formulas), len(y), len(groups), len(is_train), X.shape[0], n_rows}
+    lengths = {len(formulas), len(y), len(groups), len(is_train), n_rows}
     if n_rows == 0 or len(lengths) != 1:
         raise TableError(f"table: its pieces must have one length above 0, not {sorted(lengths)}")
     names = [column.name for column in columns]
-    if not names or X.shape != (n_rows, len(names)):
-        raise TableError(
-            f"table: X is {X.shape}, but there are {n_rows} rows, {len(names)} columns"
-        )
+    if not names:
+        raise TableError("table: it has no feature column; name a family")
     for what, values in (("ids", ids), ("column names", names)):
-        value, count = Counter(values).most_common(1)[0]
-        if count > 1:
+        if len(set(values)) < len(values):
+            value, count = Counter(values).most_common(1)[0]
             raise TableError(f"table: {what} must be unique, but {value!r} is there {count} times")
     taken = sorted(RESERVED_NAMES & set(names))
     if taken:
         raise TableError(f"table: {taken[0]!r} is the table's own column; rename the feature")
-    if not np.isfinite(y).all() or np.isinf(X).any():
-        raise TableError("table: y must be finite and X finite or NaN; skip the other rows")
+    if not np.isfinite(y).all():
+        raise TableError("table: y must be finite; skip the other rows")
     if not np.any(is_train):
         raise TableError("table: no row is a train row; hold out fewer rows")
 
@@ -345,8 +407,15 @@ def _folder_of(path: Path) -> Path:
 
 
 def _read_bytes(path: Path) -> bytes:
+    with _opened(path) as handle:
+        return handle.read()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as handle:
+            yield handle
     except FileNotFoundError:
         if path.parent.is_dir():
             raise _damaged(path.parent, f"it has no {path.name}") from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from features.cifs import CifSet
 from features.composition import composition_key
 from features.csvfile import CsvFile, Record
 from features.errors import DatasetError
-from features.formulas import Compositions, parse_formula
+from features.formulas import GrowingCompositions, parse_formula
 from features.groups import linked_groups
 from features.records import SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
@@ -22,8 +24,7 @@ from features.values import parse_number, parse_target
 N_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Formula:
+class Formula(NamedTuple):
     """A formula that was read: its text, its atoms, and what had to be done to read it."""
 
     text: str
@@ -56,18 +57,23 @@ class Part:
     is_train: Callable[[str, Mapping[str, str]], bool]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Kept:
-    source: str
-    record: Record
-    id: str
-    formula: Formula
-    y: float
-    is_coerced: bool
-    is_train: bool
-    tokens: tuple[str, ...]
-    cell: dict[str, float]
-    cell_problems: dict[str, str]
+    """The rows that can be used, column by column: a million rows are no million objects."""
+
+    sources: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    formulas: list[str] = field(default_factory=list)
+    amounts: GrowingCompositions = field(default_factory=GrowingCompositions)
+    formula_remarks: dict[int, str] = field(default_factory=dict)
+    y: array[float] = field(default_factory=lambda: array("d"))
+    is_coerced: bytearray = field(default_factory=bytearray)
+    is_train: bytearray = field(default_factory=bytearray)
+    tokens: list[tuple[str, ...]] = field(default_factory=list)
+    cell: dict[str, array[float]] = field(default_factory=dict)
+    cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
+    by_id: dict[str, int] = field(default_factory=dict)
 
 
 def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] = ()) -> Rows:
@@ -80,45 +86,37 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
     DatasetError
         A column is missing, or no row can be used.
     """
-    kept: list[_Kept] = []
+    kept = _Kept(cell={name: array("d") for name in layout.cell})
     skipped: list[SkippedRow] = []
     groups: list[str] = []
     for part in parts:
         for column, purpose in {**layout.columns, **_purposes(layout)}.items():
             part.csv.position(column, purpose)
-        part_kept, part_skipped = _read_part(part, layout, kept)
-        kept += part_kept
-        skipped += part_skipped
-        groups += linked_groups([row.tokens for row in part_kept])
-    if not kept:
+        skipped += _read_part(part, layout, kept)
+        groups += linked_groups(kept.tokens[len(groups) :])
+    if not kept.ids:
         first = skipped[0]
         raise DatasetError(
             f"{first.source}: none of its {len(skipped)} rows can be used; "
             f"the first, line {first.line}: {first.reason}"
         )
-    cifs, cif_remarks = _match_cifs([row.id for row in kept], cif_sets)
+    cifs, cif_remarks = _match_cifs(kept.ids, cif_sets)
     return Rows(
-        ids=tuple(row.id for row in kept),
-        sources=tuple(row.source for row in kept),
-        lines=tuple(row.record.line for row in kept),
-        formulas=tuple(row.formula.text for row in kept),
-        amounts=Compositions.of(row.formula.amounts for row in kept),
-        y=np.array([row.y for row in kept]),
-        is_coerced=np.array([row.is_coerced for row in kept]),
+        ids=tuple(kept.ids),
+        sources=tuple(kept.sources),
+        lines=tuple(record.line for record in kept.records),
+        formulas=tuple(kept.formulas),
+        amounts=kept.amounts.finish(),
+        y=np.array(kept.y),
+        is_coerced=np.array(kept.is_coerced, dtype=bool),
         groups=tuple(groups),
-        is_train=np.array([row.is_train for row in kept]),
+        is_train=np.array(kept.is_train, dtype=bool),
         target=layout.target,
-        cell={name: np.array([row.cell[name] for row in kept]) for name in layout.cell},
-        cell_problems={
-            (position, name): reason
-            for position, row in enumerate(kept)
-            for name, reason in row.cell_problems.items()
-        },
+        cell={name: np.array(values) for name, values in kept.cell.items()},
+        cell_problems=kept.cell_problems,
         cifs=cifs,
         skipped=tuple(skipped),
-        formula_remarks={
-            position: row.formula.remark for position, row in enumerate(kept) if row.formula.remark
-        },
+        formula_remarks=kept.formula_remarks,
         cif_remarks=cif_remarks,
     )
 
@@ -130,13 +128,10 @@ def _purposes(layout: Layout) -> dict[str, str]:
     return purposes | {column: f"cell's {name}" for name, column in layout.cell.items()}
 
 
-def _read_part(
-    part: Part, layout: Layout, before: Sequence[_Kept]
-) -> tuple[list[_Kept], list[SkippedRow]]:
+def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
+    """Add the usable rows of one file to `kept` and return the others."""
     csv = part.csv
-    by_id = {row.id: row for row in before}
     by_fields: dict[tuple[str, ...], int] = {}
-    kept: list[_Kept] = []
     skipped = [SkippedRow(line, "", csv.name, reason) for line, reason in csv.malformed]
     for record in csv.records:
         fields = dict(zip(csv.columns, record.fields, strict=True))
@@ -146,39 +141,59 @@ def _read_part(
                 raise ValueError(f"an exact duplicate of line {by_fields[record.fields]}")
             if not row_id:
                 raise ValueError(f"column {layout.id!r} is empty: the row needs an id")
-            if row_id in by_id:
-                raise ValueError(_conflict(csv, record, row_id, by_id[row_id]))
-            row = _read_record(part, layout, record, row_id, fields)
+            if row_id in kept.by_id:
+                raise ValueError(_conflict(csv, record, row_id, kept))
+            _read_record(part, layout, record, row_id, fields, kept)
         except ValueError as exc:
             skipped.append(SkippedRow(record.line, row_id, csv.name, str(exc)))
             continue
-        kept.append(row)
-        by_id[row_id] = row
         by_fields[record.fields] = record.line
-    return kept, sorted(skipped, key=lambda row: row.line)
+    return sorted(skipped, key=lambda row: row.line)
 
 
 def _read_record(
-    part: Part, layout: Layout, record: Record, row_id: str, fields: Mapping[str, str]
-) -> _Kept:
+    part: Part,
+    layout: Layout,
+    record: Record,
+    row_id: str,
+    fields: Mapping[str, str],
+    kept: _Kept,
+) -> None:
+    """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
     y, is_coerced = parse_target(fields[layout.target_column], log10=layout.target.log10)
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell)
     tokens = layout.group_tokens(fields, formula)
-    return _Kept(
-        part.csv.name, record, row_id, formula, y, is_coerced, is_train, tokens, cell, problems
-    )
+    row = len(kept.ids)
+    if formula.remark:
+        kept.formula_remarks[row] = formula.remark
+    for name, reason in problems.items():
+        kept.cell_problems[row, name] = reason
+    for name, values in kept.cell.items():
+        values.append(cell[name])
+    kept.sources.append(part.csv.name)
+    kept.records.append(record)
+    kept.ids.append(row_id)
+    kept.formulas.append(formula.text)
+    kept.amounts.append(formula.amounts)
+    kept.y.append(y)
+    kept.is_coerced.append(is_coerced)
+    kept.is_train.append(is_train)
+    kept.tokens.append(tokens)
+    kept.by_id[row_id] = row
 
 
-def _conflict(csv: CsvFile, record: Record, row_id: str, other: _Kept) -> str:
-    where = f"line {other.record.line}"
-    if other.source != csv.name:
-        where += f" of {other.source}"
+def _conflict(csv: CsvFile, record: Record, row_id: str, kept: _Kept) -> str:
+    row = kept.by_id[row_id]
+    other = kept.records[row]
+    where = f"line {other.line}"
+    if kept.sources[row] != csv.name:
+        where += f" of {kept.sources[row]}"
         return f"id {row_id!r} is already used on {where}; give each row an id of its own"
     differing = [
         column
-        for column, here, there in zip(csv.columns, record.fields, other.record.fields, strict=True)
+        for column, here, there in zip(csv.columns, record.fields, other.fields, strict=True)
         if here != there
     ]
     return (
@@ -193,6 +208,8 @@ def read_cell(
     """Return the cell values, NaN where there is none to use, and the reasons for the NaN."""
     cell: dict[str, float] = {}
     problems: dict[str, str] = {}
+    if not columns:
+        return cell, problems
     for name, column in columns.items():
         try:
             cell[name] = _checked(name, parse_number(fields[column], f"{name} in {column!r}"))

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import features.build
+import features.records
+import features.store
 from features.cache import BLOCKS_NAME, INDEX_NAME, load_block, save_block
 from features.registry import FAMILIES
 from features.rows import Block, Remark
@@ -63,6 +67,12 @@ for number in itertools.count(first):
 def write_csv(folder: Path, *extra: str) -> None:
     lines = [f"{formula},{n}.5" for n, formula in enumerate(FORMULAS)]
     (folder / "data.csv").write_text("\n".join(["formula,target", *lines, *extra]) + "\n")
+
+
+def write_cells(folder: Path) -> None:
+    lines = [f"{formula},{n},4.{n},5,6,90,90,9{n},4,{n + 1}" for n, formula in enumerate(FORMULAS)]
+    header = "formula,target,a,b,c,alpha,beta,gamma,Z,space_group"
+    (folder / "data.csv").write_text("\n".join([header, *lines]) + "\n")
 
 
 def build_csv(
@@ -114,7 +124,7 @@ def test_a_table_holds_what_the_file_says(folder):
 
 
 def test_a_second_build_is_quick_and_loads_no_chemistry(folder):
-    families = [*FAMILIES_BUILT, "mat2vec"]
+    families = [*FAMILIES_BUILT, "li_chemistry"]
     first = build_elsewhere(folder, *families)
     second = build_elsewhere(folder, *families)
     assert not first["reused"]
@@ -152,36 +162,40 @@ def test_a_changed_file_makes_a_new_table_and_keeps_the_old(folder):
     assert build_csv(folder).hash == old.hash
 
 
-def test_families_are_computed_once(folder):
+def test_families_of_more_than_the_formula_are_computed_once(folder):
+    write_cells(folder)
     said: list[str] = []
-    build_csv(folder, ("ratios", "smact"), said.append)
+    build_csv(folder, ("lattice", "cell"), said.append)
     said.clear()
-    done = build_csv(folder, ("magpie", "smact", "ratios"), said.append)
+    done = build_csv(folder, ("space_group", "cell", "magpie", "lattice"), said.append)
     made = {line.split(":")[0]: line for line in said if " columns" in line}
-    assert "from the cache" in made["ratios"]
-    assert "from the cache" in made["smact"]
+    assert "from the cache" in made["lattice"]
+    assert "from the cache" in made["cell"]
+    assert "columns in" in made["space_group"]
     assert "columns in" in made["magpie"]
     (folder / "fresh").mkdir()
-    write_csv(folder / "fresh")
-    fresh = build_csv(folder / "fresh", ("magpie", "smact", "ratios"))
+    write_cells(folder / "fresh")
+    fresh = build_csv(folder / "fresh", ("space_group", "cell", "magpie", "lattice"))
     assert fresh.hash == done.hash  # what comes from the cache is what would be computed
 
 
 @pytest.mark.parametrize("damage", [b"[1]", b'{"table": 3}', b"PK\x03\x04", None])
 @pytest.mark.parametrize("where", [INDEX_NAME, BLOCKS_NAME])
 def test_a_damaged_cache_is_made_again(folder, where, damage):
-    first = build_csv(folder)
+    write_cells(folder)
+    families = ("cell", "ratios", "lattice")
+    first = build_csv(folder, families)
     files = list((folder / "tables" / where).iterdir())
-    assert len(files) == (1 if where == INDEX_NAME else 3)
+    assert len(files) == (1 if where == INDEX_NAME else 2)
     for path in files:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if damage is None else damage)
     if where == BLOCKS_NAME:  # or else the index would find the table
         (first.path / "table.parquet").write_bytes(b"PAR1")
-    again = build_csv(folder)
+    again = build_csv(folder, families)
     assert (again.hash, again.reused) == (first.hash, False)
     assert read(again.path).n_rows == 10
-    assert build_csv(folder).reused
+    assert build_csv(folder, families).reused
 
 
 def test_no_damage_to_a_block_is_fatal_or_believed(tmp_path):
@@ -277,3 +291,25 @@ def test_what_is_stored_is_rounded_and_has_no_minus_zero(folder, monkeypatch):
     X = read(build_csv(folder, ("ratios",)).path).X
     assert X[0, 0] == 1.0
     assert not np.signbit(X).any()
+
+
+def test_a_long_table_is_made_in_pieces_and_is_what_it_would_be_in_one(folder, monkeypatch):
+    formulas = [*FORMULAS, "Og2O", "LiHe"]
+    lines = [f"{formulas[n % 12]},{n}.5,{n}" for n in range(50)]
+    (folder / "data.csv").write_text("\n".join(["formula,target,note", *lines]) + "\n")
+    families = ("ratios", "magpie_statistics", "li_chemistry", "stoichiometry")
+    whole = build_csv(folder, families)
+    for module in (features.build, features.store):
+        monkeypatch.setattr(module, "PIECE_ROWS", 7)
+    monkeypatch.setattr(features.records, "_PIECE_ROWS", 3)
+    (folder / "pieces").mkdir()
+    (folder / "pieces" / "data.csv").write_bytes((folder / "data.csv").read_bytes())
+    pieces = build_csv(folder / "pieces", families)
+    assert pieces.hash == whole.hash
+    assert pieces.partial == whole.partial
+    assert len(whole.partial) == 3 * 4
+    assert pq.ParquetFile(pieces.path / "table.parquet").num_row_groups == 8
+    one, other = read(whole.path), read(pieces.path)
+    np.testing.assert_array_equal(one.X, other.X)
+    assert one.ids.tolist() == other.ids.tolist()
+    assert one.y.tolist() == other.y.tolist()
