@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.cifs import decode_cif
 from features.elements import ANION_RADII_ANGSTROM, LI_RADIUS_ANGSTROM
@@ -140,14 +141,19 @@ def _around_li(structure: Structure, symbols: Any, cutoff: float) -> tuple[Any, 
 
 def _multiplicity(structure: Structure, is_li: Any) -> float:
     """Return the size of a Li atom's orbit under the space group, averaged over the Li atoms."""
+    orbits = orbits_of(structure, SYMMETRY_TOLERANCE_ANGSTROM)
+    return float(np.mean([np.count_nonzero(orbits == orbit) for orbit in orbits[is_li]]))
+
+
+def orbits_of(structure: Structure, tolerance_angstrom: float) -> NDArray[np.int64]:
+    """Return for each site the first one that symmetry makes equivalent to it."""
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     with warnings.catch_warnings():
         # spglib announces how it will report errors one day; there is nothing to do about it here.
         warnings.simplefilter("ignore", DeprecationWarning)
-        analyzer = SpacegroupAnalyzer(structure, symprec=SYMMETRY_TOLERANCE_ANGSTROM)
-        orbits = np.asarray(analyzer.get_symmetry_dataset().equivalent_atoms)
-    return float(np.mean([np.count_nonzero(orbits == orbit) for orbit in orbits[is_li]]))
+        analyzer = SpacegroupAnalyzer(structure, symprec=tolerance_angstrom)
+        return np.asarray(analyzer.get_symmetry_dataset().equivalent_atoms, dtype=np.int64)
 
 
 def _one_line(message: object) -> str:

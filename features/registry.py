@@ -205,6 +205,13 @@ _LI_VORONOI_FIELDS = (
 )
 
 
+_COORDINATION_FIELDS = (
+    ("li_coordination_avg", ""),
+    ("framework_coordination_avg", ""),
+    ("anion_coordination_avg", ""),
+    ("has_coordination", ""),
+)
+
 _BVSE_FIELDS = (
     ("bvse_barrier_1d", "eV"),
     ("bvse_barrier_2d", "eV"),
@@ -370,6 +377,15 @@ _FAMILIES = (
         "features.voronoi:li_voronoi",
         _PHYSICS_PACKAGES,
         describe="features.voronoi:describe_voronoi",
+    ),
+    FamilyInfo(
+        "coordination",
+        "coordination numbers of Li, framework cations and anions by CrystalNN",
+        ("cif",),
+        _COORDINATION_FIELDS,
+        "features.coordination:coordination",
+        (*_PHYSICS_PACKAGES, "spglib"),
+        describe="features.coordination:describe_coordination",
     ),
     FamilyInfo(
         "bvse",

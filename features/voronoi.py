@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,7 +49,7 @@ def describe_voronoi(cif: bytes) -> tuple[list[float], list[str]]:
     cells, kept, failed = [], [], ""
     for site, vectors in zip(li, _around(crystal, li, anions), strict=True):
         try:
-            cells.append(_cell_of(crystal.matrix, crystal.frac[site], anions, vectors))
+            cells.append(_shape_of(crystal.matrix, crystal.frac[site], anions, vectors))
             kept.append(site)
         except ValueError as exc:
             failed = str(exc)
@@ -93,7 +95,7 @@ def anion_positions(crystal: Crystal) -> Array:
     return np.asarray(frac[taken])
 
 
-def _cell_of(
+def _shape_of(
     matrix: Array, site: Array, anions: Array, vectors: Array
 ) -> tuple[float, float, float, float]:
     """Return number of faces, effective number, volume and offset of one site's cell."""
@@ -103,19 +105,50 @@ def _cell_of(
             raise ValueError(f"an anion is within {EXCLUSIVE_ANGSTROM} angstrom of it")
         found = voronoi_cell(vectors)
         # No anion beyond twice the farthest corner can cut the cell.
-        if found is not None and found[3] <= radius / 2.0:
+        if found is not None and found.farthest <= radius / 2.0:
             break
         radius *= 2.0
         if radius > LAST_RADIUS_ANGSTROM:
             raise ValueError("the anions around it enclose no cell")
         _, _, vectors = find_neighbours(matrix, site[None, :], anions, radius)
-    angles, volume, corners, _ = found
+    angles = found.angles
     faces = np.count_nonzero(angles >= SMALLEST_FACE * angles.max())
     effective = float(angles.sum() ** 2 / (angles**2).sum())
-    return float(faces), effective, volume, float(np.linalg.norm(corners.mean(axis=0)))
+    return float(faces), effective, found.volume, float(np.linalg.norm(found.corners.mean(axis=0)))
 
 
-def voronoi_cell(vectors: Array) -> tuple[Array, float, Array, float] | None:
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A Voronoi cell around the origin.
+
+    Attributes
+    ----------
+    points : integer array of shape (n_faces,)
+        Which of the given points each face belongs to.
+    vectors : array of shape (n_faces, 3)
+        Where these points are, in angstrom.
+    angles : array of shape (n_faces,)
+        Solid angle of each face in steradian; they add up to 4 pi.
+    areas : array of shape (n_faces,)
+        In square angstrom.
+    volume : float
+        In cubic angstrom.
+    corners : array of shape (n_corners, 3)
+        In angstrom.
+    farthest : float
+        Distance of the farthest corner in angstrom.
+    """
+
+    points: NDArray[np.intp]
+    vectors: Array
+    angles: Array
+    areas: Array
+    volume: float
+    corners: Array
+    farthest: float
+
+
+def voronoi_cell(vectors: Array) -> Cell | None:
     """Return the Voronoi cell of the origin among points at ``vectors``, None if it is open.
 
     The cell is the polar dual of the convex hull of the points inverted in a sphere (Preparata and
@@ -126,17 +159,6 @@ def voronoi_cell(vectors: Array) -> tuple[Array, float, Array, float] | None:
     ----------
     vectors : array of shape (n, 3)
         In angstrom, none of them zero.
-
-    Returns
-    -------
-    angles : array of shape (n_faces,)
-        Solid angle of each face in steradian; they add up to 4 pi.
-    volume : float
-        In cubic angstrom.
-    corners : array of shape (n_corners, 3)
-        In angstrom.
-    farthest : float
-        Distance of the farthest corner in angstrom.
     """
     from scipy.spatial import ConvexHull, QhullError
 
@@ -164,7 +186,12 @@ def voronoi_cell(vectors: Array) -> tuple[Array, float, Array, float] | None:
     angles = np.bincount(face, solid, minlength=len(vectors))[hull.vertices]
     triple = np.einsum("ij,ij->i", middle, np.cross(corners[one], corners[other]))
     volume = float(np.abs(triple).sum()) / 6.0
-    return angles, volume, corners, float(np.linalg.norm(corners, axis=1).max())
+    points = hull.vertices.astype(np.intp)
+    own = np.bincount(face, np.abs(triple), minlength=len(vectors))[points] / 6.0
+    # A face is the base of a pyramid whose height is half the way to its point.
+    areas = 6.0 * own / np.linalg.norm(vectors[points], axis=1)
+    farthest = float(np.linalg.norm(corners, axis=1).max())
+    return Cell(points, vectors[points], angles, areas, volume, corners, farthest)
 
 
 def _means(corners: Array, simplices: NDArray[np.intp], n_points: int) -> Array:

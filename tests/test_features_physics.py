@@ -209,12 +209,12 @@ def test_voronoi_cell_agrees_with_scipy(seed):
     vectors = np.random.default_rng(seed).normal(size=(60, 3)) * 3.0
     cell = voronoi_cell(vectors)
     assert cell is not None
-    angles, volume, _, farthest = cell
     diagram = Voronoi(np.vstack([[0.0, 0.0, 0.0], vectors]))
     region = diagram.vertices[diagram.regions[diagram.point_region[0]]]
-    assert angles.sum() == pytest.approx(4.0 * math.pi)
-    assert volume == pytest.approx(ConvexHull(region).volume)
-    assert farthest == pytest.approx(np.linalg.norm(region, axis=1).max())
+    assert cell.angles.sum() == pytest.approx(4.0 * math.pi)
+    assert cell.volume == pytest.approx(ConvexHull(region).volume)
+    assert cell.areas.sum() == pytest.approx(ConvexHull(region).area)
+    assert cell.farthest == pytest.approx(np.linalg.norm(region, axis=1).max())
     assert voronoi_cell(vectors[vectors[:, 0] > 0.5]) is None
 
 
