@@ -135,7 +135,7 @@ def _make(
     blocks = {
         family.name: _block(tables_dir, family, rows, log, workers)
         for family in families
-        if not _needs_formula_alone(family)
+        if not needs_formula_alone(family)
     }
     remarks = {f.name: [*blocks[f.name].remarks] if f.name in blocks else [] for f in families}
     partial: list[PartialRow] = []
@@ -182,7 +182,7 @@ def _make(
     )
 
 
-def _needs_formula_alone(family: FamilyInfo) -> bool:
+def needs_formula_alone(family: FamilyInfo) -> bool:
     """Return whether a family's values take less time to compute than to keep and to check."""
     return {"formula", "target"}.issuperset(family.needs)
 
@@ -209,10 +209,7 @@ def _pieces(
             began = time.perf_counter()
             block = compute_block(family, piece, log)
             columns.append(block.values)
-            remarks[family.name] += [
-                replace(remark, row=None if remark.row is None else start + remark.row)
-                for remark in block.remarks
-            ]
+            remarks[family.name] += [remark.after(start) for remark in block.remarks]
             seconds[family.name] = seconds.get(family.name, 0.0) + time.perf_counter() - began
         yield np.column_stack(columns)
     for name, spent in seconds.items():

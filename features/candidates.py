@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.build import Spec, compute_block
+from features.build import Spec, compute_block, needs_formula_alone
 from features.composition import fraction_matrix
 from features.csvfile import CsvFile, parse_csv
 from features.dataset_csv import cell_columns
@@ -21,6 +21,7 @@ from features.registry import FAMILIES, TRANSFER, FamilyInfo
 from features.rows import Block, Log, Rows
 from features.sources import read_source
 from features.specs import CellColumns, CsvSpec
+from features.store import PIECE_ROWS
 from features.tabular import read_cell
 
 # Headers that formulas and paths of CIFs stand below, whatever their case, if none is named.
@@ -68,8 +69,7 @@ def load_candidates(
         cell=cell,
         cifs=tuple(cifs.get(row) for row in usable),
     )
-    blocks = _compute(families, rows, log)
-    X = np.column_stack([block.values for block in blocks.values()])
+    X, blocks = _compute(families, rows, log)
     lacking = {name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()}
     remarks = {
         (remark.row, name): remark.reason
@@ -261,10 +261,23 @@ def _bare_rows(
     )
 
 
-def _compute(families: Sequence[FamilyInfo], rows: Rows, log: Log) -> dict[str, Block]:
-    if not len(rows):
-        return {f.name: Block(np.empty((0, f.n_columns))) for f in families}
-    return {f.name: compute_block(f, rows, log, may_be_empty=True) for f in families}
+def _compute(
+    families: Sequence[FamilyInfo], rows: Rows, log: Log
+) -> tuple[NDArray[np.float64], dict[str, Block]]:
+    """Return the columns of all families in one array, and a view of it for each of them."""
+    X = np.empty((len(rows), sum(family.n_columns for family in families)))
+    blocks, stop = {}, 0
+    for family in families:
+        start, stop = stop, stop + family.n_columns
+        own, remarks = X[:, start:stop], []
+        step = PIECE_ROWS if needs_formula_alone(family) else max(len(rows), 1)
+        for first in range(0, len(rows), step):
+            piece = rows if step >= len(rows) else rows.formulas_of(first, first + step)
+            block = compute_block(family, piece, log, may_be_empty=True)
+            own[first : first + step] = block.values
+            remarks += [remark.after(first) for remark in block.remarks]
+        blocks[family.name] = Block(own, tuple(remarks))
+    return X, blocks
 
 
 def _lacking(family: FamilyInfo, block: Block, rows: Rows) -> NDArray[np.bool_]:

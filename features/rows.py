@@ -31,6 +31,10 @@ class Remark:
     reason: str
     source: str = ""  # only with row None
 
+    def after(self, n_rows: int) -> Remark:
+        """Return the remark for rows that stand behind so many others."""
+        return self if self.row is None else replace(self, row=self.row + n_rows)
+
 
 @dataclass(frozen=True, eq=False)
 class Block:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -254,11 +255,11 @@ def _look_around(fractions: Floats, domain: Domain) -> list[tuple[float, str, st
 
 def _find_duplicates(candidates: Candidates) -> NDArray[np.int64]:
     duplicate_of = np.zeros(len(candidates.lines), dtype=np.int64)
-    first: dict[tuple[bytes, bytes], int] = {}
-    fractions = candidates.fractions.round(4)
+    first: dict[bytes, int] = {}  # by a hash: the rows themselves would be there twice
     for row, position in enumerate(candidates.usable):
-        key = (fractions[row].tobytes(), candidates.X[row].tobytes())
-        line = first.setdefault(key, candidates.lines[position])
+        key = blake2b(candidates.fractions[row].round(4).tobytes(), digest_size=16)
+        key.update(candidates.X[row].tobytes())
+        line = first.setdefault(key.digest(), candidates.lines[position])
         if line != candidates.lines[position]:
             duplicate_of[position] = line
     return duplicate_of
