@@ -48,10 +48,17 @@ def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objectiv
 
     The packages part is readable rather than hashed, so that a conflict can name versions.
     """
-    packages = versions(SCORING_PACKAGES)
     return {
         "table": table.hash if table else "",
         "splits": objective.splits_hash,
+        **fingerprint_of_spec(spec),
+    }
+
+
+def fingerprint_of_spec(spec: StudySpec) -> Fingerprint:
+    """Return the parts of a fingerprint that need neither the table nor the objective."""
+    packages = versions(SCORING_PACKAGES)
+    return {
         "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
         "objective": _sha256(
             canonical(spec.objective),

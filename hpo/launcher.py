@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from hpo.errors import ConflictError, FailedStudyError, HpoError, StorageError
 from hpo.status import Status, take_status
 from hpo.study import StudyRecord
 from hpo.worker import PATIENCE_S, new_worker_id
+from hpo.worker_processes import WorkerProcess, WorkerSource
 
 POLL_S = 0.25
 SHOW_S = 1.0  # a status asks the storage more than what the launcher goes by
@@ -28,7 +28,7 @@ MAX_FRUITLESS_DEATHS = 10
 @dataclass
 class _Child:
     worker_id: str
-    process: subprocess.Popen[bytes]
+    process: WorkerProcess
     log: Path
 
 
@@ -46,12 +46,15 @@ class LocalLauncher:
         Where each worker writes a log of its own.
     progress
         Called a few times a second with the state of the study.
+    source
+        Where the processes come from.
     """
 
     record: StudyRecord
     workers: int
     logs_dir: Path
     progress: Callable[[Status], None]
+    source: WorkerSource
     _children: list[_Child] = field(default_factory=list)
     _stopped_by: int | None = None
     _fruitless: int = 0
@@ -94,7 +97,7 @@ class LocalLauncher:
                 answered = time.monotonic()
                 if ended is not None:
                     return ended
-            time.sleep(POLL_S)
+            self.source.pause(POLL_S)
         return False
 
     def _look_after(self) -> bool | None:
@@ -116,29 +119,23 @@ class LocalLauncher:
         if stop is not None:
             return None if self._children else False
         unclaimed = counts.budget - counts.finished
-        while len(self._children) < min(self.workers, unclaimed):
-            self._children.append(self._start())
+        while len(self._children) < min(self.workers, unclaimed) and self._start():
+            pass
         return None
 
-    def _start(self) -> _Child:
+    def _start(self) -> bool:
+        """Start a worker; False if it is too early for one."""
         worker_id = new_worker_id()
-        url = self.record.storage.engine.url.render_as_string(hide_password=False)
         arguments = [
-            *(sys.executable, "-m", "hpo.cli", "worker", self.record.name),
-            *("--id", worker_id, "--parent", str(os.getpid())),
-            *("--logs", str(self.logs_dir.parent)),
+            *("worker", self.record.name, "--id", worker_id),
+            *("--parent", str(os.getpid()), "--logs", str(self.logs_dir.parent)),
         ]
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A URL may hold a password, which other users could read from a command line.
-            env={**os.environ, "HPO_STORAGE": url},
-            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
-            start_new_session=True,
-        )
-        return _Child(worker_id, process, self.logs_dir / f"{worker_id}.log")
+        url = self.record.storage.engine.url.render_as_string(hide_password=False)
+        process = self.source.start(arguments, url)
+        if process is not None:
+            log = self.logs_dir / f"{worker_id}.log"
+            self._children.append(_Child(worker_id, process, log))
+        return process is not None
 
     def _collect(self) -> int:
         """Bury the workers that died, and return how many."""
@@ -162,22 +159,21 @@ class LocalLauncher:
         if self._stopped_by is not None:
             # The second Ctrl-C: do not wait for anything.
             for child in self._children:
-                child.process.kill()
+                child.process.send_signal(signal.SIGKILL)
         self._stopped_by = number
 
     def _end_children(self) -> None:
         """Ask the workers to leave, kill those that do not, and bury them."""
         for child in self._children:
-            if child.process.poll() is None:
-                child.process.terminate()
+            child.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
         for child in self._children:
             try:
-                child.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+                code = child.process.wait(timeout=max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            if child.process.returncode != 0:
+                child.process.send_signal(signal.SIGKILL)
+                code = child.process.wait()
+            if code != 0:
                 # Without the storage, their leases run out.
                 with contextlib.suppress(StorageError):
                     self.record.ledger.bury(child.worker_id, "killed when the study was stopped")

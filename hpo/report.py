@@ -24,6 +24,7 @@ from hpo.page import render
 from hpo.plugins import make_importable
 from hpo.portrait import portray
 from hpo.predictions_file import PREDICTIONS_NAME, predictions_csv
+from hpo.report_stamp import drawn_from, remove_stamp, save_stamp
 from hpo.search import Search
 from hpo.search_figures import search_figures
 from hpo.spec import CustomObjectiveSpec
@@ -78,6 +79,7 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         If the files cannot be written.
     """
     opened = open_study(record)
+    before = drawn_from(record)
     evaluation = None
     if opened.whole and opened.objective is not None:
         evaluation = evaluate(record, opened.table, opened.objective)
@@ -85,14 +87,19 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     predictions = folder / PREDICTIONS_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_stamp(folder)
+        now, files = drawn_from(record), [folder / PAGE_NAME]
         if evaluation is not None:
             replace_file(predictions, predictions_csv(evaluation))
+            files.append(predictions)
         stale = evaluation is None and predictions.exists()
         context = _context(record, opened, evaluation)
         page = render("report.html.j2", {**context, "stale_predictions": stale})
         replace_file(folder / PAGE_NAME, page)
         if evaluation is not None:
-            write_figures(context["portrait"].figures, folder / FOLDER_NAME)
+            files += write_figures(context["portrait"].figures, folder / FOLDER_NAME)
+        if opened.whole:
+            save_stamp(folder, before, now, files)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME

@@ -18,13 +18,19 @@ import features.table
 from features.table import FeatureTable, Target
 from hpo import provenance
 from hpo.errors import ConflictError, HpoError, StudyNotFoundError, suggest
-from hpo.fingerprint import Fingerprint, compare, compare_origin, fingerprint
+from hpo.fingerprint import (
+    Fingerprint,
+    compare,
+    compare_origin,
+    fingerprint,
+    fingerprint_of_spec,
+)
 from hpo.folds import hold_out
 from hpo.leaks import refuse_leaks
 from hpo.ledger import OPTUNA_STUDIES, Ledger
 from hpo.objective import Objective, make_objective
 from hpo.plugins import make_importable
-from hpo.spec import StudySpec, canonical, load, validate
+from hpo.spec import CustomObjectiveSpec, StudySpec, canonical, load, validate
 from hpo.storage import STUDIES, StudyStorage
 
 SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
@@ -199,6 +205,22 @@ def begin(
     record.ledger.set_budget(spec.trials)
     record.ledger.stop(None)
     return record
+
+
+def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bool:
+    """Return whether going on with a stored study would change nothing in it.
+
+    Folds are made from the spec, the table's rows, code and packages: where these are the same,
+    folds need not be made to know that they are. Only an objective of the study's own is asked.
+    """
+    if canonical(spec) != canonical(record.spec) or table_path != record.table_path:
+        return False
+    table = features.table.read_manifest(table_path)["hash"] if table_path else ""
+    splits = record.fingerprint.get("splits")
+    if isinstance(spec.objective, CustomObjectiveSpec):
+        splits = make_objective(spec, _read_table(spec, table_path)).splits_hash
+    now = {"table": table, "splits": splits, **fingerprint_of_spec(spec)}
+    return now == record.fingerprint
 
 
 def _read_table(spec: StudySpec, path: Path | None) -> FeatureTable | None:

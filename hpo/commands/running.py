@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hpo.spec import StudySpec
     from hpo.study import Source, StudyRecord
     from hpo.worker import Orders
+    from hpo.worker_processes import WorkerSource
     from slurm.submit import Job
 
 LEAVING_SHARE = 0.08
@@ -237,20 +238,65 @@ def run_study(
     again: bool = True,
 ) -> int:
     """Run a study; what is finished is reported `again`, or only where its report is missing."""
-    record = begin_study(options, spec, source, stored_table)
+    from hpo.worker_processes import worker_source
+
+    reported = _find_reported(options, spec, source, stored_table)
+    if reported is not None:
+        _say_finished(reported, again=again)
+        return _show(options, reported) if again else 0
+    # The first worker gets ready while the study is begun.
+    with worker_source(spec) as processes:
+        record = begin_study(options, spec, source, stored_table)
+        counts = record.ledger.counts()
+        if not counts.done:
+            if counts.finished or counts.free or counts.held:
+                say(
+                    f"going on with study '{record.name}': "
+                    f"{counts.finished} of {counts.budget} finished"
+                )
+            return _work(options, record, processes)
+    again = again or not _page(options, record.name).is_file()
+    _say_finished(record, again=again)
+    return _finish(options, record) if again else 0
+
+
+def _say_finished(record: StudyRecord, *, again: bool) -> None:
     counts = record.ledger.counts()
-    if counts.done:
-        if not again and (Path(options.reports) / record.name / "report.html").is_file():
-            say(f"study '{record.name}' is finished")
-            return 0
-        say(
-            f"study '{record.name}' is finished: {counts.finished} of {counts.budget} trials; "
-            "nothing to do (more: --trials N)"
-        )
-        return _finish(options, record)
-    if counts.finished or counts.free or counts.held:
-        say(f"going on with study '{record.name}': {counts.finished} of {counts.budget} finished")
-    return _work(options, record)
+    told = f": {counts.finished} of {counts.budget} trials; nothing to do (more: --trials N)"
+    say(f"study '{record.name}' is finished{told if again else ''}")
+
+
+def _page(options: argparse.Namespace, name: str) -> Path:
+    return Path(options.reports) / name / "report.html"
+
+
+def _find_reported(
+    options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None
+) -> StudyRecord | None:
+    """Return the study if it is finished, the same as ever, and its report shows all of it.
+
+    That is found out without a worker, an estimator or a figure. None in all other cases, which
+    `begin` tells apart.
+    """
+    from hpo.plugins import make_importable
+    from hpo.report_stamp import STAMP_NAME, is_current
+    from hpo.study import build_table, find, is_same, names
+
+    folder = Path(options.reports) / spec.name
+    if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
+        return None
+    make_importable(Path(source.file))
+    storage = open_storage(options, create=True)
+    if spec.name not in names(storage):
+        return None
+    record = find(storage, spec.name)
+    counts = record.ledger.counts()
+    if not counts.done or counts.budget != spec.trials or record.ledger.stopped() is not None:
+        return None
+    if not is_current(record, folder):
+        return None
+    table = build_table(spec, source, Path(options.tables), say, stored_table)
+    return record if is_same(record, spec, table) else None
 
 
 def begin_study(
@@ -270,14 +316,14 @@ def begin_study(
     return begin(storage, spec, source, table, options.accept, strict=options.strict)
 
 
-def _work(options: argparse.Namespace, record: StudyRecord) -> int:
+def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
     from hpo.launcher import LocalLauncher
     from hpo.progress import Progress
 
     progress = Progress(record, sys.stderr)
     workers = options.workers or len(os.sched_getaffinity(0))
     logs = Path(options.logs) / record.name
-    launcher = LocalLauncher(record, workers, logs, progress)
+    launcher = LocalLauncher(record, workers, logs, progress, processes)
     say(f"study '{record.name}': {record.spec.trials} trials, {workers} workers, logs in {logs}")
     with _tracked(options, record, logs):
         try:
@@ -308,10 +354,15 @@ def _tracked(
 def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
     from hpo.report import write_report
 
-    path = write_report(record, Path(options.reports))
+    write_report(record, Path(options.reports))
+    return _show(options, record)
+
+
+def _show(options: argparse.Namespace, record: StudyRecord) -> int:
+    """Print what came out, and where the report is."""
     for line in summary(record):
         print_line(line)
-    print_line(f"report: {path}")
+    print_line(f"report: {_page(options, record.name)}")
     return 0
 
 
@@ -361,11 +412,13 @@ def worker(options: argparse.Namespace) -> int:
     """Be one worker of a study until its budget is finished."""
     import logging
 
+    from hpo.machine import name_process
     from hpo.study import find
     from hpo.worker import TIME_LIMIT, Worker, new_worker_id
     from hpo.worker_log import open_log
     from slurm.submit import current_job
 
+    name_process("hpo worker")
     worker_id = options.id or new_worker_id()
     log = open_log(Path(options.logs) / options.name, worker_id)
     record = find(open_storage(options), options.name)
