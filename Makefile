@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check
 BIN := $(VENV)/bin
+# pip compiles the bytecode of what it copies, not of what it installs editable.
+PACKAGES := hpo features slurm studies
 
 .PHONY: demo test check lock clean
 
@@ -31,6 +33,7 @@ $(VENV)/run.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "installing the packages of requirements.lock into $(VENV); this takes a minute or two"
 	$(PIP) install --quiet --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -q $(PACKAGES)
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp

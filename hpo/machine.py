@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,17 @@ def name_process(name: str) -> None:
     """Give this process the name, up to 15 bytes, that `top` and `ps` show; Linux alone has it."""
     with contextlib.suppress(OSError):
         _NAME.write_text(name, encoding="ascii")
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Spare the garbage collector what is imported in this block: it stays until the end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def cores() -> Cores:

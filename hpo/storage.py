@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
+import sqlalchemy.orm
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import (
@@ -51,6 +52,9 @@ _NO_STUDIES = (
     "(--storage or HPO_STORAGE)"
 )
 _UNDEFINED_TABLE = "42P01"
+# Optuna's schema of today, as its own migrations name it.
+SCHEMA_REVISION = "v3.2.0.a"
+_CONNECTING_ERRORS = (ImportError, SQLAlchemyError)
 # Any number that all versions of us share, and that nobody else in the same database uses.
 _SCHEMA_LOCK = 4_867_279_002_025
 # A server or a network that is gone is noticed within half a minute, in either direction.
@@ -172,8 +176,49 @@ class StudyStorage(RDBStorage):
     patience_s = 0.0
 
     def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
+        if not self._attach(url, options):
+            super().__init__(url, **options)
         _make_safe(self.engine)
+
+    def _attach(self, url: str, options: dict[str, Any]) -> bool:
+        """Open a database that has Optuna's schema of today; False if this is none.
+
+        As `RDBStorage.__init__` does, but for the migrations: to import them takes as long as to
+        import the rest of Optuna, and here there is nothing to migrate.
+        """
+        if options.keys() - {"engine_kwargs", "skip_table_creation"}:
+            return False
+        self.engine_kwargs = options.get("engine_kwargs") or {}
+        self.url = self._fill_storage_url_template(url)
+        try:
+            self.engine = sa.create_engine(self.url, **self.engine_kwargs)
+            with self.engine.connect() as connection:
+                revisions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+                is_current = revisions.scalars().all() == [SCHEMA_REVISION]
+        except _CONNECTING_ERRORS:
+            # Optuna says what is wrong, or makes what is missing.
+            return False
+        if is_current:
+            self.skip_compatibility_check = False
+            self.heartbeat_interval = self.grace_period = None
+            self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
+            self.scoped_session = sa.orm.scoped_session(sa.orm.sessionmaker(bind=self.engine))
+        else:
+            self.engine.dispose()
+        return is_current
+
+    def _ask_migrations(self) -> Any:
+        """Return what Optuna asks about its schema; only its migrations can answer."""
+        from optuna.storages._rdb.storage import _VersionManager
+
+        return _VersionManager(self.url, self.engine, self.scoped_session)
+
+    _version_manager: Any = functools.cached_property(_ask_migrations)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # Optuna takes it out of the state, where it has to be.
+        self.__dict__.setdefault("_version_manager", None)
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)

@@ -12,7 +12,6 @@ process leaves.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from hpo.cli import main as run_command
 from hpo.cli import use_one_thread
+from hpo.machine import loading
 
 READY = b"ready"
 NOT_FORKED = b"0"
@@ -32,9 +32,6 @@ MAX_MESSAGE = 1 << 16
 def main(arguments: Sequence[str]) -> int:
     """Import modules, fork workers until the launcher is gone; in a worker, be one."""
     _, descriptor, *modules = arguments
-    use_one_thread()
-    # A thread that pyarrow's allocator would begin.
-    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     load(modules)
     with socket.socket(fileno=int(descriptor)) as launcher:
         order = serve(launcher)
@@ -42,16 +39,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def load(modules: Iterable[str]) -> None:
-    """Import modules, and keep the garbage collector away from them in every fork."""
-    gc.disable()
-    for module in modules:
-        # What cannot be imported is named by the worker that needs it.
-        with contextlib.suppress(Exception):
-            importlib.import_module(module)
-    gc.enable()
-    # Pages that no collection touches stay shared.
-    gc.collect()
-    gc.freeze()
+    """Import modules, with one thread; what no collection touches stays shared with the forks."""
+    use_one_thread()
+    # A thread that pyarrow's allocator would begin.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
+    with loading():
+        for module in modules:
+            # What cannot be imported is named by the worker that needs it.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
 
 def serve(launcher: socket.socket) -> Mapping[str, Any] | None:

@@ -36,9 +36,7 @@ _MODULES = (
     "hpo.filesystem",
     "hpo.status",
     "slurm.submit",
-    "optuna.storages._rdb.storage",
-    "sqlalchemy.orm",
-    "alembic.migration",
+    "sqlalchemy.dialects.sqlite",
 )
 
 

@@ -412,18 +412,20 @@ def worker(options: argparse.Namespace) -> int:
     """Be one worker of a study until its budget is finished."""
     import logging
 
-    from hpo.machine import name_process
-    from hpo.study import find
-    from hpo.worker import TIME_LIMIT, Worker, new_worker_id
-    from hpo.worker_log import open_log
-    from slurm.submit import current_job
+    from hpo.machine import loading, name_process
 
     name_process("hpo worker")
-    worker_id = options.id or new_worker_id()
-    log = open_log(Path(options.logs) / options.name, worker_id)
-    record = find(open_storage(options), options.name)
-    _require_shareable(record)
-    _, objective = record.open_objective()
+    with loading():
+        from hpo.study import find
+        from hpo.worker import TIME_LIMIT, Worker, new_worker_id
+        from hpo.worker_log import open_log
+        from slurm.submit import current_job
+
+        worker_id = options.id or new_worker_id()
+        log = open_log(Path(options.logs) / options.name, worker_id)
+        record = find(open_storage(options), options.name)
+        _require_shareable(record)
+        _, objective = record.open_objective()
     job = current_job()
     worker = Worker(record, objective, worker_id)
     outcome = worker.run(_incarnation(log, job), _orders(options, job))
