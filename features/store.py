@@ -376,7 +376,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     # pyarrow's own shorter way imports pandas.
-    return np.from_dlpack(column.combine_chunks())
+    return np.asarray(np.from_dlpack(column.combine_chunks()), dtype=np.float64)
 
 
 def _check_pieces(

@@ -11,18 +11,21 @@ import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from hpo.storage import SCHEMA_REVISION
+from hpo.report_stamp import STAMP_NAME, drawn_from, is_current, save_stamp
+from hpo.storage import SCHEMA_REVISION, open_storage
+from hpo.study import find
 from hpo.worker_processes import worker_modules
 from tests.conftest import make_spec
 from tests.studies import ROOT, command, wait_until, write_study
 
 CHEMISTRY = {"pymatgen", "matminer", "smact", "elementembeddings", "obelix"}
 DRAWING = {"matplotlib", "plotly", "PIL", "jinja2"}
-HISTOGRAMS = {"estimator": {"name": "hist_gradient_boosting"}, "space": {}}
+HISTOGRAMS = {"estimator": {"name": "hist_gradient_boosting"}, "space": {}, "trials": 1}
 
 # A Parabola that writes down who computes it: its process, session, files and random numbers.
 PROBE = """
@@ -77,7 +80,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_a_worker_of_a_table_imports_no_chemistry_and_draws_nothing(begin_study, tmp_path):
-    record = begin_study(trials=1, **HISTOGRAMS)
+    record = begin_study(**HISTOGRAMS)
     imported = modules_after(RUN, "worker", "small", "--storage", f"sqlite:///{tmp_path}/hpo.db")
     assert record.ledger.counts().done
     assert {"optuna", "sklearn"} <= imported
@@ -104,7 +107,7 @@ def test_the_warm_process_has_all_that_a_worker_needs_and_one_thread():
 
 
 def test_modules_of_the_studys_own_are_left_to_each_worker():
-    modules = worker_modules(make_spec(estimator={"name": "mine:Model"}, space={}))
+    modules = worker_modules(make_spec(estimator={"name": "mine:Model"}, space={}, trials=1))
     assert not [name for name in modules if "mine" in name]
 
 
@@ -146,7 +149,7 @@ class Launched:
             if "hpo.warm_process" in child.cmdline() and child.name() != "hpo worker"
         ]
 
-    def lines(self) -> list[dict]:
+    def lines(self) -> list[dict[str, Any]]:
         if not Path("probe.jsonl").exists():
             return []
         # The last line may be in the making.
@@ -183,7 +186,7 @@ def test_forked_workers_have_ids_logs_random_numbers_and_connections_of_their_ow
     database = str(Path("hpo.db").resolve())
     assert warm.num_threads() == 1
     assert not [file for file in warm.open_files() if database in file.path]
-    first: dict[int, dict] = {}
+    first: dict[int, dict[str, Any]] = {}
     for line in run.lines():
         first.setdefault(line["pid"], line)
     assert set(first) == run.workers()
@@ -229,3 +232,68 @@ def test_who_is_killed_is_replaced_and_nobody_outlives_the_launcher(launch):
     for line in run.lines():
         attempts[line["pid"]] += 1
     assert attempts[survivor] > attempts[killed]
+
+
+def cheap_study(trials: int = 2) -> str:
+    """A study over a table with folds, in the working directory."""
+    lines = [f"Li{n}{element}O{n},{n}" for element in ("Na", "K", "Mg", "Ca") for n in (1, 2, 3)]
+    Path("mine.csv").write_text("\n".join(["formula,target", *lines]) + "\n")
+    Path("t.toml").write_text(
+        f"""
+        trials = {trials}
+        [table]
+        dataset = "csv"
+        path = "mine.csv"
+        families = ["ratios"]
+        [cv]
+        scheme = "kfold"
+        folds = 2
+        [estimator]
+        name = "ridge"
+        [space]
+        alpha = {{ type = "float", low = 0.001, high = 10.0, log = true }}
+        """
+    )
+    return "t.toml"
+
+
+def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_path):
+    path, page = cheap_study(), Path("reports/t/report.html")
+    hpo("run", path, "--workers", "1")
+    drawn = page.stat().st_mtime_ns
+    imported = modules_after(RUN, "run", path)
+    assert page.stat().st_mtime_ns == drawn
+    assert not imported & (CHEMISTRY | DRAWING | {"sklearn", "alembic"})
+    storage = open_storage("sqlite:///hpo.db", create=False)
+    record = find(storage, "t")
+    assert is_current(record, page.parent)
+    figure = next(page.parent.glob("figures/*.svg"))
+    figure.rename("elsewhere.svg")
+    assert not is_current(record, page.parent)
+    Path("elsewhere.svg").rename(figure)
+    before = drawn_from(record)
+    # A remark, as the dashboard makes them.
+    storage.set_study_user_attr(record.study_id, "note", "odd")
+    remarked = drawn_from(record)
+    assert {name for name in before if before[name] != remarked[name]} == {"study_user_attributes"}
+    with storage.write() as connection:
+        storage.record_event(connection, record.study_id, "accepted", part="code")
+    now = drawn_from(record)
+    assert {name for name in now if now[name] != remarked[name]} == {"hpo_events"}
+    storage.engine.dispose()
+    hpo("run", path)
+    assert page.stat().st_mtime_ns > drawn
+    # What changes while a report is drawn may or may not be in it; its own look is.
+    folder = tmp_path / "stamped"
+    folder.mkdir()
+    save_stamp(folder, before, remarked, [])
+    assert not (folder / STAMP_NAME).exists()
+    save_stamp(folder, remarked, now, [])
+    assert (folder / STAMP_NAME).exists()
+
+
+def test_a_finished_study_that_changed_is_still_refused(hpo):
+    path = write_study(trials=1, delay_s=0.0)
+    hpo("run", path, "--workers", "1")
+    Path(path).write_text(Path(path).read_text().replace("high = 10.0", "high = 5.0"))
+    assert "space: the search space changed" in hpo("run", path, code=3).stderr
