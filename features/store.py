@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from io import BufferedIOBase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from features.records import (
 )
 from features.registry import RESERVED_NAMES
 from features.scratch import replace_file, scratch_folder, sync_folder, write_durably
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TABLE_FORMAT = 1
 PARQUET_NAME = "table.parquet"
