@@ -37,6 +37,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -49,7 +50,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.storage import CLAIMS, EVENTS, STUDIES, WORKERS, Clock, StudyStorage
+from hpo.storage import CLAIMS, EVENTS, STUDIES, WORKERS, StudyStorage
 
 TRIALS: sa.Table = models.TrialModel.__table__
 PARAMS: sa.Table = models.TrialParamModel.__table__
@@ -154,6 +155,11 @@ def _patient(
     return cast("Callable[Concatenate[Ledger, _P], _T]", call)
 
 
+# Scores of parts, by their position.
+Parts = Mapping[int, Mapping[str, float]]
+NO_PARTS: Parts = MappingProxyType({})
+
+
 def part_key(part: int) -> str:
     """Return the trial attribute that holds the scores of a part."""
     return f"part {part}"
@@ -245,25 +251,25 @@ class Ledger:
         """
         with self.storage.write() as c:
             self._lock(c)
-            wanted = self._wanted(c, worker_id)
-            if wanted.ended_at is not None:
+            books = self._look(c, worker_id)
+            if books.ended_at is not None:
                 return Answer.DISMISSED
-            clock = self.storage.clock(c)
-            mine = self._first_open(c, CLAIMS.c.worker_id == worker_id)
-            if mine is not None:  # The answer to an earlier call was lost.
-                return self._claim_of(c, mine)
-            self._bury_expired(c, clock)
-            counts = self._count(c, wanted.budget)
+            if books.mine:  # The answer to an earlier call was lost.
+                return self._claim_of(c, self._first_open(c, CLAIMS.c.worker_id == worker_id))
+            if self._lease_is_over(books):
+                self._bury_expired(c, books.now)
+                books = self._look(c, worker_id)
+            counts = _counts_of(books)
             if counts.done:
                 return Answer.DONE
-            if wanted.stop is not None:
+            if books.stop is not None:
                 return Answer.STOPPED
             if counts.finished + counts.held >= counts.budget:
                 return Answer.WAIT
             if counts.failed <= self.max_failures:
-                lease_until = clock.now + self.lease_s
-                free = self._first_open(c, CLAIMS.c.worker_id.is_(None)) if counts.free else None
-                if free is not None:
+                lease_until = books.now + self.lease_s
+                if counts.free:
+                    free = self._first_open(c, CLAIMS.c.worker_id.is_(None))
                     return self._take(c, free, worker_id, lease_until)
                 return self._new_unit(c, worker_id, lease_until)
         raise FailedStudyError(
@@ -280,45 +286,39 @@ class Ledger:
     ) -> None:
         """Store the parameters of a trial, all at once."""
         with self._fenced(claim) as c:
-            stored = sa.select(PARAMS.c.param_id).where(PARAMS.c.trial_id == claim.trial_id)
-            if c is None or not params or c.execute(stored.limit(1)).one_or_none() is not None:
+            if c is None or not params:
                 return
-            c.execute(
-                PARAMS.insert(),
-                [
-                    {
-                        "trial_id": claim.trial_id,
-                        "param_name": name,
-                        "param_value": distributions[name].to_internal_repr(value),
-                        "distribution_json": distribution_to_json(distributions[name]),
-                    }
-                    for name, value in params.items()
-                ],
-            )
+            rows = [
+                {
+                    "trial_id": claim.trial_id,
+                    "param_name": name,
+                    "param_value": distributions[name].to_internal_repr(value),
+                    "distribution_json": distribution_to_json(distributions[name]),
+                }
+                for name, value in params.items()
+            ]
+            # What an earlier call stored, whose answer was lost, stays.
+            c.execute(self.storage.insert_new(PARAMS), rows)
 
     @_patient
-    def save_part(self, claim: Claim, part: int, scores: Mapping[str, float]) -> None:
-        """Store the scores of one part as soon as they are made."""
-        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
-            scores["score"]
-        )
-        with self._fenced(claim, parts=part + 1) as c:
-            if c is None:
-                return
-            c.execute(
-                PART_VALUES.insert().values(
-                    trial_id=claim.trial_id,
-                    step=part,
-                    intermediate_value=stored,
-                    intermediate_value_type=kind,
-                )
-            )
-            self._set_attributes(c, claim.trial_id, {part_key(part): _finite(scores)})
+    def save_parts(self, claim: Claim, parts: Parts) -> None:
+        """Store the scores of parts, by their position, in the middle of a trial."""
+        with self._fenced(claim, **_reached(parts)) as c:
+            if c is not None:
+                self._store(c, claim.trial_id, parts)
 
     @_patient
-    def finish(self, claim: Claim, scores: Mapping[str, float]) -> None:
-        """Tell the result of a trial; its unit of budget is spent."""
-        with self._fenced(claim, state="finished") as c:
+    def finish(
+        self,
+        claim: Claim,
+        scores: Mapping[str, float],
+        parts: Parts = NO_PARTS,
+    ) -> None:
+        """Tell the result of a trial, and scores of parts that are not stored yet.
+
+        The trial's unit of budget is spent.
+        """
+        with self._fenced(claim, state="finished", **_reached(parts)) as c:
             if c is None:
                 return
             stored, kind = models.TrialValueModel.value_to_stored_repr(scores["score"])
@@ -329,21 +329,23 @@ class Ledger:
             )
             summary = {**_finite(scores), WORKER_KEY: claim.worker_id}
             del summary["score"]
-            self._set_attributes(c, claim.trial_id, summary)
+            self._store(c, claim.trial_id, parts, summary)
             self._end_trial(c, claim.trial_id, TrialState.COMPLETE)
 
     @_patient
-    def fail(self, claim: Claim, reason: str) -> None:
+    def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
         """Give up a trial that its objective refused; its unit goes to another trial."""
-        with self._fenced(claim, state="failed") as c:
+        with self._fenced(claim, state="failed", **_reached(parts)) as c:
             if c is not None:
+                self._store(c, claim.trial_id, parts)
                 self._end_failed(c, claim.trial_id, reason)
 
     @_patient
-    def give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
-        with self._fenced(claim, worker_id=None) as c:
+        with self._fenced(claim, worker_id=None, **_reached(parts)) as c:
             if c is not None:
+                self._store(c, claim.trial_id, parts)
                 self._set_state(c, claim.trial_id, TrialState.WAITING)
 
     # The budget -------------------------------------------------------------------------------
@@ -370,7 +372,7 @@ class Ledger:
                 self.storage.record_event(c, self.study_id, "budget", before=before, after=budget)
             # Waits for those that are being told at this moment, and counts them as finished.
             held = c.execute(self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update()).all()
-            room = max(0, budget - self._count(c, budget).finished)
+            room = max(0, budget - self._look(c, "").finished)
             for row in held[room:]:
                 c.execute(
                     CLAIMS.update().where(CLAIMS.c.trial_id == row.trial_id).values(worker_id=None)
@@ -425,7 +427,7 @@ class Ledger:
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
         with self.storage.read() as c:
-            return self._count(c, self._wanted(c, "").budget)
+            return _counts_of(self._look(c, ""))
 
     @_patient
     def stopped(self) -> str | None:
@@ -481,20 +483,56 @@ class Ledger:
 
     def _lock(self, c: sa.Connection) -> None:
         """Let no other claim or change of this study's budget in."""
-        c.execute(
-            sa.select(OPTUNA_STUDIES.c.study_id)
-            .where(OPTUNA_STUDIES.c.study_id == self.study_id)
-            .with_for_update(key_share=True)
-        ).one()
+        # On SQLite a transaction that writes is alone from its beginning.
+        if c.dialect.name != "sqlite":
+            c.execute(
+                sa.select(OPTUNA_STUDIES.c.study_id)
+                .where(OPTUNA_STUDIES.c.study_id == self.study_id)
+                .with_for_update(key_share=True)
+            ).one()
 
-    def _wanted(self, c: sa.Connection, worker_id: str) -> Any:
+    def _wanted(self, c: sa.Connection, worker_id: str, *more: sa.ColumnElement[Any]) -> Any:
         """Return the study's budget and stop, and when the worker was said to have ended."""
         ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
         return c.execute(
             sa.select(
-                STUDIES.c.budget, STUDIES.c.stop, ended.scalar_subquery().label("ended_at")
+                STUDIES.c.budget, STUDIES.c.stop, ended.scalar_subquery().label("ended_at"), *more
             ).where(STUDIES.c.study_id == self.study_id)
         ).one()
+
+    def _look(self, c: sa.Connection, worker_id: str) -> Any:
+        """Return in one statement all that a claim is decided by.
+
+        Returns
+        -------
+        row
+            What `_wanted` returns; `now` and `up_since` by the database's clock; the numbers of
+            units that are `finished`, `failed`, `open` and `held`; whether one of them is `mine`,
+            and when the `first_lease_until` of the held ones ends.
+        """
+        ours = CLAIMS.c.study_id == self.study_id
+        is_open = sa.and_(ours, CLAIMS.c.state == "open")
+
+        def count(state: str) -> sa.Label[Any]:
+            found = sa.select(sa.func.count()).where(ours, CLAIMS.c.state == state)
+            return found.select_from(CLAIMS).scalar_subquery().label(state)
+
+        def of_open(what: sa.ColumnElement[Any], name: str) -> sa.Label[Any]:
+            return sa.select(what).where(is_open).scalar_subquery().label(name)
+
+        held = CLAIMS.c.worker_id.is_not(None)
+        return self._wanted(
+            c,
+            worker_id,
+            self.storage.now_sql.label("now"),
+            self.storage.up_since_sql.label("up_since"),
+            count("finished"),
+            count("failed"),
+            count("open"),
+            of_open(sa.func.count(CLAIMS.c.worker_id), "held"),
+            of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id), "mine"),
+            of_open(sa.func.min(CLAIMS.c.lease_until).filter(held), "first_lease_until"),
+        )
 
     def _open(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
         return (
@@ -506,35 +544,16 @@ class Ledger:
     def _first_open(self, c: sa.Connection, condition: sa.ColumnElement[bool]) -> Any | None:
         return c.execute(self._open(condition).limit(1)).one_or_none()
 
-    def _count(self, c: sa.Connection, budget: int) -> Counts:
-        rows = c.execute(
-            sa.select(CLAIMS.c.state, sa.func.count(), sa.func.count(CLAIMS.c.worker_id))
-            .where(CLAIMS.c.study_id == self.study_id)
-            .group_by(CLAIMS.c.state)
-        ).all()
-        units = {state: (n_units, n_held) for state, n_units, n_held in rows}
-        n_open, held = units.get("open", (0, 0))
-        return Counts(
-            budget,
-            finished=units.get("finished", (0, 0))[0],
-            failed=units.get("failed", (0, 0))[0],
-            held=held,
-            free=n_open - held,
-        )
-
     def _new_unit(self, c: sa.Connection, worker_id: str, lease_until: float) -> Claim:
-        highest = sa.select(sa.func.coalesce(sa.func.max(TRIALS.c.number), -1))
-        number = int(c.execute(highest.where(TRIALS.c.study_id == self.study_id)).scalar_one()) + 1
-        inserted = c.execute(
-            TRIALS.insert().values(
-                number=number,
-                study_id=self.study_id,
-                state=TrialState.RUNNING,
-                datetime_start=_utc_now(),
-            )
-        )
-        assert inserted.inserted_primary_key is not None
-        trial_id = int(inserted.inserted_primary_key[0])
+        ours = TRIALS.c.study_id == self.study_id
+        row = sa.select(
+            sa.func.coalesce(sa.func.max(TRIALS.c.number), -1) + 1,
+            sa.literal(self.study_id),
+            sa.literal(TrialState.RUNNING, TRIALS.c.state.type),
+            sa.literal(_utc_now(), TRIALS.c.datetime_start.type),
+        ).where(ours)
+        made = TRIALS.insert().from_select(["number", "study_id", "state", "datetime_start"], row)
+        trial_id, number = c.execute(made.returning(TRIALS.c.trial_id, TRIALS.c.number)).one()
         c.execute(
             CLAIMS.insert().values(
                 trial_id=trial_id,
@@ -595,7 +614,7 @@ class Ledger:
         if "parts" in values:
             before.append(CLAIMS.c.parts < values["parts"])
         with self.storage.write() as c:
-            lease_until = self.storage.now(c) + self.lease_s
+            lease_until = self.storage.now_sql + self.lease_s
             changed = c.execute(
                 CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
             )
@@ -608,10 +627,14 @@ class Ledger:
                 raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
             yield None
 
-    def _bury_expired(self, c: sa.Connection, clock: Clock) -> None:
-        if clock.now - clock.up_since < self.lease_s:
-            return
-        over = sa.and_(CLAIMS.c.worker_id.is_not(None), CLAIMS.c.lease_until < clock.now)
+    def _lease_is_over(self, books: Any) -> bool:
+        """Whether a worker has given no sign of life, though the database could hear it."""
+        first = books.first_lease_until
+        awake_s = books.now - books.up_since
+        return first is not None and first < books.now and awake_s >= self.lease_s
+
+    def _bury_expired(self, c: sa.Connection, now: float) -> None:
+        over = sa.and_(CLAIMS.c.worker_id.is_not(None), CLAIMS.c.lease_until < now)
         # A row that is locked belongs to a worker that is telling something: it lives.
         for row in c.execute(self._open(over).with_for_update(skip_locked=True)).all():
             self._bury(c, row, f"no sign of life for {self.lease_s:g} s")
@@ -656,6 +679,20 @@ class Ledger:
     def _set_state(self, c: sa.Connection, trial_id: int, state: TrialState) -> None:
         c.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id).values(state=state))
 
+    def _store(
+        self,
+        c: sa.Connection,
+        trial_id: int,
+        parts: Parts,
+        summary: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Store scores of parts, and with them a summary of the trial."""
+        if parts:
+            c.execute(PART_VALUES.insert(), [_part_row(trial_id, *part) for part in parts.items()])
+        attributes = {part_key(part): _finite(scores) for part, scores in parts.items()}
+        if attributes or summary:
+            self._set_attributes(c, trial_id, {**attributes, **summary})
+
     def _set_attributes(
         self, c: sa.Connection, trial_id: int, attributes: Mapping[str, Any]
     ) -> None:
@@ -674,6 +711,33 @@ class Ledger:
             .values(ended_at=self.storage.now(c), outcome=outcome)
         )
         return ended.rowcount == 1
+
+
+def _counts_of(books: Any) -> Counts:
+    return Counts(
+        books.budget,
+        finished=books.finished,
+        failed=books.failed,
+        held=books.held,
+        free=books.open - books.held,
+    )
+
+
+def _reached(parts: Parts) -> dict[str, int]:
+    """Return what a claim's row says once these parts are stored."""
+    return {"parts": max(parts) + 1} if parts else {}
+
+
+def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str, Any]:
+    value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
+        scores["score"]
+    )
+    return {
+        "trial_id": trial_id,
+        "step": part,
+        "intermediate_value": value,
+        "intermediate_value_type": kind,
+    }
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
-from hpo.ledger import WALL_KEY, Answer, Claim
+from hpo.ledger import WALL_KEY, Answer, Claim, Parts
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +64,16 @@ class Books(Protocol):
     ) -> None:
         """Store the parameters of a trial."""
 
-    def save_part(self, claim: Claim, part: int, scores: Scores) -> None:
-        """Store the scores of a part."""
+    def save_parts(self, claim: Claim, parts: Parts) -> None:
+        """Store the scores of parts in the middle of a trial."""
 
-    def finish(self, claim: Claim, scores: Scores) -> None:
-        """Tell the result of a trial."""
+    def finish(self, claim: Claim, scores: Scores, parts: Parts) -> None:
+        """Tell the result of a trial, and parts that are not stored."""
 
-    def fail(self, claim: Claim, reason: str) -> None:
+    def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
 
-    def give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim, parts: Parts) -> None:
         """Leave a trial to another worker."""
 
 
@@ -97,8 +97,12 @@ def work(
     objective: Scored,
     space: Mapping[str, BaseDistribution],
     poll_s: float,
+    checkpoint_s: float,
 ) -> Generator[Step, Any, Answer]:
     """Run trials until there is nothing left to do, and return why.
+
+    Scores of parts are stored with the result of their trial, and before that whenever losing
+    them would cost `checkpoint_s` seconds of work or more.
 
     Throw ObjectiveError into it if the objective refused a part, StopRequested if the worker has
     to leave. What it does not expect comes out again.
@@ -121,19 +125,45 @@ def work(
             return answer
         else:
             pause_s = first_s
-            yield from _run_trial(books, answer, objective, space)
+            yield from _run_trial(books, answer, objective, space, checkpoint_s)
+
+
+class _Trial:
+    """A trial in hand: its scores, of which the last ones are not stored yet."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.parts = list(claim.parts)
+        self._n_stored = len(self.parts)
+
+    @property
+    def unsaved(self) -> dict[int, Scores]:
+        """The scores that would be lost with the worker, by part."""
+        return dict(enumerate(self.parts[self._n_stored :], self._n_stored))
+
+    def save(self, books: Books, checkpoint_s: float) -> None:
+        """Store what is not stored, if it took so long to compute."""
+        unsaved = self.unsaved
+        if unsaved and math.fsum(part[WALL_KEY] for part in unsaved.values()) >= checkpoint_s:
+            books.save_parts(self.claim, unsaved)
+            self._n_stored = len(self.parts)
 
 
 def _run_trial(
-    books: Books, claim: Claim, objective: Scored, space: Mapping[str, BaseDistribution]
+    books: Books,
+    claim: Claim,
+    objective: Scored,
+    space: Mapping[str, BaseDistribution],
+    checkpoint_s: float,
 ) -> Generator[Step, Any, None]:
     _log.info("trial %d: attempt %d begins", claim.number, claim.attempt)
+    trial = _Trial(claim)
     try:
-        scores = yield from _score(books, claim, objective, space)
-        books.finish(claim, scores)
+        scores = yield from _score(books, trial, objective, space, checkpoint_s)
+        books.finish(claim, scores, trial.unsaved)
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
-            books.give_back(claim)
+            books.give_back(claim, trial.unsaved)
         _log.info("trial %d: given back, %s", claim.number, exc)
         raise
     except LostLeaseError as exc:
@@ -142,7 +172,7 @@ def _run_trial(
         # The objective refused these parameters; the next ones may be better.
         _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
         with contextlib.suppress(LostLeaseError):
-            books.fail(claim, str(exc))
+            books.fail(claim, str(exc), trial.unsaved)
     else:
         _log.info(
             "trial %d: finished, score %.6g in %.2f s",
@@ -153,18 +183,23 @@ def _run_trial(
 
 
 def _score(
-    books: Books, claim: Claim, objective: Scored, space: Mapping[str, BaseDistribution]
+    books: Books,
+    trial: _Trial,
+    objective: Scored,
+    space: Mapping[str, BaseDistribution],
+    checkpoint_s: float,
 ) -> Generator[Step, Any, Scores]:
+    claim, parts = trial.claim, trial.parts
     params = claim.params
     if params is None:
         params = yield Draw(claim)
         books.save_params(claim, params, space)
-    parts = list(claim.parts)
     for part in range(len(parts), len(objective.parts)):
+        # The last part is stored with the result.
+        trial.save(books, checkpoint_s)
         scores = yield ScorePart(claim, params, part)
         name = objective.parts[part]
         _require_finite(scores["score"], name)
-        books.save_part(claim, part, scores)
         _log.info("trial %d: %s scored %.6g", claim.number, name, scores["score"])
         parts.append(scores)
     try:

@@ -16,7 +16,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.ledger import Answer, Claim, Counts, Incarnation
+from hpo.ledger import NO_PARTS, Answer, Claim, Counts, Incarnation, Parts
 
 
 @dataclass(slots=True)
@@ -175,31 +175,31 @@ class MemoryLedger:
         if unit is not None and params and unit.params is None:
             unit.params = params
 
-    def save_part(self, claim: Claim, part: int, scores: Mapping[str, float]) -> None:
-        """Store the scores of one part as soon as they are made."""
-        unit = self._fenced(claim, stored=part + 1)
-        if unit is not None:
-            unit.stored = part + 1
-            unit.parts[part] = _readable(scores)
+    def save_parts(self, claim: Claim, parts: Parts) -> None:
+        """Store the scores of parts, by their position, in the middle of a trial."""
+        self._fenced(claim, parts=parts)
 
-    def finish(self, claim: Claim, scores: Mapping[str, float]) -> None:
-        """Tell the result of a trial; its unit of budget is spent."""
-        unit = self._fenced(claim, state="finished")
+    def finish(self, claim: Claim, scores: Mapping[str, float], parts: Parts = NO_PARTS) -> None:
+        """Tell the result of a trial, and scores of parts that are not stored yet.
+
+        The trial's unit of budget is spent.
+        """
+        unit = self._fenced(claim, state="finished", parts=parts)
         if unit is not None:
             del self._in_hand[claim.worker_id]
             unit.state, unit.scores = "finished", _readable(scores)
             self._finished += 1
 
-    def fail(self, claim: Claim, reason: str) -> None:
+    def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
         """Give up a trial that its objective refused; its unit goes to another trial."""
-        unit = self._fenced(claim, state="failed")
+        unit = self._fenced(claim, state="failed", parts=parts)
         if unit is not None:
             del self._in_hand[claim.worker_id]
             self._end_failed(unit, reason)
 
-    def give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
-        unit = self._fenced(claim, freed=True)
+        unit = self._fenced(claim, freed=True, parts=parts)
         if unit is not None:
             self._set_free(unit)
 
@@ -263,23 +263,23 @@ class MemoryLedger:
     # One call's pieces ------------------------------------------------------------------------
 
     def _fenced(
-        self, claim: Claim, *, state: str = "open", freed: bool = False, stored: int | None = None
+        self, claim: Claim, *, state: str = "open", freed: bool = False, parts: Parts = NO_PARTS
     ) -> Unit | None:
-        """Return the unit of a claim, to be changed; refused if the unit has moved on.
+        """Return the unit of a claim, to be changed, with scores of parts; refused if it moved on.
 
         None if it was changed before, by a call whose answer was lost.
         """
         unit = self.units[claim.trial_id]
         if unit.attempt == claim.attempt:
-            new = stored is None or unit.stored < stored
+            stored = max(parts) + 1 if parts else unit.stored
+            new = not parts or unit.stored < stored
             if unit.worker_id == claim.worker_id and unit.state == "open" and new:
                 unit.lease_until = self._clock() + self.lease_s
+                unit.stored = stored
+                unit.parts |= {part: _readable(scores) for part, scores in parts.items()}
                 return unit
             worker_id = None if freed else claim.worker_id
-            if (unit.worker_id, unit.state) == (worker_id, state) and stored in (
-                None,
-                unit.stored,
-            ):
+            if (unit.worker_id, unit.state, unit.stored) == (worker_id, state, stored):
                 return None
         raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
 

@@ -6,14 +6,16 @@ told twice, or a part that is computed after its score was stored.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.ledger import WALL_KEY, Answer, Claim, Incarnation
+from hpo.ledger import WALL_KEY, Answer, Claim, Incarnation, Parts
 from hpo.memory_ledger import MemoryLedger
 
 _INCARNATION = Incarnation("simulated", 0)
@@ -154,37 +156,47 @@ class SimulatedStore:
         if part < self._stored.get(number, 0):
             self.repeated += 1
 
-    def save_part(self, claim: Claim, part: int, scores: Mapping[str, float]) -> None:
-        """Store the scores of a part."""
-        self._charge("save_part")
-        try:
-            self.ledger.save_part(claim, part, scores)
-        except LostLeaseError:
-            self.refused += 1
-            raise
-        self._stored[claim.number] = part + 1
-        self.scored += 1
-        self.useful_s += scores[WALL_KEY]
+    def save_parts(self, claim: Claim, parts: Parts) -> None:
+        """Store the scores of parts."""
+        self._charge("save_parts")
+        with self._storing(claim, parts):
+            self.ledger.save_parts(claim, parts)
         self._still_runs(claim)
 
-    def finish(self, claim: Claim, scores: Mapping[str, float]) -> None:
+    def finish(self, claim: Claim, scores: Mapping[str, float], parts: Parts) -> None:
         """Tell the result of a trial."""
         self._charge("finish")
-        self.ledger.finish(claim, scores)
+        with self._storing(claim, parts):
+            self.ledger.finish(claim, scores, parts)
         self.told[claim.number] += 1
         self.last_told_s = max(self.last_told_s, self.answered)
 
-    def fail(self, claim: Claim, reason: str) -> None:
+    def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
         self._charge("fail")
-        self.ledger.fail(claim, reason)
+        with self._storing(claim, parts):
+            self.ledger.fail(claim, reason, parts)
         self._still_runs(claim)
 
-    def give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim, parts: Parts) -> None:
         """Leave a trial to another worker."""
         self._charge("give_back")
-        self.ledger.give_back(claim)
+        with self._storing(claim, parts):
+            self.ledger.give_back(claim, parts)
         self._still_runs(claim)
+
+    @contextlib.contextmanager
+    def _storing(self, claim: Claim, parts: Parts) -> Iterator[None]:
+        """Count what the ledger accepts within this block."""
+        try:
+            yield
+        except LostLeaseError:
+            self.refused += len(parts)
+            raise
+        if parts:
+            self._stored[claim.number] = max(parts) + 1
+        self.scored += len(parts)
+        self.useful_s += math.fsum(scores[WALL_KEY] for scores in parts.values())
 
     def _still_runs(self, claim: Claim) -> None:
         if self.interrupted:

@@ -160,7 +160,7 @@ class Cluster:
     ----------
     workers, trials
         How many jobs are kept running, and the budget.
-    lease_s, max_deaths, max_failures
+    lease_s, checkpoint_s, max_deaths, max_failures
         As in a study file.
     time_limit_s
         Of a job; None if jobs may run on. Workers leave `leave_before_s` and up to `stagger_s`
@@ -179,6 +179,7 @@ class Cluster:
     workers: int
     trials: int
     lease_s: float = 60.0
+    checkpoint_s: float = 1.0
     max_deaths: int = 3
     max_failures: int = 10
     time_limit_s: float | None = None
@@ -255,7 +256,8 @@ class Result:
     parts_scored, parts_repeated
         Parts whose score was stored, and parts that were computed after that, which never happens.
     parts_unfinished, parts_refused
-        Parts that were cut short, and parts whose worker had been taken for dead when it came.
+        Parts that were cut short or lost before they were stored, and parts whose worker had been
+        taken for dead when it came.
     faults
         What hit workers, by kind.
     makespan_s
@@ -444,7 +446,7 @@ class _Simulation:
             return
         cluster, now = self.cluster, self.store.now
         worker_id = f"worker-{self.jobs}"
-        steps = work(self.store, worker_id, self.objective, {}, self.poll_s)
+        steps = work(self.store, worker_id, self.objective, {}, self.poll_s, cluster.checkpoint_s)
         worker = self.slots[slot] = _Worker(slot, worker_id, steps)
         worker.started = now
         self.jobs += 1

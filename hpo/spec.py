@@ -310,7 +310,9 @@ class StudySpec(_Section):
     `trials` is the budget: that many trials finish, whatever dies on the way. `seed` feeds the
     sampler and, where the estimator takes one, its `random_state`. `allow_target_derived` names
     the columns made from the target that the study uses knowingly; any other one is refused.
-    Parameters of a composite estimator's parts are named `part.parameter` in `space`.
+    Scores of parts are stored with the result of their trial, and before that whenever a death
+    would cost `checkpoint_s` seconds of work or more; 0 stores each at once. Parameters of a
+    composite estimator's parts are named `part.parameter` in `space`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -320,6 +322,7 @@ class StudySpec(_Section):
     max_failures: int = Field(10, ge=0)
     max_deaths: int = Field(3, ge=1)
     lease_s: float = Field(60.0, ge=1)
+    checkpoint_s: float = Field(1.0, ge=0)
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()
     cv: CvSpec | None = None

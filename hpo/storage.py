@@ -17,7 +17,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -68,6 +68,16 @@ _POSTGRESQL_CONNECT_ARGS = {
     "tcp_user_timeout": 30_000,
 }
 
+_NOW: dict[str, sa.ColumnElement[float]] = {
+    "sqlite": sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float),
+    "postgresql": sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Float),
+}
+_UP_SINCE: dict[str, sa.ColumnElement[float]] = {
+    "sqlite": sa.literal_column("0.0", sa.Float),
+    "postgresql": sa.literal_column(
+        "extract(epoch FROM pg_postmaster_start_time())::float8", sa.Float
+    ),
+}
 _writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
 
 METADATA = sa.MetaData()
@@ -147,22 +157,6 @@ EVENTS = sa.Table(
 )
 
 
-@dataclass(frozen=True)
-class Clock:
-    """The database's clock: every lease is judged by this one clock.
-
-    Attributes
-    ----------
-    now
-        Seconds since the epoch.
-    up_since
-        When the server was started; 0 where there is no server.
-    """
-
-    now: float
-    up_since: float
-
-
 class StudyStorage(RDBStorage):
     """Optuna's relational storage whose changes of state are atomic on SQLite too.
 
@@ -171,6 +165,9 @@ class StudyStorage(RDBStorage):
     patience_s
         How long `patiently` goes on trying while the database does not answer. None at all for
         a command that somebody waits for; workers wait for a server that is being restarted.
+    now_sql, up_since_sql
+        The time by the database's clock, and when its server was started, as SQL: seconds since the
+        epoch. A file was started at 0.
     """
 
     patience_s = 0.0
@@ -178,7 +175,7 @@ class StudyStorage(RDBStorage):
     def __init__(self, url: str, **options: Any) -> None:
         if not self._attach(url, options):
             super().__init__(url, **options)
-        _make_safe(self.engine)
+        self._prepare()
 
     def _attach(self, url: str, options: dict[str, Any]) -> bool:
         """Open a database that has Optuna's schema of today; False if this is none.
@@ -222,6 +219,11 @@ class StudyStorage(RDBStorage):
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        dialect = self.engine.dialect.name
+        self.now_sql, self.up_since_sql = _NOW[dialect], _UP_SINCE[dialect]
         _make_safe(self.engine)
 
     @contextlib.contextmanager
@@ -236,21 +238,15 @@ class StudyStorage(RDBStorage):
         with self.engine.connect() as connection:
             yield connection
 
-    def clock(self, connection: sa.Connection) -> Clock:
-        """Read the database's clock."""
-        if self.engine.dialect.name == "sqlite":
-            query = "SELECT (julianday('now') - 2440587.5) * 86400.0, 0.0"
-        else:
-            query = (
-                "SELECT extract(epoch FROM clock_timestamp()),"
-                " extract(epoch FROM pg_postmaster_start_time())"
-            )
-        now, up_since = connection.execute(sa.text(query)).one()
-        return Clock(float(now), float(up_since))
-
     def now(self, connection: sa.Connection) -> float:
-        """Return the database's time in seconds since the epoch."""
-        return self.clock(connection).now
+        """Return the database's time in seconds since the epoch: every lease is judged by it."""
+        return float(connection.execute(sa.select(self.now_sql)).scalar_one())
+
+    def insert_new(self, table: sa.Table) -> sa.Insert:
+        """Return an insertion that leaves rows alone that are there."""
+        if self.engine.dialect.name == "sqlite":
+            return sqlite.insert(table).on_conflict_do_nothing()
+        return postgresql.insert(table).on_conflict_do_nothing()
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """Call a function again while the database does not answer, for up to `patience_s`.
@@ -400,10 +396,10 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     if parsed.get_backend_name() in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, create=create)
     shown = parsed.render_as_string(hide_password=True)
-    sqlite = parsed.get_backend_name() == "sqlite"
-    if sqlite:
+    is_file = parsed.get_backend_name() == "sqlite"
+    if is_file:
         _prepare_sqlite(parsed.database, shown, create=create)
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if sqlite else {}
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if is_file else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
             return _open(parsed, options, create=create)

@@ -202,7 +202,14 @@ class Worker:
     def _drive(self) -> Answer:
         """Carry out the steps of the loop."""
         poll_s = poll_interval(self.ledger.lease_s)
-        steps = work(self.ledger, self.worker_id, self.objective, self._space, poll_s)
+        steps = work(
+            self.ledger,
+            self.worker_id,
+            self.objective,
+            self._space,
+            poll_s,
+            self.record.spec.checkpoint_s,
+        )
         answer: Any = None
         error: BaseException | None = None
         while True:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from hpo.ledger import WORKER_KEY, Ledger, part_key
 from hpo.memory_ledger import MemoryLedger, Unit
-from hpo.storage import CLAIMS, Clock, StudyStorage, open_storage
+from hpo.storage import CLAIMS, StudyStorage, open_storage
 from hpo.study import Source, StudyRecord, begin
 from tests.conftest import make_spec
 
@@ -79,13 +79,7 @@ class SqlBench:
             c.execute(CLAIMS.update().where(self.mine).values(lease_until=0.0))
 
     def restart(self, ago_s: float) -> None:
-        read = StudyStorage.clock
-
-        def clock(connection: sa.Connection) -> Clock:
-            now = read(self.storage, connection).now
-            return Clock(now, now - ago_s)
-
-        self.storage.clock = clock  # type: ignore[method-assign]
+        self.storage.up_since_sql = self.storage.now_sql - ago_s
 
     def trials(self) -> list[Seen]:
         found = self.storage.get_all_trials(self.record.study_id, deepcopy=False)

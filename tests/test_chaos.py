@@ -43,6 +43,8 @@ def begin_witness(url: str, folder: Path, delay_s: float, name: str = "chaos") -
             "name": name,
             "trials": BUDGET,
             "lease_s": LEASE_S,
+            # The journal says that a part is stored when the next one begins.
+            "checkpoint_s": 0,
             "max_deaths": 1000,
             "objective": {
                 "name": "tests.objectives:Witness",

@@ -64,7 +64,7 @@ def test_a_trial_goes_its_way(ledger, bench):
     claim = ledger.claim("w1")
     assert (claim.number, claim.params, claim.parts) == (0, None, ())
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
-    ledger.save_part(claim, 0, {"score": 1.5, "rmse_val": 2.0})
+    ledger.save_parts(claim, {0: {"score": 1.5, "rmse_val": 2.0}})
     ledger.finish(claim, {"score": 1.5, "rmse_val": 2.0})
     trial = trial_of(bench, claim)
     assert trial.state is TrialState.COMPLETE
@@ -89,7 +89,7 @@ def test_the_budget_is_claimed_exactly(ledger):
 def test_a_trial_given_back_goes_on_with_its_parameters_at_its_next_part(ledger, bench):
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
-    ledger.save_part(claim, 0, {"score": 1.5})
+    ledger.save_parts(claim, {0: {"score": 1.5}})
     ledger.give_back(claim)
     assert trial_of(bench, claim).state is TrialState.WAITING
     again = ledger.claim("w2")
@@ -107,7 +107,7 @@ def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger,
     assert again.attempt > claim.attempt
     for act in (
         lambda: ledger.save_params(claim, {"alpha": 0.5}, SPACE),
-        lambda: ledger.save_part(claim, 0, {"score": 0.0}),
+        lambda: ledger.save_parts(claim, {0: {"score": 0.0}}),
         lambda: ledger.finish(claim, {"score": 0.0}),
         lambda: ledger.fail(claim, "too late"),
         lambda: ledger.give_back(claim),
@@ -159,7 +159,7 @@ def test_failed_trials_do_not_count_but_too_many_stop_the_study(ledger):
 
 def test_a_score_that_is_not_finite_is_stored_as_nothing(ledger, bench):
     claim = ledger.claim("w1")
-    ledger.save_part(claim, 0, {"score": 1.0, "r2_val": float("nan")})
+    ledger.save_parts(claim, {0: {"score": 1.0, "r2_val": float("nan")}})
     assert trial_of(bench, claim).user_attrs["part 0"] == {"score": 1.0, "r2_val": None}
 
 
@@ -169,7 +169,7 @@ def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
     for _ in range(2):
         ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     for _ in range(2):
-        ledger.save_part(claim, 0, {"score": 1.5})
+        ledger.save_parts(claim, {0: {"score": 1.5}})
     assert ledger.claim("w1").parts == ({"score": 1.5},)
     for _ in range(2):
         ledger.give_back(claim)
@@ -192,7 +192,7 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     done = ledger.claim("w0")
     ledger.finish(done, {"score": 1.0})
     claims = [ledger.claim(f"w{i}") for i in (1, 2)]
-    ledger.save_part(claims[1], 0, {"score": 0.5})
+    ledger.save_parts(claims[1], {0: {"score": 0.5}})
     assert ledger.set_budget(2) == [2]
     with pytest.raises(LostLeaseError):
         ledger.finish(claims[1], {"score": 0.0})
@@ -212,7 +212,7 @@ def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
     ledger.stop("gently")
     assert ledger.claim("w2") is Answer.STOPPED
     assert ledger.renew("w1") is None
-    ledger.save_part(claim, 0, {"score": 0.5})
+    ledger.save_parts(claim, {0: {"score": 0.5}})
     ledger.stop("now")
     assert ledger.renew("w1") is Answer.STOPPED
     ledger.give_back(claim)
@@ -325,7 +325,7 @@ class LedgerMachine(RuleBasedStateMachine):
         claim = self.pick(data)
         part = self.scored.get(claim.trial_id, 0)
         if part < N_PARTS:
-            self.ledger.save_part(claim, part, {"score": float(part)})
+            self.ledger.save_parts(claim, {part: {"score": float(part)}})
             self.scored[claim.trial_id] = part + 1
 
     @precondition(lambda self: self.live)
@@ -432,7 +432,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
         ("worker", "leave", ("done",)),
         ("worker", "renew", ()),
         ("worker", "bury", ("killed",)),
-        *[("claim", "save_part", (source.randrange(N_PARTS), scores))] * 2,
+        *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
         ("claim", "finish", (scores,)),
         ("claim", "fail", ("refused",)),

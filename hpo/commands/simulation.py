@@ -100,7 +100,8 @@ def simulate(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> tuple[Cluster, Table]:
     from hpo.simulation import Cluster, Faults, Table
 
-    lease_s, limits = LEASE_S, {}
+    limits: dict[str, Any] = {}
+    lease_s = LEASE_S
     if options.study is None:
         table = Table.make(options.parts or PARTS, options.part_s or PART_S, seed=options.seed)
     else:
@@ -111,7 +112,11 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, Table]:
         record = find(open_storage(options), options.study)
         table, spec = Table.from_study(record), record.spec
         lease_s = spec.lease_s
-        limits = {"max_deaths": spec.max_deaths, "max_failures": spec.max_failures}
+        limits = {
+            "checkpoint_s": spec.checkpoint_s,
+            "max_deaths": spec.max_deaths,
+            "max_failures": spec.max_failures,
+        }
     cluster = Cluster(
         workers=options.workers,
         trials=options.trials,
