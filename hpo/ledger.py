@@ -545,13 +545,19 @@ class Ledger:
         return c.execute(self._open(condition).limit(1)).one_or_none()
 
     def _new_unit(self, c: sa.Connection, worker_id: str, lease_until: float) -> Claim:
-        ours = TRIALS.c.study_id == self.study_id
+        last = (
+            sa.select(TRIALS.c.number)
+            .where(TRIALS.c.study_id == self.study_id)
+            .order_by(TRIALS.c.trial_id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         row = sa.select(
-            sa.func.coalesce(sa.func.max(TRIALS.c.number), -1) + 1,
+            sa.func.coalesce(last, -1) + 1,
             sa.literal(self.study_id),
             sa.literal(TrialState.RUNNING, TRIALS.c.state.type),
             sa.literal(_utc_now(), TRIALS.c.datetime_start.type),
-        ).where(ours)
+        )
         made = TRIALS.insert().from_select(["number", "study_id", "state", "datetime_start"], row)
         trial_id, number = c.execute(made.returning(TRIALS.c.trial_id, TRIALS.c.number)).one()
         c.execute(

@@ -41,7 +41,7 @@ def draw(
     """
     if not space:
         return {}
-    history.update()
+    history.update(undrawn=number)
     source = _make_sampler(sampler, trial_seed(seed, number))
     study, trial = history.study, history.running(number)
     together = source.sample_relative(study, trial, history.common_space())

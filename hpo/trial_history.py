@@ -59,8 +59,14 @@ class TrialHistory:
         # Trials with a lower id have ended, and are known.
         self._first_id = 0
 
-    def update(self) -> None:
-        """Read what became of the trials since the last time."""
+    def update(self, undrawn: int | None = None) -> None:
+        """Read what became of the trials since the last time.
+
+        Parameters
+        ----------
+        undrawn
+            The number of a trial that is known to have no parameters yet.
+        """
         known = self._mirror.known
         with self._storage.read() as c:
             rows = [
@@ -68,8 +74,12 @@ class TrialHistory:
                 for row in self._read_trials(c)
                 if not (row.trial_id in known and known[row.trial_id].state.is_finished())
             ]
-            ids = [row.trial_id for row in rows]
-            bare = [i for i in ids if not (i in known and known[i].params)]
+            bare = [
+                row.trial_id
+                for row in rows
+                if row.number != undrawn
+                and not (row.trial_id in known and known[row.trial_id].params)
+            ]
             drawn = _read(c, PARAMS, bare)
             pruned = [row.trial_id for row in rows if row.state is TrialState.PRUNED]
             parts = _read(c, PART_VALUES, pruned)
@@ -83,6 +93,13 @@ class TrialHistory:
     def running(self, number: int) -> FrozenTrial:
         """Return a trial that has not ended."""
         return self._mirror.going_on[number]
+
+    def note(
+        self, number: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Remember what was drawn for a trial and is stored, so that it need not be read."""
+        trial = self.running(number)
+        trial.params, trial.distributions = dict(params), dict(space)
 
     def common_space(self) -> dict[str, BaseDistribution]:
         """Return the dimensions that all trials share, but for those with one value."""

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from hpo.errors import ObjectiveError, StopRequested, StorageError
-from hpo.ledger import WALL_KEY, Answer, Incarnation, Ledger
+from hpo.ledger import WALL_KEY, Answer, Claim, Incarnation, Ledger
 from hpo.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.objective import Objective
 from hpo.sampling import draw
@@ -173,6 +173,8 @@ class Worker:
             record.storage, record.study_id, record.spec.sampler.max_history
         )
         self._space = distributions(record.spec.space)
+        # The trial that parameters are drawn for.
+        self._undrawn: Claim | None = None
 
     def run(self, incarnation: Incarnation, orders: Orders | None = None) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -226,8 +228,12 @@ class Worker:
 
     def _carry_out(self, step: Step) -> Any:
         if isinstance(step, ScorePart):
+            if step.claim is self._undrawn:  # Parameters are stored before the first part.
+                self._history.note(step.claim.number, step.params, self._space)
+                self._undrawn = None
             return self._score_part(step.params, step.part)
         if isinstance(step, Draw):
+            self._undrawn = step.claim
             return self.record.storage.patiently(lambda: self._draw(step))
         if isinstance(step, Pause):
             with self.stop.interruptible():

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARABOLA = """
 trials = {trials}
 lease_s = {lease_s}
+checkpoint_s = 0
 max_deaths = 20
 [objective]
 name = "tests.objectives:{objective}"

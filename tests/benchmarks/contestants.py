@@ -21,6 +21,7 @@ HEARTBEAT_S = 1
 STUDY_FILE = f"""
 trials = {{trials}}
 lease_s = {LEASE_S}
+checkpoint_s = 0
 [objective]
 name = "{Parts.__module__}:{Parts.__name__}"
 params = {{{{ part_s = {{part_s}} }}}}
