@@ -23,6 +23,7 @@ from hpo.commands import (
 )
 from hpo.commands.common import INTERRUPTED, Parser, say
 from hpo.errors import HpoError
+from hpo.threads import use_one_thread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,19 +72,6 @@ def _parser() -> Parser:
     ):
         group.add_to(commands)
     return parser
-
-
-def use_one_thread() -> None:
-    """Set before the numerical libraries load: more threads make small tables slower."""
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        # joblib, which scikit-learn asks for cores, would otherwise look for a program that knows.
-        "LOKY_MAX_CPU_COUNT",
-    ):
-        os.environ[name] = "1"
 
 
 def _is_users_mistake(exc: Exception) -> bool:

@@ -262,6 +262,13 @@ def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, secti
     return estimator
 
 
+def load_estimator(spec: EstimatorSpec) -> None:
+    """Load the packages of an estimator's models, which its first fit would load otherwise."""
+    for model in spec.parts.values():
+        registered = REGISTRY.get(model.name)
+        resolve(registered.factory if registered else model.name, "[estimator] name")
+
+
 def ranks_only(estimator: EstimatorSpec) -> bool:
     """Return whether an estimator predicts scores without a unit, which only rank rows."""
     registered = REGISTRY.get(estimator.name)

@@ -21,6 +21,7 @@ Fingerprint = Mapping[str, str]
 # Modules whose text decides a score. What the command line or a report looks like does not.
 SCORING_MODULES = (
     "hpo.objective",
+    "hpo.boosting",
     "hpo.folds",
     "hpo.metrics",
     "hpo.estimators",

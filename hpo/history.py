@@ -89,14 +89,22 @@ def _describe_workers(workers: list[Mapping[str, Any]]) -> Iterator[str]:
         lock = (made_with.get("lock") or "none")[:12]
         yield (
             f"  {_time(worker['started_at'])}  {worker['worker_id']} on {worker['host']}; {job}"
-            f"commit {git.get('commit', 'unknown')[:12]}{_dirt(git)}, lock file {lock}; "
-            f"{worker['outcome'] or 'at work'}"
+            f"commit {git.get('commit', 'unknown')[:12]}{_dirt(git)}, lock file {lock}"
+            f"{_threads(made_with)}; {worker['outcome'] or 'at work'}"
         )
     commits = Counter(
         (worker["provenance"] or {}).get("git", {}).get("commit", "unknown") for worker in workers
     )
     if len(commits) > 1:
         yield f"  {len(commits)} different commits"
+
+
+def _threads(made_with: Mapping[str, Any]) -> str:
+    """Return with how many threads a worker computed, where it wrote that down."""
+    if "threads" not in made_with:
+        return ""
+    held = [name for name, number in made_with["threads"].items() if number > 1]
+    return ", one thread" + (f" ({', '.join(held)} held to it)" if held else "")
 
 
 def _describe_event(event: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Reporting, checkpoints, restart in the middle and timing are the worker's, once 
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.table import FeatureTable
+from hpo.boosting import BoostedRows, refusal
 from hpo.errors import ObjectiveError
 from hpo.estimators import (
     adapt_estimator,
@@ -48,6 +50,10 @@ from hpo.spec import (
 Direction = Literal["minimize", "maximize"]
 Params = Mapping[str, Any]
 Scores = Mapping[str, float]
+
+# Rows of all folds are kept, for what a worker does with them once, where they are not more.
+MAX_KEPT_BYTES = 64_000_000
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -141,6 +147,8 @@ class CrossValidation(ABC):
             self.metrics, self.headline = RANK_METRICS, "spearman"
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
+        self._boosted: dict[int, BoostedRows] = {}
+        self._said: set[str] = set()
 
     @abstractmethod
     def score_part(self, params: Params, part: int) -> Scores:
@@ -153,7 +161,9 @@ class CrossValidation(ABC):
 
     def fit(self, params: Params, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
         """Return the estimator with these parameters, fitted on rows of the training part."""
-        model = make_estimator(self.estimator, params, self.seed)
+        return self._fit(make_estimator(self.estimator, params, self.seed), rows)
+
+    def _fit(self, model: Any, rows: NDArray[np.int64] | slice) -> Any:
         settings: dict[str, Any] = {}
         if self.groups is not None and getattr(model, "takes_groups", False):
             settings["groups"] = self.groups[rows]
@@ -164,15 +174,52 @@ class CrossValidation(ABC):
 
     def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
         """Fit on the training part of a fold; return all metrics, and what it validates."""
-        fold = self.folds[part]
-        model = self.fit(params, fold.train)
-        scores, predicted = {}, {}
-        sides = (("val", self.X_new, fold.validation), ("train", self.X, fold.train))
-        for side, X, rows in sides:
-            predicted[side] = np.asarray(model.predict(X[rows]), dtype=np.float64)
-            for name, value in score_all(self.y[rows], predicted[side], self.metrics).items():
+        fold, scores = self.folds[part], {}
+        validated, trained = self._predict_fold(params, part)
+        for side, predicted, rows in (
+            ("val", validated, fold.validation),
+            ("train", trained, fold.train),
+        ):
+            for name, value in score_all(self.y[rows], predicted, self.metrics).items():
                 scores[f"{name}_{side}"] = value
-        return scores, predicted["val"]
+        return scores, validated
+
+    def _predict_fold(
+        self, params: Params, part: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fit on the training part of a fold; return predictions of what it validates, and of it.
+
+        Bit for bit those of `fit` and `predict`, which the report repeats for the best trial.
+        """
+        fold = self.folds[part]
+        model = make_estimator(self.estimator, params, self.seed)
+        boosted = self._boosted_rows(model, part)
+        if boosted is not None:
+            return boosted.predict(model)
+        self._fit(model, fold.train)
+        validated, trained = (
+            np.asarray(model.predict(X), dtype=np.float64)
+            for X in (self.X_new[fold.validation], self.X[fold.train])
+        )
+        return validated, trained
+
+    def _boosted_rows(self, model: Any, part: int) -> BoostedRows | None:
+        """Return the rows of a fold for the short way of boosting; None if that is not for it."""
+        fold = self.folds[part]
+        reason = refusal(model, len(fold.train))
+        if reason is None and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
+            reason = "the folds together are too large to be kept, and are fitted one by one"
+        if reason is not None:
+            if reason and reason not in self._said:
+                self._said.add(reason)
+                _log.info("%s", reason)
+            return None
+        if part not in self._boosted:
+            weights = None if self.weights is None else self.weights[fold.train]
+            self._boosted[part] = BoostedRows(
+                self.X[fold.train], self.y[fold.train], self.X_new[fold.validation], weights
+            )
+        return self._boosted[part]
 
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 
 import features.table
 from features.table import Column, Target
-from hpo.cli import use_one_thread
 from hpo.errors import HpoError
 from hpo.server import Server
 from hpo.spec import StudySpec, validate
 from hpo.storage import StudyStorage, open_storage, resolve_url
 from hpo.study import Source, StudyRecord, begin
+from hpo.threads import use_one_thread
 from tests.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 from tests.studies import ROOT, run_hpo
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -416,7 +416,9 @@ def worker(options: argparse.Namespace) -> int:
 
     name_process("hpo worker")
     with loading():
+        from hpo.estimators import load_estimator
         from hpo.study import find
+        from hpo.threads import hold_one_thread
         from hpo.worker import TIME_LIMIT, Worker, new_worker_id
         from hpo.worker_log import open_log
         from slurm.submit import current_job
@@ -426,9 +428,12 @@ def worker(options: argparse.Namespace) -> int:
         record = find(open_storage(options), options.name)
         _require_shareable(record)
         _, objective = record.open_objective()
+        if record.spec.estimator is not None:
+            load_estimator(record.spec.estimator)
+        threads = hold_one_thread()
     job = current_job()
     worker = Worker(record, objective, worker_id)
-    outcome = worker.run(_incarnation(log, job), _orders(options, job))
+    outcome = worker.run(_incarnation(log, job, threads), _orders(options, job))
     logging.getLogger(__name__).info("left: %s", outcome)
     # A worker that got SIGTERM was cancelled and is not wanted, or SLURM requeues it by itself.
     wanted_back = worker.stop.reason in (TIME_LIMIT, "SIGUSR2")
@@ -450,7 +455,7 @@ def _require_shareable(record: StudyRecord) -> None:
         check_sqlite_shared(Path(url.database), alive | {socket.gethostname()})
 
 
-def _incarnation(log: Path | None, job: Job | None) -> Incarnation:
+def _incarnation(log: Path | None, job: Job | None, threads: Mapping[str, int]) -> Incarnation:
     import socket
 
     from hpo import provenance
@@ -463,7 +468,7 @@ def _incarnation(log: Path | None, job: Job | None) -> Incarnation:
         job=job.job_id if job else None,
         restarts=job.restarts if job else None,
         log=str(log) if log else None,
-        provenance=provenance.collect_of_worker(),
+        provenance={**provenance.collect_of_worker(), "threads": dict(threads)},
     )
 
 
