@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.plugins import resolve
+from hpo.space import StagedDimension
 from hpo.spec import (
     COMPOSITES,
     BoundEnsembleSpec,
@@ -29,6 +30,7 @@ from hpo.spec import (
     SpearmanSpec,
     StudySpec,
 )
+from hpo.staged import Staged
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Registered:
         The parameters with which it predicts the quantile of a level; None if it cannot.
     ranks
         Whether its predictions are scores without a unit, which only rank rows.
+    trees
+        The parameter whose every value is scored by one fit of the largest; "" if there is none.
     """
 
     factory: str
@@ -60,6 +64,7 @@ class Registered:
     scaled: bool = False
     quantile: Callable[[float], Mapping[str, Any]] | None = None
     ranks: bool = False
+    trees: str = ""
 
 
 LIGHTGBM_EXTRA = frozenset(
@@ -79,6 +84,7 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         "hist_gradient_boosting": Registered(
             "sklearn.ensemble:HistGradientBoostingRegressor",
             quantile=lambda level: {"loss": "quantile", "quantile": level},
+            trees="max_iter",
         ),
         "random_forest": Registered("sklearn.ensemble:RandomForestRegressor", {"n_jobs": 1}),
         "extra_trees": Registered("sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}),
@@ -92,12 +98,14 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             {"n_jobs": 1, "verbosity": -1},
             LIGHTGBM_EXTRA | {"alpha"},
             quantile=lambda level: {"objective": "quantile", "alpha": level},
+            trees="n_estimators",
         ),
         "lightgbm_ranker": Registered(
             "hpo.ranker:LightGbmRanker",
             {"n_jobs": 1, "verbosity": -1},
             LIGHTGBM_EXTRA | {"lambdarank_truncation_level"},
             ranks=True,
+            trees="n_estimators",
         ),
     }
 )
@@ -320,6 +328,48 @@ def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
     return _predicting_quantile(estimator, objective.level, spec)
 
 
+def staged_of(spec: StudySpec) -> Staged | None:
+    """Return the parameter of a study that is read off a curve; None if there is none.
+
+    Raises
+    ------
+    SpecError
+        If the estimator has no such curve, or the objective does not score folds one by one.
+    """
+    for name, dimension in spec.space.items():
+        if isinstance(dimension, StagedDimension):
+            trees = _trees_of(spec.estimator)
+            if name != trees:
+                able = [key for key, entry in REGISTRY.items() if entry.trees]
+                named = f"its '{trees}' alone" if trees else f"of {', '.join(able)}"
+                raise SpecError(
+                    f"[space] {name}: a staged dimension is a number of boosted trees, {named}, "
+                    "and of no model within another"
+                )
+            if isinstance(spec.objective, SpearmanSpec):
+                raise SpecError(
+                    f"[space] {name}: objective spearman ranks the rows of all folds together, "
+                    'which no fold\'s curve says; draw it (type = "int"), or use penalised_cv '
+                    'with metric = "spearman"'
+                )
+            return Staged(name, dimension)
+    return None
+
+
+def _trees_of(spec: EstimatorSpec | None) -> str:
+    """Return what a plain estimator calls its number of boosted trees; "" if it has none."""
+    if spec is None or isinstance(spec, CompositeSpec):
+        return ""
+    registered = REGISTRY.get(spec.name)
+    if registered is not None:
+        return registered.trees
+    factory = resolve(spec.name, "[estimator] name")
+    if not hasattr(factory, "staged_predict"):
+        return ""
+    names = _parameter_names(factory)
+    return next((name for name in ("max_iter", "n_estimators") if name in names), "")
+
+
 def _predicting_quantile(
     model: EstimatorSpec, level: float, spec: StudySpec, prefix: str = ""
 ) -> EstimatorSpec:
@@ -359,6 +409,7 @@ def check_estimator(spec: StudySpec, source: str) -> None:
         return
     try:
         estimator = adapt_estimator(spec)
+        staged_of(spec)
     except SpecError as exc:
         raise SpecError(f"{source}: {exc}") from exc
     from hpo.space import CategoricalDimension

@@ -28,6 +28,7 @@ SCORING_MODULES = (
     "hpo.ranker",
     "hpo.composite",
     "hpo.space",
+    "hpo.staged",
     "hpo.sampling",
 )
 SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")

@@ -1,8 +1,8 @@
-"""The study's budget: N trials means exactly N finished trials, whatever dies.
+"""The study's budget: N trials means exactly N finished or pruned trials, whatever dies.
 
 A unit of budget is one row of `hpo_claims` and one trial of Optuna's, made together.
 
-    (new) ──claim──► held ──finish──► finished
+    (new) ──claim──► held ──finish──► finished    or pruned: spent alike, without a score
                      │ ▲ └──fail────► failed      the objective refused, or died too often
           give back, │ │ claim: goes on with the
      bury, set_budget▼ │ parameters and part scores that are stored
@@ -10,15 +10,16 @@ A unit of budget is one row of `hpo_claims` and one trial of Optuna's, made toge
 
 Invariants, kept by one transaction per arrow:
 
-1. finished + held + free <= budget when a unit is made, so finished never exceeds the budget.
+1. finished + held + free <= budget when a unit is made, so finished never exceeds the budget;
+   pruned units are counted among the finished ones.
    A budget that is lowered frees the held units beyond it; they wait until it is raised again.
 2. A held unit has one worker and a lease, and a worker holds one unit at most; every worker
    renews its lease from a thread. A unit whose lease has run out is buried by whoever claims
    next; who knows that a worker is dead (a launcher, a job queue) buries its unit at once.
 3. Each hold has a number, `attempt`. Whatever a worker stores names its attempt and is refused
    if the unit has moved on: a worker thought dead cannot tell anything.
-4. A free unit's trial is WAITING for Optuna, a held one RUNNING, a finished one COMPLETE, a failed
-   one FAIL with the reason in its user attribute `failure`.
+4. A free unit's trial is WAITING for Optuna, a held one RUNNING, a finished one COMPLETE, a pruned
+   one PRUNED and a failed one FAIL, with the reason in its user attribute `pruned` or `failure`.
 5. Every arrow can be walked twice in the same name and ends at the same place. A call whose
    answer was lost with the connection is therefore repeated.
 
@@ -50,6 +51,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
+from hpo.staged import Settled
 from hpo.storage import CLAIMS, EVENTS, STUDIES, WORKERS, StudyStorage
 
 TRIALS: sa.Table = models.TrialModel.__table__
@@ -60,8 +62,12 @@ ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
 
 FAILURE_KEY = "failure"
+PRUNED_KEY = "pruned"
 WORKER_KEY = "worker"
 WALL_KEY = "wall_s"
+
+# States of units that are spent: the budget's finished ones.
+SPENT = ("finished", "pruned")
 
 # The kind of event that is written down when workers are submitted to a cluster.
 SUBMITTED = "submitted"
@@ -102,13 +108,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Counts:
-    """The budget and where its units are."""
+    """The budget and where its units are; the finished ones include the pruned ones."""
 
     budget: int
     finished: int = 0
     failed: int = 0
     held: int = 0
     free: int = 0
+    pruned: int = 0
 
     @property
     def done(self) -> bool:
@@ -288,17 +295,7 @@ class Ledger:
         with self._fenced(claim) as c:
             if c is None or not params:
                 return
-            rows = [
-                {
-                    "trial_id": claim.trial_id,
-                    "param_name": name,
-                    "param_value": distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(distributions[name]),
-                }
-                for name, value in params.items()
-            ]
-            # What an earlier call stored, whose answer was lost, stays.
-            c.execute(self.storage.insert_new(PARAMS), rows)
+            self._insert_params(c, claim.trial_id, params, distributions)
 
     @_patient
     def save_parts(self, claim: Claim, parts: Parts) -> None:
@@ -313,24 +310,34 @@ class Ledger:
         claim: Claim,
         scores: Mapping[str, float],
         parts: Parts = NO_PARTS,
+        pruned: str = "",
+        settled: Settled | None = None,
     ) -> None:
-        """Tell the result of a trial, and scores of parts that are not stored yet.
+        """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 
-        The trial's unit of budget is spent.
+        Scores of parts that are not stored yet come with it.
         """
-        with self._fenced(claim, state="finished", **_reached(parts)) as c:
+        state = "pruned" if pruned else "finished"
+        with self._fenced(claim, state=state, **_reached(parts)) as c:
             if c is None:
                 return
-            stored, kind = models.TrialValueModel.value_to_stored_repr(scores["score"])
-            c.execute(
-                VALUES.insert().values(
-                    trial_id=claim.trial_id, objective=0, value=stored, value_type=kind
-                )
-            )
             summary = {**_finite(scores), WORKER_KEY: claim.worker_id}
-            del summary["score"]
+            if pruned:
+                summary[PRUNED_KEY] = pruned
+            else:
+                del summary["score"]
+                stored, kind = models.TrialValueModel.value_to_stored_repr(scores["score"])
+                c.execute(
+                    VALUES.insert().values(
+                        trial_id=claim.trial_id, objective=0, value=stored, value_type=kind
+                    )
+                )
+            if settled is not None:
+                self._settle(c, claim.trial_id, settled, len(settled.parts) - len(parts))
+                parts = {part: settled.parts[part] for part in parts}
             self._store(c, claim.trial_id, parts, summary)
-            self._end_trial(c, claim.trial_id, TrialState.COMPLETE)
+            ended = TrialState.PRUNED if pruned else TrialState.COMPLETE
+            self._end_trial(c, claim.trial_id, ended)
 
     @_patient
     def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
@@ -372,7 +379,7 @@ class Ledger:
                 self.storage.record_event(c, self.study_id, "budget", before=before, after=budget)
             # Waits for those that are being told at this moment, and counts them as finished.
             held = c.execute(self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update()).all()
-            room = max(0, budget - self._look(c, "").finished)
+            room = max(0, budget - _counts_of(self._look(c, "")).finished)
             for row in held[room:]:
                 c.execute(
                     CLAIMS.update().where(CLAIMS.c.trial_id == row.trial_id).values(worker_id=None)
@@ -507,8 +514,8 @@ class Ledger:
         -------
         row
             What `_wanted` returns; `now` and `up_since` by the database's clock; the numbers of
-            units that are `finished`, `failed`, `open` and `held`; whether one of them is `mine`,
-            and when the `first_lease_until` of the held ones ends.
+            units that are `finished`, `pruned`, `failed`, `open` and `held`; whether one of them is
+            `mine`, and when the `first_lease_until` of the held ones ends.
         """
         ours = CLAIMS.c.study_id == self.study_id
         is_open = sa.and_(ours, CLAIMS.c.state == "open")
@@ -526,9 +533,7 @@ class Ledger:
             worker_id,
             self.storage.now_sql.label("now"),
             self.storage.up_since_sql.label("up_since"),
-            count("finished"),
-            count("failed"),
-            count("open"),
+            *map(count, (*SPENT, "failed", "open")),
             of_open(sa.func.count(CLAIMS.c.worker_id), "held"),
             of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id), "mine"),
             of_open(sa.func.min(CLAIMS.c.lease_until).filter(held), "first_lease_until"),
@@ -699,6 +704,41 @@ class Ledger:
         if attributes or summary:
             self._set_attributes(c, trial_id, {**attributes, **summary})
 
+    def _insert_params(
+        self,
+        c: sa.Connection,
+        trial_id: int,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ]
+        # What an earlier call stored, whose answer was lost, stays.
+        c.execute(self.storage.insert_new(PARAMS), rows)
+
+    def _settle(self, c: sa.Connection, trial_id: int, settled: Settled, n_stored: int) -> None:
+        """Store what was found when all parts were scored, in the parts that are stored, too."""
+        if settled.params:
+            self._insert_params(c, trial_id, settled.params, settled.distributions)
+        for part, scores in enumerate(settled.parts[:n_stored]):
+            c.execute(
+                PART_VALUES.update()
+                .where(PART_VALUES.c.trial_id == trial_id, PART_VALUES.c.step == part)
+                .values(intermediate_value=scores["score"])
+            )
+            c.execute(
+                ATTRIBUTES.update()
+                .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == part_key(part))
+                .values(value_json=json.dumps(_finite(scores)))
+            )
+
     def _set_attributes(
         self, c: sa.Connection, trial_id: int, attributes: Mapping[str, Any]
     ) -> None:
@@ -722,10 +762,11 @@ class Ledger:
 def _counts_of(books: Any) -> Counts:
     return Counts(
         books.budget,
-        finished=books.finished,
+        finished=books.finished + books.pruned,
         failed=books.failed,
         held=books.held,
         free=books.open - books.held,
+        pruned=books.pruned,
     )
 
 
@@ -746,9 +787,12 @@ def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str
     }
 
 
-def _finite(scores: Mapping[str, float]) -> dict[str, Any]:
-    """Return scores as JSON can hold them: an undefined one as null."""
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores as JSON can hold them: an undefined one as null, a text as it is."""
+    return {
+        name: value if isinstance(value, str) or math.isfinite(value) else None
+        for name, value in scores.items()
+    }
 
 
 def _utc_now() -> datetime:

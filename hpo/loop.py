@@ -1,4 +1,4 @@
-"""What a worker does, step by step: claim, sample, score parts, tell.
+"""What a worker does, step by step: claim, sample, score parts, tell or prune.
 
 `work` is a generator. It yields whatever takes time, and whoever drives it answers, or throws in
 what went wrong: `hpo.worker` drives it for real, `hpo.simulation` on a simulated clock. Both
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,10 +18,13 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
 from hpo.ledger import WALL_KEY, Answer, Claim, Parts
+from hpo.staged import Settled
 
 _log = logging.getLogger(__name__)
 
-Scores = Mapping[str, float]
+Scores = Mapping[str, Any]
+# Says why a trial is ended after the parts that are scored; "" if it goes on.
+Prune = Callable[[Claim, Sequence[Scores]], str]
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,10 @@ class Books(Protocol):
     def save_parts(self, claim: Claim, parts: Parts) -> None:
         """Store the scores of parts in the middle of a trial."""
 
-    def finish(self, claim: Claim, scores: Scores, parts: Parts) -> None:
-        """Tell the result of a trial, and parts that are not stored."""
+    def finish(
+        self, claim: Claim, scores: Scores, parts: Parts, pruned: str, settled: Settled | None
+    ) -> None:
+        """Tell the result of a trial, or why it was pruned, and parts that are not stored."""
 
     def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
@@ -98,14 +103,17 @@ def work(
     space: Mapping[str, BaseDistribution],
     poll_s: float,
     checkpoint_s: float,
+    prune: Prune | None = None,
 ) -> Generator[Step, Any, Answer]:
     """Run trials until there is nothing left to do, and return why.
 
     Scores of parts are stored with the result of their trial, and before that whenever losing
-    them would cost `checkpoint_s` seconds of work or more.
+    them would cost `checkpoint_s` seconds of work or more. `prune` is asked before every part but
+    the first.
 
-    Throw ObjectiveError into it if the objective refused a part, StopRequested if the worker has
-    to leave. What it does not expect comes out again.
+    Throw ObjectiveError into it if the objective
+    refused a part, StopRequested if the worker has to leave. What it does not expect comes out
+    again.
 
     Raises
     ------
@@ -125,7 +133,7 @@ def work(
             return answer
         else:
             pause_s = first_s
-            yield from _run_trial(books, answer, objective, space, checkpoint_s)
+            yield from _run_trial(books, answer, objective, space, checkpoint_s, prune)
 
 
 class _Trial:
@@ -155,12 +163,14 @@ def _run_trial(
     objective: Scored,
     space: Mapping[str, BaseDistribution],
     checkpoint_s: float,
+    prune: Prune | None,
 ) -> Generator[Step, Any, None]:
     _log.info("trial %d: attempt %d begins", claim.number, claim.attempt)
     trial = _Trial(claim)
     try:
-        scores = yield from _score(books, trial, objective, space, checkpoint_s)
-        books.finish(claim, scores, trial.unsaved)
+        pruned = yield from _score(books, trial, objective, space, checkpoint_s, prune)
+        scores, settled = _sum_up(objective, trial.parts, pruned)
+        books.finish(claim, scores, trial.unsaved, pruned, settled)
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
             books.give_back(claim, trial.unsaved)
@@ -174,6 +184,9 @@ def _run_trial(
         with contextlib.suppress(LostLeaseError):
             books.fail(claim, str(exc), trial.unsaved)
     else:
+        if pruned:
+            _log.info("trial %d: pruned, %s", claim.number, pruned)
+            return
         _log.info(
             "trial %d: finished, score %.6g in %.2f s",
             claim.number,
@@ -188,13 +201,19 @@ def _score(
     objective: Scored,
     space: Mapping[str, BaseDistribution],
     checkpoint_s: float,
-) -> Generator[Step, Any, Scores]:
+    prune: Prune | None,
+) -> Generator[Step, Any, str]:
+    """Score the parts that are left, and return why the trial was pruned; "" if it was not."""
     claim, parts = trial.claim, trial.parts
     params = claim.params
     if params is None:
         params = yield Draw(claim)
         books.save_params(claim, params, space)
     for part in range(len(parts), len(objective.parts)):
+        # Before a part rather than after one: who takes a trial over asks for it, too.
+        pruned = prune(claim, parts) if prune is not None and parts else ""
+        if pruned:
+            return pruned
         # The last part is stored with the result.
         trial.save(books, checkpoint_s)
         scores = yield ScorePart(claim, params, part)
@@ -202,12 +221,24 @@ def _score(
         _require_finite(scores["score"], name)
         _log.info("trial %d: %s scored %.6g", claim.number, name, scores["score"])
         parts.append(scores)
+    return ""
+
+
+def _sum_up(
+    objective: Scored, parts: Sequence[Scores], pruned: str
+) -> tuple[Scores, Settled | None]:
+    """Return what is told of a trial, and what becomes of its parts if they are not kept so."""
+    wall_s = math.fsum(part[WALL_KEY] for part in parts)
+    settle = getattr(objective, "settle", None)
     try:
-        total = dict(objective.combine(parts))
+        settled: Settled | None = settle(parts, pruned=bool(pruned)) if settle else None
+        if pruned:
+            return {WALL_KEY: wall_s}, settled
+        total = dict(objective.combine(parts if settled is None else settled.parts))
     except Exception as exc:
         raise ObjectiveError(f"combine: {type(exc).__name__}: {exc}") from exc
     _require_finite(total["score"], "combine")
-    return {**total, WALL_KEY: math.fsum(part[WALL_KEY] for part in parts)}
+    return {**total, WALL_KEY: wall_s}, settled
 
 
 def _require_finite(score: float, name: str) -> None:

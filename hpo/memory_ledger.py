@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.ledger import NO_PARTS, Answer, Claim, Counts, Incarnation, Parts
+from hpo.staged import Settled
 
 
 @dataclass(slots=True)
@@ -28,13 +29,13 @@ class Unit:
     number
         Number of the trial, which is its id, too.
     state
-        open, finished or failed.
+        open, finished, pruned or failed.
     stored
         How many parts have a stored score.
     scores
         The result that was told; None if there is none.
-    failure
-        Why the trial failed; None if it did not.
+    failure, pruned
+        Why the trial failed or was pruned; None if it did not, or was not.
     queued
         Whether the heap of leases has an entry for it.
     """
@@ -50,6 +51,7 @@ class Unit:
     parts: dict[int, Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[str, float] | None = None
     failure: str | None = None
+    pruned: str | None = None
     queued: bool = False
 
     @property
@@ -90,7 +92,7 @@ class MemoryLedger:
         # Both heaps may hold entries of units that have moved on: they are dropped when met.
         self._free: list[int] = []
         self._leases: list[tuple[float, int]] = []
-        self._finished = self._failed = 0
+        self._finished = self._failed = self._pruned = 0
         self._events: list[dict[str, Any]] = []
 
     # Workers ----------------------------------------------------------------------------------
@@ -179,16 +181,28 @@ class MemoryLedger:
         """Store the scores of parts, by their position, in the middle of a trial."""
         self._fenced(claim, parts=parts)
 
-    def finish(self, claim: Claim, scores: Mapping[str, float], parts: Parts = NO_PARTS) -> None:
-        """Tell the result of a trial, and scores of parts that are not stored yet.
+    def finish(
+        self,
+        claim: Claim,
+        scores: Mapping[str, float],
+        parts: Parts = NO_PARTS,
+        pruned: str = "",
+        settled: Settled | None = None,
+    ) -> None:
+        """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 
-        The trial's unit of budget is spent.
+        Scores of parts that are not stored yet come with it.
         """
-        unit = self._fenced(claim, state="finished", parts=parts)
+        state = "pruned" if pruned else "finished"
+        unit = self._fenced(claim, state=state, parts=parts)
         if unit is not None:
             del self._in_hand[claim.worker_id]
-            unit.state, unit.scores = "finished", _readable(scores)
+            unit.state, unit.scores, unit.pruned = state, _readable(scores), pruned or None
             self._finished += 1
+            self._pruned += bool(pruned)
+            if settled is not None:
+                unit.params = {**(unit.params or {}), **settled.params}
+                unit.parts |= {part: _readable(s) for part, s in enumerate(settled.parts)}
 
     def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
         """Give up a trial that its objective refused; its unit goes to another trial."""
@@ -236,6 +250,7 @@ class MemoryLedger:
             failed=self._failed,
             held=held,
             free=len(self.units) - gone - held,
+            pruned=self._pruned,
         )
 
     def in_hand(self, worker_id: str) -> Unit | None:
@@ -353,8 +368,10 @@ def _claim_of(unit: Unit, worker_id: str) -> Claim:
     return Claim(unit.number, unit.number, unit.attempt, worker_id, unit.params, tuple(parts))
 
 
-def _readable(scores: Mapping[str, float]) -> Mapping[str, float]:
+def _readable(scores: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return scores as they are read again: all that is not finite as NaN."""
-    if all(map(math.isfinite, scores.values())):
-        return scores
-    return {name: value if math.isfinite(value) else math.nan for name, value in scores.items()}
+    return {name: value if _is_readable(value) else math.nan for name, value in scores.items()}
+
+
+def _is_readable(value: Any) -> bool:
+    return isinstance(value, str) or math.isfinite(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +23,7 @@ from hpo.estimators import (
     bind,
     make_estimator,
     ranks_only,
+    staged_of,
     weight_argument,
 )
 from hpo.folds import Fold, hash_folds, make_folds, weigh_groups
@@ -36,6 +37,7 @@ from hpo.metrics import (
     spearman,
 )
 from hpo.plugins import resolve
+from hpo.space import distribution_of
 from hpo.spec import (
     CustomObjectiveSpec,
     EstimatorSpec,
@@ -46,10 +48,12 @@ from hpo.spec import (
     SpearmanSpec,
     StudySpec,
 )
+from hpo.staged import Settled, Staged, predict_staged, without_curve
 
 Direction = Literal["minimize", "maximize"]
 Params = Mapping[str, Any]
-Scores = Mapping[str, float]
+# Numbers; a part may keep a text beside them, for when the objective settles it.
+Scores = Mapping[str, Any]
 
 # Rows of all folds are kept, for what a worker does with them once, where they are not more.
 MAX_KEPT_BYTES = 64_000_000
@@ -107,6 +111,8 @@ class CrossValidation(ABC):
         Array of shape (n_rows,): what each row counts in a fit; None if all count alike.
     seed
         The estimator's `random_state`.
+    staged
+        The parameter that is read off the curves of all folds; None if there is none.
 
     Attributes
     ----------
@@ -138,7 +144,9 @@ class CrossValidation(ABC):
         groups: NDArray[np.str_] | None = None,
         weights: NDArray[np.float64] | None = None,
         seed: int = 42,
+        staged: Staged | None = None,
     ) -> None:
+        self.staged = staged
         self.X, self.y, self.folds = X, y, tuple(folds)
         self.X_new = X if X_new is None else X_new
         self.groups, self.weights = groups, weights
@@ -153,6 +161,20 @@ class CrossValidation(ABC):
     @abstractmethod
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold and score it."""
+
+    def settle(self, parts: Sequence[Scores], *, pruned: bool) -> Settled | None:
+        """Return the parameter that is read off all folds, and the scores of its value.
+
+        None if there is no such parameter. A trial that was pruned has none either; its parts are
+        left with the scores at their own best points.
+        """
+        if self.staged is None:
+            return None
+        if pruned:
+            return Settled({}, {}, [without_curve(part) for part in parts])
+        name, dimension = self.staged.name, self.staged.dimension
+        chosen, settled = self.staged.choose(parts, maximises=self.direction == "maximize")
+        return Settled({name: chosen}, {name: distribution_of(dimension)}, settled)
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Return the mean over folds of the score, and of every metric beside it."""
@@ -174,15 +196,54 @@ class CrossValidation(ABC):
 
     def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
         """Fit on the training part of a fold; return all metrics, and what it validates."""
-        fold, scores = self.folds[part], {}
         validated, trained = self._predict_fold(params, part)
+        return self._score_sides(part, validated, trained), validated
+
+    def _score_sides(
+        self, part: int, validated: NDArray[np.float64], trained: NDArray[np.float64]
+    ) -> dict[str, float]:
+        """Return all metrics of predictions of both sides of a fold."""
+        fold, scores = self.folds[part], {}
         for side, predicted, rows in (
             ("val", validated, fold.validation),
             ("train", trained, fold.train),
         ):
             for name, value in score_all(self.y[rows], predicted, self.metrics).items():
                 scores[f"{name}_{side}"] = value
-        return scores, validated
+        return scores
+
+    def _score_penalised(
+        self, params: Params, part: int, metric: str, penalty: float
+    ) -> dict[str, Any]:
+        """Score a fold by a penalised metric, or the curve of it where a parameter is staged."""
+
+        def score(*predicted: NDArray[np.float64]) -> dict[str, float]:
+            scores = self._score_sides(part, *predicted)
+            return {"score": self._penalise(scores, metric, penalty), **scores}
+
+        if self.staged is None or self.staged.name in params:
+            return score(*self._predict_fold(params, part))
+        points = [score(*predicted) for predicted in self._predict_stages(params, part)]
+        return self.staged.keep(points, maximises=self.direction == "maximize")
+
+    def _predict_stages(
+        self, params: Params, part: int
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Fit once; yield predictions of both sides of a fold at each number of trees."""
+        assert self.staged is not None
+        fold, numbers = self.folds[part], self.staged.numbers
+        most = {**params, self.staged.name: numbers[-1]}
+        model = make_estimator(self.estimator, most, self.seed)
+        boosted = self._boosted_rows(model, part)
+        if boosted is not None:
+            yield from boosted.predict_staged(model, numbers)
+            return
+        self._fit(model, fold.train)
+        yield from zip(
+            predict_staged(model, self.X_new[fold.validation], numbers),
+            predict_staged(model, self.X[fold.train], numbers),
+            strict=True,
+        )
 
     def _predict_fold(
         self, params: Params, part: int
@@ -223,7 +284,7 @@ class CrossValidation(ABC):
 
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""
-        validation, train = scores[f"{metric}_val"], scores[f"{metric}_train"]
+        validation, train = float(scores[f"{metric}_val"]), float(scores[f"{metric}_train"])
         sign = -1.0 if self.direction == "maximize" else 1.0
         return validation + sign * penalty * max(0.0, sign * (validation - train))
 
@@ -250,8 +311,7 @@ class PenalisedCv(CrossValidation):
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold; score both of its parts by every metric."""
-        scores, _ = self._fit_fold(params, part)
-        return {"score": self._penalise(scores, self.metric, self.penalty), **scores}
+        return self._score_penalised(params, part, self.metric, self.penalty)
 
 
 class QuantileCv(CrossValidation):
@@ -277,8 +337,7 @@ class QuantileCv(CrossValidation):
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold; score both of its parts by every metric."""
-        scores, _ = self._fit_fold(params, part)
-        return {"score": self._penalise(scores, "pinball", self.penalty), **scores}
+        return self._score_penalised(params, part, "pinball", self.penalty)
 
 
 class SpearmanCv(CrossValidation):
@@ -367,6 +426,7 @@ def cross_validation(
         "groups": train.groups if keeps_groups else None,
         "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
         "seed": spec.seed,
+        "staged": staged_of(spec),
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)

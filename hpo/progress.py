@@ -81,6 +81,8 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
         parts.append(f"{elapsed_s * workers / done:.2g} s/trial")
         left_s = elapsed_s / done * max(0, counts.budget - counts.finished)
         parts.append(f"{_clock(left_s)} left")
+    if counts.pruned:
+        parts.append(f"{counts.pruned} ended early")
     if counts.failed:
         parts.append(f"{counts.failed} failed")
     return "  ".join(parts)

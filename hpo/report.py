@@ -219,7 +219,8 @@ def _search(
 
 def _times(record: StudyRecord, search: Search) -> dict[str, str]:
     ended = [trial.datetime_complete for trial in search.trials if trial.datetime_complete]
-    computed_s = math.fsum(trial.user_attrs.get(WALL_KEY, 0.0) for trial in search.finished)
+    spent = (*search.finished, *search.pruned)
+    computed_s = math.fsum(trial.user_attrs.get(WALL_KEY, 0.0) for trial in spent)
     return {
         "begun": results.utc(record.created_at),
         # Optuna hands out local time without saying so, which is what timestamp() takes it for.

@@ -16,7 +16,7 @@ from features.table import Target
 from hpo.evaluation import Evaluation, Predictions
 from hpo.ledger import WALL_KEY, part_key
 from hpo.search import Search, score
-from hpo.space import CategoricalDimension, Dimension
+from hpo.space import CategoricalDimension, Dimension, StagedDimension
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 EDGE = 0.01  # share of a searched range, at either end
@@ -67,8 +67,10 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
     if search.best is None:
         failed = len(search.failed)
         return "No trial has finished yet" + (f"; {failed} failed." if failed else ".")
-    finished = len(search.finished)
+    finished, pruned = len(search.finished), len(search.pruned)
     of = f"The best of {finished} trials" if finished > 1 else "The one finished trial"
+    if pruned:
+        of = f"The best of {finished + pruned} trials ({pruned} of them ended early)"
     trial = search.best.number
     if evaluation is None:
         return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
@@ -242,6 +244,7 @@ def _range(dimension: Dimension) -> str:
         return ", ".join(str(choice) for choice in dimension.choices)
     scale = ", log scale" if dimension.log else ""
     step = f", step {dimension.step:g}" if dimension.step not in (None, 1) else ""
+    step += ", read off the curve" if isinstance(dimension, StagedDimension) else ""
     return f"{dimension.low:g} to {dimension.high:g}{scale}{step}"
 
 

@@ -44,7 +44,10 @@ def draw(
     history.update(undrawn=number)
     source = _make_sampler(sampler, trial_seed(seed, number))
     study, trial = history.study, history.running(number)
-    together = source.sample_relative(study, trial, history.common_space())
+    found = history.common_space()
+    # Complete trials have parameters that are read off a curve, too, which nobody draws.
+    joint = {name: found[name] for name in found if name in space}
+    together = source.sample_relative(study, trial, joint)
     return {
         name: together[name]
         if name in together

@@ -58,7 +58,7 @@ class Search:
 
     @functools.cached_property
     def finished(self) -> list[FrozenTrial]:
-        """The finished trials, best first."""
+        """The finished trials that have a score, best first."""
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         sign = 1.0 if self.minimises else -1.0
         return sorted(done, key=lambda trial: (sign * score(trial), trial.number))
@@ -67,6 +67,11 @@ class Search:
     def failed(self) -> list[FrozenTrial]:
         """The failed trials, in the order of their numbers."""
         return [trial for trial in self.trials if trial.state == TrialState.FAIL]
+
+    @functools.cached_property
+    def pruned(self) -> list[FrozenTrial]:
+        """The trials that were ended early, in the order of their numbers."""
+        return [trial for trial in self.trials if trial.state == TrialState.PRUNED]
 
     @functools.cached_property
     def params(self) -> list[str]:

@@ -34,6 +34,12 @@ CONTOUR_STEPS = 24
 MIN_TRIALS_FOR_IMPORTANCE = 10
 GOOD_TRIALS_FOR_IMPORTANCE = 50  # Optuna asks for 5 trials in the best tenth
 
+# How Optuna calls the end of a trial, and how a page does.
+ENDS = {
+    "COMPLETE": ("finished", SCALE[2]),
+    "PRUNED": ("ended early", SCALE[1]),
+    "FAIL": ("failed", BEST),
+}
 RING = {"symbol": "circle-open", "size": 13, "color": BEST, "line": {"width": 2.5}}
 
 
@@ -281,17 +287,19 @@ def _distribution(search: Search) -> Figure:
 
 def _timeline(search: Search) -> Figure:
     title = "When trials ran"
-    ended = sorted([*search.finished, *search.failed], key=lambda trial: trial.number)
+    ended = sorted(
+        [*search.finished, *search.pruned, *search.failed], key=lambda trial: trial.number
+    )
     if not ended:
         return Figure("timeline", title, "not drawn; no trial has ended yet.")
     shown = ended[-MAX_POINTS:]
     figure = plots.plot_timeline(search.view(shown))
     texts = {trial.number: f"trial {trial.number}: {_wall_s(trial):.3g} s" for trial in shown}
     for bars in figure.data:
-        failed = bars.name == "FAIL"
+        name, colour = ENDS[bars.name]
         bars.update(
-            name="failed" if failed else "finished",
-            marker={"color": BEST if failed else SCALE[2], "line": {"width": 0}},
+            name=name,
+            marker={"color": colour, "line": {"width": 0}},
             text=[texts[number] for number in bars.y],
             hovertemplate="%{text}<extra></extra>",
         )

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.ledger import WALL_KEY, Answer, Claim, Incarnation, Parts
 from hpo.memory_ledger import MemoryLedger
+from hpo.staged import Settled
 
 _INCARNATION = Incarnation("simulated", 0)
 
@@ -163,11 +164,18 @@ class SimulatedStore:
             self.ledger.save_parts(claim, parts)
         self._still_runs(claim)
 
-    def finish(self, claim: Claim, scores: Mapping[str, float], parts: Parts) -> None:
-        """Tell the result of a trial."""
+    def finish(
+        self,
+        claim: Claim,
+        scores: Mapping[str, float],
+        parts: Parts,
+        pruned: str = "",
+        settled: Settled | None = None,
+    ) -> None:
+        """Tell the result of a trial, or why it was pruned."""
         self._charge("finish")
         with self._storing(claim, parts):
-            self.ledger.finish(claim, scores, parts)
+            self.ledger.finish(claim, scores, parts, pruned, settled)
         self.told[claim.number] += 1
         self.last_told_s = max(self.last_told_s, self.answered)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import FailedStudyError, HpoError, StopRequested
-from hpo.ledger import WALL_KEY, Answer, part_key
+from hpo.ledger import WALL_KEY, Answer, Claim, part_key
 from hpo.loop import Pause, ScorePart, Scores, Step, poll_interval, work
 from hpo.memory_ledger import MemoryLedger
 from hpo.simulated_store import SimulatedStore
@@ -42,7 +42,7 @@ class Table:
     Attributes
     ----------
     rows
-        For each trial the scores of its parts; as many parts in each.
+        For each trial the scores of its parts; a trial with fewer than others is pruned after them.
     """
 
     rows: tuple[tuple[Scores, ...], ...]
@@ -76,7 +76,7 @@ class Table:
 
     @classmethod
     def from_study(cls, record: StudyRecord) -> Table:
-        """Return the stored parts of a study's finished trials.
+        """Return the stored parts of a study's finished and pruned trials.
 
         Raises
         ------
@@ -85,20 +85,26 @@ class Table:
         """
         from optuna.trial import TrialState
 
-        rows = []
+        rows, complete = [], False
         for trial in record.optuna_study().get_trials(deepcopy=False):
-            if trial.state is TrialState.COMPLETE:
+            complete = complete or trial.state is TrialState.COMPLETE
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 keys = itertools.takewhile(
                     lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
                     map(part_key, itertools.count()),
                 )
                 rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
-        if not rows:
+        if not complete:
             raise HpoError(
                 f"study '{record.name}': no trial has finished, so there are no durations to "
                 "simulate with; give them with --parts and --part-s"
             )
         return cls(tuple(rows))
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts of a trial that is not pruned."""
+        return max(map(len, self.rows))
 
     @property
     def mean_part_s(self) -> float:
@@ -109,7 +115,7 @@ class Table:
     @property
     def longest_part_s(self) -> float:
         """Longest duration of a part in seconds."""
-        return max(scores[WALL_KEY] for row in self.rows for scores in row)
+        return max(float(scores[WALL_KEY]) for row in self.rows for scores in row)
 
 
 def _read_scores(stored: Mapping[str, float | None]) -> Scores:
@@ -250,6 +256,8 @@ class Result:
         "finished", or why the study stopped.
     finished, failed, budget
         Trials that were told, trials that were given up, and trials that were wanted.
+    pruned
+        Trials among the finished ones that were told after fewer parts.
     overshoot, lost, told_twice
         Trials told beyond the budget, trials of the budget that were never told, and trials that
         were told more than once. A study that finished has none of them.
@@ -278,6 +286,7 @@ class Result:
     outcome: str
     budget: int
     finished: int
+    pruned: int
     failed: int
     overshoot: int
     lost: int
@@ -373,7 +382,7 @@ _ALWAYS = -1  # the token of an event that is never void
 class _Simulation:
     def __init__(self, cluster: Cluster, table: Table) -> None:
         self.cluster, self.rows = cluster, table.rows
-        self.objective = _Objective(len(table.rows[0]))
+        self.objective = _Objective(table.n_parts)
         self.poll_s = poll_interval(cluster.lease_s)
         self.beat_s = cluster.lease_s / 3.0
         self.random = random.Random(f"cluster {cluster.seed}")
@@ -446,7 +455,15 @@ class _Simulation:
             return
         cluster, now = self.cluster, self.store.now
         worker_id = f"worker-{self.jobs}"
-        steps = work(self.store, worker_id, self.objective, {}, self.poll_s, cluster.checkpoint_s)
+        steps = work(
+            self.store,
+            worker_id,
+            self.objective,
+            {},
+            self.poll_s,
+            cluster.checkpoint_s,
+            self._prune,
+        )
         worker = self.slots[slot] = _Worker(slot, worker_id, steps)
         worker.started = now
         self.jobs += 1
@@ -457,6 +474,10 @@ class _Simulation:
             self._push(leaves, self._reach_limit, worker)
             self._push(ends, self._exceed_limit, worker)
         self._call_store(worker)
+
+    def _prune(self, claim: Claim, parts: Sequence[Scores]) -> str:
+        scored = len(self.rows[claim.number % len(self.rows)])
+        return "as in the table" if len(parts) == scored else ""
 
     def _call_store(self, worker: _Worker) -> None:
         """Let the loop go on with what it waited for, which begins with a call of the store."""
@@ -670,6 +691,7 @@ class _Simulation:
             outcome=self.failure or "finished",
             budget=budget,
             finished=finished,
+            pruned=store.ledger.counts().pruned,
             failed=store.ledger.counts().failed,
             overshoot=max(0, finished - budget),
             lost=max(0, budget - finished),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Choice = bool | int | float | str
+# Scores at every number of trees are stored until a trial is complete.
+MAX_STAGES = 100
 
 
 class _Dimension(BaseModel):
@@ -63,8 +65,46 @@ class CategoricalDimension(_Dimension):
         return self
 
 
+class StagedDimension(_Dimension):
+    """A number of trees that is not drawn but read off a curve: low, low + step, … up to high.
+
+    Every fold is fitted once with the largest number; see `hpo.staged`. Without `low`, the first
+    number is `step`.
+    """
+
+    type: Literal["staged"]
+    low: int = Field(0, ge=0)
+    high: int
+    step: int = Field(10, ge=1)
+    log: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "low" not in values:
+            return {**values, "low": values.get("step", 10)}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> StagedDimension:
+        if self.low < 1:
+            raise ValueError(f"low must be 1 at least, got {self.low}")
+        _check_range(self.low, self.high, self.step, log=False)
+        if len(self.numbers) > MAX_STAGES:
+            raise ValueError(
+                f"{len(self.numbers)} numbers of trees are more than {MAX_STAGES}: raise step"
+            )
+        return self
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers to choose among, ascending."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
+
 Dimension = Annotated[
-    FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")
+    FloatDimension | IntDimension | CategoricalDimension | StagedDimension,
+    Field(discriminator="type"),
 ]
 
 
@@ -87,11 +127,16 @@ def _check_range(low: float, high: float, step: float | None, *, log: bool) -> N
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]:
-    """Return the Optuna distribution of every dimension, in the order of the study file."""
-    return {name: _distribution(dimension) for name, dimension in space.items()}
+    """Return the Optuna distribution of every dimension that is drawn, in the file's order."""
+    return {
+        name: distribution_of(dimension)
+        for name, dimension in space.items()
+        if not isinstance(dimension, StagedDimension)
+    }
 
 
-def _distribution(dimension: Any) -> BaseDistribution:
+def distribution_of(dimension: Any) -> BaseDistribution:
+    """Return the Optuna distribution of a dimension, drawn or not."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -102,7 +147,7 @@ def _distribution(dimension: Any) -> BaseDistribution:
         return FloatDistribution(
             dimension.low, dimension.high, log=dimension.log, step=dimension.step
         )
-    if isinstance(dimension, IntDimension):
+    if isinstance(dimension, IntDimension | StagedDimension):
         return IntDistribution(
             dimension.low, dimension.high, log=dimension.log, step=dimension.step
         )

@@ -23,7 +23,7 @@ from pydantic import (
 
 from features.table import TableSpec
 from hpo.errors import AbsentError, SpecError, suggest
-from hpo.space import Dimension
+from hpo.space import Dimension, StagedDimension
 
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
 ParamValue = bool | int | float | str
@@ -304,15 +304,39 @@ class SamplerSpec(_Section):
     max_history: int = Field(500, ge=250)
 
 
+class PruningSpec(_Section):
+    """Trials that are ended early, as PRUNED: `hpo.pruning`.
+
+    A trial ends where the mean of its part scores so far is worse than this `percentile` of the
+    complete trials' means at the same part; not before `after` parts, and not before
+    `startup_trials` are complete.
+    """
+
+    percentile: float = Field(75.0, gt=0, lt=100)
+    after: int = Field(1, ge=1)
+    startup_trials: int = Field(10, ge=1)
+
+
+def _is_switch(value: Any) -> str:
+    return "section" if isinstance(value, dict | PruningSpec) else "switch"
+
+
+AnyPruningSpec = Annotated[
+    Annotated[PruningSpec, Tag("section")] | Annotated[bool, Tag("switch")],
+    Discriminator(_is_switch),
+]
+
+
 class StudySpec(_Section):
     """One study file.
 
-    `trials` is the budget: that many trials finish, whatever dies on the way. `seed` feeds the
-    sampler and, where the estimator takes one, its `random_state`. `allow_target_derived` names
-    the columns made from the target that the study uses knowingly; any other one is refused.
-    Scores of parts are stored with the result of their trial, and before that whenever a death
-    would cost `checkpoint_s` seconds of work or more; 0 stores each at once. Parameters of a
-    composite estimator's parts are named `part.parameter` in `space`.
+    `trials` is the budget: that many trials finish or are pruned, whatever dies on the way. `seed`
+    feeds the sampler and, where the estimator takes one, its `random_state`.
+    `allow_target_derived` names the columns made from the target that the study uses knowingly;
+    any other one is refused. Scores of parts are stored with the result of their trial, and before
+    that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
+    Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
+    on by itself for cross-validation, and off for an objective of the user's own.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -331,6 +355,16 @@ class StudySpec(_Section):
     objective: ObjectiveSpec = PenalisedCvSpec()
     space: dict[str, Dimension] = {}
     sampler: SamplerSpec = SamplerSpec()
+    pruning: AnyPruningSpec | None = None
+
+    @property
+    def pruned_by(self) -> PruningSpec | None:
+        """How trials are ended early; None if they are not."""
+        if isinstance(self.pruning, PruningSpec):
+            return self.pruning
+        by_itself = not isinstance(self.objective, CustomObjectiveSpec)
+        on = by_itself if self.pruning is None else self.pruning
+        return PruningSpec() if on else None
 
     @model_validator(mode="after")
     def _check(self) -> StudySpec:
@@ -344,10 +378,13 @@ class StudySpec(_Section):
                 "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
                 "spearman alone"
             )
-        if not self.space and self.trials > 1:
+        staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
+        if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
             )
+        if len(staged) > 1:
+            raise ValueError(f"{', '.join(staged)}: one dimension alone can be staged")
         both = sorted(set(self.space) & set(self.estimator.fixed if self.estimator else ()))
         if both:
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
@@ -549,7 +586,11 @@ def _is_union(kind: Any) -> bool:
 
 
 # Tags of the members of a union that no fixed word tells apart.
-_TAGS: Mapping[str, type[BaseModel]] = {"custom": CustomObjectiveSpec, "plain": EstimatorSpec}
+_TAGS: Mapping[str, type[BaseModel]] = {
+    "custom": CustomObjectiveSpec,
+    "plain": EstimatorSpec,
+    "section": PruningSpec,
+}
 
 
 def _has_tag(model: type[BaseModel], tag: int | str) -> bool:

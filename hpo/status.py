@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from hpo.ledger import SUBMITTED, TRIALS, VALUES, Counts
+from hpo.ledger import SPENT, SUBMITTED, TRIALS, VALUES, Counts
 from hpo.storage import CLAIMS, WORKERS
 from hpo.study import DIRECTIONS, StudyRecord
 
@@ -139,7 +139,7 @@ def _rate(record: StudyRecord) -> float | None:
         finished = c.execute(
             sa.select(sa.func.count(), sa.func.min(told_at)).where(
                 CLAIMS.c.study_id == record.study_id,
-                CLAIMS.c.state == "finished",
+                CLAIMS.c.state.in_(SPENT),
                 told_at >= since,
             )
         ).one()

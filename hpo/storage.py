@@ -107,7 +107,7 @@ CLAIMS = sa.Table(
     sa.Column("trial_id", sa.Integer, primary_key=True),
     sa.Column("study_id", sa.Integer, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
-    # open (claimed, or given back and waiting for a worker) | finished | failed
+    # open (claimed, or given back and waiting for a worker) | finished | pruned | failed
     sa.Column("state", sa.String(16), nullable=False),
     # The fencing token: one more with every worker that takes the trial.
     sa.Column("attempt", sa.Integer, nullable=False),

@@ -43,7 +43,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import ConflictError, HpoError
 from hpo.export import export
-from hpo.ledger import FAILURE_KEY, WALL_KEY, WORKER_KEY, part_key
+from hpo.ledger import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, part_key
 from hpo.sessions import Logbook, Session
 from hpo.status import take_status
 from hpo.study import StudyRecord
@@ -423,6 +423,7 @@ class Replay:
             "study": self.record.name,
             "budget": counts.budget,
             "finished": counts.finished,
+            "pruned": counts.pruned,
             "failed": counts.failed,
             "best/score": status.best_score,
             "best/trial": status.best_trial,
@@ -448,7 +449,7 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
     Parameters
     ----------
     trial
-        A trial that is finished: complete or failed.
+        A trial that is finished: complete, pruned or failed.
     order
         The place of its row among all rows, from 0.
     best
@@ -460,7 +461,7 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
         TRIAL_KEY: trial.number,
         "state": _STATE_NAMES.get(trial.state, trial.state.name.lower()),
         "worker": attributes.pop(WORKER_KEY, None),
-        "reason": attributes.pop(FAILURE_KEY, None),
+        "reason": attributes.pop(FAILURE_KEY, None) or attributes.pop(PRUNED_KEY, None),
         "duration_s": attributes.pop(WALL_KEY, None) or _duration_s(trial),
     }
     row.update({f"hparams/{name}": value for name, value in trial.params.items()})

@@ -74,6 +74,9 @@ def findings(material: Material) -> list[Finding]:
         found.append(_selection(material.search, material.events, averaged=averaged))
     if material.evaluation is not None and isinstance(objective, CrossValidation):
         found.append(_refit(material.search, material.evaluation, objective.metrics))
+    if material.search.pruned:
+        what = "fits" if isinstance(objective, CrossValidation) else "parts"
+        found.append(_ended_early(material.search, what))
     found.append(_changes(material.events))
     found.append(_failures(material.search))
     found.append(_deaths(material.events))
@@ -178,11 +181,12 @@ def _test_looks(material: Material) -> Finding:
 def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
     title = "The best of many"
     finished = search.finished
-    if len(finished) == 1:
+    chosen_among = len(finished) + len(search.pruned)
+    if chosen_among == 1:
         text = "One trial has finished: nothing was selected."
         return Finding("fine", title, text)
     text = (
-        f"The cross-validated score of the best trial was selected among {len(finished)} trials. "
+        f"The cross-validated score of the best trial was selected among {chosen_among} trials. "
         "The best of many is partly luck, and its intervals do not allow for that."
     )
     if not averaged:
@@ -201,6 +205,24 @@ def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
     if nested:
         text += f" {_in_words(nested[-1])}"
     return Finding("note", title, text)
+
+
+def _ended_early(search: Search, what: str) -> Finding:
+    """Say what was saved by ending trials early, and that it may have cost the best one."""
+    finished, pruned = search.finished, search.pruned
+    n_parts = max(len(trial.intermediate_values) for trial in finished)
+    wanted = n_parts * (len(finished) + len(pruned))
+    saved = sum(n_parts - len(trial.intermediate_values) for trial in pruned)
+    after = Counter(len(trial.intermediate_values) for trial in pruned)
+    listed = ", ".join(f"{count} after part {part}" for part, count in sorted(after.items()))
+    text = (
+        f"{_count(len(pruned), 'trial')} ended early ({listed}), because the mean of their first "
+        f"parts was worse than that of most others; {len(finished)} were scored on all {n_parts} "
+        f"parts. That saved {saved} of {wanted} {what} ({percent(saved / wanted)}). Had they gone "
+        "on, one of them might still have become the best: pruning = false in the study file lets "
+        "all go on."
+    )
+    return Finding("note", "Trials that were ended early", text)
 
 
 def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> Finding:

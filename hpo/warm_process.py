@@ -21,8 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpo.cli import main as run_command
-from hpo.cli import use_one_thread
 from hpo.machine import loading
+from hpo.threads import use_one_thread
 
 READY = b"ready"
 NOT_FORKED = b"0"

@@ -20,6 +20,7 @@ from hpo.errors import ObjectiveError, StopRequested, StorageError
 from hpo.ledger import WALL_KEY, Answer, Claim, Incarnation, Ledger
 from hpo.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.objective import Objective
+from hpo.pruning import make_pruner
 from hpo.sampling import draw
 from hpo.space import distributions
 from hpo.study import StudyRecord
@@ -175,6 +176,7 @@ class Worker:
         self._space = distributions(record.spec.space)
         # The trial that parameters are drawn for.
         self._undrawn: Claim | None = None
+        self._prune = make_pruner(record, objective)
 
     def run(self, incarnation: Incarnation, orders: Orders | None = None) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -211,6 +213,7 @@ class Worker:
             self._space,
             poll_s,
             self.record.spec.checkpoint_s,
+            self._prune,
         )
         answer: Any = None
         error: BaseException | None = None
@@ -249,12 +252,15 @@ class Worker:
             self.record.spec.seed,
         )
 
-    def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, float]:
+    def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, Any]:
         started = time.monotonic()
         try:
             with self.stop.interruptible():
                 scored = self.objective.score_part(params, part)
-            scores = {name: float(value) for name, value in scored.items()}
+            scores = {
+                name: value if isinstance(value, str) else float(value)
+                for name, value in scored.items()
+            }
         except (Exception, SystemExit) as exc:
             raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
         if "score" not in scores:

@@ -85,6 +85,8 @@ def lines_of_trial(text: str, number: int) -> list[str]:
             inside = False
         if inside or mark in line:
             found.append(line)
-        if inside and any(f"{mark}{word}" in line for word in ("finished", "given back", "taken")):
+        if inside and any(
+            f"{mark}{word}" in line for word in ("finished", "pruned", "given back", "taken")
+        ):
             inside = False
     return found

@@ -22,6 +22,13 @@ from hpo.storage import CLAIMS, StudyStorage, open_storage
 from hpo.study import Source, StudyRecord, begin
 from tests.conftest import make_spec
 
+# What Optuna calls units that are at their end.
+ENDED = {
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -137,7 +144,7 @@ class MemoryBench:
 
 def _see(unit: Unit) -> Seen:
     told = dict(unit.scores or {})
-    values = [told.pop("score")] if told else None
+    values = [told.pop("score", 0.0)] if told else None
     attributes: dict[str, Any] = {
         part_key(part): {k: None if math.isnan(v) else v for k, v in scores.items()}
         for part, scores in unit.parts.items()
@@ -146,8 +153,10 @@ def _see(unit: Unit) -> Seen:
         attributes |= told | {WORKER_KEY: unit.worker_id}
     if unit.failure is not None:
         attributes["failure"] = unit.failure
+    if unit.pruned is not None:
+        values, attributes["pruned"] = None, unit.pruned
     opened = TrialState.RUNNING if unit.worker_id is not None else TrialState.WAITING
-    state = {"open": opened, "finished": TrialState.COMPLETE, "failed": TrialState.FAIL}[unit.state]
+    state = {"open": opened, **ENDED}[unit.state]
     scored = {part: scores["score"] for part, scores in unit.parts.items()}
     return Seen(
         unit.number, unit.number, state, dict(unit.params or {}), values, scored, attributes

@@ -25,12 +25,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError, StorageError
 from hpo.ledger import Answer, Claim, Incarnation
-from tests.ledgers import ALL_KINDS, Bench, Seen, find_kind, make_sqlite_bench
+from hpo.staged import Settled
+from tests.ledgers import ALL_KINDS, ENDED, Bench, Seen, find_kind, make_sqlite_bench
 
 N_PARTS = 3
 SPACE = {"alpha": FloatDistribution(0.0, 1.0)}
@@ -75,6 +76,49 @@ def test_a_trial_goes_its_way(ledger, bench):
     assert trial.user_attrs["rmse_val"] == 2.0
     assert trial.user_attrs["worker"] == "w1"
     assert ledger.counts().finished == 1
+
+
+def test_a_pruned_trial_spends_its_unit_and_has_no_score(ledger, bench):
+    first, second = ledger.claim("w1"), ledger.claim("w2")
+    ledger.save_params(first, {"alpha": 0.25}, SPACE)
+    ledger.save_parts(first, {0: {"score": 9.0}})
+    for _ in range(2):  # as if the first answer had been lost
+        ledger.finish(first, {"wall_s": 2.0}, pruned="worse than most")
+    with pytest.raises(LostLeaseError):
+        ledger.finish(first, {"score": 1.0})
+    trial = trial_of(bench, first)
+    assert (trial.state, trial.values) == (TrialState.PRUNED, None)
+    assert trial.intermediate_values == {0: 9.0}
+    assert trial.user_attrs == {
+        "part 0": {"score": 9.0},
+        "pruned": "worse than most",
+        "wall_s": 2.0,
+        "worker": "w1",
+    }
+    ledger.finish(second, {"score": 1.0})
+    with pytest.raises(LostLeaseError):
+        ledger.finish(second, {"wall_s": 2.0}, pruned="worse than most")
+    counts = ledger.counts()
+    assert (counts.finished, counts.pruned, counts.failed) == (2, 1, 0)
+    ledger.finish(ledger.claim("w3"), {"score": 1.0})
+    assert ledger.claim("w4") is Answer.DONE
+
+
+def test_a_trial_is_settled_when_it_is_told(ledger, bench):
+    claim = ledger.claim("w1")
+    ledger.save_params(claim, {"alpha": 0.25}, SPACE)
+    for part in range(2):
+        ledger.save_parts(claim, {part: {"score": 1.0 + part, "r2": 0.5, "curve": "kept"}})
+    parts = [{"score": 3.0, "r2": math.nan}, {"score": 4.0, "r2": 0.5}]
+    settled = Settled({"max_iter": 20}, {"max_iter": IntDistribution(10, 30, step=10)}, parts)
+    assert ledger.claim("w1").parts[0]["curve"] == "kept"
+    for _ in range(2):  # as if the first answer had been lost
+        ledger.finish(claim, {"score": 3.5}, settled=settled)
+    trial = trial_of(bench, claim)
+    assert trial.params == {"alpha": 0.25, "max_iter": 20}
+    assert trial.intermediate_values == {0: 3.0, 1: 4.0}
+    assert trial.user_attrs["part 0"] == {"score": 3.0, "r2": None}
+    assert trial.user_attrs["part 1"] == {"score": 4.0, "r2": 0.5}
 
 
 def test_the_budget_is_claimed_exactly(ledger):
@@ -289,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lost: list[Claim] = []
         self.told: list[Claim] = []
         self.scored: dict[int, int] = {}
-        self.finished: dict[int, float] = {}
+        self.finished: dict[int, float | None] = {}  # None: pruned
         self.budget = 4
         self.next_worker = 0
 
@@ -334,6 +378,15 @@ class LedgerMachine(RuleBasedStateMachine):
         claim = self.pick(data)
         self.ledger.finish(claim, {"score": score})
         self.finished[claim.trial_id] = score
+        self.told.append(claim)
+        self.lost.append(self.live.pop(claim.trial_id))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def prune(self, data) -> None:
+        claim = self.pick(data)
+        self.ledger.finish(claim, {"wall_s": 1.0}, pruned="worse than most")
+        self.finished[claim.trial_id] = None
         self.told.append(claim)
         self.lost.append(self.live.pop(claim.trial_id))
 
@@ -387,15 +440,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def zombie_tells(self, data) -> None:
         zombie = data.draw(st.sampled_from(self.lost))
         # Told twice by the one who told it first: no error, and no other score either.
-        again = zombie in self.told
+        pruned = data.draw(st.booleans())
+        again = zombie in self.told and pruned == (self.finished[zombie.trial_id] is None)
         with contextlib.nullcontext() if again else pytest.raises(LostLeaseError):
-            self.ledger.finish(zombie, {"score": -1e9})
+            self.ledger.finish(zombie, {"score": -1e9}, pruned="too late" if pruned else "")
 
     @invariant()
     def the_books_agree(self) -> None:
         counts = self.ledger.counts()
         assert counts.budget == self.budget
         assert counts.finished == len(self.finished)
+        assert counts.pruned == sum(score is None for score in self.finished.values())
         assert counts.held == 0 or counts.finished + counts.held <= self.budget
         assert counts.held == len(self.live)
         places = self.bench.places()
@@ -404,14 +459,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [trial.number for trial in trials] == list(range(len(trials)))
         for trial in trials:
             state, held = places[trial.trial_id]
-            expected = {
-                "finished": TrialState.COMPLETE,
-                "failed": TrialState.FAIL,
-                "open": TrialState.RUNNING if held else TrialState.WAITING,
-            }[state]
-            assert trial.state is expected
-            if trial.trial_id in self.finished:
-                assert trial.values == [self.finished[trial.trial_id]]
+            opened = TrialState.RUNNING if held else TrialState.WAITING
+            assert trial.state is {"open": opened, **ENDED}[state]
+            score = self.finished.get(trial.trial_id)
+            assert trial.values == (None if score is None else [score])
 
 
 def outcome_of(call, arguments) -> Any:
@@ -435,6 +486,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
         *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
         ("claim", "finish", (scores,)),
+        ("claim", "finish", (scores, {}, "worse than most")),
         ("claim", "fail", ("refused",)),
         ("claim", "give_back", ()),
         ("all", "set_budget", (source.randrange(3, 12),)),

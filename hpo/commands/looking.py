@@ -133,6 +133,8 @@ def _redraw(text: str) -> None:
 def _status_line(status: Status) -> str:
     counts = status.counts
     line = f"{status.name}: {status.state}, {counts.finished} of {counts.budget} trials"
+    if counts.pruned:
+        line += f", {counts.pruned} of them ended early"
     if counts.failed:
         line += f", {counts.failed} failed"
     if status.best_score is not None:

@@ -134,11 +134,13 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, Table]:
 
 def _rows(cluster: Cluster, table: Table, result: Result) -> list[tuple[str, str]]:
     faults = ", ".join(f"{times:,} {kind}" for kind, times in sorted(result.faults.items()))
+    pruned = f"{result.pruned:,} of them pruned, " if result.pruned else ""
+    told = f"{result.finished:,} of {result.budget:,} finished, {pruned}"
     return [
         ("cluster", f"{cluster.workers:,} workers, lease {cluster.lease_s:g} s"),
-        ("trial", f"{len(table.rows[0])} parts of {table.mean_part_s:.3g} s on average"),
+        ("trial", f"{table.n_parts} parts of {table.mean_part_s:.3g} s on average"),
         ("outcome", result.outcome),
-        ("trials", f"{result.finished:,} of {result.budget:,} finished, {result.failed:,} failed"),
+        ("trials", f"{told}{result.failed:,} failed"),
         (
             "books",
             f"{result.overshoot} beyond the budget, {result.lost} lost, "

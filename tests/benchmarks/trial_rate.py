@@ -1,0 +1,359 @@
+"""How many trials per minute, against the loop that most people write?
+
+Two processes search the gradient boosting of a study over its own table, with the same sampler,
+space and folds. The ladder begins with the usual loop and changes one thing at each step; the
+last step is `hpo` with its defaults and the number of trees read off the curve. All steps are run
+in turn, in as many rounds as asked for, so that whatever else the machine does meets all of them.
+
+With --cpu N, nothing but fits is compared, in one process and by its CPU time, which a busy machine
+disturbs less: N random points of the space by each way in turn, and what pruning them would save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import threadpoolctl
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = ROOT / "studies" / "conductivity" / "stage0_magpie.toml"
+WORKERS = 2
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rung of the ladder: what is changed, and how that is run.
+
+    Attributes
+    ----------
+    one_thread
+        Whether processes are held to one thread.
+    loop
+        usual (pandas and cross_validate), short (the engine's objective), or hpo (all of it).
+    settings
+        What `hpo run` is told with --set.
+    """
+
+    what: str
+    one_thread: bool = True
+    loop: str = "hpo"
+    settings: tuple[str, ...] = ()
+
+
+STAGED = 'space.max_iter={ type = "staged", high = 200, step = 10 }'
+STEPS = (
+    Step("the usual loop", one_thread=False, loop="usual"),
+    Step("one thread per process", loop="usual"),
+    Step("rows binned once", loop="short"),
+    Step("the store of hpo", settings=("pruning=false",)),
+    Step("pruning", settings=("pruning=true",)),
+    Step("max_iter off the curve", settings=("pruning=true", STAGED)),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a step came to.
+
+    Attributes
+    ----------
+    finished
+        Trials that were finished or pruned within the time limit.
+    wall_s, cpu_s
+        Of all processes, from their start to their end.
+    best
+        The best score; None if no trial is complete.
+    curve
+        For each complete trial how many were finished before it, and its score.
+    """
+
+    finished: int
+    wall_s: float
+    cpu_s: float
+    best: float | None
+    curve: tuple[tuple[int, float], ...]
+
+    @property
+    def rate(self) -> float:
+        """Trials per minute."""
+        return 60.0 * self.finished / self.wall_s
+
+    @property
+    def cpu_per_trial(self) -> float:
+        """CPU seconds per trial, of all processes."""
+        return self.cpu_s / max(1, self.finished)
+
+    def trials_to(self, score: float) -> int | None:
+        """Return after how many trials a score was reached; None if it was not."""
+        return next((done + 1 for done, reached in self.curve if reached <= score), None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the ladder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", metavar="DIR", type=Path, help="the folder of OBELiX")
+    parser.add_argument("--study", type=Path, default=STUDY, help="a study of plain boosting")
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit-s", type=float, default=300.0, help="for each run")
+    parser.add_argument("--json", type=Path, help="write every run there, too")
+    parser.add_argument("--cpu", type=int, metavar="N", help="compare the fits of N points alone")
+    options = parser.parse_args(arguments)
+    if options.cpu:
+        with tempfile.TemporaryDirectory() as folder:
+            table = _build_table(options.study, options.data, Path(folder))
+            for line in compare_fits(options.study, table, options.cpu):
+                print(line, flush=True)
+        return 0
+    runs: dict[str, list[Run]] = {step.what: [] for step in STEPS}
+    with tempfile.TemporaryDirectory() as folder:
+        table = _build_table(options.study, options.data, Path(folder))
+        for number in range(options.rounds):
+            for step in STEPS:
+                where = Path(folder) / f"{number}-{len(runs[step.what])}-{STEPS.index(step)}"
+                where.mkdir()
+                run = run_step(step, options, table, where, seed=number)
+                runs[step.what].append(run)
+                print(f"round {number}, {step.what}: {run.rate:.1f} trials/min", flush=True)
+            if options.json:
+                found = {what: [vars(run) for run in of] for what, of in runs.items()}
+                options.json.write_text(json.dumps(found, indent=1))
+    for line in format_ladder(runs):
+        print(line)
+    return 0
+
+
+def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
+    """Yield a line per way of scoring the same random points, and what pruning would save."""
+    import numpy as np
+    import optuna
+
+    import features.table
+    from hpo.objective import make_objective
+    from hpo.spec import load
+    from tests.benchmarks.trial_loops import usual
+
+    spec, table = load(study), features.table.read(path)
+    staged_spec = load(study, [STAGED])
+    by_hand = usual(spec, table)
+    plain, staged = make_objective(spec, table), make_objective(staged_spec, table)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    points = [_draw(sampler, spec) for _ in range(n_points)]
+    cpu: dict[str, list[float]] = {"2 threads": [], "usual": [], "short": [], "staged": []}
+    folds, best = [], []
+    few = max(2, n_points // 4)
+    for number, point in enumerate(points):
+        if number < few:
+            for way, n_threads in (("2 threads", 2), ("usual", 1)):
+                with threadpoolctl.threadpool_limits(n_threads):
+                    cpu[way].append(_cpu_s(by_hand, point)[0])
+        with threadpoolctl.threadpool_limits(1):
+            used_s, parts = _cpu_s(_parts, plain, point)
+            cpu["short"].append(used_s)
+            drawn = {name: point[name] for name in point if name != "max_iter"}
+            used_s, curves = _cpu_s(_parts, staged, drawn)
+            cpu["staged"].append(used_s)
+        folds.append([part["score"] for part in parts])
+        best.append(staged.settle(curves, pruned=False).parts)  # type: ignore[attr-defined]
+    yield f"{n_points} points, {table.n_features} columns, CPU s per trial"
+    for way, used in cpu.items():
+        ratio = _spread([a / b for a, b in zip(cpu["usual"], used, strict=False)])
+        yield f"{way:10} {_spread(used)}, usual / this: {ratio}"
+    scores = np.array(folds)
+    read_off = np.array([[part["score"] for part in parts] for parts in best])
+    for what, of in (("drawn", scores), ("off the curve", read_off)):
+        means = of.mean(axis=1)
+        yield f"{what}: best {means.min():.4f}, median {np.median(means):.4f}; {_replay(of)}"
+
+
+def _replay(scores: Any) -> str:
+    """Return what pruning saves on average over orders of the trials, and what it costs."""
+    import numpy as np
+
+    from hpo.pruning import Rule
+
+    rule, source = Rule(75.0, 1, 10, maximises=False), np.random.default_rng(0)
+    n_trials, n_parts = scores.shape
+    fits, lost = [], []
+    for _ in range(200):
+        complete: list[int] = []
+        done = 0
+        for trial in source.permutation(n_trials):
+            others = scores[complete].reshape(-1, n_parts)
+            ends = (k for k in range(1, n_parts) if rule.judge(scores[trial, :k], others))
+            after = next(ends, n_parts)
+            done += after
+            if after == n_parts:
+                complete.append(int(trial))
+        fits.append(done / scores.size)
+        lost.append(int(scores.mean(axis=1).argmin()) not in complete)
+    share, loss = 100.0 * np.mean(fits), 100.0 * np.mean(lost)
+    return f"pruned, {share:.0f} % of the fits and the best one lost in {loss:.0f} %"
+
+
+def _draw(sampler: Any, spec: Any) -> dict[str, Any]:
+    import optuna
+
+    from hpo.space import distributions
+
+    trial = optuna.create_study(sampler=sampler).ask(distributions(spec.space))
+    return dict(trial.params)
+
+
+def _parts(objective: Any, params: dict[str, Any]) -> list[Any]:
+    return [objective.score_part(params, part) for part in range(len(objective.parts))]
+
+
+def _cpu_s(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    began = time.process_time()
+    answer = call(*arguments)
+    return time.process_time() - began, answer
+
+
+def _build_table(study: Path, data: Path, folder: Path) -> Path:
+    import features.table
+    from hpo.spec import load
+
+    spec = load(study)
+    assert spec.table is not None
+    built = features.table.build(
+        spec.table, data_dir=data, tables_dir=folder / "tables", base_dir=study.parent, log=print
+    )
+    return built.path
+
+
+def run_step(step: Step, options: Any, table: Path, where: Path, seed: int) -> Run:
+    """Run one step of the ladder in an empty folder."""
+    kept = {name: text for name, text in os.environ.items() if name not in THREADS}
+    one = dict.fromkeys(THREADS, "1") if step.one_thread else {}
+    environment = {**kept, **one, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    if step.loop == "hpo":
+        settings = [text for setting in step.settings for text in ("--set", setting)]
+        commands = [
+            [
+                *(sys.executable, "-m", "hpo.cli", "run", str(options.study), *settings),
+                *("--data", str(options.data), "--tables", str(table.parent)),
+                *("--trials", str(options.trials), "--seed", str(seed), "--name", "rate"),
+                *("--workers", str(WORKERS)),
+            ]
+        ]
+    else:
+        url = f"sqlite:///{where / 'hpo.db'}"
+        _create_plain(url)
+        commands = [
+            [
+                *(sys.executable, "-m", "tests.benchmarks.trial_loops", step.loop),
+                *(str(options.study), str(table), url),
+                *(str(options.trials // WORKERS), str(1000 * seed + process)),
+            ]
+            for process in range(WORKERS)
+        ]
+    return _measure(commands, environment, where, options.limit_s)
+
+
+def _create_plain(url: str) -> None:
+    import optuna
+
+    # Once, before the processes: several that create a schema at once fail.
+    storage = optuna.storages.RDBStorage(url)
+    optuna.create_study(study_name="rate", storage=storage)
+    storage.engine.dispose()
+
+
+def _measure(
+    commands: Sequence[Sequence[str]], environment: dict[str, str], where: Path, limit_s: float
+) -> Run:
+    before, began = _children_cpu_s(), time.monotonic()
+    with (where / "log.txt").open("wb") as log:
+        processes = [
+            subprocess.Popen(command, cwd=where, env=environment, stdout=log, stderr=log)
+            for command in commands
+        ]
+        deadline = began + limit_s
+        for process in processes:
+            try:
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+    wall_s = time.monotonic() - began
+    return _read(where, wall_s, _children_cpu_s() - before)
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _read(where: Path, wall_s: float, cpu_s: float) -> Run:
+    import optuna
+    from optuna.trial import TrialState
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{where / 'hpo.db'}")
+    trials = optuna.load_study(study_name="rate", storage=storage).get_trials(deepcopy=False)
+    storage.engine.dispose()
+    ended = [
+        (trial.datetime_complete, trial.value)
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.datetime_complete
+    ]
+    in_turn = [score for _, score in sorted(ended, key=lambda end: end[0])]
+    curve = tuple((place, score) for place, score in enumerate(in_turn) if score is not None)
+    best = min((score for _, score in curve), default=None)
+    return Run(len(ended), wall_s, cpu_s, best, curve)
+
+
+def format_ladder(runs: dict[str, list[Run]]) -> list[str]:
+    """Return the ladder as a table: medians over rounds, with the smallest and the largest.
+
+    Factors compare runs of the same round; the last column counts the trials until a score as
+    good as the usual loop's best, relative to those that the usual loop needed.
+    """
+    first = runs[STEPS[0].what]
+    lines = [
+        "| step | trials/min | CPU s/trial | rate, x usual | CPU, x usual | CPU, x step before "
+        "| best score | trials to the usual best |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    before = first
+    for step in STEPS:
+        of = runs[step.what]
+        rounds = list(zip(first, before, of, strict=True))
+        reached = [run.trials_to(usual.best) for usual, _, run in rounds if usual.best is not None]
+        cells = (
+            step.what,
+            _spread([run.rate for run in of]),
+            _spread([run.cpu_per_trial for run in of]),
+            _spread([run.rate / usual.rate for usual, _, run in rounds]),
+            _spread([usual.cpu_per_trial / run.cpu_per_trial for usual, _, run in rounds]),
+            _spread([earlier.cpu_per_trial / run.cpu_per_trial for _, earlier, run in rounds]),
+            _spread([run.best for run in of if run.best is not None], 4),
+            ", ".join("never" if count is None else str(count) for count in reached),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+        before = of
+    return lines
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    if not values:
+        return "–"
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
