@@ -187,21 +187,20 @@ class StudyStorage(RDBStorage):
             return False
         self.engine_kwargs = options.get("engine_kwargs") or {}
         self.url = self._fill_storage_url_template(url)
-        try:
+        is_current = False
+        with contextlib.suppress(*_CONNECTING_ERRORS):
             self.engine = sa.create_engine(self.url, **self.engine_kwargs)
-            with self.engine.connect() as connection:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self.engine.dispose)
+                connection = stack.enter_context(self.engine.connect())
                 revisions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
                 is_current = revisions.scalars().all() == [SCHEMA_REVISION]
-        except _CONNECTING_ERRORS:
-            # Optuna says what is wrong, or makes what is missing.
-            return False
+        # If not, Optuna says what is wrong, or makes what is missing.
         if is_current:
             self.skip_compatibility_check = False
             self.heartbeat_interval = self.grace_period = None
             self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
             self.scoped_session = sa.orm.scoped_session(sa.orm.sessionmaker(bind=self.engine))
-        else:
-            self.engine.dispose()
         return is_current
 
     def _ask_migrations(self) -> Any:
