@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import sqlalchemy as sa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -64,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print("median (quartiles) of CPU ms a trial; SQL statements and commits of the last trial")
     print(f"{'store':11} {'sampler':7} {'before':>6}  {'plain Optuna':31} {'ours':31} {'ratio':>6}")
-    with tempfile.TemporaryDirectory() as folder, _stores(Path(folder), options.only) as stores:
-        for store, url in stores.items():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fresh_stores(Path(folder), options.only) as stores,
+    ):
+        for store, make in stores.items():
+            url = make()
             for sampler in ("random", "tpe"):
                 record = _begin(url, sampler)
                 for before in options.before:
@@ -223,17 +229,29 @@ def _plain_study(record: StudyRecord, sampler: str, folder: Path) -> Iterator[op
 
 
 @contextlib.contextmanager
-def _stores(folder: Path, only: str | None) -> Iterator[dict[str, str]]:
-    stores = {"sqlite": f"sqlite:///{folder / 'ours.db'}"}
+def fresh_stores(folder: Path, only: str | None) -> Iterator[dict[str, Callable[[], str]]]:
+    """Give for each kind of store what makes an empty one and returns its URL."""
+    numbers = itertools.count()
+    stores: dict[str, Callable[[], str]] = {
+        "sqlite": lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}"
+    }
     server = Server(folder / "server")
     if only != "sqlite":
         server.start("127.0.0.1", settings={})
-        stores["postgresql"] = resolve_url(str(folder / "server"))
+        stores["postgresql"] = lambda: _make_database(server, next(numbers))
     try:
-        yield {name: url for name, url in stores.items() if only in (None, name)}
+        yield {name: make for name, make in stores.items() if only in (None, name)}
     finally:
         if only != "sqlite":
             server.stop()
+
+
+def _make_database(server: Server, number: int) -> str:
+    url = sa.make_url(resolve_url(str(server.folder)))
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE rate_{number}".encode())
+    made = url.set(drivername="postgresql+psycopg", database=f"rate_{number}")
+    return made.render_as_string(hide_password=False)
 
 
 def _time_status(url: str, name: str) -> float:
