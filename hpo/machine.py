@@ -42,7 +42,11 @@ class Cores:
 
 
 def name_process(name: str) -> None:
-    """Give this process the name, up to 15 bytes, that `top` and `ps` show; Linux alone has it."""
+    """Give this process the name, up to 15 bytes, that `top` and `ps` show; Linux alone has it.
+
+    Without spaces: SLURM reads names from where they would look like further columns, and does not
+    find the processes of a job any more.
+    """
     with contextlib.suppress(OSError):
         _NAME.write_text(name, encoding="ascii")
 

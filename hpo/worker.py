@@ -231,7 +231,8 @@ class Worker:
 
     def _carry_out(self, step: Step) -> Any:
         if isinstance(step, ScorePart):
-            if step.claim is self._undrawn:  # Parameters are stored before the first part.
+            if step.claim is self._undrawn and step.params:
+                # Parameters are stored before the first part.
                 self._history.note(step.claim.number, step.params, self._space)
                 self._undrawn = None
             return self._score_part(step.params, step.part)

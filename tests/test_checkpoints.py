@@ -1,6 +1,9 @@
 """When scores of parts are stored: at a checkpoint, with the result, or when a worker leaves."""
 
+from collections.abc import Sequence
+
 import pytest
+from optuna.distributions import FloatDistribution
 
 from hpo.errors import ObjectiveError, StopRequested
 from hpo.ledger import WALL_KEY, Incarnation
@@ -8,9 +11,12 @@ from hpo.loop import Draw, ScorePart, work
 from hpo.memory_ledger import MemoryLedger
 from hpo.statements import price_calls
 
+SPACE = {"x": FloatDistribution(0.0, 1.0)}
+
 
 class Five:
-    parts = tuple("abcde")
+    def __init__(self) -> None:
+        self.parts: Sequence[str] = tuple("abcde")
 
     def combine(self, parts):
         return {"score": sum(part["score"] for part in parts)}
@@ -25,7 +31,7 @@ def books():
 
 def begin(books, checkpoint_s):
     """Start a worker's loop and answer its draw; returns the loop before its first part."""
-    steps = work(books, "w", Five(), {"x": None}, 1.0, checkpoint_s)
+    steps = work(books, "w", Five(), SPACE, 1.0, checkpoint_s)
     assert isinstance(steps.send(None), Draw)
     return steps, steps.send({"x": 0.5})
 

@@ -291,5 +291,6 @@ def test_every_family_has_the_agreed_number_of_columns():
         "ewald": 5,
         "li_voronoi": 7,
         "bvse": 7,
+        "coordination": 4,
         "space_group": 230,
     }

@@ -41,7 +41,7 @@ def claims(name: str, condition: str) -> int:
 
 
 def worker_processes(parent: psutil.Process) -> list[psutil.Process]:
-    return [child for child in parent.children() if child.name() == "hpo worker"]
+    return [child for child in parent.children() if child.name() == "hpo-worker"]
 
 
 def test_a_run_finishes_its_budget_and_a_second_run_does_nothing(hpo):

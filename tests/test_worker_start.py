@@ -140,13 +140,13 @@ class Launched:
         self.parent = psutil.Process(self.process.pid)
 
     def workers(self) -> set[int]:
-        return {child.pid for child in self.parent.children() if child.name() == "hpo worker"}
+        return {child.pid for child in self.parent.children() if child.name() == "hpo-worker"}
 
     def warm(self) -> list[psutil.Process]:
         return [
             child
             for child in self.parent.children()
-            if "hpo.warm_process" in child.cmdline() and child.name() != "hpo worker"
+            if "hpo.warm_process" in child.cmdline() and child.name() != "hpo-worker"
         ]
 
     def lines(self) -> list[dict[str, Any]]:
@@ -277,7 +277,9 @@ def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_pa
     remarked = drawn_from(record)
     assert {name for name in before if before[name] != remarked[name]} == {"study_user_attributes"}
     with storage.write() as connection:
-        storage.record_event(connection, record.study_id, "accepted", part="code")
+        storage.record_event(
+            connection, record.study_id, "accepted", part="code", before="1", now="2"
+        )
     now = drawn_from(record)
     assert {name for name in now if now[name] != remarked[name]} == {"hpo_events"}
     storage.engine.dispose()

@@ -414,7 +414,7 @@ def worker(options: argparse.Namespace) -> int:
 
     from hpo.machine import loading, name_process
 
-    name_process("hpo worker")
+    name_process("hpo-worker")
     with loading():
         from hpo.estimators import load_estimator
         from hpo.study import find
