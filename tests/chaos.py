@@ -118,8 +118,8 @@ def computed_again(journal: list[tuple[str, int]]) -> list[tuple[str, int]]:
     reached: dict[str, int] = {}
     again = []
     for alpha, part in journal:
-        # Part k begins, or all are combined (k = number of parts), after 0 to k - 1 were stored.
-        if part < reached.get(alpha, 0) and part < N_PARTS:
+        # Part k begins after 0 to k - 1 were stored; the last one is stored with the result.
+        if part < reached.get(alpha, 0):
             again.append((alpha, part))
         reached[alpha] = max(part, reached.get(alpha, 0))
     return again
@@ -136,7 +136,7 @@ def check_books(record: StudyRecord, journal_path: Path, budget: int) -> dict[st
     journal = read_journal(journal_path)
     again = computed_again(journal)
     alphas = [t.params["alpha"] for t in trials if t.state is TrialState.COMPLETE]
-    begun = Counter(part for part in journal if part[1] < N_PARTS)
+    begun = Counter(journal)
     with record.storage.read() as c:
         attempts = c.execute(
             sa.select(sa.func.sum(CLAIMS.c.attempt)).where(CLAIMS.c.study_id == record.study_id)

@@ -418,7 +418,7 @@ def test_a_study_on_one_machine_lives_through_everything(tmp_path):
 
 def test_what_is_computed_again_is_seen():
     # Part 1 begins, so part 0 is stored; a worker dies in part 1, and another begins it again.
-    good = [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 0), ("a", 2), ("a", 3), ("a", 3)]
+    good = [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 0), ("a", 2), ("a", 2)]
     assert computed_again(good) == []
-    assert computed_again([*good, ("a", 2)]) == [("a", 2)]
+    assert computed_again([*good, ("a", 1)]) == [("a", 1)]
     assert computed_again([("a", 0), ("a", 1), ("a", 0), ("a", 1)]) == [("a", 0)]
