@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from hpo.commands import (
+    benchmarks,
     cluster,
     comparing,
     copying,
@@ -69,6 +70,7 @@ def _parser() -> Parser:
         simulation,
         features,
         doctor,
+        benchmarks,
     ):
         group.add_to(commands)
     return parser

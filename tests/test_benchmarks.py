@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import Namespace
 from collections import Counter
 
 import psutil
 import pytest
 
 import features.table
+from hpo.cli import main as hpo
+from hpo.commands import benchmarks
+from tests.benchmarks import peers
 from tests.benchmarks.compare_budgets import (
     Row,
     compare_one,
@@ -20,6 +25,7 @@ from tests.benchmarks.journalled import parse
 from tests.benchmarks.trial_loops import short, usual
 from tests.benchmarks.trial_rate import STEPS, Run, format_ladder
 from tests.conftest import make_spec
+from tests.studies import ROOT
 
 TINY = Setting(workers=3, trials=8, part_s=0.2)
 
@@ -114,3 +120,72 @@ def test_the_ladder_compares_runs_of_the_same_round():
     assert cells[2] == "14.00 (12.00 to 16.00)"
     assert cells[4:7] == ["2.50 (2.00 to 3.00)", *["4.50 (4.00 to 5.00)"] * 2]
     assert cells[8] == "2, never"
+
+
+# hpo bench --------------------------------------------------------------------------------------
+
+
+def test_every_benchmark_is_listed_and_described(capsys):
+    assert hpo(["bench"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert {"store_cost", "trial_rate", "peers"} <= set(listed)
+    # What they share is none.
+    assert not {"side_by_side", "contestants", "peer_programs", "datasets"} & set(listed)
+    text = (ROOT / "tests" / "benchmarks" / "README.md").read_text()
+    for name, question in listed.items():
+        assert question.endswith(("?", ".")), name
+        assert f"\n## {name}: " in text
+        assert f"hpo bench {name}" in text
+
+
+def test_a_benchmark_runs_by_its_name_with_its_own_arguments(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert hpo(["bench", "restart_time", "--deaths", "x"]) == 2
+    assert "argument --deaths: invalid int value: 'x'" in capfd.readouterr().err
+    assert hpo(["bench", "restart_tim"]) == 2
+    assert "did you mean 'restart_time'?" in capfd.readouterr().err
+
+
+def test_all_benchmarks_run_and_those_that_fail_are_named(tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "tests" / "benchmarks"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    for name, code in (("a", 0), ("b", 1), ("c", 0)):
+        (folder / f"{name}.py").write_text(
+            f'"""Is it {name}?"""\nimport sys\ndef main(arguments=None):\n'
+            f"    print('here is {name}')\n    return {code}\nsys.exit(main())\n"
+        )
+    monkeypatch.setattr(benchmarks, "FOLDER", folder)
+    assert hpo(["bench", "all"]) == 2
+    out, err = capfd.readouterr()
+    assert [line for line in out.splitlines() if line.startswith("here")] == [
+        f"here is {name}" for name in "abc"
+    ]
+    assert "1 of 3 did not end well: b" in err
+    assert hpo(["bench", "all", "--deaths"]) == 2
+    monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
+    assert hpo(["bench"]) == 2
+    assert "no benchmarks in" in capfd.readouterr().err
+
+
+def test_the_peers_are_seen_with_a_worker_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "BUDGETS", {peers.KILLED: 4})
+    # Optuna is installed here, too: the program of its environment runs by our Python.
+    runs = {}
+    for name in ("optuna", "hpo"):
+        where = tmp_path / name
+        where.mkdir()
+        options = Namespace(limit_s=60.0)
+        runs[name] = peers.run_one(name, sys.executable, peers.KILLED, where, None, options)
+    plain, ours = runs["optuna"], runs["hpo"]
+    assert sorted(map(abs, plain.exit_codes)) == [0, 9]
+    assert plain.finished == plain.evaluated == 3
+    assert plain.again == 0
+    assert ours.exit_codes == [0]
+    assert ours.finished == ours.evaluated == 4
+    assert ours.again == 1
+    assert ours.cpu_s > 0.5
+    lines = peers.format_table(peers.KILLED, {name: [run] for name, run in runs.items()})
+    assert lines[2].startswith("| plain Optuna, SQLite (5.0.0) |")
+    assert lines[3].endswith("| 4 | 1 | 4 | 0 |")

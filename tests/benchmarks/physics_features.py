@@ -3,19 +3,20 @@
 Describes every CIF of OBELiX with each family in this one process, without a cache, and prints
 coverage and CPU seconds (reading the CIFs included, importing not).
 
-    python -m tests.benchmarks.physics_features DIR [FAMILY ...]
+    python -m tests.benchmarks.physics_features --data DIR [FAMILY ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from features.cifs import read_cifs
 from features.registry import FAMILIES
+from tests.benchmarks.datasets import add_data
 
 FULL = ("bond_valence", "ewald", "li_voronoi", "bvse")
 # The family, its indicator, and what the reports have of it: rows of train and test.
@@ -29,8 +30,11 @@ MEASURED = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each family."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    folder, families = Path(given[0]), given[1:] or FULL
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", default=FULL)
+    add_data(parser)
+    options = parser.parse_args(arguments)
+    folder, families = options.data, options.families
     cifs = {
         split: list(read_cifs(folder / f"{split}_cifs.tar.gz").cifs.values())
         for split in ("train", "test")

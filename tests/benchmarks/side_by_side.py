@@ -1,4 +1,4 @@
-"""Two ways of doing the same, timed in turn in one run."""
+"""Two ways of doing the same, timed in turn in one run, and how spreads are printed."""
 
 from __future__ import annotations
 
@@ -48,3 +48,10 @@ def compare(
 def heading(what: str, columns: Sequence[str] = ("usual", "ours", "ratio (min to max)")) -> str:
     """Return the line above lines of :class:`Ratio`."""
     return f"{what:28} {columns[0]:>14} {columns[1]:>12}  {columns[2]}"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return the median with the smallest and the largest; a dash if there are none."""
+    if not values:
+        return "–"
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import threadpoolctl
+
+from tests.benchmarks.datasets import add_data
+from tests.benchmarks.side_by_side import spread
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "studies" / "conductivity" / "stage0_magpie.toml"
@@ -104,7 +106,7 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the ladder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", metavar="DIR", type=Path, help="the folder of OBELiX")
+    add_data(parser)
     parser.add_argument("--study", type=Path, default=STUDY, help="a study of plain boosting")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
@@ -170,8 +172,8 @@ def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
         best.append(staged.settle(curves, pruned=False).parts)  # type: ignore[attr-defined]
     yield f"{n_points} points, {table.n_features} columns, CPU s per trial"
     for way, used in cpu.items():
-        ratio = _spread([a / b for a, b in zip(cpu["usual"], used, strict=False)])
-        yield f"{way:10} {_spread(used)}, usual / this: {ratio}"
+        ratio = spread([a / b for a, b in zip(cpu["usual"], used, strict=False)])
+        yield f"{way:10} {spread(used)}, usual / this: {ratio}"
     scores = np.array(folds)
     read_off = np.array([[part["score"] for part in parts] for parts in best])
     for what, of in (("drawn", scores), ("off the curve", read_off)):
@@ -335,24 +337,17 @@ def format_ladder(runs: dict[str, list[Run]]) -> list[str]:
         reached = [run.trials_to(usual.best) for usual, _, run in rounds if usual.best is not None]
         cells = (
             step.what,
-            _spread([run.rate for run in of]),
-            _spread([run.cpu_per_trial for run in of]),
-            _spread([run.rate / usual.rate for usual, _, run in rounds]),
-            _spread([usual.cpu_per_trial / run.cpu_per_trial for usual, _, run in rounds]),
-            _spread([earlier.cpu_per_trial / run.cpu_per_trial for _, earlier, run in rounds]),
-            _spread([run.best for run in of if run.best is not None], 4),
+            spread([run.rate for run in of]),
+            spread([run.cpu_per_trial for run in of]),
+            spread([run.rate / usual.rate for usual, _, run in rounds]),
+            spread([usual.cpu_per_trial / run.cpu_per_trial for usual, _, run in rounds]),
+            spread([earlier.cpu_per_trial / run.cpu_per_trial for _, earlier, run in rounds]),
+            spread([run.best for run in of if run.best is not None], 4),
             ", ".join("never" if count is None else str(count) for count in reached),
         )
         lines.append(f"| {' | '.join(cells)} |")
         before = of
     return lines
-
-
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    if not values:
-        return "–"
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if __name__ == "__main__":
