@@ -47,7 +47,7 @@ class Work:
 
 def evaluate(params: Mapping[str, Any], work: str, folder: Path) -> float:
     """Return the score of a point, and note when that began and ended."""
-    key = repr(float(next(iter(params.values()))))
+    key = ",".join(repr(float(value)) for value in params.values())
     _note(folder, "begin", key)
     if work in SECONDS:
         time.sleep(SECONDS[work])
@@ -220,7 +220,8 @@ def run_hydra(trials: int, work: str) -> None:
     folder = Path.cwd()
     params = []
     for name, kind, low, high, log in _space(Path()):
-        interval = f"range({low},{high + 1})" if kind == "int" else f"interval({low},{high})"
+        # The sweeper's range includes its end.
+        interval = f"range({low},{high})" if kind == "int" else f"interval({low},{high})"
         params.append(f"+{name}=" + (f"tag(log,{interval})" if log else interval))
     sys.argv = [
         *(
