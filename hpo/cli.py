@@ -31,7 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
+    return carry_out(_parser(), arguments)
+
+
+def carry_out(parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Run the command that a parser finds, of this program or of a study's own, as `main` does."""
+    options = parser.parse_args(arguments)
     use_one_thread()
     try:
         return int(options.command(options))
