@@ -27,15 +27,15 @@ from hpo.threads import use_one_thread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Run one command and return its exit code."""
+    return run(_parser(), arguments)
+
+
+def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
+    """Run one command of a parser, ours or a study family's own, and return its exit code.
 
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
-    return carry_out(_parser(), arguments)
-
-
-def carry_out(parser: Parser, arguments: Sequence[str] | None) -> int:
-    """Run the command that a parser finds, of this program or of a study's own, as `main` does."""
     options = parser.parse_args(arguments)
     use_one_thread()
     try:

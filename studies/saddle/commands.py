@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hpo.cli import carry_out
+from hpo.cli import run
 from hpo.commands.common import (
     Parser,
     add_command,
@@ -26,7 +26,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError, SpecError
 from hpo.files import replace_file
-from hpo.spec import CustomObjectiveSpec, load
+from hpo.spec import CustomObjectiveSpec, apply_overrides, load
 from hpo.study import StudyRecord, find
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem, SaddleSearch, mean_steps
@@ -40,7 +40,7 @@ FIRST_SEED = 1000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; see `hpo.cli.main`."""
-    return carry_out(_parser(), arguments)
+    return run(_parser(), arguments)
 
 
 def _parser() -> Parser:
@@ -124,6 +124,7 @@ def _add_validate(commands: Any) -> None:
     )
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME_validation.json")
+    add_set(parser, "any field of [objective.params], as in noise_angstrom=0.3")
     add_shared(parser, "storage")
     add_json(parser)
 
@@ -205,7 +206,7 @@ def run_validation(options: argparse.Namespace) -> int:
     trial = best_trial(record, options.trial)
     _, objective = record.open_objective()
     assert isinstance(objective, SaddleSearch)
-    problem = objective.problem
+    problem = _change(objective.problem, options.set)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if set(seeds) & set(problem.seeds):
         raise HpoError(
@@ -220,6 +221,7 @@ def run_validation(options: argparse.Namespace) -> int:
         "study": record.name,
         "trial": trial.number,
         "params": dict(trial.params),
+        "changed": options.set,
         "seeds": list(seeds),
         **describe(comparisons, runs),
     }
@@ -261,6 +263,15 @@ def _problem(options: argparse.Namespace) -> Problem:
     if not isinstance(spec.objective, CustomObjectiveSpec) or not _is_ours(spec.objective.name):
         raise SpecError(f"{options.study}: its objective is no search for saddle points")
     return Problem(spec.objective.params)
+
+
+def _change(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """Return a problem with some of its fields set."""
+    if not overrides:
+        return problem
+    params = problem.spec.model_dump(mode="json", exclude_none=True)
+    apply_overrides(params, overrides)
+    return Problem(params)
 
 
 def _record(options: argparse.Namespace) -> StudyRecord:

@@ -33,27 +33,27 @@ def vibrational_basis(masses: Floats, positions: Floats) -> Floats:
     array of shape (3 n, n_vibrations)
         3 n - 6 vibrations, 3 n - 5 of a linear molecule.
     """
-    n_atoms = len(masses)
     weights = np.sqrt(masses)[:, None]
     centred = positions - (masses[:, None] * positions).sum(axis=0) / masses.sum()
-    axes = np.eye(3)
-    translations = [(weights * axis).ravel() / np.sqrt(masses.sum()) for axis in axes]
-    rotations = [(weights * np.cross(axis, centred)).ravel() for axis in axes]
+    axes = np.eye(3)[:, None, :]
+    translations = (weights * (axes / np.sqrt(masses.sum()))).reshape(3, -1)
+    rotations = (weights * np.cross(axes, centred[None])).reshape(3, -1)
     # Moments of inertia have other units than masses: the length of the largest rotation is 1.
-    longest = max((float(np.linalg.norm(rotation)) for rotation in rotations), default=0.0)
-    scaled = [rotation / longest for rotation in rotations] if longest > 0.0 else []
-    rigid = np.array([*translations, *scaled]).T
+    longest = float(np.linalg.norm(rotations, axis=1).max())
+    if longest > 0.0:
+        rotations = rotations / longest
+    rigid = np.concatenate([translations, rotations]).T
     vectors, sizes, _ = np.linalg.svd(rigid, full_matrices=True)
     n_rigid = int((sizes > _LINEAR * sizes[0]).sum())
-    return np.ascontiguousarray(vectors[:, n_rigid : 3 * n_atoms])
+    return np.ascontiguousarray(vectors[:, n_rigid:])
 
 
-def free_basis(masses: Floats, positions: Floats) -> Floats:
+def free_basis(_masses: Floats, positions: Floats) -> Floats:
     """Return the basis of all motion, for a surface on which nothing floats.
 
     Arguments are those of `vibrational_basis`, in any number of dimensions.
     """
-    return np.eye(positions.size) if len(masses) else np.empty((0, 0))
+    return np.eye(positions.size)
 
 
 def vibrational_modes(

@@ -13,7 +13,8 @@ shortened where an atom would move by more than a trust radius.
 Two controllers stand around the equation, and what they are is tuned:
 
 - The time step follows the spectrum. `surplus` says how far eigenvalues are from having exactly one
-  below zero. Whenever it becomes smaller than it ever was, the step grows by `plateau_boost`; after
+  below zero; where it is 0, the length of the gradient says how far it is to the saddle point.
+  Whenever this becomes smaller than it ever was, the step grows by `plateau_boost`; after
   `plateau_patience` steps without that, it shrinks by `plateau_shrink`.
 - A search that has come to rest where more than one eigenvalue is negative, or none, is kicked
   (`_kick`). At rest means: over the last `escape_window` steps the atoms moved less than
@@ -38,8 +39,8 @@ from studies.saddle.calculators import (
 )
 from studies.saddle.eckart import free_basis, vibrational_basis, vibrational_modes
 
-# Counts as progress of `surplus`: less than rounding, more than the noise of a Hessian.
-_PROGRESS = 1e-3
+# What is smaller than this share of the smallest value so far is progress, and no rounding.
+_PROGRESS = 0.999
 # eV/(angstrom^2 u), a wavenumber of 521 cm^-1: a mode much steeper than this is kicked by
 # `escape_delta` alone.
 _STEEP = 1.0
@@ -212,13 +213,17 @@ class _TimeStep:
     def restart(self) -> None:
         """Begin with the longest step, and with no progress to compare with."""
         self.value = self._settings.dt_max
-        self._best, self._stale = np.inf, 0
+        self._best, self._stale = (np.inf, np.inf), 0
 
-    def follow(self, distance: float) -> None:
-        """Lengthen the step upon progress, shorten it when there has been none for long."""
-        settings = self._settings
-        if distance < self._best * (1.0 - _PROGRESS):
-            self._best, self._stale = distance, 0
+    def follow(self, distance: float, slope: float) -> None:
+        """Lengthen the step upon progress, shorten it when there has been none for long.
+
+        `distance` is that of the spectrum, `slope` the length of the gradient.
+        """
+        settings, (nearest, flattest) = self._settings, self._best
+        there = distance == nearest == 0.0
+        if distance < nearest * _PROGRESS or (there and slope < flattest * _PROGRESS):
+            self._best, self._stale = (distance, slope), 0
             self.value = min(self.value * settings.plateau_boost, settings.dt_max)
             return
         self._stale += 1
@@ -278,7 +283,7 @@ class _Search:
     def _move(self, here: _View, positions: Floats) -> tuple[Floats, bool]:
         """Return where to go from here, and whether that is a kick."""
         self._negative.append(here.negative)
-        self._step.follow(surplus(here.eigenvalues))
+        self._step.follow(surplus(here.eigenvalues), float(np.linalg.norm(here.gradient)))
         if here.negative != 1 and self._at_rest():
             return self._kick(here, positions), True
         return self._ascend(here, positions), False
