@@ -421,6 +421,23 @@ def test_the_hardest_share_is_selected_and_some_easy_samples_are_watched():
     assert select(screened[1:2], 0.5, 3, 2, 100).hard == (0,)
 
 
+def test_what_a_calculator_has_no_answer_for_is_left_out_and_said(scine, tmp_path, caplog):
+    geometries = {"source": "g2", "elements": ["C", "H"], "min_atoms": 4, "max_atoms": 5}
+    params = {**PARAMS, "geometries": {**geometries, "radicals": True}, "held_out": 0.0}
+    radicals = SaddleSearch(None, seed=1, **params, screenings=str(tmp_path))
+    reasons = {row.name: row.reason for row in radicals.screened}
+    assert "spin multiplicity" in reasons["CH3 0"]
+    assert not reasons["CH4 0"]
+    assert "sample CH3 0 is left out" in caplog.text
+    assert not any("CH3 " in part for part in radicals.parts)
+    closed = SaddleSearch(
+        None, seed=1, **{**params, "geometries": geometries}, screenings=str(tmp_path)
+    )
+    assert closed.parts == radicals.parts
+    with pytest.raises(ObjectiveError, match="no answer for any sample; for x: why"):
+        select([Screened("x", converged=False, steps=0, reason="why")], 0.5, 3, 2, 100)
+
+
 PARAMS = {
     "geometries": {"source": "g2", "elements": ("H", "C", "O"), "min_atoms": 4, "max_atoms": 5},
     "held_out": 0.3,

@@ -144,8 +144,13 @@ def screen(options: argparse.Namespace) -> int:
         print_json(rows)
         return 0
     for row in sorted(rows, key=lambda row: -int(row["difficulty"])):
-        print_line(f"{row['difficulty']:5d}  {row['role']:8}{row['name']}")
+        print_line(
+            f"{row['difficulty']:5d}  {row['role']:8}{row['name']}  {row['reason']}".rstrip()
+        )
     converged = sum(row.converged for row in screened)
+    left_out = sum(bool(row.reason) for row in screened)
+    if left_out:
+        say(f"{left_out} are left out: the calculator has no answer for where they begin")
     say(
         f"{converged} of {len(screened)} samples converge within {problem.spec.screening_steps} "
         f"steps; trials are scored on {len(selection.hard)} and watch {len(selection.watched)}"

@@ -37,6 +37,7 @@ class _Source(BaseModel):
     """Where molecules come from, and which of them are wanted.
 
     `elements` are all that a molecule may have, `min_atoms` and `max_atoms` how many atoms.
+    Radicals, neutral with an odd number of electrons, are left out unless `radicals` is set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class _Source(BaseModel):
     elements: tuple[str, ...] = ("H", "C", "N", "O")
     min_atoms: int = Field(3, ge=1)
     max_atoms: int = Field(9, ge=1)
+    radicals: bool = False
 
 
 class G2Source(_Source):
@@ -108,6 +110,8 @@ def _wanted(molecule: Molecule, source: Source) -> bool:
     from ase.data import chemical_symbols
 
     if not source.min_atoms <= len(molecule.numbers) <= source.max_atoms:
+        return False
+    if molecule.numbers.sum() % 2 and not source.radicals:
         return False
     return {chemical_symbols[number] for number in molecule.numbers} <= {*source.elements}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -35,6 +36,7 @@ SCORING_MODULES = tuple(
 )
 # What a hundredth of all steps costs is a ten-thousandth of the convergence rate.
 STEPS_WEIGHT = 0.01
+_log = logging.getLogger(__name__)
 
 
 class SaddleSpec(BaseModel):
@@ -190,6 +192,8 @@ class SaddleSearch:
             n_steps=spec.n_steps,
             max_gradient=spec.max_gradient,
         )
+        if outcome.reason:
+            _log.info("%s: after %d steps %s", self.parts[part], outcome.steps, outcome.reason)
         counts = outcome.converged and part < self.n_hard
         return {
             "score": 1.0 - STEPS_WEIGHT * outcome.steps / spec.n_steps if counts else 0.0,
@@ -197,6 +201,7 @@ class SaddleSearch:
             "steps": outcome.steps,
             "kicks": outcome.kicks,
             "negative": outcome.negative,
+            "gave_up": int(bool(outcome.reason)),
         }
 
     def combine(self, parts: Sequence[Scores]) -> Scores:

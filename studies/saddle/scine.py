@@ -32,7 +32,8 @@ class Scine:
     method
         One of `METHODS`.
     charge
-        Of the molecule, in elementary charges.
+        Of the molecule, in elementary charges. Its spin is the lowest one that its electrons allow;
+        DFTB0 has no answer for an odd number of them.
     """
 
     packages: tuple[str, ...] = ("scine-sparrow", "scine-utilities")
@@ -87,6 +88,7 @@ class Scine:
             # Self-consistent methods would print every iteration.
             calculator.log = scine.core.Log.silent()
             calculator.settings["molecular_charge"] = self._charge
+            calculator.settings["spin_multiplicity"] = 1 + (sum(key) - self._charge) % 2
             elements = [scine.ElementInfo.element_from_symbol(_symbol(number)) for number in key]
             # Apart from one another: the positions come with each calculation.
             apart = np.zeros((len(key), 3))

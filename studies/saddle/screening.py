@@ -4,6 +4,9 @@ A sample that does not converge has difficulty 1000, another one as many as it t
 hardest share is what tuning is scored on; some of the others are watched, so that what helps the
 hard ones and harms the easy ones is seen.
 
+Where the calculator has no answer for the very first geometry, no setting can help: such a sample
+is neither, and what it is left out for is said.
+
 A screening is kept in a file, named by a hash of all that it depends on. Who finds none makes it
 anew, and gets the same: workers need no such file, it only saves them the time.
 """
@@ -24,6 +27,7 @@ import numpy as np
 import studies.saddle.calculators
 import studies.saddle.eckart
 import studies.saddle.gad
+from hpo.errors import ObjectiveError
 from hpo.files import replace_file
 from studies.saddle.calculators import Calculator, versions
 from studies.saddle.gad import Settings
@@ -43,11 +47,14 @@ class Screened:
         Of the sample.
     converged, steps
         As in `studies.saddle.gad.Outcome`.
+    reason
+        Why the calculator has no answer where the search begins; "" if it has one.
     """
 
     name: str
     converged: bool
     steps: int
+    reason: str = ""
 
     @property
     def difficulty(self) -> int:
@@ -126,9 +133,20 @@ def select(
         How many of the others, evenly from the easiest to the hardest of those that converged.
     n_steps
         Steps of a trial's searches: only what converged within them is watched.
+
+    Raises
+    ------
+    ObjectiveError
+        If the calculator has no answer for any of them.
     """
-    order = sorted(range(len(screened)), key=lambda k: (-screened[k].difficulty, k))
-    n_difficult = max(1, round(threshold * len(screened)))
+    usable = [k for k, row in enumerate(screened) if not row.reason]
+    if not usable:
+        raise ObjectiveError(
+            f"the calculator has no answer for any sample; for {screened[0].name}: "
+            f"{screened[0].reason}"
+        )
+    order = sorted(usable, key=lambda k: (-screened[k].difficulty, k))
+    n_difficult = max(1, round(threshold * len(usable)))
     easy = [
         k
         for k in reversed(order[n_difficult:])
@@ -150,7 +168,10 @@ def _screen_one(
     outcome = search_from(
         sample, calculator, Settings(), n_steps=n_steps, max_gradient=max_gradient
     )
-    return Screened(sample.name, outcome.converged, outcome.steps)
+    reason = outcome.reason if outcome.steps == 0 else ""
+    if reason:
+        _log.warning("sample %s is left out: %s", sample.name, reason)
+    return Screened(sample.name, outcome.converged, outcome.steps, reason)
 
 
 def _read(path: Path, key: str) -> list[Screened] | None:

@@ -29,7 +29,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Run:
-    """One search; fields as in `studies.saddle.gad.Outcome`."""
+    """One search; fields as in `studies.saddle.gad.Outcome`, where a calculator may give up."""
 
     molecule: str
     seed: int
@@ -37,6 +37,7 @@ class Run:
     steps: int
     kicks: int
     negative: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,7 @@ def _run(problem: Problem, sample: Sample, settings: Settings) -> Run:
         found.steps,
         found.kicks,
         found.negative,
+        found.reason,
     )
 
 
