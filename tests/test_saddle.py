@@ -39,7 +39,7 @@ from tests.studies import ROOT
 FOLDER = ROOT / "studies" / "saddle"
 NOBODY = np.array([1])
 UNIT = np.ones(1)
-# As the source lists them.
+# As the report lists them.
 RANGES = {
     "dt_min": (1e-7, 1e-5),
     "dt_max": (0.01, 0.1),
@@ -523,7 +523,7 @@ def test_settings_that_are_none_are_refused(ase, objective):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("g2_*.toml")), ids=lambda path: path.stem)
-def test_study_files_search_the_ranges_of_the_source(ase, path):
+def test_study_files_search_the_ranges_of_the_report(ase, path):
     space = load(path).model_dump()["space"]
     assert {name: (found["low"], found["high"]) for name, found in space.items()} == RANGES
     logarithmic = {name for name, found in space.items() if found["log"]}

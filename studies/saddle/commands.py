@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def search(options: argparse.Namespace) -> int:
             n_steps=spec.n_steps,
             max_gradient=spec.max_gradient,
         )
-        row = {"sample": sample.name, **vars(found)}
+        row = {"sample": sample.name, **_finite(vars(found))}
         positions = row.pop("positions")
         rows.append(row)
         if options.geometries is not None and found.converged:
@@ -221,6 +222,8 @@ def run_validation(options: argparse.Namespace) -> int:
     counts = record.ledger.counts()
     if not counts.done:
         say(f"study '{record.name}': {counts.finished} of {counts.budget} trials are finished")
+    n_starts = len(seeds) * (len(problem.tuning) + len(problem.held_out))
+    say(f"searching from {n_starts} starts, twice")
     comparisons, runs = validate(problem, trial.params, seeds, options.workers)
     described = {
         "study": record.name,
@@ -295,6 +298,14 @@ def _write(path: Path, content: Any) -> None:
         replace_file(path, json.dumps(content, indent=1))
     except OSError as exc:
         raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with None for what is no number, as JSON has none: nothing was calculated."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in values.items()
+    }
 
 
 def _write_xyz(folder: Path, name: str, numbers: Any, positions: Any) -> None:

@@ -68,7 +68,7 @@ class SaddleSpec(BaseModel):
         Steps of each sample in a trial.
     max_gradient
         Largest component of the gradient at a saddle point, in eV/angstrom. Without it, exactly
-        one negative vibrational eigenvalue is enough, as in the source.
+        one negative vibrational eigenvalue is enough.
     screenings
         Folder of screenings that were made.
     """

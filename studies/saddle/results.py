@@ -45,7 +45,7 @@ def best_trial(record: StudyRecord, number: int | None = None) -> FrozenTrial:
 def collect_results(record: StudyRecord) -> dict[str, Any]:
     """Return what `hpo_results.json` holds.
 
-    The best trial's number, score, parameters, convergence rate and mean steps, as the source
+    The best trial's number, score, parameters, convergence rate and mean steps, as the report
     has them; then the default settings, and every trial's state, score and parameters.
     """
     best = best_trial(record)
