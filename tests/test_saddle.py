@@ -8,6 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
+import types
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -329,6 +330,64 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     ):
         with pytest.raises(MissingCalculatorError, match="install it: "):
             make_calculator(settings)
+
+
+class Tensor:
+    """As much of a tensor as is asked of what HIP returns."""
+
+    def __init__(self, values):
+        self.values = np.asarray(values, dtype=np.float32)
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def numpy(self):
+        return self.values
+
+    def __float__(self):
+        return float(self.values.reshape(()))
+
+
+def test_hip_is_asked_by_its_checkpoint_and_its_forces_point_downhill(tmp_path, monkeypatch):
+    # A stand-in: neither the package nor its checkpoint can be installed from a registry.
+    surface, opened = make_calculator({"name": "double_wells"}), []
+
+    class Model:
+        def __init__(self, **settings):
+            opened.append(settings)
+
+        def predict(self, coords, atomic_nums):
+            if len(atomic_nums) > 1:
+                raise RuntimeError("too large")
+            found = surface.evaluate(atomic_nums, coords)
+            return {
+                "energy": Tensor([found.energy]),
+                "forces": Tensor(-found.gradient),
+                "hessian": Tensor(found.hessian.reshape(1, 3, 1, 3)),
+            }
+
+    torch, hip = types.ModuleType("torch"), types.ModuleType("hip")
+    vars(torch).update(as_tensor=lambda values, dtype=None: np.asarray(values), float32=None)
+    calculator_module = types.ModuleType("hip.equiformer_torch_calculator")
+    vars(calculator_module)["EquiformerTorchCalculator"] = Model
+    for module in (torch, hip, calculator_module):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    checkpoint = tmp_path / "hip_v2.ckpt"
+    checkpoint.touch()
+    calculator = make_calculator({"name": "hip", "checkpoint": str(checkpoint)})
+    assert opened == [
+        {"checkpoint_path": str(checkpoint), "hessian_method": "predict", "device": "cpu"}
+    ]
+    point = np.array([[0.5, -0.3, 1.2]])
+    found, expected = (one.evaluate(NOBODY, point) for one in (calculator, surface))
+    assert found.energy == pytest.approx(expected.energy)
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-6)
+    np.testing.assert_allclose(found.hessian, expected.hessian, rtol=1e-6)
+    assert calculator.energy(NOBODY, point) == pytest.approx(expected.energy)
+    with pytest.raises(FailedCalculationError, match="hip: too large"):
+        calculator.energy(np.array([1, 1]), np.zeros((2, 3)))
 
 
 # Molecules and samples.
