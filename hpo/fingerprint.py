@@ -53,13 +53,17 @@ def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objectiv
     return {
         "table": table.hash if table else "",
         "splits": objective.splits_hash,
-        **fingerprint_of_spec(spec),
+        **fingerprint_of_spec(spec, objective),
     }
 
 
-def fingerprint_of_spec(spec: StudySpec) -> Fingerprint:
-    """Return the parts of a fingerprint that need neither the table nor the objective."""
-    packages = versions(SCORING_PACKAGES)
+def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> Fingerprint:
+    """Return the parts of a fingerprint that need neither the table nor the division into parts.
+
+    An objective of the user's own is asked for modules and packages that its scores depend on.
+    """
+    packages = versions((*SCORING_PACKAGES, *getattr(objective, "scoring_packages", ())))
+    modules = [*_modules(spec), *getattr(objective, "scoring_modules", ())]
     return {
         "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
         "objective": _sha256(
@@ -68,7 +72,7 @@ def fingerprint_of_spec(spec: StudySpec) -> Fingerprint:
             f"seed={spec.seed}",
             *([canonical(spec.fit)] if spec.fit else []),
         ),
-        "code": _sha256(*(_source(module) for module in _modules(spec))),
+        "code": _sha256(*(_source(module) for module in modules)),
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
     }
 

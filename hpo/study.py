@@ -216,10 +216,11 @@ def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bo
     if canonical(spec) != canonical(record.spec) or table_path != record.table_path:
         return False
     table = features.table.read_manifest(table_path)["hash"] if table_path else ""
-    splits = record.fingerprint.get("splits")
+    own, splits = None, record.fingerprint.get("splits")
     if isinstance(spec.objective, CustomObjectiveSpec):
-        splits = make_objective(spec, _read_table(spec, table_path)).splits_hash
-    now = {"table": table, "splits": splits, **fingerprint_of_spec(spec)}
+        own = make_objective(spec, _read_table(spec, table_path))
+        splits = own.splits_hash
+    now = {"table": table, "splits": splits, **fingerprint_of_spec(spec, own)}
     return now == record.fingerprint
 
 

@@ -209,8 +209,7 @@ def test_stored_studies_stay_what_they_were():
 
 
 def need_models(spec):
-    assert spec.estimator is not None
-    for model in spec.estimator.parts.values():
+    for model in spec.estimator.parts.values() if spec.estimator else ():
         need(model.name)
 
 

@@ -1,0 +1,240 @@
+"""Tunes searches for saddle points: a trial's parts are the samples that it searches from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from features.table import FeatureTable
+from hpo.errors import ObjectiveError
+from hpo.objective import Direction, Params, Scores
+from hpo.spec import canonical, validate_as
+from studies.saddle.calculators import Calculator, make_calculator
+from studies.saddle.gad import Settings
+from studies.saddle.geometries import G2Source, Molecule, Source, read_molecules
+from studies.saddle.samples import (
+    Sample,
+    divide_molecules,
+    hash_samples,
+    make_samples,
+    search_from,
+)
+from studies.saddle.screening import Screened, Selection, screen, select
+
+# What a score depends on beside this module, and that of the calculator.
+SCORING_MODULES = tuple(
+    f"studies.saddle.{name}"
+    for name in ("calculators", "eckart", "gad", "geometries", "samples", "screening")
+)
+# What a hundredth of all steps costs is a ten-thousandth of the convergence rate.
+STEPS_WEIGHT = 0.01
+_log = logging.getLogger(__name__)
+
+
+class SaddleSpec(BaseModel):
+    """What `[objective.params]` of a study file says.
+
+    Attributes
+    ----------
+    calculator
+        `name` of a calculator, and what it is called with: `studies.saddle.calculators`.
+    geometries
+        The molecules: `studies.saddle.geometries`.
+    held_out
+        Share of the molecules that tuning never sees, for `validate`.
+    noise_angstrom
+        Standard deviation of the noise on every coordinate.
+    noise_seeds
+        How many noisy copies of each molecule there are, with seeds from 0 on.
+    max_samples
+        How many samples are screened at most.
+    screening_steps
+        Steps of each in the screening.
+    difficulty_threshold
+        The share of screened samples that is difficult.
+    n_samples
+        How many difficult samples a trial is scored on.
+    n_watched
+        How many easy samples are watched.
+    n_steps
+        Steps of each sample in a trial.
+    max_gradient
+        Largest component of the gradient at a saddle point, in eV/angstrom. Without it, exactly
+        one negative vibrational eigenvalue is enough.
+    screenings
+        Folder of screenings that were made.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calculator: dict[str, str | int | float | bool] = {"name": "scine", "method": "DFTB0"}
+    geometries: Source = G2Source(source="g2")
+    held_out: float = Field(0.0, ge=0, lt=1)
+    noise_angstrom: float = Field(0.1, ge=0)
+    noise_seeds: int = Field(1, ge=1)
+    max_samples: int = Field(100, ge=1)
+    screening_steps: int = Field(200, ge=1)
+    difficulty_threshold: float = Field(0.5, gt=0, le=1)
+    n_samples: int = Field(15, ge=1)
+    n_watched: int = Field(5, ge=0)
+    n_steps: int = Field(800, ge=1)
+    max_gradient: float | None = Field(None, gt=0)
+    screenings: Path = Path("screenings")
+
+
+class Problem:
+    """What a study file's searches are about: calculator, molecules, steps."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.spec: SaddleSpec = validate_as(SaddleSpec, dict(params), "[objective.params]")
+        molecules = read_molecules(self.spec.geometries)
+        self.tuning, self.held_out = divide_molecules(molecules, self.spec.held_out)
+        if not self.tuning:
+            raise ObjectiveError(
+                f"[objective.params] held_out: {self.spec.held_out} of {len(molecules)} molecules "
+                "leaves none for tuning"
+            )
+
+    @cached_property
+    def calculator(self) -> Calculator:
+        """The surface, loaded when it is first asked for."""
+        return make_calculator(self.spec.calculator)
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the noise that tuning sees."""
+        return range(self.spec.noise_seeds)
+
+    def samples(self, molecules: Sequence[Molecule], seeds: Sequence[int]) -> list[Sample]:
+        """Return these molecules with the noise of each seed."""
+        return make_samples(molecules, seeds, self.spec.noise_angstrom)
+
+    def pool(self) -> list[Sample]:
+        """Return what is screened."""
+        return self.samples(self.tuning, self.seeds)[: self.spec.max_samples]
+
+    def screen(self, pool: Sequence[Sample]) -> list[Screened]:
+        """Run the pool with the default settings, or read what came of that earlier."""
+        return screen(
+            pool,
+            self.calculator,
+            json.dumps(self.spec.calculator, sort_keys=True),
+            self.spec.screenings,
+            n_steps=self.spec.screening_steps,
+            max_gradient=self.spec.max_gradient,
+        )
+
+    def select(self, screened: Sequence[Screened]) -> Selection:
+        """Choose what a trial is scored on."""
+        spec = self.spec
+        return select(
+            screened, spec.difficulty_threshold, spec.n_samples, spec.n_watched, spec.n_steps
+        )
+
+
+class SaddleSearch:
+    """How many searches find a first-order saddle point, and how soon; maximised.
+
+    A trial scores
+
+        convergence rate - 0.01 * mean(steps) / n_steps,
+
+    the mean over searches that converged; where none did it counts as n_steps. A part is one
+    sample. A difficult one scores 1 - 0.01 * steps / n_steps, or 0 if it did not converge. Easy
+    samples that are watched come last and score 0 whatever happens: all that they tell lies beside
+    the score, and what is decided from the means of part scores is what it would be without them.
+
+    Parameters
+    ----------
+    table
+        Ignored: molecules come from where the parameters say.
+    seed
+        The study's; searches draw nothing.
+    params
+        `SaddleSpec`.
+    """
+
+    direction: Direction = "maximize"
+    score_name = "convergence rate - 0.01 normalised steps"
+
+    def __init__(self, table: FeatureTable | None, *, seed: int, **params: Any) -> None:  # noqa: ARG002
+        self.problem = Problem(params)
+        pool = self.problem.pool()
+        self.screened = self.problem.screen(pool)
+        selection = self.problem.select(self.screened)
+        self.n_hard = len(selection.hard)
+        chosen = [*selection.hard, *selection.watched]
+        self.samples = [pool[k] for k in chosen]
+        self.parts: Sequence[str] = tuple(
+            f"{'' if place < self.n_hard else 'watched '}{sample.name}"
+            for place, sample in enumerate(self.samples)
+        )
+        calculator = self.problem.calculator
+        self.scoring_modules = (*SCORING_MODULES, type(calculator).__module__)
+        self.scoring_packages = (*calculator.packages, "ase")
+        self.splits_hash = self._hash()
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Search from one sample."""
+        spec = self.problem.spec
+        outcome = search_from(
+            self.samples[part],
+            self.problem.calculator,
+            Settings.of(params),
+            n_steps=spec.n_steps,
+            max_gradient=spec.max_gradient,
+        )
+        if outcome.reason:
+            _log.info("%s: after %d steps %s", self.parts[part], outcome.steps, outcome.reason)
+        counts = outcome.converged and part < self.n_hard
+        return {
+            "score": 1.0 - STEPS_WEIGHT * outcome.steps / spec.n_steps if counts else 0.0,
+            "converged": int(outcome.converged),
+            "steps": outcome.steps,
+            "kicks": outcome.kicks,
+            "negative": outcome.negative,
+            "gave_up": int(bool(outcome.reason)),
+        }
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Return the score, and the convergence rates and steps of both kinds of samples.
+
+        `mean_steps` are those of difficult samples that converged; `regressions` counts the
+        watched samples that the default settings bring to convergence and these do not.
+        """
+        hard, watched = parts[: self.n_hard], parts[self.n_hard :]
+        rate = math.fsum(part["converged"] for part in hard) / len(hard)
+        steps = mean_steps(hard, self.problem.spec.n_steps)
+        total = {
+            "score": rate - STEPS_WEIGHT * steps / self.problem.spec.n_steps,
+            "convergence_rate": rate,
+            "mean_steps": steps,
+        }
+        if watched:
+            reached = sum(part["converged"] for part in watched)
+            total |= {
+                "watched_rate": reached / len(watched),
+                "watched_mean_steps": mean_steps(watched, self.problem.spec.n_steps),
+                "regressions": len(watched) - reached,
+            }
+        return total
+
+    def _hash(self) -> str:
+        """Return a hash of the samples, their order, and which of them count."""
+        spec = canonical(self.problem.spec.model_copy(update={"screenings": Path()}))
+        text = f"{hash_samples(self.samples)} {self.n_hard} {spec}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mean_steps(parts: Sequence[Scores], n_steps: int) -> float:
+    """Return the mean number of steps of searches that converged; n_steps where none did."""
+    steps = [part["steps"] for part in parts if part["converged"]]
+    return math.fsum(steps) / len(steps) if steps else float(n_steps)
