@@ -43,8 +43,8 @@ class Entry:
         In eV, of a band structure computed with PBE; 0 for a metal.
     energy_above_hull : float
         In eV per atom; among polymorphs of a composition it orders as their energies do.
-    structure : Structure or None
-        None where the entry is left out.
+    structure : Structure, dict or None
+        As a dictionary in what :func:`load` returns; None where the entry is left out.
     left_out : str
         Why it is; "" if it is not.
     """
@@ -53,7 +53,7 @@ class Entry:
     formula: str
     band_gap: float
     energy_above_hull: float
-    structure: Structure | None
+    structure: Any
     left_out: str = ""
 
 

@@ -27,11 +27,16 @@ from hpo.threads import use_one_thread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Run one command and return its exit code."""
+    return run(_parser(), arguments)
+
+
+def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
+    """Run one command of a parser, ours or a study family's own, and return its exit code.
 
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     use_one_thread()
     try:
         return int(options.command(options))
