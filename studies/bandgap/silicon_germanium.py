@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -127,7 +128,7 @@ def enumerate_variants(most_atoms: int) -> tuple[list[Structure], str]:
     if shutil.which("enum.x") and shutil.which("makestr.x"):
         found, how = list(_by_enumlib(most_atoms // 2)), "pymatgen with enum.x"
     else:
-        found, how = list(_by_icet(most_atoms // 2)), "icet"
+        found, how = _by_icet(most_atoms // 2), "icet"
     return sorted(found, key=len), how
 
 
@@ -139,7 +140,7 @@ def _diamond(species: Any) -> Structure:
     return Structure(matrix, [species] * 2, [[0.0] * 3, [0.25] * 3])
 
 
-def _by_icet(cells: int) -> Iterator[Structure]:
+def _by_icet(cells: int) -> list[Structure]:
     try:
         from icet.tools import enumerate_structures
     except ImportError as exc:
@@ -150,8 +151,11 @@ def _by_icet(cells: int) -> Iterator[Structure]:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     parent = AseAtomsAdaptor.get_atoms(_diamond("Si"), msonable=False)
-    for atoms in enumerate_structures(parent, range(1, cells + 1), ["Si", "Ge"]):
-        yield AseAtomsAdaptor.get_structure(atoms)
+    with warnings.catch_warnings():
+        # icet calls spglib as older versions of that want it.
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        found = list(enumerate_structures(parent, range(1, cells + 1), ["Si", "Ge"]))
+    return [AseAtomsAdaptor.get_structure(atoms) for atoms in found]
 
 
 def _by_enumlib(cells: int) -> Iterator[Structure]:
