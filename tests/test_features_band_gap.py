@@ -7,7 +7,7 @@ import json
 import sys
 import types
 from collections import Counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -141,7 +141,7 @@ def silicon(a=5.43):
 
 def stretched():
     """Silicon with its atoms too far from one another."""
-    return Structure(Lattice.cubic(9.0), ["Si", "Si"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return Structure(Lattice.cubic(9.0), ["Si", "Si"], [[0.0] * 3, [0.5] * 3])
 
 
 def entry(material_id, structure, energy, gap=1.0):
@@ -151,7 +151,9 @@ def entry(material_id, structure, energy, gap=1.0):
 @pytest.fixture
 def entries():
     lonely = Structure(
-        Lattice.tetragonal(4.0, 14.0), ["Na", "Cl", "Cs"], [[0, 0, 0], [0.5, 0.5, 0.1], [0, 0, 0.5]]
+        Lattice.tetragonal(4.0, 14.0),
+        ["Na", "Cl", "Cs"],
+        [[0.0] * 3, [0.5, 0.5, 0.1], [0.0, 0.0, 0.5]],
     )
     return [
         entry("mp-3", silicon(), 0.0, 0.61),
@@ -206,7 +208,7 @@ def test_what_is_stored_is_matminers_and_comes_back(tmp_path, entries):
 
 def test_a_stored_query_is_read_offline_with_its_structures(tmp_path, entries):
     mp.store(mp.clean(entries), tmp_path / mp.FILE_NAME)
-    said = []
+    said: list[str] = []
     table, built = table_of(
         tmp_path,
         tmp_path,
@@ -231,8 +233,8 @@ def test_a_stored_query_is_read_offline_with_its_structures(tmp_path, entries):
 class Client:
     """Stands in for the network: answers with documents, and remembers what it was asked."""
 
-    asked: ClassVar[dict] = {}
-    documents: ClassVar[list] = []
+    asked: ClassVar[dict[str, Any]] = {}
+    documents: ClassVar[list[Any]] = []
     error: ClassVar[Exception | None] = None
 
     def __init__(self, api_key, **settings):
@@ -255,7 +257,7 @@ class Client:
 @pytest.fixture
 def client(monkeypatch, entries):
     module = types.ModuleType("mp_api.client")
-    module.MPRester = Client
+    setattr(module, "MPRester", Client)  # noqa: B010
     monkeypatch.setitem(sys.modules, "mp_api", types.ModuleType("mp_api"))
     monkeypatch.setitem(sys.modules, "mp_api.client", module)
     monkeypatch.setattr(mp, "version", lambda name: "0.0")
@@ -275,7 +277,7 @@ def client(monkeypatch, entries):
 
 
 def test_with_a_key_materials_project_is_asked_once(tmp_path, client):
-    said = []
+    said: list[str] = []
     first, _ = table_of(tmp_path, None, log=said.append, test_fraction=0.0)
     assert client.asked["key"] == "secret"
     assert client.asked["has_props"] == ["bandstructure"]
@@ -302,12 +304,11 @@ def test_mp_api_takes_what_it_is_asked_with():
     import inspect
 
     summary = pytest.importorskip("mp_api.client.routes.materials.summary")
-    from emmet.core.summary import HasProps, SummaryDoc
-
+    emmet = pytest.importorskip("emmet.core.summary")
     taken = inspect.signature(summary.SummaryRester.search).parameters
     assert {"has_props", "deprecated", "all_fields", "fields"} <= set(taken)
-    assert set(mp._FIELDS) <= set(SummaryDoc.model_fields)
-    assert "bandstructure" in [prop.value for prop in HasProps]
+    assert set(mp._FIELDS) <= set(emmet.SummaryDoc.model_fields)
+    assert "bandstructure" in [prop.value for prop in emmet.HasProps]
 
 
 # --- Crystals that are shipped --------------------------------------------------------------------

@@ -22,17 +22,12 @@ from hpo.commands.common import (
 from hpo.errors import ModelError, SpecError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from features.table import FeatureTable
     from hpo.figures import Figure
     from hpo.models import Model
     from hpo.objective import CrossValidation
     from hpo.study import StudyRecord
-    from studies.bandgap.figures import Curve, Points
-
-    Floats = NDArray[np.float64]
+    from studies.bandgap.figures import Points
 
 N_COMPOSITIONS = 101
 
@@ -121,29 +116,32 @@ def alloys(options: argparse.Namespace) -> int:
     """Print and draw the gap of Si(1-x)Ge(x) as studies of composition predict it."""
     import numpy as np
 
-    from studies.bandgap.figures import alloy_figure
-    from studies.bandgap.silicon_germanium import SYSTEMS, sum_up
+    from hpo.forests import predict_with_deviation
+    from studies.bandgap.figures import Curve, alloy_figure
+    from studies.bandgap.silicon_germanium import SYSTEMS, describe_compositions, sum_up
 
     folder = options.output / "alloys"
     x = np.linspace(0.0, 1.0, N_COMPOSITIONS)
     curves: list[Curve] = []
     found: dict[str, Any] = {}
-    shown: tuple[Points, ...] = ()
     for name in options.names:
         record, table, objective, model = _open(options, name)
-        rows, shown = _measured_rows(table)
         without = np.flatnonzero(~np.isin(table.train.groups, SYSTEMS))
-        found[name] = {"si_ge_rows": rows}
-        forests = {
-            f"{name}, {rows['train']} Si-Ge rows in training": model.estimator,
-            f"{name}, no Si-Ge row in training": objective.fit(_best(record), without),
-        }
-        for title, forest in forests.items():
-            curve = _predict_alloys(title, forest, x, folder, record, table)
+        counts = {"train": len(table.train.y) - len(without)}
+        counts["test"] = int(np.isin(table.test.groups, SYSTEMS).sum())
+        found[name] = {"si_ge_rows": counts}
+        assert record.spec.table is not None
+        X = describe_compositions(x.tolist(), folder, record.spec.table, table).X
+        for title, forest, told in (
+            (f"{name}, {counts['train']} Si-Ge rows in training", model.estimator, True),
+            (f"{name}, no Si-Ge row in training", objective.fit(_best(record), without), False),
+        ):
+            points = _measured_rows(table, told=told)
+            curve = Curve(title, x, *predict_with_deviation(forest, X), points)
             curves.append(curve)
             found[name][title] = sum_up(x, curve.gap)
             _tell(title, found[name][title], float(np.mean(curve.deviation)))
-    figure = alloy_figure("alloys", "Silicon-germanium by composition", curves, shown)
+    figure = alloy_figure("alloys", "Silicon-germanium by composition", curves)
     _write(folder, found, [figure])
     return 0
 
@@ -154,7 +152,7 @@ def variants(options: argparse.Namespace) -> int:
 
     from hpo.forests import predict_with_deviation
     from studies.bandgap import silicon_germanium as sige
-    from studies.bandgap.figures import Curve, variants_figure
+    from studies.bandgap.figures import COLOURS, Curve, Points, alloy_figure
 
     record, table, objective, model = _open(options, options.name)
     without = np.flatnonzero(~np.isin(table.train.groups, sige.SYSTEMS))
@@ -163,7 +161,7 @@ def variants(options: argparse.Namespace) -> int:
     x = np.array([sige.germanium_fraction(structure) for structure in structures])
     say(f"{len(structures)} ordered variants of up to {options.atoms} atoms, found by {how}")
     found: dict[str, Any] = {"variants": len(structures), "found_by": how}
-    panels = []
+    curves = []
     for title, scaled, forest in (
         ("lattice of silicon", False, model.estimator),
         ("lattice by Vegard's rule", True, model.estimator),
@@ -180,13 +178,14 @@ def variants(options: argparse.Namespace) -> int:
             np.array([values[np.isclose(x, level)].mean() for level in levels])
             for values in (gap, deviation)
         ]
-        panels.append((title, x, gap, Curve(title, levels, *means)))
+        points = (Points("ordered variants", x, gap, COLOURS["variants"]),)
+        curves.append(Curve(title, levels, means[0], means[1], points))
         found[title] = sige.sum_up(levels, means[0])
         spread = [float(np.ptp(gap[np.isclose(x, level)])) for level in levels]
         found[title]["widest_spread_at_one_composition"] = max(spread)
         _tell(title, found[title], float(np.mean(deviation)))
         print_line(f"  variants of one composition differ by up to {max(spread):.2f} eV")
-    _write(folder, found, [variants_figure("Ordered silicon-germanium by structure", panels)])
+    _write(folder, found, [alloy_figure("variants", "Ordered silicon-germanium", curves)])
     return 0
 
 
@@ -212,37 +211,22 @@ def _best(record: StudyRecord) -> dict[str, Any]:
     return dict(record.optuna_study().best_trial.params)
 
 
-def _measured_rows(table: FeatureTable) -> tuple[dict[str, int], tuple[Points, ...]]:
-    """Return how many rows of the table are alloys of the two, and these rows as points."""
+def _measured_rows(table: FeatureTable, *, told: bool) -> tuple[Points, ...]:
+    """Return the measured alloys of the two: what was trained on, if it was told, and the rest."""
     import numpy as np
 
     from features.table import ELEMENTS, atomic_fractions
     from studies.bandgap.figures import COLOURS, Points
     from studies.bandgap.silicon_germanium import SYSTEMS
 
-    of_alloy = np.isin(table.groups, SYSTEMS)
-    germanium = ELEMENTS.index("Ge")
+    trained = table.is_train & told
     points = []
-    counts = {}
-    for name, chosen in (("trained on", table.is_train), ("held out", ~table.is_train)):
-        rows = np.flatnonzero(of_alloy & chosen)
-        counts["train" if name == "trained on" else "test"] = len(rows)
+    for name, chosen in (("trained on", trained), ("held out", ~trained)):
+        rows = np.flatnonzero(np.isin(table.groups, SYSTEMS) & chosen)
         if len(rows):
-            x = atomic_fractions(table.formulas[rows].tolist())[:, germanium]
+            x = atomic_fractions(table.formulas[rows].tolist())[:, ELEMENTS.index("Ge")]
             points.append(Points(f"measured, {name}", x, table.y[rows], COLOURS[name]))
-    return counts, tuple(points)
-
-
-def _predict_alloys(
-    title: str, forest: Any, x: Floats, folder: Path, record: StudyRecord, table: FeatureTable
-) -> Curve:
-    from hpo.forests import predict_with_deviation
-    from studies.bandgap.figures import Curve
-    from studies.bandgap.silicon_germanium import describe_compositions
-
-    assert record.spec.table is not None
-    candidates = describe_compositions(x.tolist(), folder, record.spec.table, table)
-    return Curve(title, x, *predict_with_deviation(forest, candidates.X))
+    return tuple(points)
 
 
 def _tell(title: str, found: dict[str, Any], deviation: float) -> None:

@@ -10,14 +10,25 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from hpo.figures import BEST, BLUE, FOLD_COLOURS, INK, MAX_POINTS, MUTED, Figure, Panel, apply_style
+from hpo.figures import (
+    BEST,
+    BLUE,
+    FOLD_COLOURS,
+    INK,
+    MAX_POINTS,
+    MUTED,
+    SCALE,
+    Figure,
+    Panel,
+    apply_style,
+)
 from hpo.model_figures import BANDS, add_band, calibration_figure
 from studies.bandgap.silicon_germanium import CROSSOVER, measured_gap
 from studies.bandgap.uncertainty import Judged, Sure, bins_of, curves_of
 
 Floats = NDArray[np.float64]
 
-LIGHT_BLUE = "#85b6dd"
+COLOURS = {"trained on": FOLD_COLOURS[2], "held out": FOLD_COLOURS[5], "variants": SCALE[1]}
 GAP_RANGE = (-0.1, 2.5)  # eV; what alloys of silicon and germanium can have
 
 
@@ -31,17 +42,20 @@ class Curve:
         Of its panel.
     x, gap, deviation
         Arrays of shape (n,): atomic fraction of germanium; gap and its standard deviation in eV.
+    points
+        What stands beside it.
     """
 
     title: str
     x: Floats
     gap: Floats
     deviation: Floats
+    points: tuple[Points, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Gaps over composition that stand in every panel; arrays of shape (n,)."""
+    """Gaps in eV over atomic fractions of germanium; arrays of shape (n,)."""
 
     name: str
     x: Floats
@@ -132,54 +146,24 @@ def _add_diagonal(figure: go.Figure, reach: float) -> None:
 # The alloy ------------------------------------------------------------------------------------
 
 
-def alloy_figure(
-    key: str, title: str, curves: Sequence[Curve], points: Sequence[Points] = ()
-) -> Figure:
+def alloy_figure(key: str, title: str, curves: Sequence[Curve]) -> Figure:
     """Draw predicted gaps over composition beside the measured relation.
 
-    Parameters
-    ----------
-    key, title
-        Of the figure.
-    curves
-        A panel each; the band is one standard deviation to either side.
-    points
-        Measured gaps that stand in every panel.
+    A panel for each curve; the band is one standard deviation to either side.
     """
-    panels = tuple(Panel(_over_composition(curve, points), curve.title) for curve in curves)
+    panels = tuple(Panel(_over_composition(curve), curve.title) for curve in curves)
     caption = (
         "Gap over composition: predicted with one standard deviation of the forest, and measured "
         "at 4.2 K (Weber & Alonso 1989), with its crossover at the dotted line."
     )
-    return Figure(key, title, caption, panels, "trio" if len(panels) > 2 else "wide")
+    return Figure(key, title, caption, panels, "trio")
 
 
-def variants_figure(title: str, panels: Sequence[tuple[str, Floats, Floats, Curve]]) -> Figure:
-    """Draw the predicted gap of every ordered variant, and the mean over those of a composition.
-
-    Parameters
-    ----------
-    title
-        Of the figure.
-    panels
-        Title; composition and gap of every variant, arrays of shape (n,); and their means.
-    """
-    made = []
-    for name, x, gap, mean in panels:
-        figure = _over_composition(mean, (Points("variants", x, gap, LIGHT_BLUE),))
-        made.append(Panel(figure, name))
-    caption = (
-        "Predicted gap of every ordered variant, and their mean at each composition with the "
-        "forest's mean standard deviation; the line is measured (Weber & Alonso 1989)."
-    )
-    return Figure("variants", title, caption, tuple(made), "wide")
-
-
-def _over_composition(curve: Curve, points: Sequence[Points]) -> go.Figure:
+def _over_composition(curve: Curve) -> go.Figure:
     figure = go.Figure()
     low, high = curve.gap - curve.deviation, curve.gap + curve.deviation
     add_band(figure, curve.x, low, high, BANDS["cv"])
-    for shown in points:
+    for shown in curve.points:
         figure.add_scatter(
             x=shown.x.tolist(),
             y=shown.gap.tolist(),
@@ -213,6 +197,3 @@ def _over_composition(curve: Curve, points: Sequence[Points]) -> go.Figure:
     figure.update_xaxes(title_text="x in Si(1-x)Ge(x)", range=[0, 1])
     figure.update_yaxes(title_text="band gap (eV)", range=list(GAP_RANGE))
     return figure
-
-
-COLOURS = {"trained on": FOLD_COLOURS[2], "held out": FOLD_COLOURS[5]}
