@@ -18,16 +18,30 @@ _VARIANCE_CRITERIA = ("squared_error", "friedman_mse")
 def predict_with_deviation(forest: Any, X: Floats) -> tuple[Floats, Floats]:
     """Return a fitted forest's predictions and the standard deviation of each.
 
+    The root of the sum of both variances of `predict_with_variances`, which see.
+
+    Returns
+    -------
+    tuple of arrays of shape (n_rows,)
+        In units of the target.
+    """
+    mean, within, between = predict_with_variances(forest, X)
+    return mean, np.sqrt(within + between)
+
+
+def predict_with_variances(forest: Any, X: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return a fitted forest's predictions, and the variance within its leaves and between trees.
+
     A tree says of a row that its value has the mean m_b and the variance v_b of the training rows
     in its leaf, the leaf's impurity. Of the mixture of all B trees with equal weights, the law of
     total variance gives
 
-        mean = sum(m_b) / B,    variance = sum(v_b + m_b^2) / B - mean^2,
+        mean = sum(m_b) / B,    variance = sum(v_b) / B + sum((m_b - mean)^2) / B,
 
-    what a leaf leaves open plus what the trees disagree by: Hutter, Xu, Hoos & Leyton-Brown,
+    what leaves keep open plus what the trees disagree by: Hutter, Xu, Hoos & Leyton-Brown,
     Algorithm runtime prediction, Artificial Intelligence 206, 79 (2014), sec. 4.3. The forest is
-    trained as it is without; the mean is its own prediction. With one training row per leaf, the
-    spread of the trees is all there is.
+    trained as it is without; the mean is its own prediction. Where trees grow until leaves hold
+    one value, their disagreement is all there is.
 
     Parameters
     ----------
@@ -39,7 +53,7 @@ def predict_with_deviation(forest: Any, X: Floats) -> tuple[Floats, Floats]:
     Returns
     -------
     tuple of arrays of shape (n_rows,)
-        In units of the target.
+        Mean in units of the target, and the two variances in its square.
 
     Raises
     ------
@@ -60,14 +74,13 @@ def predict_with_deviation(forest: Any, X: Floats) -> tuple[Floats, Floats]:
         )
     # As the trees themselves see the rows.
     rows = np.asarray(X, dtype=np.float32)
-    total, squares = np.zeros(len(rows)), np.zeros(len(rows))
-    for estimator in forest.estimators_:
+    within = np.zeros(len(rows))
+    means = np.empty((len(forest.estimators_), len(rows)))
+    for position, estimator in enumerate(forest.estimators_):
         tree = estimator.tree_
         leaves = tree.apply(rows)
-        means = tree.value[leaves, 0, 0]
-        total += means
-        squares += tree.impurity[leaves] + means**2
-    count = len(forest.estimators_)
-    mean = total / count
-    # Rounding may leave less than nothing where all trees agree.
-    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        means[position] = tree.value[leaves, 0, 0]
+        within += tree.impurity[leaves]
+    # Rounding leaves some leaves of one value a little less than nothing.
+    within = np.maximum(within / len(means), 0.0)
+    return means.mean(axis=0), within, means.var(axis=0)

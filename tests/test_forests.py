@@ -7,7 +7,7 @@ import pytest
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, RandomForestRegressor
 
 from hpo.errors import ModelError
-from hpo.forests import predict_with_deviation
+from hpo.forests import predict_with_deviation, predict_with_variances
 
 
 def data(n_rows=120, seed=0):
@@ -48,6 +48,20 @@ def test_a_forest_that_knows_one_value_is_sure_of_it():
     mean, deviation = predict_with_deviation(forest, X)
     np.testing.assert_allclose(mean, 1.1)
     assert (deviation < 1e-7).all()
+
+
+def test_trees_that_grow_to_the_end_differ_by_their_means_alone():
+    X, y = data()
+    new = data(9, seed=3)[0]
+    grown = RandomForestRegressor(12, random_state=1).fit(X, y)
+    mean, within, between = predict_with_variances(grown, new)
+    of_trees = np.array([tree.predict(new) for tree in grown.estimators_])
+    np.testing.assert_allclose(between, of_trees.var(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(within, 0.0, atol=1e-12)
+    np.testing.assert_allclose(mean, of_trees.mean(axis=0))
+    stump = RandomForestRegressor(12, max_depth=1, random_state=1).fit(X, y)
+    _, within, between = predict_with_variances(stump, new)
+    assert (within > between).all()
 
 
 def test_what_keeps_no_variance_is_refused():

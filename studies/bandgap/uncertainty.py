@@ -13,7 +13,7 @@ from scipy.special import erf, ndtri
 from features.table import FeatureTable, TableView
 from hpo.calibration import Calibrated, Curve, calibration_curve, wilson_interval
 from hpo.evaluation import Predictions, evaluate, score_predictions
-from hpo.forests import predict_with_deviation
+from hpo.forests import predict_with_variances
 from hpo.intervals import Intervals, assess, calibrate_residuals, conformal_quantile
 from hpo.intervals import join_predictions as join
 from hpo.metrics import METRICS, bootstrap_intervals, spearman
@@ -36,12 +36,18 @@ class Sure:
     ----------
     rows
         Measured and predicted values, in units of the target.
-    deviation
-        Array of shape (n_rows,), in units of the target.
+    within, between
+        Arrays of shape (n_rows,): variance within leaves and between trees.
     """
 
     rows: Predictions
-    deviation: Floats
+    within: Floats
+    between: Floats
+
+    @property
+    def deviation(self) -> Floats:
+        """Standard deviation, shape (n_rows,), in units of the target."""
+        return np.asarray(np.sqrt(self.within + self.between), dtype=np.float64)
 
     @property
     def errors(self) -> Floats:
@@ -60,7 +66,7 @@ class Sure:
         old, nothing = self.rows, np.empty((int(rows.sum()), 0))
         view = TableView(old.ids[rows], nothing, nothing, old.y[rows], old.groups[rows])
         picked = score_predictions(view, old.predicted[rows], old.fold[rows], METRICS)
-        return Sure(picked, self.deviation[rows])
+        return Sure(picked, self.within[rows], self.between[rows])
 
     def intervals(self, coverage: float, factor: float | None = None) -> Intervals:
         """Return symmetric intervals around the predictions.
@@ -99,17 +105,18 @@ def judge(record: StudyRecord, table: FeatureTable, objective: Any, model: Model
     assert isinstance(objective, CrossValidation)
     evaluation = evaluate(record, table, objective)  # writes the look at the held-out rows down
     assert evaluation is not None
-    deviation = np.empty(len(evaluation.cv.y))
+    within, between = np.empty((2, len(evaluation.cv.y)))
     for k, forest in enumerate(evaluation.fold_models):
         of_fold = evaluation.cv.fold == k
-        deviation[of_fold] = predict_with_deviation(forest, evaluation.X_validated[of_fold])[1]
+        found = predict_with_variances(forest, evaluation.X_validated[of_fold])
+        _, within[of_fold], between[of_fold] = found
     test = None
     if evaluation.test is not None:
         view = table.test
-        predicted, of_test = predict_with_deviation(model.estimator, view.X)
+        predicted, *of_test = predict_with_variances(model.estimator, view.X)
         fold = np.full(len(view.y), -1, dtype=np.int64)
-        test = Sure(score_predictions(view, predicted, fold, METRICS), of_test)
-    return Judged(record.name, Sure(evaluation.cv, deviation), test)
+        test = Sure(score_predictions(view, predicted, fold, METRICS), *of_test)
+    return Judged(record.name, Sure(evaluation.cv, within, between), test)
 
 
 def curves_of(judged: Judged) -> dict[str, Curve]:
@@ -139,7 +146,7 @@ def _describe(sure: Sure) -> dict[str, Any]:
         "scores": {name: rows.scores[name] for name in ("mae", "rmse", "r2")},
         "intervals": {name: rows.row_intervals[name] for name in ("mae", "rmse", "r2")},
         "error_against_deviation": {"spearman": rho, "interval": _rho_interval(sure)},
-        "mean_deviation": float(np.mean(sure.deviation)),
+        "variance_within_leaves": float(np.mean(sure.within) / np.mean(sure.deviation**2)),
         "root_mean_square_deviation": float(np.sqrt(np.mean(sure.deviation**2))),
         "coverage": {
             f"{level:.3f}": {
@@ -207,7 +214,8 @@ def lines_of(name: str, described: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"    error against deviation: Spearman {rho['spearman']:.2f} "
             f"({rho['interval'][0]:.2f} to {rho['interval'][1]:.2f}); root mean square deviation "
-            f"{found['root_mean_square_deviation']:.3f} eV"
+            f"{found['root_mean_square_deviation']:.3f} eV, "
+            f"{100 * found['variance_within_leaves']:.0f} % of its square within leaves"
         )
         lines.append(f"    within z deviations: {_coverages(found['coverage'])}")
     for how, found in described["intervals"].items():
