@@ -49,8 +49,9 @@ def sure(n_rows=800, seed=0, factor=1.0):
     y = rng.uniform(0.0, 5.0, n_rows) + 0.01
     X = np.empty((n_rows, 0))
     ids = np.array([f"r{i}" for i in range(n_rows)])
+    groups = np.array([f"g{i % 20}" for i in range(n_rows)])
     rows = score_predictions(
-        TableView(ids, X, X, y, ids),
+        TableView(ids, X, X, y, groups),
         y + deviation * rng.normal(size=n_rows),
         np.arange(n_rows) % 3,
         METRICS,
