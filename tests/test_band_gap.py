@@ -161,6 +161,30 @@ def test_a_variant_is_put_on_the_lattice_of_its_composition(variants):
             assert len(lengths) == 4 * len(placed)
 
 
+def test_enumlib_is_asked_for_every_composition_once(variants, monkeypatch):
+    from pymatgen.transformations import advanced_transformations as transformations
+
+    class Enumlib(transformations.EnumerateStructureTransformation):
+        """Stands in for the program, which few have: answers with what icet finds."""
+
+        def apply_transformation(self, structure, return_ranked_list=False):
+            assert (self.min_cell_size, self.max_cell_size) == (1, 3)
+            assert return_ranked_list > len(variants)
+            x = sige.germanium_fraction(structure)
+            return [
+                {"structure": variant}
+                for variant in variants
+                if abs(sige.germanium_fraction(variant) - x) < 1e-9
+            ]
+
+    monkeypatch.setattr(transformations, "EnumerateStructureTransformation", Enumlib)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    found, how = sige.enumerate_variants(6)
+    assert how == "pymatgen with enum.x"
+    assert len(found) == len(variants)
+    assert [len(structure) for structure in found] == sorted(map(len, variants))
+
+
 @pytest.mark.skipif(shutil.which("enum.x") is None, reason="enumlib's enum.x is not on the PATH")
 def test_enumlib_and_icet_find_equally_many(variants):
     found, how = sige.enumerate_variants(6)
