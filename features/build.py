@@ -32,12 +32,13 @@ from features.registry import FAMILIES, FamilyInfo, Need
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
-from features.specs import CITATIONS, CsvSpec, ObelixSpec, TransportSpec
+from features.specs import CITATIONS, AnySpec
 from features.store import PIECE_ROWS, TABLE_FORMAT, holds_table, read_manifest, write
 
 _LOADERS = {
     "transport": "features.dataset_transport",
     "obelix": "features.dataset_obelix",
+    "band_gap": "features.dataset_band_gap",
     "csv": "features.dataset_csv",
 }
 _LOADER_PACKAGES = ("pymatgen", "pymatgen-core")  # formulas are read with pymatgen
@@ -45,7 +46,7 @@ _LOADER_PACKAGES = ("pymatgen", "pymatgen-core")  # formulas are read with pymat
 # Settings that name files, whose contents are hashed instead: a path is one machine's affair.
 _PATH_SETTINGS = frozenset({"path", "cifs"})
 
-Spec = TransportSpec | ObelixSpec | CsvSpec
+Spec = AnySpec
 
 
 class _Loader(Protocol):

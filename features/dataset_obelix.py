@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from features.records import Target
 from features.registry import Need
 from features.rows import Log, Rows
 from features.scratch import clear_dead_scratch, scratch_folder
-from features.sources import Source, SourceFile, cif_sets, csv_files, read_source
+from features.sources import Source, SourceFile, cif_sets, csv_files, read_source, user_cache
 from features.specs import ObelixSpec
 from features.tabular import Formula, Layout, Part, read_rows
 from features.values import parse_number
@@ -159,7 +158,7 @@ def _download(log: Log) -> Path:
         release = version("obelix-data")
     except PackageNotFoundError as exc:
         raise _no_data("the package obelix-data, which downloads it, is not installed") from exc
-    cache = _cache_dir()
+    cache = user_cache()
     folder = cache / f"obelix-{release}"
     if (folder / "all.csv").is_file() and (folder / "test.csv").is_file():
         return folder
@@ -197,9 +196,3 @@ def _no_data(finding: str) -> DatasetError:
         f"obelix: no data folder was given, and {finding}. "
         f"Give a folder (--data DIR or HPO_DATA) with {_WANTED}"
     )
-
-
-def _cache_dir() -> Path:
-    # The XDG specification has relative paths ignored.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "hpo"

@@ -205,6 +205,18 @@ _LI_VORONOI_FIELDS = (
 )
 
 
+_BONDS_FIELDS = (
+    ("bond_atom_volume", "A^3"),
+    ("bond_length_avg", "A"),
+    ("bond_length_std", "A"),
+    ("bond_length_over_radii", ""),
+    ("bonds_per_atom", ""),
+    ("bonds_unlike", ""),
+    ("bond_electronegativity_avg", ""),
+    ("bond_electronegativity_std", ""),
+    ("has_bonds", ""),
+)
+
 _COORDINATION_FIELDS = (
     ("li_coordination_avg", ""),
     ("framework_coordination_avg", ""),
@@ -386,6 +398,15 @@ _FAMILIES = (
         "features.coordination:coordination",
         (*_PHYSICS_PACKAGES, "spglib"),
         describe="features.coordination:describe_coordination",
+    ),
+    FamilyInfo(
+        "bonds",
+        "bonds between nearest neighbours: length, number, which elements they join",
+        ("cif",),
+        _BONDS_FIELDS,
+        "features.bonds:bonds",
+        ("pymatgen", "pymatgen-core"),
+        describe="features.bonds:describe_bonds",
     ),
     FamilyInfo(
         "bvse",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,3 +46,10 @@ def csv_files(sources: tuple[Source, ...]) -> list[SourceFile]:
 def cif_sets(sources: tuple[Source, ...]) -> list[CifSet]:
     """Return the sources that are sets of CIFs, in order."""
     return [source for source in sources if isinstance(source, CifSet)]
+
+
+def user_cache() -> Path:
+    """Return the folder below which downloads are kept for this user."""
+    # The XDG specification has relative paths ignored.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "hpo"

@@ -30,6 +30,8 @@ DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "transport": "47,737 computed electronic transport properties, installed with matminer",
         "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
+        "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
+        "structures from Materials Project",
         "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
     }
 )
@@ -46,6 +48,14 @@ CITATIONS: Mapping[str, str] = MappingProxyType(
             "Therrien et al., OBELiX: a curated dataset of crystal structures and experimentally "
             "measured ionic conductivities for lithium solid-state electrolytes, arXiv:2502.14234, "
             "CC-BY-4.0"
+        ),
+        "band_gap": (
+            "measured gaps: Zhuo, Mansouri Tehrani & Brgoch, Predicting the band gaps of inorganic "
+            "solids by machine learning, J. Phys. Chem. Lett. 9, 1668 (2018), as cleaned by Dunn "
+            "et al., Benchmarking materials property prediction methods, npj Computational "
+            "Materials 6, 138 (2020); structures of binary crystals: Wyckoff, Crystal Structures 1 "
+            "(1963); computed gaps: Jain et al., The Materials Project, APL Materials 1, 011002 "
+            "(2013)"
         ),
     }
 )
@@ -139,6 +149,43 @@ class ObelixSpec(_Spec):
     dataset: Literal["obelix"]
 
 
+class BandGapSpec(_Spec):
+    """Band gaps in eV, one row per composition.
+
+    ``source`` is where they are from: ``measured`` (``expt_gap.csv``, formulas alone),
+    ``materials_project`` (computed, with structures; a stored query, or one with the key in
+    ``MP_API_KEY``), ``binary_crystals`` (measured gaps of elements and binary compounds whose
+    structure is a simple known one), or ``auto``: Materials Project where a query is stored or a
+    key is given, else measured.
+
+    ``test_fraction`` of the metals (gap 0) and of the others is held out, by ``split`` row by row
+    or whole chemical systems such as Ge-Si at a time, in an order that ``seed`` gives. Metals may
+    then be left out of the training rows (``train_metals``) and of the held-out ones
+    (``test_metals``), which leaves the other rows where they are.
+    """
+
+    provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target", "cif"})
+
+    dataset: Literal["band_gap"]
+    source: Literal["auto", "measured", "materials_project", "binary_crystals"] = "auto"
+    split: Literal["rows", "systems"] = "rows"
+    train_metals: bool = True
+    test_metals: bool = True
+    test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_structures(self) -> Self:
+        needing = [name for name in self.families if "cif" in FAMILIES[name].needs]
+        if needing and self.source in ("auto", "measured"):
+            raise ValueError(
+                f"family {needing[0]!r} needs structures, which source {self.source!r} need not "
+                "have; set `source` to 'materials_project' or 'binary_crystals', or leave the "
+                "family out"
+            )
+        return self
+
+
 class CellColumns(BaseModel):
     """Names of a CSV file's unit-cell columns.
 
@@ -211,4 +258,5 @@ class CsvSpec(_Spec):
         return self
 
 
-TableSpec = Annotated[TransportSpec | ObelixSpec | CsvSpec, Field(discriminator="dataset")]
+AnySpec = TransportSpec | ObelixSpec | BandGapSpec | CsvSpec
+TableSpec = Annotated[AnySpec, Field(discriminator="dataset")]

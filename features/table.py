@@ -28,7 +28,16 @@ from features.records import (
     content_hash,
 )
 from features.registry import FAMILIES, FamilyInfo
-from features.specs import DATASETS, CellColumns, CsvSpec, ObelixSpec, TableSpec, TransportSpec
+from features.specs import (
+    DATASETS,
+    AnySpec,
+    BandGapSpec,
+    CellColumns,
+    CsvSpec,
+    ObelixSpec,
+    TableSpec,
+    TransportSpec,
+)
 from features.store import TABLE_FORMAT, read, read_manifest, write
 
 if TYPE_CHECKING:
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ELEMENTS",
     "TABLE_FORMAT",
+    "BandGapSpec",
     "BuildResult",
     "Candidates",
     "CellColumns",
@@ -71,7 +81,7 @@ __all__ = [
 
 
 def build(
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: AnySpec,
     *,
     data_dir: Path | None,
     tables_dir: Path,
@@ -87,11 +97,11 @@ def build(
 
     Parameters
     ----------
-    spec : TransportSpec, ObelixSpec or CsvSpec
+    spec : TableSpec
         The table to build.
     data_dir : Path or None
-        Where datasets lie. Only ``obelix`` looks there, in the folder itself and in its
-        ``obelix/``; with None it downloads the files, once.
+        Where datasets lie: ``obelix`` looks in the folder itself and in its ``obelix/``, and with
+        None downloads the files, once; ``band_gap`` looks in the folder and its ``bandgap/``.
     tables_dir : Path
         Where tables are kept; made if absent.
     base_dir : Path
@@ -123,7 +133,7 @@ def build(
 
 
 def find_structures(
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: AnySpec,
     *,
     data_dir: Path | None,
     tables_dir: Path,
@@ -155,7 +165,7 @@ def find_structures(
 
 def read_candidates(
     path: Path,
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: AnySpec,
     *,
     formula: str | None = None,
     log: Callable[[str], None] | None = None,
@@ -171,7 +181,7 @@ def read_candidates(
     ----------
     path : Path
         The CSV file.
-    spec : TransportSpec, ObelixSpec or CsvSpec
+    spec : TableSpec
         The table whose families are computed.
     formula : str, optional
         The column of formulas; by default the table's own or one with a usual name.
@@ -195,7 +205,7 @@ def read_candidates(
     return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
 
 
-def changed_families(table: FeatureTable, spec: TransportSpec | ObelixSpec | CsvSpec) -> list[str]:
+def changed_families(table: FeatureTable, spec: AnySpec) -> list[str]:
     """Return the families that give other columns or values now than when a table was built.
 
     Values are compared, to 1e-9, for up to 50 training rows and the families that need nothing

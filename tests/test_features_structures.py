@@ -290,6 +290,7 @@ def test_every_family_has_the_agreed_number_of_columns():
         "bond_valence": 9,
         "ewald": 5,
         "li_voronoi": 7,
+        "bonds": 9,
         "bvse": 7,
         "coordination": 4,
         "space_group": 230,
