@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -31,6 +31,7 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "transport": "47,737 computed electronic transport properties, installed with matminer",
         "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
         "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
+        "own": "what a function of the study's own reads and describes; formulas are not needed",
     }
 )
 
@@ -211,4 +212,25 @@ class CsvSpec(_Spec):
         return self
 
 
-TableSpec = Annotated[TransportSpec | ObelixSpec | CsvSpec, Field(discriminator="dataset")]
+class OwnSpec(BaseModel):
+    """A table that a function of the study's own makes.
+
+    ``loader`` names it as ``module:function``; it is called with ``data_dir`` and the keys of
+    ``params``, and returns :class:`features.records.OwnRows`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Literal["own"]
+    loader: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    params: dict[str, Any] = {}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """None: what columns there are, the function alone knows."""
+        return ()
+
+
+TableSpec = Annotated[
+    TransportSpec | ObelixSpec | CsvSpec | OwnSpec, Field(discriminator="dataset")
+]

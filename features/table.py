@@ -21,6 +21,7 @@ from features.records import (
     Candidates,
     Column,
     FeatureTable,
+    OwnRows,
     PartialRow,
     SkippedRow,
     TableView,
@@ -28,7 +29,15 @@ from features.records import (
     content_hash,
 )
 from features.registry import FAMILIES, FamilyInfo
-from features.specs import DATASETS, CellColumns, CsvSpec, ObelixSpec, TableSpec, TransportSpec
+from features.specs import (
+    DATASETS,
+    CellColumns,
+    CsvSpec,
+    ObelixSpec,
+    OwnSpec,
+    TableSpec,
+    TransportSpec,
+)
 from features.store import TABLE_FORMAT, read, read_manifest, write
 
 if TYPE_CHECKING:
@@ -48,6 +57,8 @@ __all__ = [
     "FeatureTable",
     "FeaturesError",
     "ObelixSpec",
+    "OwnRows",
+    "OwnSpec",
     "PartialRow",
     "SkippedRow",
     "TableError",
@@ -71,7 +82,7 @@ __all__ = [
 
 
 def build(
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: TransportSpec | ObelixSpec | CsvSpec | OwnSpec,
     *,
     data_dir: Path | None,
     tables_dir: Path,
@@ -87,11 +98,11 @@ def build(
 
     Parameters
     ----------
-    spec : TransportSpec, ObelixSpec or CsvSpec
+    spec : TransportSpec, ObelixSpec, CsvSpec or OwnSpec
         The table to build.
     data_dir : Path or None
-        Where datasets lie. Only ``obelix`` looks there, in the folder itself and in its
-        ``obelix/``; with None it downloads the files, once.
+        Where datasets lie. ``obelix`` looks there, in the folder itself and in its ``obelix/``;
+        with None it downloads the files, once. ``own`` hands it to the study's function.
     tables_dir : Path
         Where tables are kept; made if absent.
     base_dir : Path
@@ -110,6 +121,11 @@ def build(
     TableError
         The table cannot be written.
     """
+    log = log or _silent
+    if isinstance(spec, OwnSpec):
+        from features.dataset_own import build_own
+
+        return build_own(spec, data_dir=data_dir, tables_dir=tables_dir, log=log)
     from features.build import build_table  # chemistry starts behind this line
 
     return build_table(
@@ -117,13 +133,13 @@ def build(
         data_dir=data_dir,
         tables_dir=tables_dir,
         base_dir=base_dir,
-        log=log or _silent,
+        log=log,
         workers=workers,
     )
 
 
 def find_structures(
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: TransportSpec | ObelixSpec | CsvSpec | OwnSpec,
     *,
     data_dir: Path | None,
     tables_dir: Path,
@@ -146,6 +162,7 @@ def find_structures(
     DatasetError
         A source is missing or has no usable row.
     """
+    spec = _with_families(spec, "no structures to describe")
     from features.build import find_structures as find  # chemistry starts behind this line
 
     return find(
@@ -155,7 +172,7 @@ def find_structures(
 
 def read_candidates(
     path: Path,
-    spec: TransportSpec | ObelixSpec | CsvSpec,
+    spec: TransportSpec | ObelixSpec | CsvSpec | OwnSpec,
     *,
     formula: str | None = None,
     log: Callable[[str], None] | None = None,
@@ -190,17 +207,21 @@ def read_candidates(
     TableError
         Values are to be borrowed, and `table` is not given or another one.
     """
+    spec = _with_families(spec, "no features for new candidates")
     from features.candidates import load_candidates
 
     return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
 
 
-def changed_families(table: FeatureTable, spec: TransportSpec | ObelixSpec | CsvSpec) -> list[str]:
+def changed_families(
+    table: FeatureTable, spec: TransportSpec | ObelixSpec | CsvSpec | OwnSpec
+) -> list[str]:
     """Return the families that give other columns or values now than when a table was built.
 
     Values are compared, to 1e-9, for up to 50 training rows and the families that need nothing
     but the formula; and what all rows would borrow now ("transfer").
     """
+    spec = _with_families(spec, "no features for new candidates")
     from features.candidates import changed_families as compare
 
     return compare(table, spec)
@@ -240,6 +261,15 @@ def families() -> Mapping[str, FamilyInfo]:
 def datasets() -> Mapping[str, str]:
     """Return a one-line description of every dataset by name."""
     return DATASETS
+
+
+def _with_families(
+    spec: TransportSpec | ObelixSpec | CsvSpec | OwnSpec, lacks: str
+) -> TransportSpec | ObelixSpec | CsvSpec:
+    """Return a spec with families; refuse a table of the study's own, which has none."""
+    if isinstance(spec, OwnSpec):
+        raise DatasetError(f"dataset own: the table is made by {spec.loader}, and has {lacks}")
+    return spec
 
 
 def _silent(line: str) -> None:
