@@ -157,7 +157,13 @@ def _interval(ends: tuple[float, float]) -> str:
 def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
     """Return every stored score of the best trial by part, and then over all parts."""
     parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
-    names = [name for part in parts.values() for name in part if name not in ("score", WALL_KEY)]
+    # A text that a part keeps beside its scores is for its objective, not for a table.
+    names = [
+        name
+        for part in parts.values()
+        for name, value in part.items()
+        if name not in ("score", WALL_KEY) and not isinstance(value, str)
+    ]
     metrics = _paired_metrics({*names})
     pairs = [f"{metric}_{side}" for metric in metrics for side in ("val", "train")]
     paired = bool(pairs)
