@@ -25,7 +25,7 @@ from hpo.errors import SpecError
 from hpo.spec import validate
 
 LOADER = "tests.test_features_own:load_rows"
-CALLS: list[dict] = []
+CALLS: list[dict[str, object]] = []
 
 
 def load_rows(data_dir, *, n_rows=6, shift=0.0):
