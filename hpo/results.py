@@ -258,10 +258,10 @@ def _range(dimension: Dimension) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a score for a reader: three decimals where they mean something, a true minus."""
+    """Return a score for a reader: three decimals, or three figures of small ones; a true minus."""
     if value is None or math.isnan(value):
         return "–"
-    small = value != 0 and not 0.001 <= abs(value) < 1000
+    small = value != 0 and not 0.1 <= abs(value) < 1000
     return (f"{value:.3g}" if small else f"{value:.3f}").replace("-", "−")
 
 

@@ -456,8 +456,8 @@ def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
 def test_two_out_is_chosen_by_as_nested(hpo, catechol_dir, tmp_path, capsys):
     small = tmp_path / "catechol"
     shutil.copytree(catechol_dir, small, copy_function=shutil.copyfile)
-    kept_of = {FILES[0]: ["Decanol", "Ethanol", "MTBE"], FILES[1]: ["Decanol", "MTBE"]}
-    for path, groups in kept_of.items():
+    groups = ["Decanol", "Ethanol", "MTBE"]  # without two of them, one is left to fit to
+    for path in FILES:
         head, *lines = (small / path).read_text().splitlines()
         kept = [line for line in lines if any(name in line for name in groups)]
         (small / path).write_text("\n".join([head, *kept]))
@@ -466,8 +466,12 @@ def test_two_out_is_chosen_by_as_nested(hpo, catechol_dir, tmp_path, capsys):
     assert "kernel.nested: finished, 2 of 2 trials" in capsys.readouterr().out
     # The report leaves out what is no number.
     assert ">pairs</th>" not in Path("reports/kernel.nested/report.html").read_text()
-    assert nested(["kernel.nested", "--committee", "2"]) == 0
-    table = capsys.readouterr().out.splitlines()[1:4]
-    # Of two trials both are chosen, however.
-    assert len({tuple(line.split()[-7:]) for line in table}) == 1
-    assert "nested" in table[2]
+    assert nested(["kernel.nested", "--committee", "2", "--together"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:7]
+    told = [line.split() for line in lines]
+    for k, how in enumerate(["by all folds", "by the other folds", "nested"]):
+        assert how in lines[k]
+        assert how in lines[k + 3]
+    # Of two trials both are chosen, however; and one study together is that study.
+    assert len({tuple(cells[-8:-1]) for cells in told[:3]}) == 1
+    assert {tuple(cells[-7:]) for cells in told[3:]} == {tuple(told[0][-8:-1])}

@@ -13,7 +13,7 @@ The best trial's own error is too good, as it was chosen by that very error. Two
 
 With `--committee M` the M best trials are chosen instead of one and fitted again without the fold,
 and the mean of what they predict is judged: which of few good trials is the best is a matter of
-luck.
+luck. `--together` judges the mean of several studies, too, each by its own choice.
 
 `hpo nested` repeats a whole search for each fold held out, which takes as many times as long; and
 it divides [cv], which an objective with splits of its own has not.
@@ -130,14 +130,25 @@ def judge(objective: LeaveOneOut, errors: Errors, choice: Choice) -> Floats:
     """Return the error on each fold of the mean prediction of what was chosen for it."""
     if choice.chosen.shape[1] == 1:
         return errors.by_fold[choice.chosen[:, 0], np.arange(len(choice.chosen))]
+    return judge_predictions(objective, predict_chosen(objective, errors, choice))
+
+
+def predict_chosen(objective: LeaveOneOut, errors: Errors, choice: Choice) -> list[Floats]:
+    """Fit what was chosen for each fold without it, and return the mean of the predictions."""
     found = []
     for fold, chosen in zip(objective.folds, choice.chosen, strict=True):
         predicted = [
             objective.predict(errors.params[trial], fold.train, fold.validation) for trial in chosen
         ]
-        mean = np.mean(predicted, axis=0)
-        found.append(score(mean, objective.rows.y[fold.validation])["score"])
-    return np.array(found)
+        found.append(np.mean(predicted, axis=0))
+    return found
+
+
+def judge_predictions(objective: LeaveOneOut, predicted: Sequence[Floats]) -> Floats:
+    """Return the error on each fold of what is predicted for it."""
+    y = objective.rows.y
+    pairs = zip(predicted, objective.folds, strict=True)
+    return np.array([score(of_fold, y[fold.validation])["score"] for of_fold, fold in pairs])
 
 
 def summarise(errors: Errors, choice: Choice, of_fold: Floats) -> list[str]:
@@ -170,13 +181,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--committee", type=positive, default=1, metavar="M", help="trials per fold (default: 1)"
     )
+    parser.add_argument(
+        "--together", action="store_true", help="judge the mean of all studies' predictions, too"
+    )
     add_shared(parser, "storage")
     options = parser.parse_args(arguments)
     try:
         table = [["study", "chosen", "fold mean", "95 %", "all points", SINGLE, RAMP, "trials"]]
         storage = open_storage(options)
-        for name in options.names:
-            table += _lines(find(storage, name), options.committee)
+        opened = {name: _open(find(storage, name)) for name in options.names}
+        for name, (objective, errors) in opened.items():
+            table += _lines(name, objective, errors, options.committee)
+        if options.together:
+            table += _lines_together(list(opened.values()), options.committee)
     except HpoError as exc:
         say(f"error: {exc}")
         return exc.exit_code
@@ -186,17 +203,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _lines(record: StudyRecord, size: int) -> list[list[str]]:
-    """Return the lines of one study in the table."""
+def _open(record: StudyRecord) -> tuple[LeaveOneOut, Errors]:
+    """Return the objective of a study, and the errors of its trials."""
     _, objective = record.open_objective()
     if not isinstance(objective, LeaveOneOut):
         raise ObjectiveError(f"study '{record.name}' is none of leaving solvents or ramps out")
-    errors = read_errors(record, objective)
+    return objective, read_errors(record, objective)
+
+
+def _lines(name: str, objective: LeaveOneOut, errors: Errors, size: int) -> list[list[str]]:
+    """Return the lines of one study in the table."""
     lines = []
     for k, choice in enumerate(choose(errors, size)):
-        first = f"{record.name} ({len(errors.params)})" if k == 0 else ""
+        first = f"{name} ({len(errors.params)})" if k == 0 else ""
         of_fold = judge(objective, errors, choice)
         lines.append([first, *summarise(errors, choice, of_fold)])
+    return lines
+
+
+def _lines_together(opened: Sequence[tuple[LeaveOneOut, Errors]], size: int) -> list[list[str]]:
+    """Return the lines of the mean of what all studies predict, each by its own choice."""
+    lines: list[list[str]] = []
+    for choices in zip(*(choose(errors, size) for _, errors in opened), strict=False):
+        predicted = [
+            predict_chosen(objective, errors, choice)
+            for (objective, errors), choice in zip(opened, choices, strict=True)
+        ]
+        means = [np.mean(of_fold, axis=0) for of_fold in zip(*predicted, strict=True)]
+        objective, errors = opened[0]
+        of_fold = judge_predictions(objective, means)
+        first = "" if lines else "all together"
+        lines.append([first, *summarise(errors, choices[0], of_fold)[:-1], ""])
     return lines
 
 
