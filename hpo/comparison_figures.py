@@ -328,7 +328,8 @@ def draw_outside(found: Outside, number: int) -> Figure:
         "lines where a single further one is expected with 95 %. It says nothing of scores outside "
         "of those drawn."
     )
-    title = f"{found.external.name} against the score: {found.of}"
+    name = found.external.name
+    title = f"{name[:1].upper()}{name[1:]} against the score: {found.of}"
     return Figure(f"external_{number}", title, caption, (Panel(figure),), "plain")
 
 

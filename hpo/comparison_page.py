@@ -150,8 +150,11 @@ def _outside(found: Outside) -> dict[str, Any]:
         prediction_cells(found.line, found.scores, found.external.measured),
     )
     return {
-        "title": f"{external.name} against the score, {found.of}",
-        "lines": describe_line(found.line, external.name, external.target),
+        "title": f"{external.name[:1].upper()}{external.name[1:]} against the score, {found.of}",
+        "lines": [
+            line[:1].upper() + line[1:]
+            for line in describe_line(found.line, external.name, external.target)
+        ],
         "table": _table("What the line predicts of studies", cells[0], cells[1:], ())
         if found.scores
         else None,

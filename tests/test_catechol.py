@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,11 @@ from hpo.cli import main
 from hpo.comparison import read_reported_file
 from hpo.errors import ObjectiveError
 from hpo.external import fit_line
+from hpo.family import read_variants
+from hpo.ledger import Incarnation
+from hpo.spec import load as load_spec
+from hpo.study import Source, begin, build_table
+from hpo.worker import Worker
 from studies.catechol import measurements
 from studies.catechol.descriptors import (
     ZERO_CELSIUS_K,
@@ -26,10 +30,10 @@ from studies.catechol.descriptors import (
     read_measurements,
 )
 from studies.catechol.members import MEMBERS, SPREAD_FLOOR, _scale, make_member
-from studies.catechol.nested import Choice, Errors, choose, judge, resample, summarise
+from studies.catechol.nested import choose, judge_outer, resample, summarise
 from studies.catechol.nested import main as nested
 from studies.catechol.network import Loss, Networks
-from studies.catechol.objective import LeaveOneOut, LeaveTwoOut, score
+from studies.catechol.objective import LeaveOneOut, score
 from tests.conftest import SHARED_DATA, unavailable
 from tests.studies import ROOT
 
@@ -56,8 +60,8 @@ def table(catechol_dir, tmp_path_factory):
     return read(build(spec, **place).path)
 
 
-def objective_of(table, kind=LeaveOneOut, **params):
-    return kind(table, seed=1, **params)
+def objective_of(table, **params):
+    return LeaveOneOut(table, seed=1, **params)
 
 
 # The table ------------------------------------------------------------------------------------
@@ -157,24 +161,22 @@ def test_both_means_of_the_error_are_those_of_all_predictions(table):
     assert 0.006 < told["fold_mean"] < 0.010
 
 
-def test_what_two_out_tells_is_what_models_without_both_predict(table):
-    objective = objective_of(table, LeaveTwoOut, kernel={})
-    last = len(objective.parts) - 3
-    told = objective.score_part({}, last)
-    assert told["score"] == objective_of(table, kernel={}).score_part({}, last)["score"]
-    pairs = json.loads(told["pairs"])
-    assert [other for other, _, _ in pairs] == [last + 1, last + 2]
-    other = last + 2
-    out = [objective.folds[k].validation for k in (last, other)]
-    ramps = np.concatenate([objective.folds[last].train, out[0]])
-    train = np.setdiff1d(ramps, np.concatenate(out))
-    member = make_member("kernel", {})
-    rows = objective.rows
-    errors = [
-        score(member.predict(rows.take(train), rows.take(new), 1), rows.y[new])["score"]
-        for new in out
-    ]
-    assert pairs[1][1:] == pytest.approx(errors[::-1], rel=1e-9)
+def test_an_outer_share_is_neither_scored_nor_fitted_to(table):
+    whole = objective_of(table, kernel={})
+    met = []
+    for outer in range(4):
+        objective = objective_of(table, kernel={}, outer=outer)
+        left = [part for part in whole.parts if part not in objective.parts]
+        met += left
+        assert left == list(whole.parts[outer::4])
+        seen = np.concatenate([np.concatenate([f.train, f.validation]) for f in objective.folds])
+        assert not set(table.groups[seen]) & set(left)
+        for part, fold in zip(objective.parts, objective.folds, strict=True):
+            assert set(table.groups[fold.validation]) == {part}
+        assert objective.splits_hash != whole.splits_hash
+    assert sorted(met) == sorted(whole.parts)
+    with pytest.raises(ObjectiveError, match="outer 4: must be below outer_folds, 4"):
+        objective_of(table, kernel={}, outer=4)
 
 
 # Networks -------------------------------------------------------------------------------------
@@ -357,40 +359,12 @@ def test_a_parameter_of_no_model_is_named(table):
 # What a search is worth -------------------------------------------------------------------------
 
 
-def made_up_errors():
-    # Two tasks of three folds; trial 0 is best but on fold 0, which trial 1 is made for.
-    by_fold = np.array([[9.0, 1, 1, 1, 1, 1], [0.1, 4, 4, 4, 4, 4], [3.0, 3, 3, 3, 3, 3]])
-    inner = np.full((3, 6, 6), np.nan)
-    for task in (range(3), range(3, 6)):
-        for k in task:
-            for j in task:
-                if j != k:
-                    inner[:, k, j] = by_fold[:, j]
-    # Without fold 3, trial 2 looks best on what is left; with it, trial 0 would.
-    inner[2, 3, 4:] = 0.5
-    return Errors(
-        params=[{}, {}, {}],
-        by_fold=by_fold,
-        inner=inner,
-        n_rows=np.array([1.0, 2, 2, 2, 2, 2]),
-        task=np.array(["solvent"] * 3 + ["ramp"] * 3),
-    )
-
-
 def test_a_fold_has_no_part_in_the_choice_that_it_judges():
-    errors = made_up_errors()
-    best, others, nested = choose(errors, 1)
-    assert best.chosen[:, 0].tolist() == [0] * 6
-    assert others.chosen[:, 0].tolist() == [0] * 6
-    # Of folds 1 and 2, fold 0 is half of what is left: trial 1 wins there for no other reason.
-    assert nested.chosen[:, 0].tolist() == [0, 1, 1, 2, 0, 0]
-    nobody: Any = None  # stored errors need no model
-    of_fold = judge(nobody, errors, nested)
-    assert of_fold.tolist() == [9.0, 4.0, 4.0, 3.0, 1.0, 1.0]
-    cells = summarise(errors, nested, of_fold)
-    assert cells[:2] == ["nested", f"{22 / 6:.5f}"]
-    assert cells[3] == f"{(9.0 + 2 * 13.0) / 11:.5f}"
-    assert cells[-1] == "3"
+    # The first trial is the best but for fold 0, and without fold 1 the second one is.
+    by_fold = np.array([[9.0, 0.0, 3.0], [6.0, 5.0, 3.0], [7.0, 7.0, 7.0]])
+    found = choose(by_fold)
+    assert found["best trial"].tolist() == [9.0, 0.0, 3.0]
+    assert found["by the other folds"].tolist() == [9.0, 5.0, 3.0]
 
 
 def test_folds_are_drawn_again_within_their_task():
@@ -401,18 +375,17 @@ def test_folds_are_drawn_again_within_their_task():
     assert spread.std() == pytest.approx(np.sqrt(4 * 1.25 + 2 * 0.25) / 6, rel=0.05)
 
 
-def test_one_of_a_committee_is_the_stored_trial(table):
+def test_each_fold_is_judged_by_the_search_that_left_it_out(table):
     objective = objective_of(table, kernel={})
-    params = [{"kernel.ridge": 0.1}, {"kernel.ridge": 0.3}]
-    objective.folds = objective.folds[-2:]
-    by_fold = np.array([[objective.score_part(p, k)["score"] for k in (0, 1)] for p in params])
-    errors = Errors(params, by_fold, None, np.ones(2), np.array(["ramp"] * 2))
-    alone = judge(objective, errors, Choice("one", np.array([[0], [1]])))
-    np.testing.assert_allclose(alone, [by_fold[0, 0], by_fold[1, 1]])
-    twice = judge(objective, errors, Choice("two", np.array([[0, 0], [1, 1]])))
-    np.testing.assert_allclose(twice, alone)
-    both = judge(objective, errors, Choice("two", np.array([[0, 1], [0, 1]])))
-    assert (both <= by_fold.max(axis=0)).all()
+    objective.parts, objective.folds = objective.parts[22:27], objective.folds[22:27]
+    params = [{"kernel.ridge": ridge} for ridge in (0.03, 0.1, 0.3, 1.0)]
+    found = judge_outer(objective, params)
+    for k, ridge in enumerate((0.03, 0.1, 0.3, 1.0, 0.03)):
+        assert found[k] == objective.score_part({"kernel.ridge": ridge}, k)["score"]
+    cells = summarise(objective, found)
+    assert cells[0] == f"{found.mean():.5f}"
+    rows = [len(fold.validation) for fold in objective.folds]
+    assert cells[2] == f"{np.average(found, weights=rows):.5f}"
 
 
 # The earlier project's log --------------------------------------------------------------------
@@ -448,30 +421,36 @@ def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
     assert nested(["kernel"]) == 0
     told = capsys.readouterr().out
     assert "by the other folds" in told
-    assert "nested" not in told
+    assert "  nested" not in told
     assert nested(["kernle"]) == 2
     assert "did you mean 'kernel'" in capsys.readouterr().err
 
 
-def test_two_out_is_chosen_by_as_nested(hpo, catechol_dir, tmp_path, capsys):
+def test_outer_searches_are_found_and_judged(storage, catechol_dir, tmp_path, capsys):
     small = tmp_path / "catechol"
     shutil.copytree(catechol_dir, small, copy_function=shutil.copyfile)
-    groups = ["Decanol", "Ethanol", "MTBE"]  # without two of them, one is left to fit to
+    groups = ["Decanol", "Ethanol", "MTBE", "Ethyl Lactate"]
     for path in FILES:
         head, *lines = (small / path).read_text().splitlines()
         kept = [line for line in lines if any(name in line for name in groups)]
         (small / path).write_text("\n".join([head, *kept]))
-    arguments = ["--data", str(tmp_path), "--workers", "1", "--variant", "nested"]
-    assert main(["run", str(FOLDER / "kernel.toml"), *arguments, "--trials", "2"]) == 0
-    assert "kernel.nested: finished, 2 of 2 trials" in capsys.readouterr().out
-    # The report leaves out what is no number.
-    assert ">pairs</th>" not in Path("reports/kernel.nested/report.html").read_text()
-    assert nested(["kernel.nested", "--committee", "2", "--together"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:7]
-    told = [line.split() for line in lines]
-    for k, how in enumerate(["by all folds", "by the other folds", "nested"]):
-        assert how in lines[k]
-        assert how in lines[k + 3]
-    # Of two trials both are chosen, however; and one study together is that study.
-    assert len({tuple(cells[-8:-1]) for cells in told[:3]}) == 1
-    assert {tuple(cells[-7:]) for cells in told[3:]} == {tuple(told[0][-8:-1])}
+
+    def run_one(name, *overrides):
+        study = FOLDER / "kernel.toml"
+        spec = load_spec(study, [f"name={name}", "trials=1", *overrides])
+        source = Source(str(study), (), str(tmp_path))
+        record = begin(storage, spec, source, build_table(spec, source, tmp_path, print))
+        Worker(record, record.open_objective()[1], name).run(Incarnation("here", 1))
+        return record
+
+    record = run_one("kernel")
+    variants = read_variants(FOLDER / "variants.toml")
+    for outer in range(4):
+        run_one(f"kernel.outer{outer}", *variants[f"outer{outer}"].set)
+    capsys.readouterr()
+    assert nested(["kernel", "--storage", f"sqlite:///{tmp_path / 'hpo.db'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for k, how in enumerate(["best trial", "by the other folds", "nested"]):
+        assert how in lines[k + 1]
+    # The first trial of every search is the same, and so is what it is judged by.
+    assert f" {record.optuna_study().best_value:.5f} " in lines[3]

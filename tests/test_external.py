@@ -184,7 +184,7 @@ def test_studies_of_their_own_scores_are_compared_by_them(hpo, capsys):
     assert float(gap[1]) == pytest.approx(float(ours[1]) - 2.0, abs=1e-3)
     assert float(ours[2]) == pytest.approx(float(ours[1]) / 2, abs=1e-3)
     page = Path("reports/comparison.html").read_text()
-    assert "leaderboard against the score, reported experiments" in page
+    assert "Leaderboard against the score, reported experiments" in page
     assert "Best trials, by what their objectives tell" in page
     assert main(["compare", "one", "two", "--json"]) == 0
     one, two = json.loads(capsys.readouterr().out)

@@ -96,8 +96,9 @@ class Flat:
         if broken:
             raise RuntimeError("no licence for this code")
 
-    def score_part(self, params: object, part: int) -> Mapping[str, float]:
-        return {"score": 1.25, "barrier": 0.5 + part}
+    def score_part(self, params: object, part: int) -> Mapping[str, Any]:
+        # A text beside the scores is for the objective alone.
+        return {"score": 1.25, "note": "a text", "barrier": 0.5 + part}
 
     def combine(self, parts: object) -> Mapping[str, float]:
         return {"score": 2.5, "barrier": 1.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from studies.catechol.members import MEMBERS, Member, make_member
 
 TARGET_KEYS = ("sm", "p2", "p3")
 WEIGHT = "weight"
+OUTER_FOLDS = 4
 AVERAGES = {"folds": "fold_mean", "points": "all_points"}
 Floats = NDArray[np.float64]
 
@@ -39,6 +39,9 @@ class LeaveOneOut:
     average
         What a trial scores: the mean over "folds", in which every solvent and every ramp counts
         alike, or over all "points". Both are kept.
+    outer
+        Which of the `outer_folds` shares of the solvents and ramps is left to be judged by, for a
+        step of a nested cross-validation: the search neither scores them nor fits to them.
     members
         The models by name, with what is fixed of each; a study searches MODEL.FIELD, and of
         several models weight.MODEL, their shares in the mean once they are divided by their sum.
@@ -52,6 +55,8 @@ class LeaveOneOut:
         *,
         seed: int,
         average: str = "folds",
+        outer: int | None = None,
+        outer_folds: int = OUTER_FOLDS,
         **members: Mapping[str, Any],
     ) -> None:
         if table is None:
@@ -70,7 +75,14 @@ class LeaveOneOut:
             make_member(name, settings)
         self.rows = read_measurements(table)
         groups = table.train.groups
-        self.parts: Sequence[str] = tuple(dict.fromkeys(groups.tolist()))
+        every = tuple(dict.fromkeys(groups.tolist()))
+        if outer is not None and not 0 <= outer < outer_folds <= len(every):
+            raise ObjectiveError(
+                f"outer {outer}: must be below outer_folds, {outer_folds}, and that at most "
+                f"{len(every)}, the number of solvents and ramps"
+            )
+        left = () if outer is None else every[outer::outer_folds]
+        self.parts: Sequence[str] = tuple(part for part in every if part not in left)
         self.folds = _leave_one_out(groups, self.parts)
         self.splits_hash = hash_folds(self.folds)
 
@@ -135,34 +147,6 @@ class LeaveOneOut:
         }
 
 
-class LeaveTwoOut(LeaveOneOut):
-    """The same, and beside every error those of all models that were fitted without one more fold.
-
-    For a choice among trials that has not seen what it is judged by: to choose for solvent k, the
-    errors of models fitted without k on every other solvent j. A model without j and k serves
-    both. `studies.catechol.nested` makes the choice.
-    """
-
-    def score_part(self, params: Params, part: int) -> Scores:
-        """Score as `LeaveOneOut`; `pairs` holds j, the error on j and the error on this part."""
-        scores = super().score_part(params, part)
-        pairs = [
-            (other, *self._score_pair(params, part, other))
-            for other in range(part + 1, len(self.parts))
-            if self.parts[other].partition(" ")[0] == self.parts[part].partition(" ")[0]
-        ]
-        return {**scores, "pairs": json.dumps(pairs)}
-
-    def _score_pair(self, params: Params, part: int, other: int) -> tuple[float, float]:
-        """Return the errors on `other` and on `part` of a model fitted without both."""
-        mine, theirs = self.folds[part].validation, self.folds[other].validation
-        train = np.setdiff1d(self.folds[part].train, theirs)
-        predicted = self.predict(params, train, np.concatenate([theirs, mine]))
-        of_other, of_part = predicted[: len(theirs)], predicted[len(theirs) :]
-        y = self.rows.y
-        return score(of_other, y[theirs])["score"], score(of_part, y[mine])["score"]
-
-
 def score(predicted: Floats, y: Floats) -> dict[str, float]:
     """Return the mean squared error over rows and yields, that of each yield, and their number."""
     errors = (predicted - y) ** 2
@@ -171,12 +155,13 @@ def score(predicted: Floats, y: Floats) -> dict[str, float]:
 
 
 def _leave_one_out(groups: NDArray[np.str_], parts: Sequence[str]) -> tuple[Fold, ...]:
-    """Return a fold per part, trained on the other groups of its task."""
+    """Return a fold per part, trained on the other parts of its task."""
     task = np.array([group.partition(" ")[0] for group in groups.tolist()])
+    known = np.isin(groups, parts)
     folds = []
     for part in parts:
         held_out = groups == part
-        same = task == part.partition(" ")[0]
+        same = known & (task == part.partition(" ")[0])
         folds.append(Fold(np.flatnonzero(same & ~held_out), np.flatnonzero(held_out)))
     return tuple(folds)
 
