@@ -89,8 +89,8 @@ class Mlp(Member):
         Sizes of the hidden layers, as in 32-16.
     networks
         How many, of different first weights.
-    sm_weight
-        What starting material counts in the loss where each product counts 1.
+    sm_weight, p2_weight
+        What starting material and product 2 count in the loss where product 3 counts 1.
     balance
         Weight of a penalty on (SM + P2 + P3 - 1)^2, which the measured yields do not obey.
     """
@@ -102,13 +102,14 @@ class Mlp(Member):
     learning_rate: float = 0.01
     weight_decay: float = 0.3
     sm_weight: float = 1.0
+    p2_weight: float = 1.0
     balance: float = 0.0
 
     def _fit_predict(
         self, train: Measurements, asked: list[Measurements], seed: int
     ) -> list[Floats]:
         scaled, *news = _scale(self._describe(train), *(self._describe(rows) for rows in asked))
-        loss = Loss((self.sm_weight, 1.0, 1.0), self.balance)
+        loss = Loss((self.sm_weight, self.p2_weight, 1.0), self.balance)
         return _train_networks(scaled, train.y, news, loss, self.hidden, self, seed)
 
 
