@@ -30,7 +30,7 @@ from studies.catechol.descriptors import (
     read_measurements,
 )
 from studies.catechol.members import MEMBERS, SPREAD_FLOOR, _scale, make_member
-from studies.catechol.nested import choose, judge_outer, resample, summarise
+from studies.catechol.nested import choose, predict_outer, resample, score_folds, summarise
 from studies.catechol.nested import main as nested
 from studies.catechol.network import Loss, Networks
 from studies.catechol.objective import LeaveOneOut, score
@@ -378,10 +378,17 @@ def test_folds_are_drawn_again_within_their_task():
 def test_each_fold_is_judged_by_the_search_that_left_it_out(table):
     objective = objective_of(table, kernel={})
     objective.parts, objective.folds = objective.parts[22:27], objective.folds[22:27]
-    params = [{"kernel.ridge": ridge} for ridge in (0.03, 0.1, 0.3, 1.0)]
-    found = judge_outer(objective, params)
+    params = [[{"kernel.ridge": ridge}] for ridge in (0.03, 0.1, 0.3, 1.0)]
+    found = score_folds(objective, predict_outer(objective, params))
     for k, ridge in enumerate((0.03, 0.1, 0.3, 1.0, 0.03)):
         assert found[k] == objective.score_part({"kernel.ridge": ridge}, k)["score"]
+    # Of a committee it is the mean prediction that is judged.
+    doubled = score_folds(objective, predict_outer(objective, [2 * one for one in params]))
+    np.testing.assert_allclose(doubled, found)
+    mixed = [*params[:1] * 3, [*params[0], *params[3]]]
+    both = score_folds(objective, predict_outer(objective, mixed))
+    alone = [objective.score_part({"kernel.ridge": ridge}, 3)["score"] for ridge in (0.03, 1.0)]
+    assert 0.0 < both[3] < max(alone)
     cells = summarise(objective, found)
     assert cells[0] == f"{found.mean():.5f}"
     rows = [len(fold.validation) for fold in objective.folds]

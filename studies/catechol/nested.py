@@ -9,7 +9,10 @@ The best trial's own error is too good, as it was chosen by that very error. Two
 - nested, where STUDY.outer0 to STUDY.outer3 are finished (`--variant outer0` and so on): each is a
   search of its own that neither scored nor saw a quarter of the solvents and ramps. Its best
   trial's parameters are fitted to everything but one of these, as in the official splits, and
-  judged by that: Varma & Simon, BMC Bioinformatics 7, 91 (2006).
+  judged by that: Varma & Simon, BMC Bioinformatics 7, 91 (2006). With `--committee M` also the mean
+  of what the M best trials of each search predict: which of few good ones is best is luck.
+
+Of several studies with outer searches, the mean of their predictions is judged, too.
 
 `hpo nested` divides [cv], which an objective with splits of its own has not.
 """
@@ -19,13 +22,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from hpo.commands.common import add_shared, open_storage, print_line, say
+from hpo.commands.common import add_shared, open_storage, positive, print_line, say
 from hpo.comparison import align
 from hpo.errors import HpoError, ObjectiveError, StudyNotFoundError
 from hpo.ledger import part_key
@@ -34,14 +38,34 @@ from hpo.storage import StudyStorage
 from hpo.study import StudyRecord, find
 from hpo.threads import use_one_thread
 from studies.catechol.measurements import RAMP, SINGLE
-from studies.catechol.objective import OUTER_FOLDS, LeaveOneOut
+from studies.catechol.objective import OUTER_FOLDS, LeaveOneOut, score
 
 RESAMPLES = 10_000
+_NESTED = "nested"
 Floats = NDArray[np.float64]
 
 
-def judge(storage: StudyStorage, name: str) -> tuple[LeaveOneOut, dict[str, Floats]]:
-    """Return a study's objective, and by each choice the error on each fold, (n_folds,).
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a study's search is worth.
+
+    Attributes
+    ----------
+    objective
+        Of all folds.
+    errors
+        By choice, the error on each fold: arrays of shape (n_folds,).
+    predicted
+        By nested choice, the yields of each fold: arrays of shape (n_rows, 3).
+    """
+
+    objective: LeaveOneOut
+    errors: Mapping[str, Floats]
+    predicted: Mapping[str, Sequence[Floats]]
+
+
+def judge(storage: StudyStorage, name: str, committee: int = 1) -> Judged:
+    """Judge the search of a study, by its outer searches where there is each of them.
 
     Raises
     ------
@@ -50,12 +74,27 @@ def judge(storage: StudyStorage, name: str) -> tuple[LeaveOneOut, dict[str, Floa
     """
     record = find(storage, name)
     objective = _open(record)
-    by_fold = read_errors(record, objective)
-    found = choose(by_fold)
-    outer = _find_outer(storage, name)
-    if outer:
-        found["nested"] = judge_outer(objective, [best_params(record) for record in outer])
-    return objective, found
+    errors, predicted = choose(read_errors(record, objective)), {}
+    if outer := _find_outer(storage, name):
+        for size in sorted({1, committee}):
+            best = [best_params(one, size) for one in outer]
+            predicted[_NESTED if size == 1 else f"{_NESTED}, {size} each"] = predict_outer(
+                objective, best
+            )
+    for how, of_folds in predicted.items():
+        errors[how] = score_folds(objective, of_folds)
+    return Judged(objective, errors, predicted)
+
+
+def judge_together(judged: Sequence[Judged]) -> Judged:
+    """Judge the mean of what several studies predict, by every nested choice that all have."""
+    objective, errors, predicted = judged[0].objective, {}, {}
+    for how in judged[0].predicted:
+        if all(how in one.predicted for one in judged):
+            each = zip(*(one.predicted[how] for one in judged), strict=True)
+            predicted[how] = [np.mean(of_fold, axis=0) for of_fold in each]
+            errors[how] = score_folds(objective, predicted[how])
+    return Judged(objective, errors, predicted)
 
 
 def read_errors(record: StudyRecord, objective: LeaveOneOut) -> Floats:
@@ -90,22 +129,38 @@ def choose(by_fold: Floats) -> dict[str, Floats]:
     }
 
 
-def judge_outer(objective: LeaveOneOut, params: Sequence[Mapping[str, Any]]) -> Floats:
-    """Return the error on each fold of the parameters that a search without it has found.
+def predict_outer(
+    objective: LeaveOneOut, params: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[Floats]:
+    """Predict each fold by the mean of the models that a search without it has found.
 
     Parameters
     ----------
     objective
         Of all folds.
     params
-        The best ones of each outer search, in the order of their shares.
+        Of each outer search, in the order of their shares, the parameters of its best trials.
     """
-    parts = range(len(objective.parts))
-    return np.array([objective.score_part(params[k % len(params)], k)["score"] for k in parts])
+    return [
+        np.mean(
+            [
+                objective.predict(one, fold.train, fold.validation)
+                for one in params[k % len(params)]
+            ],
+            axis=0,
+        )
+        for k, fold in enumerate(objective.folds)
+    ]
 
 
-def best_params(record: StudyRecord) -> Mapping[str, Any]:
-    """Return the best parameters of a finished outer search.
+def score_folds(objective: LeaveOneOut, predicted: Sequence[Floats]) -> Floats:
+    """Return the error on each fold, (n_folds,), of what is predicted for it."""
+    y, pairs = objective.rows.y, zip(predicted, objective.folds, strict=True)
+    return np.array([score(of_fold, y[fold.validation])["score"] for of_fold, fold in pairs])
+
+
+def best_params(record: StudyRecord, size: int) -> list[Mapping[str, Any]]:
+    """Return the parameters of the best trials of a finished outer search, the best first.
 
     Raises
     ------
@@ -118,7 +173,8 @@ def best_params(record: StudyRecord) -> Mapping[str, Any]:
             f"study '{record.name}' is not finished ({counts.finished} of {counts.budget} trials); "
             f"go on with: hpo resume {record.name}"
         )
-    return record.optuna_study().best_trial.params
+    trials = record.optuna_study().get_trials(states=[TrialState.COMPLETE])
+    return [trial.params for trial in sorted(trials, key=lambda trial: trial.values[0])[:size]]
 
 
 def resample(of_fold: Floats, task: NDArray[np.str_]) -> Floats:
@@ -149,16 +205,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="What the searches of studies are worth, beside their best trials.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument(
+        "--committee",
+        type=positive,
+        default=1,
+        metavar="M",
+        help="judge the mean of the M best trials of each outer search, too",
+    )
     add_shared(parser, "storage")
     options = parser.parse_args(arguments)
     use_one_thread()
     table = [["study", "chosen", "fold mean", "95 %", "all points", SINGLE, RAMP]]
     try:
         storage = open_storage(options)
-        for name in options.names:
-            objective, found = judge(storage, name)
-            for k, (how, of_fold) in enumerate(found.items()):
-                table.append(["" if k else name, how, *summarise(objective, of_fold)])
+        judged = {name: judge(storage, name, options.committee) for name in options.names}
+        nested = [one for one in judged.values() if one.predicted]
+        if len(nested) > 1:
+            judged["mean of these"] = judge_together(nested)
+        for name, one in judged.items():
+            for k, (how, of_fold) in enumerate(one.errors.items()):
+                table.append(["" if k else name, how, *summarise(one.objective, of_fold)])
     except HpoError as exc:
         say(f"error: {exc}")
         return exc.exit_code
