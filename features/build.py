@@ -32,7 +32,7 @@ from features.registry import FAMILIES, FamilyInfo, Need
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
-from features.specs import CITATIONS, AnySpec
+from features.specs import CITATIONS, FamiliesSpec
 from features.store import PIECE_ROWS, TABLE_FORMAT, holds_table, read_manifest, write
 
 _LOADERS = {
@@ -46,7 +46,7 @@ _LOADER_PACKAGES = ("pymatgen", "pymatgen-core")  # formulas are read with pymat
 # Settings that name files, whose contents are hashed instead: a path is one machine's affair.
 _PATH_SETTINGS = frozenset({"path", "cifs"})
 
-Spec = AnySpec
+Spec = FamiliesSpec
 
 
 class _Loader(Protocol):

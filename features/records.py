@@ -183,6 +183,45 @@ class BuildResult:
 
 
 @dataclass(frozen=True, eq=False)
+class OwnRows:
+    """What a function of a study's own returns: the rows of a table, described.
+
+    Attributes
+    ----------
+    ids, groups, labels : sequences of length n_rows
+        Row identifiers (unique), groups for group-wise validation, and what each row is of, as a
+        reader would say it: what other tables have a formula for.
+    X : array of shape (n_rows, n_features)
+        Finite, or NaN where a value is not known.
+    y : array of shape (n_rows,)
+        The target.
+    columns, target
+        What ``X`` and ``y`` hold. A column that was measured with the target, such as a second
+        target, is ``derived_from_target``.
+    is_train : array of shape (n_rows,)
+        False for rows to hold out; None if there are none.
+    skipped
+        Rows of the sources that are not used.
+    sources
+        The files that were read, for their names and hashes.
+    citation : str
+        Where the data are from.
+    """
+
+    ids: Sequence[str]
+    groups: Sequence[str]
+    labels: Sequence[str]
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    columns: Sequence[Column]
+    target: Target
+    is_train: NDArray[np.bool_] | None = None
+    skipped: Sequence[SkippedRow] = ()
+    sources: Sequence[Path] = ()
+    citation: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Candidates:
     """Every line of a file of unmeasured materials, and the features of those that have some.
 

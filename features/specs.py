@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -33,6 +33,7 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
         "structures from Materials Project",
         "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
+        "own": "what a function of the study's own reads and describes; formulas are not needed",
     }
 )
 
@@ -258,5 +259,26 @@ class CsvSpec(_Spec):
         return self
 
 
-AnySpec = TransportSpec | ObelixSpec | BandGapSpec | CsvSpec
+class OwnSpec(BaseModel):
+    """A table that a function of the study's own makes.
+
+    ``loader`` names it as ``module:function``; it is called with ``data_dir`` and the keys of
+    ``params``, and returns :class:`features.records.OwnRows`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Literal["own"]
+    loader: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    params: dict[str, Any] = {}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """None: what columns there are, the function alone knows."""
+        return ()
+
+
+# Of materials that feature families describe; the other kind has made its columns itself.
+FamiliesSpec = TransportSpec | ObelixSpec | BandGapSpec | CsvSpec
+AnySpec = FamiliesSpec | OwnSpec
 TableSpec = Annotated[AnySpec, Field(discriminator="dataset")]

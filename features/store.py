@@ -127,6 +127,11 @@ def holds_table(folder: Path) -> bool:
         return False
 
 
+def table_name(dataset: str, columns: Sequence[Column], content: str) -> str:
+    """Return the name of a table, and of its folder; ``content`` is its hash."""
+    return f"{dataset}-{len(columns)}-{content[:12]}"
+
+
 def write(
     tables_dir: Path,
     *,
@@ -188,7 +193,7 @@ def write(
             content = digest.hexdigest()
             manifest: dict[str, Any] = {
                 "format": TABLE_FORMAT,
-                "name": f"{dataset}-{len(columns)}-{content[:12]}",
+                "name": table_name(dataset, columns, content),
                 "hash": content,
                 "dataset": dataset,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -21,6 +21,7 @@ from features.records import (
     Candidates,
     Column,
     FeatureTable,
+    OwnRows,
     PartialRow,
     SkippedRow,
     TableView,
@@ -34,7 +35,9 @@ from features.specs import (
     BandGapSpec,
     CellColumns,
     CsvSpec,
+    FamiliesSpec,
     ObelixSpec,
+    OwnSpec,
     TableSpec,
     TransportSpec,
 )
@@ -58,6 +61,8 @@ __all__ = [
     "FeatureTable",
     "FeaturesError",
     "ObelixSpec",
+    "OwnRows",
+    "OwnSpec",
     "PartialRow",
     "SkippedRow",
     "TableError",
@@ -101,7 +106,8 @@ def build(
         The table to build.
     data_dir : Path or None
         Where datasets lie: ``obelix`` looks in the folder itself and in its ``obelix/``, and with
-        None downloads the files, once; ``band_gap`` looks in the folder and its ``bandgap/``.
+        None downloads the files, once; ``band_gap`` looks in the folder and its ``bandgap/``;
+        ``own`` hands it to the study's function.
     tables_dir : Path
         Where tables are kept; made if absent.
     base_dir : Path
@@ -120,6 +126,11 @@ def build(
     TableError
         The table cannot be written.
     """
+    log = log or _silent
+    if isinstance(spec, OwnSpec):
+        from features.dataset_own import build_own
+
+        return build_own(spec, data_dir=data_dir, tables_dir=tables_dir, log=log)
     from features.build import build_table  # chemistry starts behind this line
 
     return build_table(
@@ -127,7 +138,7 @@ def build(
         data_dir=data_dir,
         tables_dir=tables_dir,
         base_dir=base_dir,
-        log=log or _silent,
+        log=log,
         workers=workers,
     )
 
@@ -156,6 +167,7 @@ def find_structures(
     DatasetError
         A source is missing or has no usable row.
     """
+    spec = _with_families(spec, "no structures to describe")
     from features.build import find_structures as find  # chemistry starts behind this line
 
     return find(
@@ -200,6 +212,7 @@ def read_candidates(
     TableError
         Values are to be borrowed, and `table` is not given or another one.
     """
+    spec = _with_families(spec, "no features for new candidates")
     from features.candidates import load_candidates
 
     return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
@@ -211,6 +224,7 @@ def changed_families(table: FeatureTable, spec: AnySpec) -> list[str]:
     Values are compared, to 1e-9, for up to 50 training rows and the families that need nothing
     but the formula; and what all rows would borrow now ("transfer").
     """
+    spec = _with_families(spec, "no features for new candidates")
     from features.candidates import changed_families as compare
 
     return compare(table, spec)
@@ -250,6 +264,13 @@ def families() -> Mapping[str, FamilyInfo]:
 def datasets() -> Mapping[str, str]:
     """Return a one-line description of every dataset by name."""
     return DATASETS
+
+
+def _with_families(spec: AnySpec, lacks: str) -> FamiliesSpec:
+    """Return a spec with families; refuse a table of the study's own, which has none."""
+    if isinstance(spec, OwnSpec):
+        raise DatasetError(f"dataset own: the table is made by {spec.loader}, and has {lacks}")
+    return spec
 
 
 def _silent(line: str) -> None:

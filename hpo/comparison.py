@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict
 
 from hpo.errors import SpecError
 from hpo.evaluation import TEST_LOOK, Evaluation, Predictions, evaluate
+from hpo.external import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.family import REPORTED_NAME
+from hpo.ledger import WALL_KEY
 from hpo.report import open_study
-from hpo.spec import read_toml, validate_as
+from hpo.spec import CustomObjectiveSpec, read_toml, validate_as
 from hpo.study import StudyRecord
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
@@ -42,22 +45,55 @@ class _Figures(BaseModel):
 
 
 class Reported(BaseModel):
-    """What a report says of one experiment, and which studies repeat it."""
+    """What a report says of one experiment, and which studies repeat it.
+
+    `scores` has figures by the names that the studies' own objective gives them, "score" being
+    what they search by; `external` is a score from outside, such as a leaderboard's.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    studies: tuple[str, ...]
+    studies: tuple[str, ...] = ()
     source: str
     n_features: int | None = None
     cv: _Figures = _Figures()
     test: _Figures = _Figures()
+    scores: dict[str, float] = {}
+    external: float | None = None
 
 
-class _ReportedFile(BaseModel):
+class External(BaseModel):
+    """Scores from outside: what they are, what is aimed at, and those of studies here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "external score"
+    target: float | None = None
+    measured: dict[str, float] = {}
+
+
+class ReportedFile(BaseModel):
+    """All that a family's file of reported figures says."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     experiment: tuple[Reported, ...]
+    external: External = External()
+
+    @property
+    def points(self) -> list[Point]:
+        """The experiments with both scores."""
+        return [
+            Point(one.name, one.scores["score"], one.external)
+            for one in self.experiment
+            if one.external is not None and "score" in one.scores
+        ]
+
+    @property
+    def by_study(self) -> dict[str, Reported]:
+        """The experiments by the names of the studies that repeat them."""
+        return {study: one for one in self.experiment for study in one.studies}
 
 
 @dataclass(frozen=True)
@@ -72,6 +108,11 @@ class Row:
     test_intervals
         95 % bootstrap intervals of R2 and Spearman on the held-out rows, by resampling "row" and
         "group".
+    score
+        What the best trial was chosen by.
+    scores
+        All figures of the best trial by the names that its objective gives them, "score" first;
+        empty where there are predictions, and so the usual metrics.
     remark
         Why something is missing; "" if nothing is.
     """
@@ -80,6 +121,8 @@ class Row:
     state: str
     n_features: int | None = None
     trial: int | None = None
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     cv: Mapping[str, float] = field(default_factory=dict)
     n_cv: int | None = None
     test: Mapping[str, float] = field(default_factory=dict)
@@ -96,9 +139,20 @@ def read_reported(path: Path) -> dict[str, Reported]:
     SpecError
         If the file cannot be read, or a study stands for two experiments.
     """
-    raw = read_toml(path)
+    return read_reported_file(path).by_study
+
+
+def read_reported_file(path: Path) -> ReportedFile:
+    """Read a whole file of reported figures.
+
+    Raises
+    ------
+    SpecError
+        If the file cannot be read, or a study stands for two experiments.
+    """
+    read: ReportedFile = validate_as(ReportedFile, read_toml(path), str(path))
     by_study: dict[str, Reported] = {}
-    for experiment in validate_as(_ReportedFile, raw, str(path)).experiment:
+    for experiment in read.experiment:
         for study in experiment.studies:
             if study in by_study:
                 raise SpecError(
@@ -106,17 +160,86 @@ def read_reported(path: Path) -> dict[str, Reported]:
                     f"'{experiment.name}'; name it once"
                 )
             by_study[study] = experiment
-    return by_study
+    return read
 
 
-def reported_beside(records: Iterable[StudyRecord]) -> dict[str, Reported]:
+def reported_beside(records: Iterable[StudyRecord]) -> list[ReportedFile]:
     """Read the reported figures that lie beside the study files of these studies."""
     folders = dict.fromkeys(Path(record.source.file).parent for record in records)
-    found: dict[str, Reported] = {}
-    for folder in folders:
-        if (folder / REPORTED_NAME).is_file():
-            found = {**read_reported(folder / REPORTED_NAME), **found}
+    files = [folder / REPORTED_NAME for folder in folders]
+    return [read_reported_file(file) for file in files if file.is_file()]
+
+
+def join_reported(files: Sequence[ReportedFile]) -> dict[str, Reported]:
+    """Return the experiments of several files by study; the first file that names one counts."""
+    return {study: one for file in reversed(files) for study, one in file.by_study.items()}
+
+
+# Scores from outside --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Scores from outside against what was searched by.
+
+    Attributes
+    ----------
+    of
+        Whose scores the line was fitted to.
+    external, points, line
+        What they are, the experiments, and the line through them.
+    scores
+        Scores of the studies here that the line is applied to.
+    """
+
+    of: str
+    external: External
+    points: tuple[Point, ...]
+    line: Line
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_outside(files: Sequence[ReportedFile], rows: Sequence[Row]) -> list[Outside]:
+    """Return a line through the reported experiments of each file, and one through studies here.
+
+    The latter needs three studies that were measured outside; a file with fewer than three
+    experiments of two scores has none of the former.
+    """
+    found = []
+    for file in files:
+        scores = {row.name: row.score for row in rows if row.score is not None}
+        own = [
+            Point(name, score, file.external.measured[name])
+            for name, score in scores.items()
+            if name in file.external.measured
+        ]
+        if len(file.points) >= MIN_POINTS:
+            line = fit_line(file.points)
+            of = "reported experiments"
+            found.append(Outside(of, file.external, tuple(file.points), line, scores))
+        if len(own) >= MIN_POINTS:
+            of = "studies compared here"
+            found.append(Outside(of, file.external, tuple(own), fit_line(own), scores))
     return found
+
+
+def external_of(outside: Sequence[Outside], study: str) -> list[dict[str, Any]]:
+    """Return what is known of a study's score outside, for a program, a record per line."""
+    told = []
+    for found in outside:
+        if study in found.scores:
+            score = found.scores[study]
+            value, interval = found.line.predict(score)
+            record = {
+                "name": found.external.name,
+                "of": found.of,
+                "measured": found.external.measured.get(study),
+                "predicted": value,
+                "interval": interval,
+                "ranges_beyond": found.line.beyond(score),
+            }
+            told.append({**record, "line": as_dict(found.line, found.external.target)})
+    return told
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -131,24 +254,45 @@ def compare_study(record: StudyRecord) -> Row:
     state = f"{counts.finished} of {counts.budget} trials"
     if counts.finished == 0:
         return Row(record.name, state, remark="no trial has finished")
-    best = record.optuna_study().best_trial.number
+    trial = record.optuna_study().best_trial
+    best, score = trial.number, trial.value
     looks = [e for e in record.ledger.events() if e["kind"] == TEST_LOOK and e["trial"] == best]
     if looks and counts.done and "cv" in looks[-1]:
-        return _from_look(record.name, state, looks[-1])
+        return replace(_from_look(record.name, state, looks[-1]), score=score)
+    if _predicts_nothing(record, trial):
+        return Row(record.name, state, trial=best, score=score, scores=_own_scores(trial))
     opened = open_study(record)
     if not opened.whole or opened.objective is None:
         changed = ", ".join(part for part, _, _ in opened.differences)
         remark = opened.problem or f"not as it was begun: {changed}"
-        return Row(record.name, state, trial=best, remark=remark)
+        return Row(record.name, state, trial=best, score=score, remark=remark)
     evaluation = evaluate(record, opened.table, opened.objective, look=bool(looks))
     if evaluation is None or opened.table is None:
-        return Row(record.name, state, trial=best, remark="an objective without predictions")
+        remark = "an objective without predictions"
+        return Row(record.name, state, trial=best, score=score, remark=remark)
     remark = ""
     if not counts.done:
         remark = "unfinished: the held-out rows wait"
     elif evaluation.test is None:
         remark = "held-out rows not looked at yet, if there are any"
-    return _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
+    row = _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
+    return replace(row, score=score)
+
+
+def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
+    """Return whether the objective is of the user's own, and no cross-validation of a target."""
+    validates = any(name.endswith("_val") for name in trial.user_attrs)
+    return isinstance(record.spec.objective, CustomObjectiveSpec) and not validates
+
+
+def _own_scores(trial: FrozenTrial) -> dict[str, float]:
+    """Return the figures of a trial that its objective combined, the score first."""
+    told = {
+        name: float(value)
+        for name, value in trial.user_attrs.items()
+        if isinstance(value, int | float) and name != WALL_KEY
+    }
+    return {"score": float(trial.values[0]), **told}
 
 
 def _from_look(name: str, state: str, look: Mapping[str, Any]) -> Row:
@@ -235,9 +379,33 @@ def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[l
     return table
 
 
+def score_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
+    """Return the figures of objectives without predictions as a table of texts, heads first.
+
+    Ours, and below them the reported; empty if there are none.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    if not names:
+        return []
+    table = [["study", *(name.replace("_", " ") for name in names)]]
+    for row in rows:
+        if not row.scores:
+            continue
+        table.append([row.name, *(_figure(row.scores.get(name)) for name in names)])
+        theirs = reported[row.name].scores if row.name in reported else {}
+        if theirs:
+            table.append(["  reported", *(_figure(theirs.get(name)) for name in names)])
+            gaps = [_minus(row.scores.get(name), theirs.get(name)) for name in names]
+            table.append(["  difference", *(_figure(gap, signed=True) for gap in gaps)])
+    return table
+
+
 def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
     """Return the comparison as aligned text, and what there is to say about it."""
-    text = align(table_cells(rows, reported))
+    others = [row for row in rows if not row.scores]
+    text = align(table_cells(others, reported)) if others or not rows else []
+    if own := score_cells(rows, reported):
+        text += [*([""] if text else []), *align(own)]
     if any(row.test_intervals for row in rows):
         text.append(INTERVALS_NOTE)
     text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
@@ -313,6 +481,12 @@ def _number(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "-"
     return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _figure(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.4g}" if signed else f"{value:.4g}"
 
 
 def _count(value: int | None) -> str:

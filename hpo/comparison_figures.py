@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from hpo.comparison import METRIC_NAMES
+from hpo.comparison import METRIC_NAMES, Outside
 from hpo.differences import Pair, Study
 from hpo.evaluation import Predictions
 from hpo.figures import (
@@ -277,6 +277,60 @@ def _ends_text(pair: Pair, metric: str) -> str:
         f"{html.escape(pair.name)}, {SHORT_NAMES[pair.of]}<br>{found.value:+.3g} "
         f"({low:+.3g} to {high:+.3g})"
     )
+
+
+# Scores from outside --------------------------------------------------------------------------
+
+
+def draw_outside(found: Outside, number: int) -> Figure:
+    """Draw scores from outside against what was searched by, the line, and its 95 % band.
+
+    Parameters
+    ----------
+    found
+        The experiments and their line.
+    number
+        Tells the figure from the others of its kind.
+    """
+    line, points = found.line, found.points
+    figure = go.Figure()
+    x = np.linspace(*find_ends(np.array([line.low, line.high])), 60)
+    bands = [line.predict(score)[1] for score in x]
+    for end in (0, 1):
+        figure.add_scatter(
+            x=x.tolist(),
+            y=[band[end] for band in bands],
+            mode="lines",
+            line={"color": MUTED, "width": 1, "dash": "dash"},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=x.tolist(),
+        y=(line.intercept + line.slope * x).tolist(),
+        mode="lines",
+        line={"color": MUTED, "width": 1},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[point.score for point in points],
+        y=[point.external for point in points],
+        mode="markers",
+        marker={"color": BLUE, "size": 8},
+        text=[html.escape(point.name) for point in points],
+        hovertemplate="%{text}<br>score %{x:.4g}, outside %{y:.4g}<extra></extra>",
+    )
+    apply_style(figure)
+    figure.update_xaxes(title_text="score")
+    figure.update_yaxes(title_text=name_axis(found.external.name))
+    caption = (
+        "Experiments whose score outside is known, the least-squares line, and between the dashed "
+        "lines where a single further one is expected with 95 %. It says nothing of scores outside "
+        "of those drawn."
+    )
+    name = found.external.name
+    title = f"{name[:1].upper()}{name[1:]} against the score: {found.of}"
+    return Figure(f"external_{number}", title, caption, (Panel(figure),), "plain")
 
 
 def wrap(name: str, width: int = LABEL_WIDTH) -> str:

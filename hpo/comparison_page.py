@@ -5,12 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from features.table import FeaturesError
-from hpo.comparison import INTERVALS_NOTE, Reported, table_cells, variant_cells
-from hpo.comparison_figures import comparison_figures, styles
+from hpo.comparison import (
+    INTERVALS_NOTE,
+    Outside,
+    Reported,
+    score_cells,
+    table_cells,
+    variant_cells,
+)
+from hpo.comparison_figures import comparison_figures, draw_outside, styles
 from hpo.differences import Pair, Study, difference_cells, remarks
 from hpo.errors import HpoError
+from hpo.external import describe_line, prediction_cells
 from hpo.figure_files import write_figures
 from hpo.files import replace_file
 from hpo.page import render
@@ -30,6 +39,7 @@ def write_comparison(
     reported: Mapping[str, Reported],
     page: Path,
     worth: Mapping[str, Values],
+    outside: Sequence[Outside] = (),
 ) -> Path:
     """Write the page of a comparison, and its figures into `<page>_figures/`.
 
@@ -47,6 +57,8 @@ def write_comparison(
         Where to write it.
     worth
         What the studies' rankings are worth, by name; empty if that was not asked for.
+    outside
+        Scores from outside, such as a leaderboard's.
 
     Raises
     ------
@@ -55,13 +67,17 @@ def write_comparison(
     """
     target, unit = _name_target(records)
     figures = comparison_figures(studies, pairs, target, unit)
+    figures += [draw_outside(found, k) for k, found in enumerate(outside)]
     folder = page.with_name(f"{page.stem}_figures")
     drawn = [study for study in studies if study.predicts_value]
+    predicting = [study.row for study in studies if not study.row.scores]
     context = {
         "names": [study.name for study in studies],
         "against": pairs[0].against if pairs else "",
         "written": utc(time.time()),
-        "table": _scores(table_cells([study.row for study in studies], reported)),
+        "table": _scores(table_cells(predicting, reported)) if predicting else None,
+        "own": _own(score_cells([study.row for study in studies], reported)),
+        "outside": [_outside(found) for found in outside],
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
         "differences": _differences(difference_cells(pairs)),
@@ -119,6 +135,30 @@ def _scores(cells: Sequence[Sequence[str]]) -> Table:
 def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
     heads, *rows = cells
     return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _own(cells: Sequence[Sequence[str]]) -> Table | None:
+    if not cells:
+        return None
+    return _table("Best trials, by what their objectives tell", cells[0], cells[1:], ())
+
+
+def _outside(found: Outside) -> dict[str, Any]:
+    """Return a line through outside scores in words, and what it predicts as a table."""
+    external, cells = (
+        found.external,
+        prediction_cells(found.line, found.scores, found.external.measured),
+    )
+    return {
+        "title": f"{external.name[:1].upper()}{external.name[1:]} against the score, {found.of}",
+        "lines": [
+            line[:1].upper() + line[1:]
+            for line in describe_line(found.line, external.name, external.target)
+        ],
+        "table": _table("What the line predicts of studies", cells[0], cells[1:], ())
+        if found.scores
+        else None,
+    }
 
 
 def _variants(studies: Sequence[Study]) -> Table | None:

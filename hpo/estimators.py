@@ -414,7 +414,8 @@ def check_estimator(spec: StudySpec, source: str) -> None:
         raise SpecError(f"{source}: {exc}") from exc
     from hpo.space import CategoricalDimension
 
-    if isinstance(estimator, CompositeSpec) and spec.table is not None:
+    # What columns a table of the study's own has, its function alone knows.
+    if isinstance(estimator, CompositeSpec) and expected_columns(spec):
         try:
             estimator = bind(estimator, expected_columns(spec))
         except SpecError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -63,7 +64,7 @@ def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> 
     An objective of the user's own is asked for modules and packages that its scores depend on.
     """
     packages = versions((*SCORING_PACKAGES, *getattr(objective, "scoring_packages", ())))
-    modules = [*_modules(spec), *getattr(objective, "scoring_modules", ())]
+    modules = _modules(spec, getattr(objective, "scoring_modules", ()))
     return {
         "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
         "objective": _sha256(
@@ -146,10 +147,49 @@ def compare_origin(
     return changed
 
 
-def _modules(spec: StudySpec) -> list[str]:
+def _modules(spec: StudySpec, more: Sequence[str]) -> list[str]:
     models = spec.estimator.parts.values() if spec.estimator else ()
     own = [spec.objective.name, *(model.name for model in models)]
-    return [*SCORING_MODULES, *(name.partition(":")[0] for name in own if ":" in name)]
+    named = [name.partition(":")[0] for name in own if ":" in name]
+    return [*SCORING_MODULES, *_with_imported([*named, *more])]
+
+
+def _with_imported(named: Sequence[str]) -> list[str]:
+    """Return modules, and those of the same folder that they import, directly or not.
+
+    What lies in site-packages is not followed: its version says what it is.
+    """
+    found: list[str] = []
+    todo = list(named)
+    while todo:
+        module = todo.pop(0)
+        if module not in found:
+            found.append(module)
+            todo += sorted(_imported_beside(module))
+    return found
+
+
+def _imported_beside(module: str) -> set[str]:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return set()
+    file, prefix = Path(spec.origin), f"{spec.parent}." if spec.parent else ""
+    if "site-packages" in file.parts:
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = prefix.rstrip(".") if node.level else ""
+            whole = ".".join(part for part in (start, node.module) if part)
+            names |= {whole, *(f"{whole}.{alias.name}" for alias in node.names)}
+    beside = {name for name in names if name.startswith(prefix) and name != module}
+    return {
+        name
+        for name in beside
+        if (file.parent / f"{name.removeprefix(prefix).replace('.', '/')}.py").is_file()
+    }
 
 
 def _source(module: str) -> str:

@@ -157,7 +157,13 @@ def _interval(ends: tuple[float, float]) -> str:
 def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
     """Return every stored score of the best trial by part, and then over all parts."""
     parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
-    names = [name for part in parts.values() for name in part if name not in ("score", WALL_KEY)]
+    # A text that a part keeps beside its scores is for its objective, not for a table.
+    names = [
+        name
+        for part in parts.values()
+        for name, value in part.items()
+        if name not in ("score", WALL_KEY) and not isinstance(value, str)
+    ]
     metrics = _paired_metrics({*names})
     pairs = [f"{metric}_{side}" for metric in metrics for side in ("val", "train")]
     paired = bool(pairs)
@@ -252,10 +258,10 @@ def _range(dimension: Dimension) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a score for a reader: three decimals where they mean something, a true minus."""
+    """Return a score for a reader: three decimals, or three figures of small ones; a true minus."""
     if value is None or math.isnan(value):
         return "–"
-    small = value != 0 and not 0.001 <= abs(value) < 1000
+    small = value != 0 and not 0.1 <= abs(value) < 1000
     return (f"{value:.3g}" if small else f"{value:.3f}").replace("-", "−")
 
 

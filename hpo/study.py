@@ -124,6 +124,7 @@ def build_table(
     """
     if spec.table is None:
         return None
+    make_importable(Path(source.file))
     try:
         built = features.table.build(
             spec.table,

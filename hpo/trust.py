@@ -65,7 +65,7 @@ class Material:
 def findings(material: Material) -> list[Finding]:
     """Return everything there is to know, reasons for caution first."""
     table, objective = material.table, material.objective
-    found = [_derived_columns(table)] if table is not None else []
+    found = [_derived_columns(table, objective)] if table is not None else []
     if table is not None and isinstance(objective, CrossValidation):
         found.append(_shared_groups(table, objective))
     found.append(_test_looks(material))
@@ -86,7 +86,7 @@ def findings(material: Material) -> list[Finding]:
     return sorted(found, key=lambda finding: ranks.index(finding.level))
 
 
-def _derived_columns(table: FeatureTable) -> Finding:
+def _derived_columns(table: FeatureTable, objective: Objective | None) -> Finding:
     title = "Features made from the target"
     derived = [column for column in table.columns if column.derived_from_target]
     if not derived:
@@ -94,6 +94,13 @@ def _derived_columns(table: FeatureTable) -> Finding:
         return Finding("fine", title, text)
     named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
     verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
+    if objective is not None and not isinstance(objective, CrossValidation):
+        text = (
+            f"{len(derived)} of {table.n_features} columns {verb} made from the target or measured "
+            f"with it: {named}. The objective is the study's own: whether its models see {them} or "
+            f"predict {them}, it alone knows."
+        )
+        return Finding("note", title, text)
     text = (
         f"{len(derived)} of {table.n_features} features {verb} made from the target: "
         f"{named}. A model reads part of the answer from {them}, and no new material comes with "

@@ -96,8 +96,9 @@ class Flat:
         if broken:
             raise RuntimeError("no licence for this code")
 
-    def score_part(self, params: object, part: int) -> Mapping[str, float]:
-        return {"score": 1.25, "barrier": 0.5 + part}
+    def score_part(self, params: object, part: int) -> Mapping[str, Any]:
+        # A text beside the scores is for the objective alone.
+        return {"score": 1.25, "note": "a text", "barrier": 0.5 + part}
 
     def combine(self, parts: object) -> Mapping[str, float]:
         return {"score": 2.5, "barrier": 1.0}
@@ -733,7 +734,14 @@ def test_a_parameter_at_the_edge_of_its_range_is_flagged() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.75149, "0.751"), (-1.5, "−1.500"), (0.0, "0.000"), (2e-5, "2e−05"), (math.nan, "–")],
+    [
+        (0.75149, "0.751"),
+        (-1.5, "−1.500"),
+        (0.0, "0.000"),
+        (2e-5, "2e−05"),
+        (0.0074716, "0.00747"),
+        (math.nan, "–"),
+    ],
 )
 def test_numbers_are_short_and_never_rounded_away(value: float, shown: str) -> None:
     assert number(value) == shown

@@ -142,13 +142,13 @@ def test_overrides_reach_any_field(tmp_path):
 def test_overrides_add_to_lists_and_take_from_them(tmp_path):
     path = write(tmp_path, VALID)
     table = load(path).table
-    assert table is not None
+    assert isinstance(table, TransportSpec)
     added = load(path, ["table.families+=stoichiometry"]).table
-    assert added is not None
+    assert isinstance(added, TransportSpec)
     assert added.families == (*table.families, "stoichiometry")
     both = ["table.families+=stoichiometry", f"table.families-={table.families[0]}"]
     taken = load(path, both).table
-    assert taken is not None
+    assert isinstance(taken, TransportSpec)
     assert taken.families == (*table.families[1:], "stoichiometry")
     assert load(path, ["allow_target_derived+=x"]).allow_target_derived == ("x",)
     with pytest.raises(AbsentError, match=r"--set table\.families-=smakt: the list .* no 'smakt'"):

@@ -19,6 +19,7 @@ from hpo.commands.common import (
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from hpo.comparison import Outside, Row
     from hpo.differences import Pair, Study
     from hpo.screening import Values
     from hpo.study import StudyRecord
@@ -65,8 +66,14 @@ def compare(options: argparse.Namespace) -> int:
     """Compare studies."""
     from hpo.study import find, names
 
+    if not options.names and not options.all and options.reported is not None:
+        _print_reported(options.reported, as_json=options.json)
+        return 0
     if options.all == bool(options.names):
-        raise HpoError("hpo compare: give the names of studies, or --all")
+        raise HpoError(
+            "hpo compare: give the names of studies, or --all (or --reported FILE alone, for what "
+            "it says of outside scores)"
+        )
     storage = open_storage(options)
     chosen = names(storage) if options.all else dict.fromkeys(options.names)
     records = [find(storage, name) for name in chosen]
@@ -109,40 +116,86 @@ def print_comparison(
     """
     from hpo import comparison, differences
     from hpo.comparison_page import PAGE_NAME, write_comparison
-    from hpo.screening import describe, screening_cells
+    from hpo.screening import describe
 
     if reported_file is not None:
-        reported = comparison.read_reported(reported_file)
+        files = [comparison.read_reported_file(reported_file)]
     else:
-        reported = comparison.reported_beside(records)
+        files = comparison.reported_beside(records)
+    reported = comparison.join_reported(files)
     rows = [comparison.compare_study(record) for record in records]
     studies = [differences.read_study(row, reports_dir) for row in rows]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     worth = _value(records, studies, threshold)
+    outside = comparison.find_outside(files, rows)
     if as_json:
         told = differences.join_dicts(comparison.as_dicts(rows, reported), pairs)
+        for row in told:
+            row["external"] = comparison.external_of(outside, row["name"])
         for row in told:
             values = worth.get(row["name"], {})
             row["ranking_value"] = {of: describe(*both) for of, both in values.items()} or None
         print_json(told)
     else:
         _print_tables(comparison.lines(rows, reported), studies, pairs)
-        if varied := comparison.variant_cells(rows):
-            print_line("")
-            print_line("variants side by side")
-            for line in comparison.align(varied):
-                print_line(line)
-        if worth:
-            print_line("")
-            print_line(f"how well values above {threshold:g} are found, with 95 % intervals")
-            for line in comparison.align(screening_cells(worth)):
-                print_line(line)
+        _print_more(rows, worth, threshold)
+        for found in outside:
+            _print_outside(found)
     if not rows:
         return
     page = write_comparison(
-        records, studies, pairs, reported, output or reports_dir / PAGE_NAME, worth
+        records, studies, pairs, reported, output or reports_dir / PAGE_NAME, worth, outside
     )
     (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _print_reported(file: Path, *, as_json: bool) -> None:
+    """Print what a file of reported figures says of scores from outside, without any study."""
+    from hpo import comparison
+    from hpo.external import as_dict
+
+    found = comparison.find_outside([comparison.read_reported_file(file)], [])
+    if not found:
+        raise HpoError(
+            f"{file}: no experiment has both scores = {{ score = … }} and external = …; without "
+            "names of studies there is nothing else to compare"
+        )
+    if as_json:
+        print_json([as_dict(one.line, one.external.target) for one in found])
+        return
+    for one in found:
+        _print_outside(one)
+
+
+def _print_more(rows: Sequence[Row], worth: Mapping[str, Values], threshold: float | None) -> None:
+    """Print variants of studies side by side, and what rankings find."""
+    from hpo.comparison import align, variant_cells
+    from hpo.screening import screening_cells
+
+    if varied := variant_cells(rows):
+        print_line("")
+        print_line("variants side by side")
+        for line in align(varied):
+            print_line(line)
+    if worth:
+        print_line("")
+        print_line(f"how well values above {threshold:g} are found, with 95 % intervals")
+        for line in align(screening_cells(worth)):
+            print_line(line)
+
+
+def _print_outside(found: Outside) -> None:
+    from hpo.comparison import align
+    from hpo.external import describe_line, prediction_cells
+
+    print_line("")
+    print_line(f"{found.external.name} against the score, {found.of}")
+    for line in describe_line(found.line, found.external.name, found.external.target):
+        print_line(line)
+    if found.scores:
+        cells = prediction_cells(found.line, found.scores, found.external.measured)
+        for line in align(cells):
+            print_line(line)
 
 
 def _value(

@@ -29,11 +29,6 @@ from studies.saddle.samples import (
 )
 from studies.saddle.screening import Screened, Selection, screen, select
 
-# What a score depends on beside this module, and that of the calculator.
-SCORING_MODULES = tuple(
-    f"studies.saddle.{name}"
-    for name in ("calculators", "eckart", "gad", "geometries", "samples", "screening")
-)
 # What a hundredth of all steps costs is a ten-thousandth of the convergence rate.
 STEPS_WEIGHT = 0.01
 _log = logging.getLogger(__name__)
@@ -178,7 +173,8 @@ class SaddleSearch:
             for place, sample in enumerate(self.samples)
         )
         calculator = self.problem.calculator
-        self.scoring_modules = (*SCORING_MODULES, type(calculator).__module__)
+        # It is chosen by its name, and so imported by none of this file's.
+        self.scoring_modules = (type(calculator).__module__,)
         self.scoring_packages = (*calculator.packages, "ase")
         self.splits_hash = self._hash()
 
