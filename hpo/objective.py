@@ -64,8 +64,9 @@ _log = logging.getLogger(__name__)
 class Objective(Protocol):
     """What the engine asks of an objective.
 
-    One may have `scoring_modules` and `scoring_packages`, too: names of modules beside its own,
-    and of installed packages, that its scores depend on. A study goes on only with the same.
+    One may have `scoring_modules` and `scoring_packages`, too: names of modules that its own file
+    does not import, and of installed packages, that its scores depend on. A study goes on only with
+    the same.
 
     Attributes
     ----------

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import hpo.fingerprint
 from hpo.errors import HpoError, ObjectiveError
 from hpo.fingerprint import fingerprint
 from hpo.spec import CustomObjectiveSpec, load
@@ -563,13 +564,13 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
     spec = load(FOLDER / "g2_far.toml")
     before = fingerprint(spec, None, objective)
     assert "scine-sparrow=" in before["packages"]
-    monkeypatch.setattr(
-        "hpo.fingerprint._source",
-        lambda module: f"{module} changed" if module == "studies.saddle.gad" else "",
-    )
-    first = fingerprint(spec, None, objective)["code"]
-    monkeypatch.setattr("hpo.fingerprint._source", lambda module: "")
-    assert fingerprint(spec, None, objective)["code"] != first
+    source = hpo.fingerprint._source
+    for changed in ("studies.saddle.gad", "studies.saddle.scine"):
+        monkeypatch.setattr(
+            "hpo.fingerprint._source",
+            lambda module, changed=changed: source(module) + "#" * (module == changed),
+        )
+        assert fingerprint(spec, None, objective)["code"] != before["code"], changed
 
 
 def test_settings_that_are_none_are_refused(ase, objective):
