@@ -42,7 +42,7 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 
 # Renew the lock files from pyproject.toml; needs uv.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+	--extra saddle --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
 lock:
 	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
