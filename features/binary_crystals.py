@@ -4,7 +4,8 @@
 Physics of Semiconductor Devices, 3rd ed. (2007), app. F; Madelung, Semiconductors: Data Handbook,
 3rd ed. (2004); Strehlow & Cook, J. Phys. Chem. Ref. Data 2, 163 (1973); Wyckoff, Crystal
 Structures 1 (1963). They differ by about 0.1 eV for semiconductors and up to 0.5 eV for ionic
-crystals. A gap of 0 stands for a crystal without one (grey tin, HgSe, HgTe).
+crystals. Take them for a demonstration: they were not compared with these books entry by entry. A
+gap of 0 stands for a crystal without one (grey tin, HgSe, HgTe).
 """
 
 from __future__ import annotations
