@@ -224,7 +224,7 @@ def test_transport_is_offline_seeded_and_nested(tmp_path: Path) -> None:
     assert set(small.ids) != set(table(200, seed=1).ids)
     assert not set(small.train.groups) & set(small.test.groups)
     assert (small.target.name, small.target.unit) == ("seebeck_p", "uV/K")
-    assert (small.manifest["notes"]["n_records"], len(datasets())) == (47737, 4)
+    assert (small.manifest["notes"]["n_records"], len(datasets())) == (47737, 5)
 
 
 def csv_spec(folder: Path, *families: str) -> CsvSpec:
