@@ -27,13 +27,20 @@ from features.cache import (
 from features.descriptions import Structures, describe_with_cache, distinct_cifs
 from features.errors import DatasetError, FamilyError
 from features.prototypes import borrow
-from features.records import WHOLE_FILE, BuildResult, PartialRow, SkippedRow
+from features.records import WHOLE_FILE, BuildResult, PartialRow
 from features.registry import FAMILIES, FamilyInfo, Need
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.scratch import clear_dead_scratch
 from features.sources import Source
 from features.specs import CITATIONS, FamiliesSpec
-from features.store import PIECE_ROWS, TABLE_FORMAT, holds_table, read_manifest, write
+from features.store import (
+    PIECE_ROWS,
+    TABLE_FORMAT,
+    build_result,
+    holds_table,
+    read_manifest,
+    write,
+)
 
 _LOADERS = {
     "transport": "features.dataset_transport",
@@ -88,7 +95,7 @@ def build_table(
             remember_table(tables_dir, request, folder.name)
         else:
             folder = found
-    result = _result(folder, reused=found is not None, started=started)
+    result = build_result(folder, reused=found is not None, started=started)
     verb = "reused" if result.reused else "built"
     log(f"{spec.dataset}: {verb} {result.name}, {result.n_rows} rows x {result.n_features} columns")
     return result
@@ -332,18 +339,3 @@ def _provenance(
         "notes": dict(rows.notes),
         "citation": CITATIONS.get(spec.dataset, ""),
     }
-
-
-def _result(folder: Path, *, reused: bool, started: float) -> BuildResult:
-    manifest = read_manifest(folder)
-    return BuildResult(
-        path=folder,
-        name=manifest["name"],
-        hash=manifest["hash"],
-        reused=reused,
-        wall_s=time.perf_counter() - started,
-        n_rows=manifest["n_rows"],
-        n_features=manifest["n_features"],
-        skipped=tuple(SkippedRow(**record) for record in manifest["skipped"]),
-        partial=tuple(PartialRow(**record) for record in manifest["partial"]),
-    )

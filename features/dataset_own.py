@@ -11,6 +11,7 @@ import importlib
 import inspect
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from features.errors import DatasetError
 from features.records import BuildResult, OwnRows, content_hash
 from features.rows import Log
 from features.specs import OwnSpec
-from features.store import holds_table, read_manifest, table_name, write
+from features.store import build_result, holds_table, table_name, write
 
 NAME = "own"
 
@@ -57,18 +58,8 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
             tables_dir, dataset=NAME, **content, skipped=rows.skipped, provenance=account
         )
     log(f"{NAME}: {'reused' if reused else 'built'} {folder.name} by {spec.loader}")
-    manifest = read_manifest(folder)
-    return BuildResult(
-        path=folder,
-        name=manifest["name"],
-        hash=manifest["hash"],
-        reused=reused,
-        wall_s=time.perf_counter() - started,
-        n_rows=manifest["n_rows"],
-        n_features=manifest["n_features"],
-        skipped=tuple(rows.skipped),
-        partial=(),
-    )
+    found = build_result(folder, reused=reused, started=started)
+    return replace(found, skipped=tuple(rows.skipped))
 
 
 def _load(spec: OwnSpec, data_dir: Path | None) -> OwnRows:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from features.errors import TableError
 from features.records import (
+    BuildResult,
     Column,
     ContentHash,
     FeatureTable,
@@ -125,6 +127,22 @@ def holds_table(folder: Path) -> bool:
             return hashlib.file_digest(handle, "sha256").hexdigest() == expected
     except TableError:
         return False
+
+
+def build_result(folder: Path, *, reused: bool, started: float) -> BuildResult:
+    """Return what a build came to; ``started`` is its beginning on the performance counter."""
+    manifest = read_manifest(folder)
+    return BuildResult(
+        path=folder,
+        name=manifest["name"],
+        hash=manifest["hash"],
+        reused=reused,
+        wall_s=time.perf_counter() - started,
+        n_rows=manifest["n_rows"],
+        n_features=manifest["n_features"],
+        skipped=tuple(SkippedRow(**record) for record in manifest["skipped"]),
+        partial=tuple(PartialRow(**record) for record in manifest["partial"]),
+    )
 
 
 def table_name(dataset: str, columns: Sequence[Column], content: str) -> str:
