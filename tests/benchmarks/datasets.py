@@ -12,7 +12,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     given = os.environ.get("HPO_DATA")
     parser.add_argument(
         "--data",
-        type=Path,
+        # Runs have working directories of their own.
+        type=lambda text: Path(text).resolve(),
         metavar="DIR",
         default=given,
         required=not given,
