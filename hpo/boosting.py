@@ -3,9 +3,9 @@
 A search fits `HistGradientBoostingRegressor` hundreds of times on the rows of a few folds. What
 does not depend on the parameters is done once here: the rows are checked and sorted once, and
 binned once for every `max_bins`; columns that are constant or equal after binning are left out,
-as no tree can prefer them; rows of the other side are predicted from their bins. The trees
-are grown by scikit-learn's own code, in the order of its own `fit`, so that predictions are the
-same bit for bit, which tests compare.
+as no tree can prefer them; rows of the other side are predicted from their bins. The trees are
+grown by `hpo.trees`, and where that declines, by scikit-learn's own code, in the order of its own
+`fit`, so that predictions are the same bit for bit, which tests compare.
 
 That order is known of the versions in `KNOWN_VERSIONS` alone, and for the settings that `refusal`
 lets pass. Everything else is fitted by `fit`.
@@ -14,6 +14,7 @@ lets pass. Everything else is fitted by `fit`.
 from __future__ import annotations
 
 import functools
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo import trees
+
+_log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 KNOWN_VERSIONS = ("1.9",)
 LOSSES = frozenset({"squared_error", "absolute_error", "quantile"})
@@ -94,7 +98,11 @@ class _Bins:
 
     @property
     def n_bytes(self) -> int:
-        return self.trained.nbytes + self.other.nbytes
+        return self.trained.nbytes + self.other.nbytes + self.listed.rows.nbytes
+
+    @functools.cached_property
+    def listed(self) -> trees.Listed:
+        return trees.Listed.of(self.trained)
 
 
 class BoostedRows:
@@ -135,52 +143,59 @@ class BoostedRows:
             np.zeros((len(rows), 1), order="F") + baseline for rows in (self.X, self.X_other)
         )
         wanted = frozenset(numbers)
-        for n_trees, predictor in enumerate(self._grow(model, loss, bins, trained), start=1):
-            others[:, 0] += predictor.predict_binned(bins.other, model.max_bins, 1)
+        for n_trees in self._grow(model, loss, bins, trained[:, 0], others[:, 0]):
             if n_trees in wanted:
                 yield tuple(loss.link.inverse(raw.flatten()) for raw in (others, trained))
             if n_trees == max(wanted):
                 return
 
-    def _grow(self, model: Any, loss: Any, bins: _Bins, raw: Floats) -> Iterator[Any]:
-        """Yield one tree after the other, having added what it predicts of its rows to `raw`."""
-        from sklearn.ensemble._hist_gradient_boosting._gradient_boosting import (
-            _update_raw_predictions,
-        )
-        from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import _update_leaves_values
-        from sklearn.ensemble._hist_gradient_boosting.grower import TreeGrower
-
+    def _grow(
+        self, model: Any, loss: Any, bins: _Bins, trained: Floats, others: Floats
+    ) -> Iterator[int]:
+        """Grow one tree after the other, add what it predicts, and yield how many there are."""
         gradients, hessians = loss.init_gradient_and_hessian(
             n_samples=len(self.y), dtype=np.float32, order="F"
         )
-        settings = {
-            "n_bins": model.max_bins + 1,
-            "n_bins_non_missing": bins.n_bins,
-            "has_missing_values": bins.has_missing,
-            "max_leaf_nodes": model.max_leaf_nodes,
-            "max_depth": model.max_depth,
-            "min_samples_leaf": model.min_samples_leaf,
-            "l2_regularization": model.l2_regularization,
-            "feature_fraction_per_split": model.max_features,
-            "rng": _feature_stream(model.random_state),
-            "shrinkage": model.learning_rate,
-            "n_threads": 1,
-        }
-        told = {"y_true": self.y, "raw_prediction": raw, "sample_weight": self.weights}
-        for _ in range(model.max_iter):
+        targets = gradients.ravel(), hessians.ravel()
+        told = {"y_true": self.y, "raw_prediction": trained, "sample_weight": self.weights}
+        draws = None
+        if model.max_features < 1.0:
+            stream = _feature_stream(model.random_state)
+            draws = trees.Draws(stream, bins.trained.shape[1], model.max_features)
+        scikit_learn = _ScikitLearn(model, bins, draws, targets)
+        grower = self._grower(model, bins, draws, targets)
+        for n_trees in range(1, model.max_iter + 1):
             if loss.constant_hessian:
-                loss.gradient(**told, gradient_out=gradients, n_threads=1)
+                loss.gradient(**told, gradient_out=targets[0], n_threads=1)
             else:
                 loss.gradient_hessian(
-                    **told, gradient_out=gradients, hessian_out=hessians, n_threads=1
+                    **told, gradient_out=targets[0], hessian_out=targets[1], n_threads=1
                 )
-            grower = TreeGrower(bins.trained, gradients.ravel(), hessians.ravel(), **settings)
-            grower.grow()
-            if not loss.differentiable:
-                _update_leaves_values(loss, grower, self.y, raw[:, 0], self.weights)
-            predictor = grower.make_predictor(binning_thresholds=bins.thresholds)
-            _update_raw_predictions(raw[:, 0], grower, 1)
-            yield predictor
+            if grower is None or not grower.grow():
+                scikit_learn.add_tree(loss, self.y, self.weights, trained, others)
+            else:
+                if not loss.differentiable:
+                    self._search_values(model, loss, grower, trained)
+                grower.add(trained, others)
+            yield n_trees
+
+    def _grower(
+        self, model: Any, bins: _Bins, draws: trees.Draws | None, targets: trees.Targets
+    ) -> trees.Grower | None:
+        reason = trees.refusal(*bins.trained.shape)
+        if reason:
+            _say(reason)
+            return None
+        return trees.Grower(
+            bins.trained, bins.listed, bins.other, bins.has_missing, targets, model, draws
+        )
+
+    def _search_values(self, model: Any, loss: Any, grower: trees.Grower, trained: Floats) -> None:
+        """Set each leaf to what fits its rows best, which their gradients do not tell."""
+        for leaf, rows in enumerate(grower.leaves):
+            weights = None if self.weights is None else self.weights[rows]
+            found = loss.fit_intercept_only(self.y[rows] - trained[rows], sample_weight=weights)
+            grower.values[leaf] = model.learning_rate * found
 
     # Bins -------------------------------------------------------------------------------------
 
@@ -246,6 +261,55 @@ class BoostedRows:
     @functools.cached_property
     def _sorted(self) -> _Sorted:
         return _Sorted(self.X)
+
+
+@functools.cache
+def _say(reason: str) -> None:
+    _log.info("%s", reason)
+
+
+class _ScikitLearn:
+    """Grows the trees that `hpo.trees` declines, with scikit-learn's own code."""
+
+    def __init__(
+        self,
+        model: Any,
+        bins: _Bins,
+        draws: trees.Draws | None,
+        targets: trees.Targets,
+    ) -> None:
+        self._bins, self._max_bins, self._targets = bins, model.max_bins, targets
+        self._settings = {
+            "n_bins": model.max_bins + 1,
+            "n_bins_non_missing": bins.n_bins,
+            "has_missing_values": bins.has_missing,
+            "max_leaf_nodes": model.max_leaf_nodes,
+            "max_depth": model.max_depth,
+            "min_samples_leaf": model.min_samples_leaf,
+            "l2_regularization": model.l2_regularization,
+            "feature_fraction_per_split": model.max_features,
+            "rng": draws,
+            "shrinkage": model.learning_rate,
+            "n_threads": 1,
+        }
+
+    def add_tree(
+        self, loss: Any, y: Floats, weights: Floats | None, trained: Floats, others: Floats
+    ) -> None:
+        """Grow a tree, and add what it predicts of the rows of both sides."""
+        from sklearn.ensemble._hist_gradient_boosting._gradient_boosting import (
+            _update_raw_predictions,
+        )
+        from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import _update_leaves_values
+        from sklearn.ensemble._hist_gradient_boosting.grower import TreeGrower
+
+        grower = TreeGrower(self._bins.trained, *self._targets, **self._settings)
+        grower.grow()
+        if not loss.differentiable:
+            _update_leaves_values(loss, grower, y, trained, weights)
+        predictor = grower.make_predictor(binning_thresholds=self._bins.thresholds)
+        _update_raw_predictions(trained, grower, 1)
+        others += predictor.predict_binned(self._bins.other, self._max_bins, 1)
 
 
 class _Sorted:

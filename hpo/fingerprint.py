@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from features.table import FeatureTable
+from hpo import trees
 from hpo.errors import ConflictError, SpecError, suggest
 from hpo.objective import Objective
 from hpo.provenance import versions
@@ -23,6 +24,7 @@ Fingerprint = Mapping[str, str]
 SCORING_MODULES = (
     "hpo.objective",
     "hpo.boosting",
+    "hpo.trees",
     "hpo.folds",
     "hpo.metrics",
     "hpo.estimators",
@@ -73,7 +75,7 @@ def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> 
             f"seed={spec.seed}",
             *([canonical(spec.fit)] if spec.fit else []),
         ),
-        "code": _sha256(*(_source(module) for module in modules)),
+        "code": _sha256(*(_source(module) for module in modules), trees.source()),
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
     }
 

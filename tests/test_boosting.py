@@ -10,7 +10,7 @@ import threadpoolctl
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import features.table
-from hpo import boosting
+from hpo import boosting, trees
 from hpo.boosting import BoostedRows, refusal
 from hpo.folds import make_folds
 from hpo.objective import CrossValidation, PenalisedCv, QuantileCv
@@ -73,9 +73,18 @@ def needs_a_known_version():
         pytest.skip(boosting.known_version())
 
 
+@pytest.fixture(params=["compiled", "scikit-learn's"])
+def growers(request, monkeypatch):
+    """Both ways of growing trees: the usual one, and that of a machine without the library."""
+    if request.param == "compiled":
+        assert not trees.missing()
+    else:
+        monkeypatch.setattr(trees, "missing", lambda: "compiled trees: left out")
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_predictions_are_those_of_scikit_learn(name, weighted):
+def test_predictions_are_those_of_scikit_learn(name, weighted, growers):
     weights = np.random.default_rng(1).uniform(0.1, 2.0, N_TRAINED) if weighted else None
     for start in (0, 40):
         trained = (np.arange(len(Y)) + start) % len(Y) < N_TRAINED
@@ -87,6 +96,132 @@ def test_predictions_are_those_of_scikit_learn(name, weighted):
             model.fit(X[trained], Y[trained], sample_weight=weights)
             assert np.array_equal(others, model.predict(X[~trained]))
             assert np.array_equal(own, model.predict(X[trained]))
+
+
+def draw_rows(source, n_rows, n_columns):
+    X = source.normal(size=(n_rows, n_columns))
+    for column in range(n_columns):
+        gaps = source.random(n_rows) < source.random()
+        X[:, column] = [
+            X[:, column],
+            np.round(X[:, column]),
+            X[:, column] > source.normal(),
+            np.where(gaps, np.nan, X[:, column]),
+            np.where(gaps, np.nan, np.round(X[:, column])),
+            np.maximum(X[:, column], 0.0),
+            X[:, 0],
+        ][source.integers(7)]
+    return X
+
+
+def draw_target(source, n_rows):
+    y = source.normal(size=n_rows)
+    return [y, np.round(2.0 * y), y * 10.0 ** source.integers(-8, 8, size=n_rows)][
+        source.choice(3, p=[0.5, 0.4, 0.1])
+    ]
+
+
+def draw_settings(source):
+    choices: dict[str, list[object]] = {
+        "loss": ["squared_error", "squared_error", "absolute_error", "quantile"],
+        "quantile": [0.1, 0.5, 0.9],
+        "max_depth": [None, 1, 3, 6],
+        "max_leaf_nodes": [None, 2, 7, 31],
+        "min_samples_leaf": [1, 2, 5, 20],
+        "max_bins": [2, 5, 30, 255],
+        "learning_rate": [0.05, 0.3, 1.0],
+        "l2_regularization": [0.0, 0.0, 0.1, 5.0],
+        "max_features": [1.0, 1.0, 0.2, 0.7],
+    }
+    return {name: of[source.integers(len(of))] for name, of in choices.items()}
+
+
+@pytest.fixture
+def grown(monkeypatch):
+    """What every call of the compiled grower returned."""
+    answers = []
+
+    class Watched(trees.Grower):
+        def grow(self):
+            answers.append(super().grow())
+            return answers[-1]
+
+    monkeypatch.setattr(trees, "Grower", Watched)
+    return answers
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_rows_and_settings_give_the_trees_of_scikit_learn(seed, grown):
+    source = np.random.default_rng(seed)
+    for _ in range(25):
+        n_trained, n_others = int(source.integers(10, 300)), int(source.integers(3, 40))
+        X = draw_rows(source, n_trained + n_others, int(source.integers(1, 10)))
+        y = draw_target(source, len(X))
+        weights = source.uniform(0.1, 3.0, n_trained) if source.random() < 0.3 else None
+        model = make_model(draw_settings(source), max_iter=int(source.integers(1, 10)))
+        trained, others = slice(n_trained), slice(n_trained, None)
+        try:
+            model.fit(X[trained], y[trained], sample_weight=weights)
+        except ValueError:
+            continue  # a column without any value
+        found = BoostedRows(X[trained], y[trained], X[others], weights).predict(model)
+        assert np.array_equal(found[0], model.predict(X[others]))
+        assert np.array_equal(found[1], model.predict(X[trained]))
+    # Few trees have sums that would be rounded, and are left to scikit-learn.
+    assert sum(grown) > 0.9 * len(grown) > 50
+
+
+def test_sums_that_would_be_rounded_are_left_to_scikit_learn(grown):
+    y = Y[:N_TRAINED] * 10.0 ** RANDOM.integers(-9, 9, N_TRAINED)
+    y[1::2] = -y[::2]  # the mean is zero, so that gradients are as different
+    model = make_model({"min_samples_leaf": 3})
+    others, _ = BoostedRows(X[:N_TRAINED], y, X[N_TRAINED:], None).predict(model)
+    model.fit(X[:N_TRAINED], y)
+    assert np.array_equal(others, model.predict(X[N_TRAINED:]))
+    assert not grown[0]
+
+
+def test_sums_of_single_precision_are_exact(grown):
+    rows = BoostedRows(X[:N_TRAINED], Y[:N_TRAINED], X[N_TRAINED:], None)
+    rows.predict(make_model({}))
+    assert all(grown)
+    assert len(grown) == 25
+
+
+def test_columns_are_drawn_as_scikit_learn_draws_them():
+    ours, theirs = (np.random.default_rng(7) for _ in range(2))
+    draws = trees.Draws(ours, n_columns=9, fraction=0.3)
+    expected = np.tile([True] * 3 + [False] * 6, (7, 1))
+    for draw in expected:
+        theirs.shuffle(draw)
+    assert np.array_equal(draws.have(4)[:4], expected[:4])
+    draws.used(3)
+    one = np.empty(9, dtype=bool)
+    draws.shuffle(one)
+    assert np.array_equal(one, expected[3])
+    assert np.array_equal(draws.have(3)[:3], expected[4:])
+
+
+def test_a_library_that_is_gone_or_older_than_its_source_is_not_used(
+    tmp_path, monkeypatch, hand_table, caplog
+):
+    expected = scores_of(hand_table)
+    source = tmp_path / "trees.c"
+    source.write_text(trees.source() + "\n/* changed */\n")
+    monkeypatch.setattr(trees, "SOURCE", source)
+    monkeypatch.setattr(trees, "_load", trees._load.__wrapped__)
+    assert "trees.c was changed after _trees" in trees.missing()
+    with caplog.at_level(logging.INFO, logger="hpo.boosting"):
+        assert scores_of(hand_table) == expected
+    assert [record.message for record in caplog.records] == [trees.missing()]
+    monkeypatch.setattr(trees, "LIBRARY", tmp_path / "_trees.so")
+    assert "_trees.so cannot be loaded" in trees.missing()
+
+
+def test_more_rows_or_columns_than_are_quick_are_left_to_scikit_learn():
+    assert not trees.refusal(4_000, 65_535)
+    assert "4000 rows" in trees.refusal(4_001, 3)
+    assert "65535 columns" in trees.refusal(10, 65_536)
 
 
 def test_bins_are_kept_and_serve_every_model():

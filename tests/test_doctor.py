@@ -18,7 +18,7 @@ import optuna
 import psutil
 import pytest
 
-from hpo import doctor, doctor_storage, filesystem, machine
+from hpo import doctor, doctor_storage, filesystem, machine, trees
 from hpo.cli import main
 from hpo.doctor_storage import check_storage
 from hpo.filesystem import locate
@@ -28,7 +28,8 @@ from tests.conftest import unavailable
 NAMES = [
     *("storage", "database latency", "clocks"),
     *("working folder", "logs folder", "tables folder", "reports folder"),
-    *("slurm", "cores", "memory", "limits", "imports", "threads", "packages", "openmp", "git"),
+    *("slurm", "cores", "memory", "limits", "imports", "threads", "packages", "openmp"),
+    *("trees", "git"),
     "weights & biases",
 ]
 
@@ -87,9 +88,17 @@ def test_what_is_printed_is_aligned_and_remedies_stand_below(tmp_path, capsys, q
     assert [line[:18].strip() for line in checks] == NAMES
     assert checks[0][18:].startswith("problem      sqlite:///hpo.db: file is not a database")
     assert lines[1].startswith(" " * 31 + "→ if it was a study storage")
-    assert lines[-1].startswith("17 checks: ")
+    assert lines[-1].startswith("18 checks: ")
     assert "1 problem" in lines[-1]
     assert (tmp_path / "hpo.db").read_text().startswith("precious notes")
+
+
+def test_trees_that_are_not_compiled_are_a_warning(monkeypatch):
+    assert [(f.name, f.verdict) for f in doctor.check_trees()] == [("trees", "ok")]
+    monkeypatch.setattr(trees, "missing", lambda: "compiled trees: they are gone")
+    (found,) = doctor.check_trees()
+    assert (found.verdict, found.found) == ("warning", "compiled trees: they are gone")
+    assert "several times as long" in found.remedy
 
 
 # --- the storage

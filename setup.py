@@ -1,0 +1,33 @@
+"""Compiles `hpo/trees.c`, with a compiler that comes as a package: no other need be installed."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class CompileWithZig(build_ext):
+    """Makes plain shared libraries, which need no headers of Python."""
+
+    def build_extension(self, ext):
+        """Compile a source into a library, beside the modules of its package."""
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        source_hash = hashlib.sha256(Path(ext.sources[0]).read_bytes()).hexdigest()
+        command = [
+            *(sys.executable, "-m", "ziglang", "cc", "-std=c11", "-shared", "-fPIC", "-O3"),
+            # For every node of a cluster, and rounded as it is written.
+            *("-mcpu=baseline", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+            *(f'-DSOURCE_HASH="{source_hash}"', *ext.sources),
+            *("-o", str(library)),
+        ]
+        subprocess.run(command, check=True)
+
+
+setup(
+    ext_modules=[Extension("hpo._trees", ["hpo/trees.c"])],
+    cmdclass={"build_ext": CompileWithZig},
+)
