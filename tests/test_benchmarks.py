@@ -22,8 +22,8 @@ from tests.benchmarks.compare_budgets import (
 )
 from tests.benchmarks.contestants import CONTESTANTS, Setting
 from tests.benchmarks.journalled import parse
-from tests.benchmarks.trial_loops import short, usual
-from tests.benchmarks.trial_rate import STEPS, Run, format_ladder
+from tests.benchmarks.trial_loops import binned, compiled, usual
+from tests.benchmarks.trial_rate import BASE, STEPS, Run, format_ladder
 from tests.conftest import make_spec
 from tests.studies import ROOT
 
@@ -98,28 +98,37 @@ def test_a_missed_budget_is_written_with_its_sign():
     assert "0/4" in table
 
 
-def test_the_usual_loop_and_the_short_one_score_alike(hand_table):
+def test_all_loops_score_alike(hand_table):
     space = {"max_iter": {"type": "int", "low": 5, "high": 20}}
     spec = make_spec(estimator={"name": "hist_gradient_boosting"}, space=space)
     table = features.table.read(hand_table)
     for max_iter in (5, 12):
         params = {"max_iter": max_iter, "min_samples_leaf": 5}
-        assert usual(spec, table)(params) == pytest.approx(short(spec, table)(params), rel=1e-12)
+        ours = compiled(spec, table)(params)
+        assert binned(spec, table)(params) == ours
+        assert usual(spec, table)(params) == pytest.approx(ours, rel=1e-12)
 
 
 def test_the_ladder_compares_runs_of_the_same_round():
     def run(finished, cpu_s, scores):
-        return Run(finished, 60.0, cpu_s, min(scores), tuple(enumerate(scores)))
+        return Run(finished, 60.0, 70.0, cpu_s, min(scores), tuple(enumerate(scores)))
 
     usual_runs = [run(4, 40.0, [3.0, 2.0]), run(8, 40.0, [3.0, 1.0])]
+    base_runs = [run(8, 40.0, [3.0, 1.7]), run(8, 40.0, [3.0, 1.4])]
     fast_runs = [run(12, 30.0, [2.5, 2.0, 1.5]), run(16, 16.0, [2.0, 1.5])]
-    runs = {step.what: [*fast_runs] for step in STEPS} | {STEPS[0].what: usual_runs}
-    first, second = format_ladder(runs)[2:4]
-    assert first.split("|")[4:7] == [" 1.00 (1.00 to 1.00) "] * 3
-    cells = [cell.strip() for cell in second.split("|")]
-    assert cells[2] == "14.00 (12.00 to 16.00)"
-    assert cells[4:7] == ["2.50 (2.00 to 3.00)", *["4.50 (4.00 to 5.00)"] * 2]
-    assert cells[8] == "2, never"
+    runs = {step.what: [*fast_runs] for step in STEPS}
+    runs |= {STEPS[0].what: usual_runs, BASE: base_runs}
+    lines = format_ladder(runs)[2:]
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert cells[0][4] == "1.00 (1.00 to 1.00)"
+    assert cells[1][5:7] == ["1.00 (1.00 to 1.00)"] * 2
+    assert cells[2][2] == "14.00 (12.00 to 16.00)"
+    assert cells[2][4:7] == [
+        "2.50 (2.00 to 3.00)",
+        "1.75 (1.50 to 2.00)",
+        "3.50 (2.00 to 5.00)",
+    ]
+    assert cells[2][8:10] == ["2, never", "70.0 (70.0 to 70.0)"]
 
 
 # hpo bench --------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """The loops that `trial_rate` compares: the usual one, and the same with the engine's objective.
 
-python -m tests.benchmarks.trial_loops usual|short STUDY TABLE URL TRIALS SEED
+python -m tests.benchmarks.trial_loops usual|binned|compiled STUDY TABLE URL TRIALS SEED
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def usual(spec: StudySpec, table: FeatureTable) -> Score:
     return score
 
 
-def short(spec: StudySpec, table: FeatureTable) -> Score:
+def compiled(spec: StudySpec, table: FeatureTable) -> Score:
     """Return the same score by the engine's objective."""
     from hpo.objective import make_objective
 
@@ -69,11 +70,36 @@ def short(spec: StudySpec, table: FeatureTable) -> Score:
     return score
 
 
+@contextlib.contextmanager
+def without_compiled_trees() -> Iterator[None]:
+    """Let the engine's objective do without them."""
+    from hpo import trees
+
+    load, trees.missing = trees.missing, lambda: "left out"
+    try:
+        yield
+    finally:
+        trees.missing = load
+
+
+def binned(spec: StudySpec, table: FeatureTable) -> Score:
+    """Return the same score by the engine's objective without compiled trees."""
+    by_objective = compiled(spec, table)
+
+    def score(params: dict[str, Any]) -> float:
+        with without_compiled_trees():
+            return by_objective(params)
+
+    return score
+
+
 def main() -> None:
     """Run some trials of a study that is there, as one of several processes."""
     loop, study_file, table, url, trials, seed = sys.argv[1:]
     spec = load(Path(study_file))
-    score = {"usual": usual, "short": short}[loop](spec, features.table.read(Path(table)))
+    score = {"usual": usual, "binned": binned, "compiled": compiled}[loop](
+        spec, features.table.read(Path(table))
+    )
     space = distributions(spec.space)
     study = optuna.load_study(
         study_name="rate", storage=url, sampler=optuna.samplers.TPESampler(seed=int(seed))

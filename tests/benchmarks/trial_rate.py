@@ -4,6 +4,8 @@ Two processes search the gradient boosting of a study over its own table, with t
 space and folds. The ladder begins with the usual loop and changes one thing at each step; the
 last step is `hpo` with its defaults and the number of trees read off the curve. All steps are run
 in turn, in as many rounds as asked for, so that whatever else the machine does meets all of them.
+A rate counts from the start of the command to the end of its last trial; the whole command, for
+`hpo` with its report, stands beside it.
 
 With --cpu N, nothing but fits is compared, in one process and by its CPU time, which a busy machine
 disturbs less: N random points of the space by each way in turn, and what pruning them would save.
@@ -44,7 +46,8 @@ class Step:
     one_thread
         Whether processes are held to one thread.
     loop
-        usual (pandas and cross_validate), short (the engine's objective), or hpo (all of it).
+        usual (pandas and cross_validate), binned (the engine's objective without compiled trees),
+        compiled (the engine's objective), or hpo (all of it).
     settings
         What `hpo run` is told with --set.
     """
@@ -56,10 +59,12 @@ class Step:
 
 
 STAGED = 'space.max_iter={ type = "staged", high = 200, step = 10 }'
+BASE = "one thread per process"
 STEPS = (
     Step("the usual loop", one_thread=False, loop="usual"),
-    Step("one thread per process", loop="usual"),
-    Step("rows binned once", loop="short"),
+    Step(BASE, loop="usual"),
+    Step("rows binned once", loop="binned"),
+    Step("compiled trees", loop="compiled"),
     Step("the store of hpo", settings=("pruning=false",)),
     Step("pruning", settings=("pruning=true",)),
     Step("max_iter off the curve", settings=("pruning=true", STAGED)),
@@ -74,19 +79,22 @@ class Run:
     ----------
     finished
         Trials that were finished or pruned within the time limit.
-    wall_s, cpu_s
+    wall_s, command_s
+        From the start of the command to the end of the last of these, and to its own end.
+    cpu_s
         Of all processes, from their start to their end.
     best
         The best score; None if no trial is complete.
     curve
-        For each complete trial how many were finished before it, and its score.
+        For each complete trial the seconds from the start to its end, and its score.
     """
 
     finished: int
     wall_s: float
+    command_s: float
     cpu_s: float
     best: float | None
-    curve: tuple[tuple[int, float], ...]
+    curve: tuple[tuple[float, float], ...]
 
     @property
     def rate(self) -> float:
@@ -98,9 +106,9 @@ class Run:
         """CPU seconds per trial, of all processes."""
         return self.cpu_s / max(1, self.finished)
 
-    def trials_to(self, score: float) -> int | None:
-        """Return after how many trials a score was reached; None if it was not."""
-        return next((done + 1 for done, reached in self.curve if reached <= score), None)
+    def seconds_to(self, score: float) -> float | None:
+        """Return after how many seconds a score was reached; None if it was not."""
+        return next((after for after, reached in self.curve if reached <= score), None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,9 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add_data(parser)
     parser.add_argument("--study", type=Path, default=STUDY, help="a study of plain boosting")
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-s", type=float, default=300.0, help="for each run")
+    parser.add_argument("--limit-s", type=float, default=150.0, help="for each run")
     parser.add_argument("--json", type=Path, help="write every run there, too")
     parser.add_argument("--cpu", type=int, metavar="N", help="compare the fits of N points alone")
     options = parser.parse_args(arguments)
@@ -146,7 +154,7 @@ def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
     import features.table
     from hpo.objective import make_objective
     from hpo.spec import load
-    from tests.benchmarks.trial_loops import usual
+    from tests.benchmarks.trial_loops import usual, without_compiled_trees
 
     spec, table = load(study), features.table.read(path)
     staged_spec = load(study, [STAGED])
@@ -154,7 +162,8 @@ def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
     plain, staged = make_objective(spec, table), make_objective(staged_spec, table)
     sampler = optuna.samplers.RandomSampler(seed=0)
     points = [_draw(sampler, spec) for _ in range(n_points)]
-    cpu: dict[str, list[float]] = {"2 threads": [], "usual": [], "short": [], "staged": []}
+    ways = ("2 threads", "usual", "binned", "compiled", "staged")
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
     folds, best = [], []
     few = max(2, n_points // 4)
     for number, point in enumerate(points):
@@ -163,8 +172,12 @@ def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
                 with threadpoolctl.threadpool_limits(n_threads):
                     cpu[way].append(_cpu_s(by_hand, point)[0])
         with threadpoolctl.threadpool_limits(1):
+            with without_compiled_trees():
+                used_s, by_scikit_learn = _cpu_s(_parts, plain, point)
+            cpu["binned"].append(used_s)
             used_s, parts = _cpu_s(_parts, plain, point)
-            cpu["short"].append(used_s)
+            cpu["compiled"].append(used_s)
+            assert [part["score"] for part in parts] == [part["score"] for part in by_scikit_learn]
             drawn = {name: point[name] for name in point if name != "max_iter"}
             used_s, curves = _cpu_s(_parts, staged, drawn)
             cpu["staged"].append(used_s)
@@ -278,7 +291,7 @@ def _create_plain(url: str) -> None:
 def _measure(
     commands: Sequence[Sequence[str]], environment: dict[str, str], where: Path, limit_s: float
 ) -> Run:
-    before, began = _children_cpu_s(), time.monotonic()
+    before, began = _children_cpu_s(), time.time()
     with (where / "log.txt").open("wb") as log:
         processes = [
             subprocess.Popen(command, cwd=where, env=environment, stdout=log, stderr=log)
@@ -287,12 +300,11 @@ def _measure(
         deadline = began + limit_s
         for process in processes:
             try:
-                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+                process.wait(timeout=max(0.1, deadline - time.time()))
             except subprocess.TimeoutExpired:
                 process.terminate()
                 process.wait()
-    wall_s = time.monotonic() - began
-    return _read(where, wall_s, _children_cpu_s() - before)
+    return _read(where, began, time.time() - began, _children_cpu_s() - before)
 
 
 def _children_cpu_s() -> float:
@@ -300,53 +312,51 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _read(where: Path, wall_s: float, cpu_s: float) -> Run:
+def _read(where: Path, began: float, command_s: float, cpu_s: float) -> Run:
     import optuna
     from optuna.trial import TrialState
 
     storage = optuna.storages.RDBStorage(f"sqlite:///{where / 'hpo.db'}")
     trials = optuna.load_study(study_name="rate", storage=storage).get_trials(deepcopy=False)
     storage.engine.dispose()
-    ended = [
-        (trial.datetime_complete, trial.value)
+    ended = sorted(
+        (trial.datetime_complete.timestamp() - began, trial.value)
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.datetime_complete
-    ]
-    in_turn = [score for _, score in sorted(ended, key=lambda end: end[0])]
-    curve = tuple((place, score) for place, score in enumerate(in_turn) if score is not None)
+    )
+    curve = tuple((after, score) for after, score in ended if score is not None)
     best = min((score for _, score in curve), default=None)
-    return Run(len(ended), wall_s, cpu_s, best, curve)
+    return Run(len(ended), max(after for after, _ in ended), command_s, cpu_s, best, curve)
 
 
 def format_ladder(runs: dict[str, list[Run]]) -> list[str]:
     """Return the ladder as a table: medians over rounds, with the smallest and the largest.
 
-    Factors compare runs of the same round; the last column counts the trials until a score as
-    good as the usual loop's best, relative to those that the usual loop needed.
+    Factors compare runs of the same round, with the usual loop as it is and held to one thread.
+    The last columns are the seconds until a score as good as the best that the latter found, and
+    those of the whole command.
     """
-    first = runs[STEPS[0].what]
     lines = [
-        "| step | trials/min | CPU s/trial | rate, x usual | CPU, x usual | CPU, x step before "
-        "| best score | trials to the usual best |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| step | trials/min | CPU s/trial | rate, x usual | rate, x one thread "
+        "| CPU, x one thread | best score | s to its best | command, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    before = first
     for step in STEPS:
         of = runs[step.what]
-        rounds = list(zip(first, before, of, strict=True))
-        reached = [run.trials_to(usual.best) for usual, _, run in rounds if usual.best is not None]
+        rounds = list(zip(runs[STEPS[0].what], runs[BASE], of, strict=True))
+        reached = [run.seconds_to(base.best) for _, base, run in rounds if base.best is not None]
         cells = (
             step.what,
             spread([run.rate for run in of]),
-            spread([run.cpu_per_trial for run in of]),
+            spread([run.cpu_per_trial for run in of], 3),
             spread([run.rate / usual.rate for usual, _, run in rounds]),
-            spread([usual.cpu_per_trial / run.cpu_per_trial for usual, _, run in rounds]),
-            spread([earlier.cpu_per_trial / run.cpu_per_trial for _, earlier, run in rounds]),
+            spread([run.rate / base.rate for _, base, run in rounds]),
+            spread([base.cpu_per_trial / run.cpu_per_trial for _, base, run in rounds]),
             spread([run.best for run in of if run.best is not None], 4),
-            ", ".join("never" if count is None else str(count) for count in reached),
+            ", ".join("never" if after is None else f"{after:.0f}" for after in reached),
+            spread([run.command_s for run in of], 1),
         )
         lines.append(f"| {' | '.join(cells)} |")
-        before = of
     return lines
 
 
