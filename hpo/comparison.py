@@ -15,6 +15,7 @@ from hpo.evaluation import TEST_LOOK, Evaluation, Predictions, evaluate
 from hpo.external import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.family import REPORTED_NAME
 from hpo.ledger import WALL_KEY
+from hpo.metrics import Interval
 from hpo.report import open_study
 from hpo.spec import CustomObjectiveSpec, read_toml, validate_as
 from hpo.study import StudyRecord
@@ -31,8 +32,6 @@ _VARIED = (
     ("test", "spearman", "test rho"),
 )
 INTERVALS_NOTE = "95 %: bootstrap intervals on the held-out rows, resampling whole groups"
-
-Interval = tuple[float, float]
 
 
 class _Figures(BaseModel):

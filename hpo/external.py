@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpo.errors import HpoError
+from hpo.metrics import Interval
 
 COVERAGE = 0.95
 MIN_POINTS = 3
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
 Metric = Callable[[Floats, Floats], float]
 
 
@@ -105,7 +106,7 @@ def bootstrap_intervals(
     n_resamples: int = 2000,
     seed: int = 0,
     metrics: Mapping[str, Metric] = METRICS,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """Return percentile bootstrap intervals of every metric.
 
     Parameters

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.metrics import METRICS, score_all
+from hpo.metrics import METRICS, Interval, score_all
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Interval = tuple[float, float]
 
 N_RESAMPLES = 2000
 CHUNK_CELLS = 1_000_000

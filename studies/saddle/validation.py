@@ -15,7 +15,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hpo.metrics import Interval
+from hpo.paired import resample_counts
 from hpo.threads import use_one_thread
 from studies.saddle.calculators import Floats
 from studies.saddle.gad import Settings
@@ -24,7 +27,6 @@ from studies.saddle.samples import Sample, search_from
 
 N_RESAMPLES = 10_000
 LEVEL = 0.95
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -209,16 +211,16 @@ def describe(comparisons: Sequence[Comparison], runs: Mapping[str, Sequence[Run]
     }
 
 
-def _bootstrap(molecules: Any, values: Floats, seed: int) -> list[Interval]:
+def _bootstrap(molecules: NDArray[np.str_], values: Floats, seed: int) -> list[Interval]:
     """Return intervals of the means of rows of values, resampling molecules."""
-    names, member = np.unique(molecules, return_inverse=True)
-    counts = np.bincount(member)
-    sums = np.stack([np.bincount(member, weights=row) for row in values])
-    stream = np.random.default_rng(seed)
-    drawn = stream.integers(len(names), size=(N_RESAMPLES, len(names)))
-    means = sums[:, drawn].sum(axis=2) / counts[drawn].sum(axis=1)
+    means = np.concatenate(
+        [
+            counts @ values.T / counts.sum(axis=1, keepdims=True)
+            for counts in resample_counts(len(molecules), molecules, N_RESAMPLES, seed)
+        ]
+    )
     tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.percentile(means, [tail, 100.0 - tail], axis=1)
+    low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
