@@ -7,6 +7,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 
 class CompileWithZig(build_ext):
@@ -20,14 +21,18 @@ class CompileWithZig(build_ext):
         command = [
             *(sys.executable, "-m", "ziglang", "cc", "-std=c11", "-shared", "-fPIC", "-O3"),
             # For every node of a cluster, and rounded as it is written.
-            *("-mcpu=baseline", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+            *("-mcpu=baseline", "-ffp-contract=off", "-Wall", "-Wextra"),
             *(f'-DSOURCE_HASH="{source_hash}"', *ext.sources),
-            *("-o", str(library)),
+            *("-lm", "-o", str(library)),
         ]
-        subprocess.run(command, check=True)
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            raise CompileError(f"{ext.sources[0]}: {exc}") from exc
 
 
 setup(
-    ext_modules=[Extension("hpo._trees", ["hpo/trees.c"])],
+    # Without it scores are the same, but take several times as long: `hpo doctor` says so.
+    ext_modules=[Extension("hpo._trees", ["hpo/trees.c"], optional=True)],
     cmdclass={"build_ext": CompileWithZig},
 )

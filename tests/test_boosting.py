@@ -16,6 +16,7 @@ from hpo.folds import make_folds
 from hpo.objective import CrossValidation, PenalisedCv, QuantileCv
 from hpo.spec import EstimatorSpec, InterleavedCv
 from hpo.threads import hold_one_thread
+from tests.conftest import unavailable
 
 RANDOM = np.random.default_rng(5)
 N_TRAINED = 160
@@ -73,11 +74,16 @@ def needs_a_known_version():
         pytest.skip(boosting.known_version())
 
 
+def need_compiled_trees():
+    if trees.missing():
+        unavailable("trees", trees.missing())
+
+
 @pytest.fixture(params=["compiled", "scikit-learn's"])
 def growers(request, monkeypatch):
     """Both ways of growing trees: the usual one, and that of a machine without the library."""
     if request.param == "compiled":
-        assert not trees.missing()
+        need_compiled_trees()
     else:
         monkeypatch.setattr(trees, "missing", lambda: "compiled trees: left out")
 
@@ -139,6 +145,7 @@ def draw_settings(source):
 @pytest.fixture
 def grown(monkeypatch):
     """What every call of the compiled grower returned."""
+    need_compiled_trees()
     answers = []
 
     class Watched(trees.Grower):
@@ -205,6 +212,7 @@ def test_columns_are_drawn_as_scikit_learn_draws_them():
 def test_a_library_that_is_gone_or_older_than_its_source_is_not_used(
     tmp_path, monkeypatch, hand_table, caplog
 ):
+    need_compiled_trees()
     expected = scores_of(hand_table)
     source = tmp_path / "trees.c"
     source.write_text(trees.source() + "\n/* changed */\n")
@@ -219,6 +227,7 @@ def test_a_library_that_is_gone_or_older_than_its_source_is_not_used(
 
 
 def test_more_rows_or_columns_than_are_quick_are_left_to_scikit_learn():
+    need_compiled_trees()
     assert not trees.refusal(4_000, 65_535)
     assert "4000 rows" in trees.refusal(4_001, 3)
     assert "65535 columns" in trees.refusal(10, 65_536)

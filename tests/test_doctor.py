@@ -94,6 +94,7 @@ def test_what_is_printed_is_aligned_and_remedies_stand_below(tmp_path, capsys, q
 
 
 def test_trees_that_are_not_compiled_are_a_warning(monkeypatch):
+    monkeypatch.setattr(trees, "missing", lambda: "")
     assert [(f.name, f.verdict) for f in doctor.check_trees()] == [("trees", "ok")]
     monkeypatch.setattr(trees, "missing", lambda: "compiled trees: they are gone")
     (found,) = doctor.check_trees()
