@@ -23,7 +23,7 @@ class CompileWithZig(build_ext):
             # For every node of a cluster, and rounded as it is written.
             *("-mcpu=baseline", "-ffp-contract=off", "-Wall", "-Wextra"),
             *(f'-DSOURCE_HASH="{source_hash}"', *ext.sources),
-            *("-lm", "-o", str(library)),
+            *("-o", str(library)),
         ]
         try:
             subprocess.run(command, check=True)
