@@ -1,11 +1,11 @@
 /* Regression trees of gradient boosting, grown on rows that were binned and sorted before.
 
-The trees are those of scikit-learn's TreeGrower, bit for bit. That one adds up gradients in every bin
-of every node. Here every node keeps, for each column, the rows outside of the lowest bin, from the
-highest bin down, and what it does not keep is what remains of the sum of all: most descriptors are
-zero for most materials. That adds the same numbers in another order, which changes nothing as long
-as no sum is rounded, and `is_exact` decides that for every tree beforehand: gradients are of single
-precision, sums of double.
+The trees are those of scikit-learn's TreeGrower, bit for bit. That one adds up gradients in every
+bin of every node. Here every node keeps, for each column, the rows outside of the lowest bin, from
+the highest bin down, and what it does not keep is what remains of the sum of all: most descriptors
+are zero for most materials. That adds the same numbers in another order, which changes nothing as
+long as no sum is rounded, and `is_exact` decides that for every tree beforehand: gradients are of
+single precision, sums of double.
 
 Must be compiled without contraction of a*b + c, which would round otherwise.
 */
@@ -28,8 +28,8 @@ typedef struct {
     double value;
     Sums sums;
     Split split;
-    int32_t start, stop; /* its rows in `order` */
-    int32_t depth, left; /* the place of its left child; the right one follows; 0 for a leaf */
+    int32_t start, stop;        /* its rows in `order` */
+    int32_t depth, left;        /* the place of its left child, before the right one; 0: a leaf */
     int32_t columns, n_columns; /* those that vary */
 } Node;
 
@@ -43,23 +43,23 @@ typedef struct {
 typedef struct {
     /* The rows, as long as they stay the same. */
     int32_t n_rows, n_features, n_others, missing_bin;
-    const uint8_t *bins;         /* n_features columns of n_rows */
-    const uint8_t *others;       /* n_others rows of n_features */
-    const uint16_t *listed; /* the rows of all columns of the root, one column after the other */
-    const int32_t *n_listed; /* n_features */
-    const uint8_t *has_missing;  /* n_features */
+    const uint8_t *bins;        /* n_features columns of n_rows */
+    const uint8_t *others;      /* n_others rows of n_features */
+    const uint16_t *listed;     /* the rows that the root keeps of each column in turn */
+    const int32_t *n_listed;    /* n_features */
+    const uint8_t *has_missing; /* n_features */
     /* The settings of a fit. */
     int32_t max_leaves, max_depth, min_samples_leaf, is_weighted; /* no limit: the largest */
     double l2, shrinkage;
     /* The targets of a tree. */
     const float *gradients, *hessians; /* n_rows; hessians are one number if not is_weighted */
-    const uint8_t *draws; /* n_features for every look for a split: which may be split by; or none */
+    const uint8_t *draws; /* for every look for a split: which of n_features it is at; or none */
     void *workspace;      /* of `workspace_size` bytes */
     /* The tree. */
-    int32_t n_leaves, n_draws; /* how many draws were used */
-    uint16_t *order;                /* n_rows: rows, leaf by leaf */
+    int32_t n_leaves, n_draws;       /* how many draws were used */
+    uint16_t *order;                 /* n_rows: rows, leaf by leaf */
     int32_t *leaf_start, *leaf_stop; /* n_rows: places in `order` */
-    double *leaf_value;             /* n_rows */
+    double *leaf_value;              /* n_rows */
 } Task;
 
 typedef struct {
@@ -176,7 +176,8 @@ static const uint8_t *bins_of(const Tree *tree, int32_t feature)
 }
 
 /* Take a split if it is allowed and better than the best so far. Of equal ones scikit-learn takes
-   the first that it meets: by columns, missing values to the right, upwards; to the left, downwards. */
+   the first that it meets: column by column, from the lowest bin up with what has no value on the
+   right, then down with that on the left. */
 static void consider(
     const Tree *tree, const Node *node, int32_t feature, int32_t bin, int32_t missing_left,
     Sums left, Split *best)
