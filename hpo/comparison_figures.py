@@ -18,7 +18,6 @@ from hpo.figures import (
     BEST,
     BLUE,
     FOLD_COLOURS,
-    MAX_POINTS,
     MUTED,
     Ends,
     Figure,
@@ -26,6 +25,7 @@ from hpo.figures import (
     apply_style,
     find_ends,
     name_axis,
+    pick_rows,
 )
 from hpo.model_figures import SHORT_NAMES, draw_errors
 from hpo.results import METRIC_LABELS
@@ -147,9 +147,7 @@ def _scatter(entries: Sequence[Scatter], ends: Ends, target: str) -> go.Figure:
             hoverinfo="skip",
         )
     for name, rows, colour in entries:
-        picked = np.arange(len(rows.y))
-        if len(picked) > MAX_POINTS:
-            picked = np.sort(np.random.default_rng(0).choice(picked, MAX_POINTS, replace=False))
+        picked = pick_rows(len(rows.y))
         figure.add_scatter(
             x=rows.y[picked].tolist(),
             y=rows.predicted[picked].tolist(),

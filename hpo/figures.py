@@ -144,6 +144,14 @@ def name_axis(target: str) -> str:
     return html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
 
 
+def pick_rows(n_rows: int) -> NDArray[np.int64]:
+    """Return the rows that are drawn, ascending: all, or `MAX_POINTS` picked at random."""
+    rows = np.arange(n_rows)
+    if n_rows <= MAX_POINTS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+
+
 def find_ends(values: Floats) -> Ends:
     """Return the ends of an axis that holds all values."""
     low, high = float(values.min()), float(values.max())
@@ -201,9 +209,7 @@ def _parity_panel(
     has_unit = "rmse" in predictions.scores
     if has_unit:
         _add_lines(figure, predictions, ends[0], level)
-    rows = np.arange(len(predictions.y))
-    if len(rows) > MAX_POINTS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+    rows = pick_rows(len(predictions.y))
     for fold, (name, colour) in name_folds(predictions).items():
         of_fold = rows[predictions.fold[rows] == fold]
         labels = zip(predictions.ids[of_fold], predictions.groups[of_fold], strict=True)

@@ -15,12 +15,12 @@ from hpo.figures import (
     BLUE,
     FOLD_COLOURS,
     INK,
-    MAX_POINTS,
     MUTED,
     SCALE,
     Figure,
     Panel,
     apply_style,
+    pick_rows,
 )
 from hpo.model_figures import BANDS, add_band, calibration_figure
 from studies.bandgap.silicon_germanium import CROSSOVER, measured_gap
@@ -114,9 +114,7 @@ def _scatter(sets: dict[str, Sure]) -> go.Figure:
     figure = go.Figure()
     reach = 0.0
     for name, sure in sets.items():
-        rows = np.arange(len(sure.errors))
-        if len(rows) > MAX_POINTS:
-            rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+        rows = pick_rows(len(sure.errors))
         label, colour = NAMES[name]
         figure.add_scatter(
             x=sure.deviation[rows].tolist(),

@@ -80,15 +80,55 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Mlp(Member):
+class _OfNetworks(Member):
+    """What models of networks share.
+
+    Attributes
+    ----------
+    networks
+        How many are averaged, of different first weights.
+    """
+
+    networks: int = 3
+    epochs: int = 100
+    batch_rows: int = 256
+    learning_rate: float = 0.01
+    weight_decay: float = 0.3
+
+    def _scaled(
+        self, train: Measurements, asked: list[Measurements]
+    ) -> tuple[Floats, list[Floats]]:
+        scaled, *news = _scale(self._describe(train), *(self._describe(rows) for rows in asked))
+        return scaled, news
+
+    def _train(
+        self, X: Floats, y: Floats, news: list[Floats], loss: Loss, hidden: str, seed: int
+    ) -> list[Floats]:
+        """Return the mean of the predictions of several networks for each array of rows."""
+        sizes = [int(size) for size in hidden.split("-")]
+        seeds = [seed * 1000 + k for k in range(self.networks)]
+        networks = Networks(X.shape[1], sizes, y.shape[1], seeds)
+        networks.train(
+            X,
+            y,
+            loss,
+            epochs=self.epochs,
+            batch_rows=self.batch_rows,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            seed=seed,
+        )
+        return [networks.predict(rows).mean(axis=0).astype(np.float64) for rows in news]
+
+
+@dataclass(frozen=True)
+class Mlp(_OfNetworks):
     """The mean of some networks that predict all three yields.
 
     Attributes
     ----------
     hidden
         Sizes of the hidden layers, as in 32-16.
-    networks
-        How many, of different first weights.
     sm_weight, p2_weight
         What starting material and product 2 count in the loss where product 3 counts 1.
     balance
@@ -96,11 +136,6 @@ class Mlp(Member):
     """
 
     hidden: str = "32-16"
-    networks: int = 3
-    epochs: int = 100
-    batch_rows: int = 256
-    learning_rate: float = 0.01
-    weight_decay: float = 0.3
     sm_weight: float = 1.0
     p2_weight: float = 1.0
     balance: float = 0.0
@@ -108,14 +143,14 @@ class Mlp(Member):
     def _fit_predict(
         self, train: Measurements, asked: list[Measurements], seed: int
     ) -> list[Floats]:
-        scaled, *news = _scale(self._describe(train), *(self._describe(rows) for rows in asked))
+        scaled, news = self._scaled(train, asked)
         loss = Loss((self.sm_weight, self.p2_weight, 1.0), self.balance)
-        return _train_networks(scaled, train.y, news, loss, self.hidden, self, seed)
+        return self._train(scaled, train.y, news, loss, self.hidden, seed)
 
 
 @dataclass(frozen=True)
-class PerTarget(Member):
-    """Networks of their own for every yield; other fields are those of `Mlp`.
+class PerTarget(_OfNetworks):
+    """Networks of their own for every yield; other fields are those of `_OfNetworks`.
 
     Attributes
     ----------
@@ -125,42 +160,17 @@ class PerTarget(Member):
 
     hidden_sm: str = "64-32"
     hidden_products: str = "32-16"
-    networks: int = 3
-    epochs: int = 100
-    batch_rows: int = 256
-    learning_rate: float = 0.01
-    weight_decay: float = 0.3
 
     def _fit_predict(
         self, train: Measurements, asked: list[Measurements], seed: int
     ) -> list[Floats]:
-        scaled, *news = _scale(self._describe(train), *(self._describe(rows) for rows in asked))
+        scaled, news = self._scaled(train, asked)
         by_target = []
         for target in range(N_TARGETS):
             hidden = self.hidden_products if target else self.hidden_sm
             y = train.y[:, [target]]
-            by_target.append(_train_networks(scaled, y, news, Loss((1.0,)), hidden, self, seed))
+            by_target.append(self._train(scaled, y, news, Loss((1.0,)), hidden, seed))
         return [np.hstack(columns) for columns in zip(*by_target, strict=True)]
-
-
-def _train_networks(
-    X: Floats, y: Floats, news: list[Floats], loss: Loss, hidden: str, how: Any, seed: int
-) -> list[Floats]:
-    """Return the mean of the predictions of several networks for each array of rows."""
-    sizes = [int(size) for size in hidden.split("-")]
-    seeds = [seed * 1000 + k for k in range(how.networks)]
-    networks = Networks(X.shape[1], sizes, y.shape[1], seeds)
-    networks.train(
-        X,
-        y,
-        loss,
-        epochs=how.epochs,
-        batch_rows=how.batch_rows,
-        learning_rate=how.learning_rate,
-        weight_decay=how.weight_decay,
-        seed=seed,
-    )
-    return [networks.predict(rows).mean(axis=0).astype(np.float64) for rows in news]
 
 
 @dataclass(frozen=True)
