@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check
 BIN := $(VENV)/bin
 # pip compiles the bytecode of what it copies, not of what it installs editable. That installation
-# compiles hpo/trees.c, with a compiler that it brings along.
+# compiles hpo/estimators/trees.c, with a compiler that it brings along.
 PACKAGES := hpo features slurm studies
 
 .PHONY: demo test check lock clean
@@ -30,7 +30,7 @@ $(BIN)/python:
 		{ echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv --without-pip $(VENV)
 
-$(VENV)/run.stamp: requirements.lock pyproject.toml setup.py hpo/trees.c | $(BIN)/python
+$(VENV)/run.stamp: requirements.lock pyproject.toml setup.py hpo/estimators/trees.c | $(BIN)/python
 	@echo "installing the packages of requirements.lock into $(VENV); this takes a minute or two"
 	$(PIP) install --quiet --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --editable .
@@ -49,4 +49,4 @@ lock:
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build hpo/_trees.* tables reports logs models hpo.db hpo.db-shm hpo.db-wal
+	rm -rf $(VENV) build hpo/estimators/_trees.* tables reports logs models hpo.db hpo.db-shm hpo.db-wal

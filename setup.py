@@ -1,4 +1,4 @@
-"""Compiles `hpo/trees.c`, with a compiler that comes as a package: no other need be installed."""
+"""Compiles `hpo/estimators/trees.c`, with a compiler that comes as a package."""
 
 import hashlib
 import subprocess
@@ -33,6 +33,6 @@ class CompileWithZig(build_ext):
 
 setup(
     # Without it scores are the same, but take several times as long: `hpo doctor` says so.
-    ext_modules=[Extension("hpo._trees", ["hpo/trees.c"], optional=True)],
+    ext_modules=[Extension("hpo.estimators._trees", ["hpo/estimators/trees.c"], optional=True)],
     cmdclass={"build_ext": CompileWithZig},
 )

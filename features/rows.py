@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.formulas import Compositions
+from features.chemistry.formulas import Compositions
 from features.records import SkippedRow, Target
 
 Log = Callable[[str], None]
@@ -138,3 +138,23 @@ class Rows:
                 where[row]: reason for row, reason in self.formula_remarks.items() if row in where
             },
         )
+
+
+N_IDS_SHOWN = 5
+
+
+def absent_cifs(rows: Rows) -> list[Remark]:
+    """Say once per file how many of its rows have no CIF, which they are, what they hold."""
+    remarks = []
+    for source in dict.fromkeys(rows.sources):
+        members = [row for row in range(len(rows)) if rows.sources[row] == source]
+        absent = [rows.ids[row] for row in members if rows.cifs[row] is None]
+        if absent:
+            shown = ", ".join(absent[:N_IDS_SHOWN])
+            more = ", ..." if len(absent) > N_IDS_SHOWN else ""
+            reason = (
+                f"no CIF for {len(absent)} of {len(members)} rows ({shown}{more}): "
+                "their columns are 0"
+            )
+            remarks.append(Remark(None, reason, source))
+    return remarks

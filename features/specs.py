@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from features.families.registry import FAMILIES, TRANSFER_COLUMNS, Need
 from features.records import Column
-from features.registry import FAMILIES, TRANSFER_COLUMNS, Need
 
 TransportTarget = Literal[
     "seebeck_p",

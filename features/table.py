@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from features.elements import ELEMENTS
+from features.chemistry.elements import ELEMENTS
 from features.errors import DatasetError, FamilyError, FeaturesError, TableError
+from features.families.registry import FAMILIES, FamilyInfo
 from features.records import (
     BuildResult,
     Candidates,
@@ -28,7 +29,6 @@ from features.records import (
     Target,
     content_hash,
 )
-from features.registry import FAMILIES, FamilyInfo
 from features.specs import (
     DATASETS,
     AnySpec,
@@ -41,10 +41,10 @@ from features.specs import (
     TableSpec,
     TransportSpec,
 )
-from features.store import TABLE_FORMAT, read, read_manifest, write
+from features.tables.store import TABLE_FORMAT, read, read_manifest, write
 
 if TYPE_CHECKING:
-    from features.descriptions import Structures as Structures
+    from features.tables.structure_cache import Structures as Structures
 
 __all__ = [
     "ELEMENTS",
@@ -128,10 +128,10 @@ def build(
     """
     log = log or _silent
     if isinstance(spec, OwnSpec):
-        from features.dataset_own import build_own
+        from features.tables.own import build_own
 
         return build_own(spec, data_dir=data_dir, tables_dir=tables_dir, log=log)
-    from features.build import build_table  # chemistry starts behind this line
+    from features.tables.build import build_table
 
     return build_table(
         spec,
@@ -168,7 +168,7 @@ def find_structures(
         A source is missing or has no usable row.
     """
     spec = _with_families(spec, "no structures to describe")
-    from features.build import find_structures as find  # chemistry starts behind this line
+    from features.tables.build import find_structures as find
 
     return find(
         spec, data_dir=data_dir, tables_dir=tables_dir, base_dir=base_dir, log=log or _silent
@@ -213,7 +213,7 @@ def read_candidates(
         Values are to be borrowed, and `table` is not given or another one.
     """
     spec = _with_families(spec, "no features for new candidates")
-    from features.candidates import load_candidates
+    from features.tables.candidates import load_candidates
 
     return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
 
@@ -225,7 +225,7 @@ def changed_families(table: FeatureTable, spec: AnySpec) -> list[str]:
     but the formula; and what all rows would borrow now ("transfer").
     """
     spec = _with_families(spec, "no features for new candidates")
-    from features.candidates import changed_families as compare
+    from features.tables.candidates import changed_families as compare
 
     return compare(table, spec)
 
@@ -240,7 +240,7 @@ def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
     ValueError
         A text is no formula.
     """
-    from features.candidates import atomic_fractions as fractions_of
+    from features.tables.candidates import atomic_fractions as fractions_of
 
     return fractions_of(formulas)
 
@@ -251,7 +251,7 @@ def anion_classes(formulas: Sequence[str]) -> NDArray[np.str_]:
     "oxide", "sulfide" and so on; "mixed anions" where several make up more than a tenth of the
     anions each; "no anion"; "unknown" for a text that is no formula.
     """
-    from features.composition import anion_class
+    from features.chemistry.composition import anion_class
 
     return np.array([anion_class(str(formula)) for formula in formulas], dtype=np.str_)
 

@@ -1,39 +1,58 @@
-"""The command line: commands and exit codes."""
+"""The command line: the table of commands, and exit codes."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from hpo.commands import (
-    benchmarks,
-    cluster,
-    comparing,
-    copying,
-    database,
-    doctor,
-    features,
-    intervals,
-    looking,
-    nesting,
-    ranking,
-    running,
-    simulation,
-    tracking,
-)
-from hpo.commands.common import INTERRUPTED, Parser, say
+from hpo.commands.common import INTERRUPTED, Parser, add_commands, say
 from hpo.errors import HpoError
-from hpo.threads import use_one_thread
+from hpo.system.threads import use_one_thread
+
+# The module of each command, imported only when it is asked for, and what `hpo --help` says of it.
+COMMANDS = {
+    "run": ("studies.run", "run a study until it is finished, with local workers"),
+    "resume": ("studies.resume", "go on with a study that was stopped"),
+    "check": ("studies.check", "validate study files without running them"),
+    "worker": ("studies.worker", "add one worker to a study"),
+    "submit": ("cluster.submit", "run a study with workers on a SLURM cluster; returns at once"),
+    "refill": ("cluster.refill", "submit the workers of a study that are missing"),
+    "stop": ("cluster.stop", "end a study: running trials are finished, no new ones begin"),
+    "budget": ("cluster.budget", "raise or lower the budget of a study, running or finished"),
+    "status": ("results.status", "say how far studies are"),
+    "logs": ("results.logs", "print what workers wrote about a trial, or where their logs are"),
+    "provenance": ("results.provenance", "print where the results of a study come from"),
+    "report": ("results.report", "write the report page of a study"),
+    "export": ("results.export", "write the trials of a study to a file"),
+    "compare": (
+        "results.compare",
+        "print the scores of studies side by side and reported ones, and write a page about them",
+    ),
+    "nested": ("results.nested", "repeat a study's whole search with each of its folds held out"),
+    "intervals": ("results.intervals", "make calibrated intervals of three quantile studies"),
+    "rank": ("results.rank", "rank unmeasured materials by the best model of a finished study"),
+    "features": ("tools.features", "build and show feature tables"),
+    "copy": ("tools.copy", "copy studies from one storage to another"),
+    "db": ("tools.db", "run a PostgreSQL server of your own in a folder"),
+    "wandb": ("tools.wandb", "log the finished trials of a study to Weights & Biases"),
+    "simulate": ("tools.simulate", "simulate a study on a cluster of many workers"),
+    "doctor": ("tools.doctor", "check storage, folders, cluster, machine and installation"),
+    "bench": ("tools.bench", "run a benchmark, or list what is measured against what"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run(_parser(), arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return run(make_parser([given[0]] if given and given[0] in COMMANDS else []), given)
 
 
 def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
-    """Run one command of a parser, ours or a study family's own, and return its exit code.
+    """Run one command of a parser, ours or a study folder's own, and return its exit code.
 
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
@@ -58,27 +77,28 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _parser() -> Parser:
+def make_parser(configured: Iterable[str]) -> Parser:
+    """Return the parser of the command line; only the `configured` commands have their options."""
     parser = Parser(prog="hpo", description="Study runner for computational materials science.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (
-        running,
-        nesting,
-        looking,
-        comparing,
-        intervals,
-        ranking,
-        cluster,
-        database,
-        copying,
-        tracking,
-        simulation,
-        features,
-        doctor,
-        benchmarks,
-    ):
-        group.add_to(commands)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = add_commands(parser)
+    for name, (_, summary) in COMMANDS.items():
+        described = f"{summary[0].upper()}{summary[1:]}."
+        commands.add_parser(name, help=summary, description=described)
+    for name in configured:
+        module = importlib.import_module(f"hpo.commands.{COMMANDS[name][0]}")
+        command = commands.choices[name]
+        if hasattr(module, "run"):
+            command.set_defaults(command=module.run)
+        module.configure(command)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"hpo {importlib.metadata.version('hpo')}\n")
 
 
 def _is_users_mistake(exc: Exception) -> bool:
@@ -88,7 +108,3 @@ def _is_users_mistake(exc: Exception) -> bool:
         if module is not None and isinstance(exc, getattr(module, base)):
             return True
     return False
-
-
-if __name__ == "__main__":
-    sys.exit(main())

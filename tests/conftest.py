@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
-import sqlalchemy as sa
 
 import features.table
 from features.table import Column, Target
 from hpo.errors import HpoError
-from hpo.server import Server
-from hpo.spec import StudySpec, validate
-from hpo.storage import StudyStorage, open_storage, resolve_url
-from hpo.study import Source, StudyRecord, begin
-from hpo.threads import use_one_thread
-from tests.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
-from tests.studies import ROOT, run_hpo
-
-SHARED_DATA = Path(
-    os.environ.get("HPO_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-)
+from hpo.storage.backends import open_storage
+from hpo.storage.postgres_server import Server
+from hpo.storage.storage import StudyStorage
+from hpo.study.creation import begin
+from hpo.study.record import Source, StudyRecord
+from hpo.system.threads import use_one_thread
+from tests.support.databases import fresh_database
+from tests.support.requirements import SHARED_DATA, unavailable
+from tests.support.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
+from tests.support.studies import ROOT, make_spec, run_hpo
 
 
 def pytest_configure() -> None:
     """Fit with one thread, as every command does."""
     use_one_thread()
-
-
-def unavailable(what: str, hint: str) -> NoReturn:
-    """Skip a test for want of something, or fail where HPO_TEST_REQUIRE says it must be there."""
-    required = os.environ.get("HPO_TEST_REQUIRE", "").split(",")
-    if what in required or "all" in required:
-        pytest.fail(f"{what} is required here and missing: {hint}")
-    pytest.skip(f"needs {what}: {hint}")
 
 
 @pytest.fixture(scope="session")
@@ -93,20 +80,6 @@ def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return run_hpo
 
 
-def make_spec(**changes: Any) -> StudySpec:
-    """Return a small valid study over a table, with fields replaced."""
-    raw: dict[str, Any] = {
-        "name": "small",
-        "trials": 6,
-        "table": {"dataset": "transport", "families": ["ratios"]},
-        "cv": {"scheme": "interleaved", "folds": 3},
-        "estimator": {"name": "ridge"},
-        "space": {"alpha": {"type": "float", "low": 1e-3, "high": 10.0, "log": True}},
-    }
-    raw.update(changes)
-    return validate({key: value for key, value in raw.items() if value is not None}, "test")
-
-
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A PostgreSQL server of the tests' own, made as `hpo db start` does."""
@@ -124,23 +97,6 @@ def postgres_url(postgres_server: Server) -> Iterator[str]:
     """The URL of an empty database on PostgreSQL."""
     with fresh_database(postgres_server) as url:
         yield url
-
-
-@contextlib.contextmanager
-def fresh_database(server: Server) -> Iterator[str]:
-    """Make an empty database, and drop it at the end, whoever is still connected."""
-    name = f"test_{uuid.uuid4().hex}"
-    url = _administer(server, f"CREATE DATABASE {name}")
-    yield url.set(database=name).render_as_string(hide_password=False)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _administer(server: Server, statement: str) -> sa.URL:
-    """Carry out a statement; a connection of its own, since a test may have stopped the server."""
-    text = resolve_url(str(server.folder))
-    with psycopg.connect(text, autocommit=True) as connection:
-        connection.execute(statement.encode())
-    return sa.make_url(text)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What each command of the command line is called with and does.
+"""The commands, a module of its name for each: `configure` its parser, and `run` it.
 
-Imports of everything heavy wait until a command needs them.
+A module is imported when its command is asked for (`hpo.cli`), and may import everything below.
 """

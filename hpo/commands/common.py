@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
-    from hpo.storage import StudyStorage
+    from hpo.storage.storage import StudyStorage
 
 INTERRUPTED = 130
 DEFAULT_STORAGE = "sqlite:///hpo.db"
@@ -28,10 +28,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(HpoError.exit_code, f"error: {message}\n(see: {self.prog} --help)\n")
 
 
-def add_group(commands: Any, name: str, summary: str) -> Any:
-    """Add a command that has commands of its own, and return where these are added."""
-    group = commands.add_parser(name, help=summary)
-    return group.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+def add_commands(parser: argparse.ArgumentParser) -> Any:
+    """Let a parser have commands, and return where these are added."""
+    return parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
 
 def add_command(
@@ -115,7 +114,7 @@ def positive(text: str) -> int:
 
 def open_storage(options: argparse.Namespace, *, create: bool = False) -> StudyStorage:
     """Open the storage that the options name."""
-    from hpo.storage import open_storage
+    from hpo.storage.backends import open_storage
 
     return open_storage(options.storage, create=create)
 
@@ -124,7 +123,7 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    from hpo.storage import hide_password
+    from hpo.storage.urls import hide_password
 
     return f" --storage {hide_password(options.storage)}"
 

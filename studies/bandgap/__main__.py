@@ -13,6 +13,7 @@ from hpo.cli import run
 from hpo.commands.common import (
     Parser,
     add_command,
+    add_commands,
     add_shared,
     open_storage,
     positive,
@@ -23,10 +24,10 @@ from hpo.errors import ModelError, SpecError
 
 if TYPE_CHECKING:
     from features.table import FeatureTable
-    from hpo.figures import Figure
-    from hpo.models import Model
-    from hpo.objective import CrossValidation
-    from hpo.study import StudyRecord
+    from hpo.analysis.saved_model import Model
+    from hpo.objectives.cross_validation import CrossValidation
+    from hpo.report.figures.base import Figure
+    from hpo.study.record import StudyRecord
     from studies.bandgap.figures import Points
 
 N_COMPOSITIONS = 101
@@ -35,7 +36,7 @@ N_COMPOSITIONS = 101
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, as `hpo` does."""
     parser = Parser(prog="python -m studies.bandgap", description="Band gaps.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    commands = add_commands(parser)
     added = add_command(
         commands, "query", query, "ask Materials Project for computed gaps, and store the answer"
     )
@@ -78,8 +79,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def query(options: argparse.Namespace) -> int:
     """Ask Materials Project, and store the answer."""
-    from features.materials_project import FILE_NAME, KEY_VARIABLE, fetch, given_key
-    from features.sources import user_cache
+    from features.datasets.materials_project import FILE_NAME, KEY_VARIABLE, fetch, given_key
+    from features.datasets.sources import user_cache
 
     path = options.output or user_cache() / FILE_NAME
     if path.name != FILE_NAME:
@@ -116,8 +117,8 @@ def alloys(options: argparse.Namespace) -> int:
     """Print and draw the gap of Si(1-x)Ge(x) as studies of composition predict it."""
     import numpy as np
 
-    from hpo.forests import predict_with_deviation
     from studies.bandgap.figures import Curve, alloy_figure
+    from studies.bandgap.forests import predict_with_deviation
     from studies.bandgap.silicon_germanium import SYSTEMS, describe_compositions, sum_up
 
     folder = options.output / "alloys"
@@ -150,9 +151,9 @@ def variants(options: argparse.Namespace) -> int:
     """Print and draw the gap of ordered variants of Si(1-x)Ge(x) as a study predicts it."""
     import numpy as np
 
-    from hpo.forests import predict_with_deviation
     from studies.bandgap import silicon_germanium as sige
     from studies.bandgap.figures import COLOURS, Curve, Points, alloy_figure
+    from studies.bandgap.forests import predict_with_deviation
 
     record, table, objective, model = _open(options, options.name)
     without = np.flatnonzero(~np.isin(table.train.groups, sige.SYSTEMS))
@@ -196,15 +197,15 @@ def _open(
     options: argparse.Namespace, name: str
 ) -> tuple[StudyRecord, FeatureTable, CrossValidation, Model]:
     """Open a finished study with its best forest, fitted on all training rows and kept."""
-    from hpo import models
-    from hpo.objective import CrossValidation
-    from hpo.study import find
+    from hpo.analysis import saved_model
+    from hpo.objectives.cross_validation import CrossValidation
+    from hpo.study.record import find
 
     record = find(open_storage(options), name)
     table, objective = record.open_objective()
     if table is None or not isinstance(objective, CrossValidation):
         raise ModelError(f"study '{name}' has no table; name a study of band gaps")
-    return record, table, objective, models.obtain(record, table, options.models, log=say)
+    return record, table, objective, saved_model.obtain(record, table, options.models, log=say)
 
 
 def _best(record: StudyRecord) -> dict[str, Any]:
@@ -251,8 +252,8 @@ def _tell(title: str, found: dict[str, Any], deviation: float) -> None:
 
 def _write(folder: Path, found: dict[str, Any], figures: list[Figure]) -> None:
     from hpo.errors import HpoError
-    from hpo.figure_files import write_figures
-    from hpo.files import replace_file
+    from hpo.report.figures.files import write_figures
+    from hpo.system.atomic_files import replace_file
 
     try:
         drawn = write_figures(figures, folder / "figures", together=True)

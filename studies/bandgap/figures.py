@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from hpo.figures import (
+from hpo.report.figures.base import (
     BEST,
     BLUE,
     FOLD_COLOURS,
@@ -22,7 +22,7 @@ from hpo.figures import (
     apply_style,
     pick_rows,
 )
-from hpo.model_figures import BANDS, add_band, calibration_figure
+from hpo.report.figures.model import BANDS, add_band, calibration_figure
 from studies.bandgap.silicon_germanium import CROSSOVER, measured_gap
 from studies.bandgap.uncertainty import Judged, Sure, bins_of, curves_of
 

@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from hpo.commands.common import add_shared, open_storage, positive, print_line, say
-from hpo.comparison import align
 from hpo.errors import HpoError, ObjectiveError, StudyNotFoundError
-from hpo.ledger import part_key
-from hpo.report import open_study
-from hpo.storage import StudyStorage
-from hpo.study import StudyRecord, find
-from hpo.threads import use_one_thread
+from hpo.records import part_key
+from hpo.report.comparison_tables import align
+from hpo.storage.storage import StudyStorage
+from hpo.study.integrity import open_study
+from hpo.study.record import StudyRecord, find
+from hpo.system.threads import use_one_thread
 from studies.catechol.measurements import RAMP, SINGLE
 from studies.catechol.objective import OUTER_FOLDS, LeaveOneOut, score
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError, suggest
-from hpo.folds import Fold, hash_folds
-from hpo.objective import Direction, Params, Scores
+from hpo.objectives.folds import Fold, hash_folds
+from hpo.objectives.protocol import Direction, Params, Scores
 from studies.catechol.descriptors import read_measurements
 from studies.catechol.measurements import RAMP, SINGLE
 from studies.catechol.members import MEMBERS, Member, make_member

@@ -15,6 +15,7 @@ from hpo.cli import run
 from hpo.commands.common import (
     Parser,
     add_command,
+    add_commands,
     add_json,
     add_set,
     add_shared,
@@ -26,9 +27,10 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import HpoError, SpecError
-from hpo.files import replace_file
-from hpo.spec import CustomObjectiveSpec, apply_overrides, load
-from hpo.study import StudyRecord, find
+from hpo.spec.loading import apply_overrides, load
+from hpo.spec.sections import CustomObjectiveSpec
+from hpo.study.record import StudyRecord, find
+from hpo.system.atomic_files import replace_file
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem, SaddleSearch, mean_steps
 from studies.saddle.results import FORMS, best_trial, collect_results, write_params
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m studies.saddle", description="Searches for saddle points.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    commands = add_commands(parser)
     _add_screen(commands)
     _add_search(commands)
     _add_results(commands)

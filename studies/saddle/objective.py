@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.objective import Direction, Params, Scores
-from hpo.spec import canonical, validate_as
+from hpo.objectives.protocol import Direction, Params, Scores
+from hpo.spec.loading import canonical, validate_as
 from studies.saddle.calculators import Calculator, make_calculator
 from studies.saddle.gad import Settings
 from studies.saddle.geometries import G2Source, Molecule, Source, read_molecules

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
-from hpo.study import StudyRecord
+from hpo.study.record import StudyRecord
 from studies.saddle.gad import Settings
 
 FORMS = ("exports", "arguments", "json")

@@ -28,7 +28,7 @@ import studies.saddle.calculators
 import studies.saddle.eckart
 import studies.saddle.gad
 from hpo.errors import ObjectiveError
-from hpo.files import replace_file
+from hpo.system.atomic_files import replace_file
 from studies.saddle.calculators import Calculator, versions
 from studies.saddle.gad import Settings
 from studies.saddle.samples import Sample, hash_samples, search_from

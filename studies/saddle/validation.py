@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.metrics import Interval
-from hpo.paired import resample_counts
-from hpo.threads import use_one_thread
+from hpo.analysis.paired_bootstrap import resample_counts
+from hpo.objectives.metrics import Interval
+from hpo.system.threads import use_one_thread
 from studies.saddle.calculators import Floats
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from features.formulas import Compositions, parse_formula
+from features.chemistry.formulas import Compositions, parse_formula
+from features.families.formula.element_statistics import magpie_statistics
 from features.records import Target
 from features.rows import Rows
-from features.statistics import magpie_statistics
 from tests.benchmarks.rank_candidates import formulas
 from tests.benchmarks.side_by_side import compare, heading
 

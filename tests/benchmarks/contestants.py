@@ -90,7 +90,7 @@ def _sweep(setting: Setting) -> list[list[str]]:
 
 def _hpo(setting: Setting) -> list[list[str]]:
     arguments = ("run", f"{STUDY}.toml", "--workers", str(setting.workers), "--storage", URL)
-    return [[sys.executable, "-m", "hpo.cli", *arguments]]
+    return [[sys.executable, "-m", "hpo", *arguments]]
 
 
 def _create_study(_setting: Setting, folder: Path) -> None:
@@ -231,8 +231,8 @@ def trials_of(folder: Path) -> list[tuple[str, str]]:
 
 def crashes_of_hpo(folder: Path) -> list[str]:
     """Return why workers of hpo's ended by themselves with an error."""
-    from hpo.storage import open_storage
-    from hpo.study import find
+    from hpo.storage.backends import open_storage
+    from hpo.study.record import find
 
     if not (folder / f"{STUDY}.toml").exists() or not (folder / "hpo.db").exists():
         return []

@@ -179,8 +179,8 @@ def _export_models(data: Path, folder: Path) -> Models:
     import numpy as np
 
     import features.table
-    from hpo.folds import make_folds
-    from hpo.spec import load
+    from hpo.objectives.folds import make_folds
+    from hpo.spec.loading import load
 
     spec = load(STUDY)
     assert spec.table is not None
@@ -238,7 +238,7 @@ def _kill_at(work: str) -> int | None:
 
 
 def _hpo(work: str, budget: int, where: Path, models: Models | None) -> list[str]:
-    run = [sys.executable, "-m", "hpo.cli", "run"]
+    run = [sys.executable, "-m", "hpo", "run"]
     workers = ["--workers", str(WORKERS), "--name", "x"]
     if models is not None and work == MODELS:
         # Every trial in all folds, as the others do it.

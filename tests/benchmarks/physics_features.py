@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from features.cifs import read_cifs
-from features.registry import FAMILIES
+from features.datasets.cif_files import read_cifs
+from features.families.registry import FAMILIES
 from tests.benchmarks.datasets import add_data
 
 FULL = ("bond_valence", "ewald", "li_voronoi", "bvse")

@@ -115,7 +115,7 @@ def formulas(count: int, rng: np.random.Generator) -> list[str]:
 def hpo(*arguments: str) -> tuple[float, float]:
     """Run `hpo ARGUMENTS` and return its wall and CPU seconds."""
     before, began = cpu_s(), time.perf_counter()
-    command = [sys.executable, "-m", "hpo.cli", *arguments]
+    command = [sys.executable, "-m", "hpo", *arguments]
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - began, cpu_s() - before
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hpo.loop import poll_interval
+from hpo.worker.loop import poll_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -28,7 +28,7 @@ trials = 1
 lease_s = {lease_s}
 max_deaths = 1000
 [objective]
-name = "tests.objectives:Witness"
+name = "tests.support.objectives:Witness"
 params = {{ delay_s = 600.0, journal = "journal.txt" }}
 [space]
 alpha = {{ type = "float", low = 0.0, high = 10.0 }}
@@ -89,7 +89,7 @@ def wait_for_line(folder: Path, beyond: int) -> Line:
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """Start `hpo ARGUMENTS` in a folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "hpo.cli", *arguments],
+        [sys.executable, "-m", "hpo", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.spec import StudySpec, load
-from hpo.worker_processes import WorkerSource, worker_source
+from hpo.launch.processes import WorkerSource, worker_source
+from hpo.spec.loading import load
+from hpo.spec.sections import StudySpec
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "sqlite:///hpo.db"
@@ -110,7 +111,7 @@ def fork(source: WorkerSource, *, wait: bool) -> None:
 
 def hpo(*arguments: str) -> None:
     """Run `hpo ARGUMENTS`."""
-    start([sys.executable, "-m", "hpo.cli", *arguments])
+    start([sys.executable, "-m", "hpo", *arguments])
 
 
 def start(command: Sequence[str]) -> None:

@@ -30,14 +30,16 @@ import sqlalchemy as sa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
-from hpo.ledger import Claim, Incarnation
-from hpo.sampling import draw
-from hpo.server import Server
-from hpo.space import distributions
-from hpo.spec import validate
-from hpo.storage import open_storage, resolve_url
-from hpo.study import Source, StudyRecord, begin
-from hpo.trial_history import TrialHistory
+from hpo.records import Claim, Incarnation
+from hpo.spec.loading import validate
+from hpo.spec.space import distributions
+from hpo.storage.backends import open_storage
+from hpo.storage.postgres_server import Server
+from hpo.storage.urls import resolve_url
+from hpo.study.creation import begin
+from hpo.study.record import Source, StudyRecord
+from hpo.worker.sampler import draw
+from hpo.worker.trial_cache import TrialHistory
 
 N_PARTS = 5
 SPACE: dict[str, Any] = {f"x{k}": {"type": "float", "low": 0.0, "high": 1.0} for k in range(5)} | {
@@ -192,7 +194,7 @@ def _begin(url: str, sampler: str) -> StudyRecord:
         {
             "name": f"of-{sampler}",
             "trials": 10**6,
-            "objective": {"name": "tests.objectives:Parabola"},
+            "objective": {"name": "tests.support.objectives:Parabola"},
             "sampler": {"name": sampler},
             "space": SPACE,
         },
@@ -263,7 +265,7 @@ def _make_database(server: Server, number: int) -> str:
 
 
 def _time_status(url: str, name: str) -> float:
-    command = [sys.executable, "-m", "hpo.cli", "status", name, "--json", "--storage", url]
+    command = [sys.executable, "-m", "hpo", "status", name, "--json", "--storage", url]
     began = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     seconds = time.monotonic() - began

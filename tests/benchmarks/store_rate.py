@@ -119,7 +119,7 @@ def _run_hpo(url: str, place: Path, options: argparse.Namespace) -> Run:
         f"params = {{ trial_s = {options.trial_s} }}\n[space]\n{space}\n",
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "hpo.cli", "run", f"{STUDY}.toml", "--storage", url]
+    command = [sys.executable, "-m", "hpo", "run", f"{STUDY}.toml", "--storage", url]
     command += ["--workers", str(options.workers)]
     done = subprocess.run(command, cwd=place, env=_environment(), capture_output=True, check=False)
     return _count(url, int(done.returncode != 0))

@@ -75,7 +75,7 @@ def ways(structure: Any) -> dict[str, tuple[Any, Any, int]]:
     """Return the usual and our way of each thing, and how often ours is called to be timed."""
     from pymatgen.analysis.local_env import CrystalNN, VoronoiNN
 
-    from features.coordination import cells_of_orbits, coordination_numbers
+    from features.families.structure.coordination import cells_of_orbits, coordination_numbers
 
     def usual_numbers() -> list[float]:
         finder: Any = CrystalNN()

@@ -106,7 +106,7 @@ def write(name: str, header: list[str], rows: list[list[str]]) -> None:
 
 def build(what: str, families: str, *settings: str, workers: str = "1") -> None:
     """Run `hpo features build` and print what it took."""
-    command = [sys.executable, "-m", "hpo.cli", "features", "build", "--dataset", "csv"]
+    command = [sys.executable, "-m", "hpo", "features", "build", "--dataset", "csv"]
     command += ["--families", families, "--workers", workers]
     for setting in settings:
         command += ["--set", setting]

@@ -15,8 +15,9 @@ import optuna
 
 import features.table
 from features.table import FeatureTable
-from hpo.space import distributions
-from hpo.spec import StudySpec, load
+from hpo.spec.loading import load
+from hpo.spec.sections import StudySpec
+from hpo.spec.space import distributions
 
 Score = Callable[[dict[str, Any]], float]
 
@@ -27,7 +28,7 @@ def usual(spec: StudySpec, table: FeatureTable) -> Score:
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.model_selection import PredefinedSplit, cross_validate
 
-    from hpo.folds import make_folds
+    from hpo.objectives.folds import make_folds
 
     assert spec.cv is not None
     train = table.train
@@ -59,7 +60,7 @@ def usual(spec: StudySpec, table: FeatureTable) -> Score:
 
 def compiled(spec: StudySpec, table: FeatureTable) -> Score:
     """Return the same score by the engine's objective."""
-    from hpo.objective import make_objective
+    from hpo.objectives.factory import make_objective
 
     objective = make_objective(spec, table)
 
@@ -73,7 +74,7 @@ def compiled(spec: StudySpec, table: FeatureTable) -> Score:
 @contextlib.contextmanager
 def without_compiled_trees() -> Iterator[None]:
     """Let the engine's objective do without them."""
-    from hpo import trees
+    from hpo.estimators import trees
 
     load, trees.missing = trees.missing, lambda: "left out"
     try:

@@ -152,8 +152,8 @@ def compare_fits(study: Path, path: Path, n_points: int) -> Iterator[str]:
     import optuna
 
     import features.table
-    from hpo.objective import make_objective
-    from hpo.spec import load
+    from hpo.objectives.factory import make_objective
+    from hpo.spec.loading import load
     from tests.benchmarks.trial_loops import usual, without_compiled_trees
 
     spec, table = load(study), features.table.read(path)
@@ -198,7 +198,7 @@ def _replay(scores: Any) -> str:
     """Return what pruning saves on average over orders of the trials, and what it costs."""
     import numpy as np
 
-    from hpo.pruning import Rule
+    from hpo.worker.pruner import Rule
 
     rule, source = Rule(75.0, 1, 10, maximises=False), np.random.default_rng(0)
     n_trials, n_parts = scores.shape
@@ -222,7 +222,7 @@ def _replay(scores: Any) -> str:
 def _draw(sampler: Any, spec: Any) -> dict[str, Any]:
     import optuna
 
-    from hpo.space import distributions
+    from hpo.spec.space import distributions
 
     trial = optuna.create_study(sampler=sampler).ask(distributions(spec.space))
     return dict(trial.params)
@@ -240,7 +240,7 @@ def _cpu_s(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 
 def _build_table(study: Path, data: Path, folder: Path) -> Path:
     import features.table
-    from hpo.spec import load
+    from hpo.spec.loading import load
 
     spec = load(study)
     assert spec.table is not None
@@ -259,7 +259,7 @@ def run_step(step: Step, options: Any, table: Path, where: Path, seed: int) -> R
         settings = [text for setting in step.settings for text in ("--set", setting)]
         commands = [
             [
-                *(sys.executable, "-m", "hpo.cli", "run", str(options.study), *settings),
+                *(sys.executable, "-m", "hpo", "run", str(options.study), *settings),
                 *("--data", str(options.data), "--tables", str(table.parent)),
                 *("--trials", str(options.trials), "--seed", str(seed), "--name", "rate"),
                 *("--workers", str(WORKERS)),

@@ -1,0 +1,4 @@
+"""Elements, formulas, oxidation states, crystals.
+
+May import nothing above it: errors and records alone.
+"""

@@ -1,0 +1,102 @@
+"""The ``csv`` dataset: anybody's own file of formulas and a measured target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from features.datasets.cif_files import read_cifs
+from features.datasets.csv_parsing import CsvFile, parse_csv
+from features.datasets.groups import hold_out
+from features.datasets.row_parsing import (
+    Formula,
+    Layout,
+    Part,
+    group_by_composition,
+    plain_formula,
+    read_rows,
+)
+from features.datasets.sources import Source, cif_sets, csv_files, read_source
+from features.families.registry import Need
+from features.records import Target
+from features.rows import Log, Rows
+from features.specs import CellColumns, CsvSpec
+
+# Names under which a cell column is taken if the study file does not name it.
+_USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "a": ("a", "lattice_a", "cell_length_a"),
+    "b": ("b", "lattice_b", "cell_length_b"),
+    "c": ("c", "lattice_c", "cell_length_c"),
+    "alpha": ("alpha", "lattice_alpha", "cell_angle_alpha"),
+    "beta": ("beta", "lattice_beta", "cell_angle_beta"),
+    "gamma": ("gamma", "lattice_gamma", "cell_angle_gamma"),
+    "space_group": ("space_group_number", "Space group #", "space_group", "spacegroup"),
+    "formula_units": ("Z", "formula_units"),
+}
+
+_SPLITS = {"train": True, "test": False}
+
+
+def sources_of(
+    spec: CsvSpec, *, data_dir: Path | None, base_dir: Path, needs: frozenset[Need], log: Log
+) -> tuple[Source, ...]:
+    """Read the CSV file, and the CIFs if a family needs them."""
+    del data_dir  # a CSV file has its own path
+    log(f"csv: reading {spec.path}")
+    table = read_source(base_dir / spec.path.expanduser(), "csv")
+    if spec.cifs is None or "cif" not in needs:
+        return (table,)
+    return table, read_cifs(base_dir / spec.cifs.expanduser())
+
+
+def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:
+    """Return the usable rows; without a split column, hold out whole groups."""
+    file = csv_files(sources)[0]
+    csv = parse_csv(file.name, file.data)
+    columns = {spec.formula: "formula"}
+    if spec.group is not None:
+        columns[spec.group] = "group"
+    if spec.split is not None:
+        columns[spec.split] = "split"
+    layout = Layout(
+        columns=columns,
+        target_column=spec.target,
+        target=Target(spec.target, spec.target_unit, spec.log10),
+        read_formula=plain_formula(spec.formula),
+        group_tokens=group_by_composition if spec.group is None else _group_by(spec.group),
+        id=spec.id,
+        cell=cell_columns(spec.cell_columns, csv) if "cell" in needs else {},
+    )
+    rows = read_rows([Part(csv, _splitter(spec.split))], layout, cif_sets(sources))
+    if spec.split is None:
+        rows = replace(rows, is_train=hold_out(rows.groups, spec.test_fraction, spec.seed))
+    return replace(rows, notes={"encoding": csv.encoding})
+
+
+def cell_columns(named: CellColumns, csv: CsvFile) -> dict[str, str]:
+    """Return the column of each cell field: the named one, or one with a usual name."""
+    names: dict[str, str | None] = named.model_dump()
+    found = {name: column or csv.find(_USUAL_NAMES[name]) for name, column in names.items()}
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _group_by(column: str) -> Callable[[Mapping[str, str], Formula], tuple[str, ...]]:
+    def tokens(fields: Mapping[str, str], _formula: Formula) -> tuple[str, ...]:
+        if not fields[column]:
+            raise ValueError(f"column {column!r} is empty: the row needs a group")
+        return (fields[column],)
+
+    return tokens
+
+
+def _splitter(column: str | None) -> Callable[[str, Mapping[str, str]], bool]:
+    def is_train(_row_id: str, fields: Mapping[str, str]) -> bool:
+        if column is None:
+            return True
+        split = fields[column]
+        if split.lower() not in _SPLITS:
+            raise ValueError(f"{column} {split!r}: it must be 'train' or 'test'")
+        return _SPLITS[split.lower()]
+
+    return is_train

@@ -1,0 +1,274 @@
+"""From CSV files to rows: the part that OBELiX and everybody's own file have in common."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from features.chemistry.cell_geometry import cell_volume
+from features.chemistry.composition import composition_key
+from features.chemistry.formulas import GrowingCompositions, parse_formula
+from features.datasets.cif_files import CifSet
+from features.datasets.csv_parsing import CsvFile, Record
+from features.datasets.groups import linked_groups
+from features.datasets.numbers import parse_number, parse_target
+from features.errors import DatasetError
+from features.records import SkippedRow, Target
+from features.rows import CELL_FIELDS, Remark, Rows
+
+N_SHOWN = 5
+
+
+class Formula(NamedTuple):
+    """A formula that was read: its text, its atoms, and what had to be done to read it."""
+
+    text: str
+    amounts: Mapping[str, float]
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a dataset keeps what in its files.
+
+    The functions take a record's fields by column name; ``read_formula`` may raise ValueError
+    with a reason to skip the row. ``cell`` names the column of each cell field that there is.
+    """
+
+    columns: Mapping[str, str]  # required columns, name to purpose
+    target_column: str
+    target: Target
+    read_formula: Callable[[Mapping[str, str]], Formula]
+    group_tokens: Callable[[Mapping[str, str], Formula], tuple[str, ...]]
+    id: str | None = None
+    cell: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One CSV file of a dataset; ``is_train`` decides by a row's id and fields."""
+
+    csv: CsvFile
+    is_train: Callable[[str, Mapping[str, str]], bool]
+
+
+@dataclass
+class _Kept:
+    """The rows that can be used, column by column: a million rows are no million objects."""
+
+    sources: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    formulas: list[str] = field(default_factory=list)
+    amounts: GrowingCompositions = field(default_factory=GrowingCompositions)
+    formula_remarks: dict[int, str] = field(default_factory=dict)
+    y: array[float] = field(default_factory=lambda: array("d"))
+    is_coerced: bytearray = field(default_factory=bytearray)
+    is_train: bytearray = field(default_factory=bytearray)
+    tokens: list[tuple[str, ...]] = field(default_factory=list)
+    cell: dict[str, array[float]] = field(default_factory=dict)
+    cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
+    by_id: dict[str, int] = field(default_factory=dict)
+
+
+def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] = ()) -> Rows:
+    """Read every row of ``parts``; a row that cannot be used is in ``skipped`` with its reason.
+
+    Rows are grouped within each part.
+
+    Raises
+    ------
+    DatasetError
+        A column is missing, or no row can be used.
+    """
+    kept = _Kept(cell={name: array("d") for name in layout.cell})
+    skipped: list[SkippedRow] = []
+    groups: list[str] = []
+    for part in parts:
+        for column, purpose in {**layout.columns, **_purposes(layout)}.items():
+            part.csv.position(column, purpose)
+        skipped += _read_part(part, layout, kept)
+        groups += linked_groups(kept.tokens[len(groups) :])
+    if not kept.ids:
+        first = skipped[0]
+        raise DatasetError(
+            f"{first.source}: none of its {len(skipped)} rows can be used; "
+            f"the first, line {first.line}: {first.reason}"
+        )
+    cifs, cif_remarks = _match_cifs(kept.ids, cif_sets)
+    return Rows(
+        ids=tuple(kept.ids),
+        sources=tuple(kept.sources),
+        lines=tuple(record.line for record in kept.records),
+        formulas=tuple(kept.formulas),
+        amounts=kept.amounts.finish(),
+        y=np.array(kept.y),
+        is_coerced=np.array(kept.is_coerced, dtype=bool),
+        groups=tuple(groups),
+        is_train=np.array(kept.is_train, dtype=bool),
+        target=layout.target,
+        cell={name: np.array(values) for name, values in kept.cell.items()},
+        cell_problems=kept.cell_problems,
+        cifs=cifs,
+        skipped=tuple(skipped),
+        formula_remarks=kept.formula_remarks,
+        cif_remarks=cif_remarks,
+    )
+
+
+def _purposes(layout: Layout) -> dict[str, str]:
+    purposes = {layout.target_column: "target"}
+    if layout.id is not None:
+        purposes[layout.id] = "id"
+    return purposes | {column: f"cell's {name}" for name, column in layout.cell.items()}
+
+
+def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
+    """Add the usable rows of one file to `kept` and return the others."""
+    csv = part.csv
+    by_fields: dict[tuple[str, ...], int] = {}
+    skipped = [SkippedRow(line, "", csv.name, reason) for line, reason in csv.malformed]
+    for record in csv.records:
+        fields = dict(zip(csv.columns, record.fields, strict=True))
+        row_id = f"row-{record.line}" if layout.id is None else fields[layout.id]
+        try:
+            if record.fields in by_fields:
+                raise ValueError(f"an exact duplicate of line {by_fields[record.fields]}")
+            if not row_id:
+                raise ValueError(f"column {layout.id!r} is empty: the row needs an id")
+            if row_id in kept.by_id:
+                raise ValueError(_conflict(csv, record, row_id, kept))
+            _read_record(part, layout, record, row_id, fields, kept)
+        except ValueError as exc:
+            skipped.append(SkippedRow(record.line, row_id, csv.name, str(exc)))
+            continue
+        by_fields[record.fields] = record.line
+    return sorted(skipped, key=lambda row: row.line)
+
+
+def _read_record(
+    part: Part,
+    layout: Layout,
+    record: Record,
+    row_id: str,
+    fields: Mapping[str, str],
+    kept: _Kept,
+) -> None:
+    """Add one row; or raise ValueError with a reason, and add nothing."""
+    formula = layout.read_formula(fields)
+    y, is_coerced = parse_target(fields[layout.target_column], log10=layout.target.log10)
+    is_train = part.is_train(row_id, fields)
+    cell, problems = read_cell(fields, layout.cell)
+    tokens = layout.group_tokens(fields, formula)
+    row = len(kept.ids)
+    if formula.remark:
+        kept.formula_remarks[row] = formula.remark
+    for name, reason in problems.items():
+        kept.cell_problems[row, name] = reason
+    for name, values in kept.cell.items():
+        values.append(cell[name])
+    kept.sources.append(part.csv.name)
+    kept.records.append(record)
+    kept.ids.append(row_id)
+    kept.formulas.append(formula.text)
+    kept.amounts.append(formula.amounts)
+    kept.y.append(y)
+    kept.is_coerced.append(is_coerced)
+    kept.is_train.append(is_train)
+    kept.tokens.append(tokens)
+    kept.by_id[row_id] = row
+
+
+def _conflict(csv: CsvFile, record: Record, row_id: str, kept: _Kept) -> str:
+    row = kept.by_id[row_id]
+    other = kept.records[row]
+    where = f"line {other.line}"
+    if kept.sources[row] != csv.name:
+        where += f" of {kept.sources[row]}"
+        return f"id {row_id!r} is already used on {where}; give each row an id of its own"
+    differing = [
+        column
+        for column, here, there in zip(csv.columns, record.fields, other.fields, strict=True)
+        if here != there
+    ]
+    return (
+        f"id {row_id!r} is already used on {where} with another {', '.join(differing[:N_SHOWN])}; "
+        "give each row an id of its own"
+    )
+
+
+def read_cell(
+    fields: Mapping[str, str], columns: Mapping[str, str]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the cell values, NaN where there is none to use, and the reasons for the NaN."""
+    cell: dict[str, float] = {}
+    problems: dict[str, str] = {}
+    if not columns:
+        return cell, problems
+    for name, column in columns.items():
+        try:
+            cell[name] = _checked(name, parse_number(fields[column], f"{name} in {column!r}"))
+        except ValueError as exc:
+            cell[name] = math.nan
+            problems[name] = str(exc)
+    metric = [cell.get(name, math.nan) for name in CELL_FIELDS[:6]]
+    if not any(map(math.isnan, metric)) and math.isnan(cell_volume(*metric)):
+        for name in ("alpha", "beta", "gamma"):
+            problems[name] = f"{name} {cell[name]:g}: the three angles close no cell"
+            cell[name] = math.nan
+    return cell, problems
+
+
+def _checked(name: str, value: float) -> float:
+    if name == "space_group":
+        rule, holds = "a whole number from 1 to 230", value in range(1, 231)
+    elif name in ("alpha", "beta", "gamma"):
+        rule, holds = "between 0 and 180 degrees", 0.0 < value < 180.0
+    else:
+        rule, holds = "above 0", value > 0.0
+    if not holds:
+        raise ValueError(f"{name} {value:g}: it must be {rule}")
+    return value
+
+
+def _match_cifs(
+    ids: Sequence[str], cif_sets: Sequence[CifSet]
+) -> tuple[tuple[bytes | None, ...], tuple[Remark, ...]]:
+    if not cif_sets:
+        return (), ()
+    known = set(ids)
+    by_id: dict[str, bytes] = {}
+    remarks = []
+    for cif_set in cif_sets:
+        unmatched = [stem for stem in cif_set.cifs if stem not in known]
+        for stems, fate in (
+            (unmatched, "belong to no row of the table"),
+            (list(cif_set.doubled), "are there twice with other content: the first is taken"),
+        ):
+            if stems:
+                shown = ", ".join(f"{stem}.cif" for stem in stems[:N_SHOWN])
+                more = ", ..." if len(stems) > N_SHOWN else ""
+                reason = f"{len(stems)} CIFs {fate} ({shown}{more})"
+                remarks.append(Remark(None, reason, cif_set.name))
+        by_id = {**cif_set.cifs, **by_id}
+    return tuple(by_id.get(row_id) for row_id in ids), tuple(remarks)
+
+
+def plain_formula(column: str) -> Callable[[Mapping[str, str]], Formula]:
+    """Return a reader of the formula in ``column``."""
+
+    def read(fields: Mapping[str, str]) -> Formula:
+        text = fields[column]
+        return Formula(text, parse_formula(text))
+
+    return read
+
+
+def group_by_composition(_fields: Mapping[str, str], formula: Formula) -> tuple[str, ...]:
+    """Return the one token that formulas of the same material share."""
+    return (composition_key(formula.amounts),)

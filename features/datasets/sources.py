@@ -1,0 +1,55 @@
+"""The files that a table is made from, read once: what is hashed is what is parsed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from features.datasets.cif_files import CifSet
+from features.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file's name, without its folder, and its bytes."""
+
+    name: str
+    data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+Source = SourceFile | CifSet
+
+
+def read_source(path: Path, what: str) -> SourceFile:
+    """Read the file ``path``; a DatasetError calls it ``what`` if that fails."""
+    try:
+        return SourceFile(path.name, path.read_bytes())
+    except FileNotFoundError as exc:
+        raise DatasetError(f"{what}: there is no file {path}; correct the path") from exc
+    except OSError as exc:
+        raise DatasetError(f"{what}: {path} cannot be read ({exc})") from exc
+
+
+def csv_files(sources: tuple[Source, ...]) -> list[SourceFile]:
+    """Return the sources that are plain files, in order."""
+    return [source for source in sources if isinstance(source, SourceFile)]
+
+
+def cif_sets(sources: tuple[Source, ...]) -> list[CifSet]:
+    """Return the sources that are sets of CIFs, in order."""
+    return [source for source in sources if isinstance(source, CifSet)]
+
+
+def user_cache() -> Path:
+    """Return the folder below which downloads are kept for this user."""
+    # The XDG specification has relative paths ignored.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "hpo"

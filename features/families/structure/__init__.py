@@ -1,0 +1,1 @@
+"""Feature families that are computed from crystal structures."""

@@ -1,0 +1,4 @@
+"""Builds, stores, caches and reads feature tables.
+
+May import everything of this package but `table`.
+"""

@@ -1,0 +1,293 @@
+"""Materials that nobody has measured: read from a CSV file, featurised as a table's rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.chemistry.elements import ELEMENTS
+from features.chemistry.formulas import Compositions, parse_formula
+from features.datasets.csv import cell_columns
+from features.datasets.csv_parsing import CsvFile, parse_csv
+from features.datasets.row_parsing import read_cell
+from features.datasets.sources import read_source
+from features.errors import DatasetError, TableError
+from features.families.formula.composition import fraction_matrix
+from features.families.registry import FAMILIES, TRANSFER, FamilyInfo
+from features.records import Candidates, FeatureTable, Target
+from features.rows import Block, Log, Rows
+from features.specs import CellColumns, CsvSpec
+from features.tables.build import Spec, compute_block, needs_formula_alone
+from features.tables.store import PIECE_ROWS
+from features.tables.transfer import Borrowed, borrow, without_borrowed
+
+# Headers that formulas and paths of CIFs stand below, whatever their case, if none is named.
+FORMULA_HEADERS = (
+    "formula",
+    "composition",
+    "reduced_formula",
+    "reduced composition",
+    "chemical_formula",
+    "pretty_formula",
+    "formula_pretty",
+)
+CIF_HEADERS = ("cif", "cif_path", "cif_file")
+
+# Rows of a table that are computed again, and how far values of the same code may be apart.
+N_COMPARED = 50
+TOLERANCE = 1e-9
+
+
+def load_candidates(
+    path: Path, spec: Spec, *, formula: str | None, log: Log, table: FeatureTable | None = None
+) -> Candidates:
+    """Read and featurise a file of candidates; see :func:`features.table.read_candidates`."""
+    csv = parse_csv(path.name, read_source(path, "candidates").data)
+    column = _formula_column(csv, spec, formula)
+    position = csv.position(column, "formula")
+    lines = sorted(
+        [(record.line, record.fields, "") for record in csv.records]
+        + [(line, (), reason) for line, reason in csv.malformed]
+    )
+    formulas = [fields[position] if fields else "" for _, fields, _ in lines]
+    reasons = [reason for *_, reason in lines]
+    amounts = _parse_all(formulas, reasons)
+    families = [FAMILIES[name] for name in spec.families]
+    needs = {need for family in families for need in family.needs}
+    cifs = _read_cifs(csv, path.parent, lines, reasons) if "cif" in needs else {}
+    usable = [row for row, reason in enumerate(reasons) if not reason]
+    log(f"{path.name}: {len(lines)} candidates, {len(lines) - len(usable)} of them unreadable")
+    cell = _read_cells(csv, spec, [lines[row][1] for row in usable]) if "cell" in needs else {}
+    rows = _bare_rows(
+        path.name,
+        [lines[row][0] for row in usable],
+        [formulas[row] for row in usable],
+        [amounts[row] for row in usable],
+        cell=cell,
+        cifs=tuple(cifs.get(row) for row in usable),
+    )
+    X, blocks = _compute(families, rows, log)
+    lacking = {name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()}
+    remarks = {
+        (remark.row, name): remark.reason
+        for name, block in blocks.items()
+        for remark in block.remarks
+        if remark.row is not None
+    }
+    if spec.transfer:
+        borrowed = _borrow(X, spec, table)
+        X = borrowed.X
+        borrowed.tell(log)
+        for name, reasons_of in borrowed.reasons.items():
+            for row, reason in reasons_of.items():
+                lacking[name][row] = False  # as good as the training rows that borrow
+                remarks[row, name] = reason
+    return Candidates(
+        columns=csv.columns,
+        formula_column=column,
+        lines=tuple(line for line, *_ in lines),
+        fields=tuple(fields for _, fields, _ in lines),
+        formulas=tuple(formulas),
+        reasons=tuple(reasons),
+        usable=np.array(usable, dtype=np.int64),
+        X=X,
+        fractions=fraction_matrix(rows, ELEMENTS, "H to Lr")[0],
+        lacking=lacking,
+        remarks=remarks,
+    )
+
+
+def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
+    """Return the fractions of H to Lr; see :func:`features.table.atomic_fractions`."""
+    amounts = [parse_formula(text) for text in formulas]
+    rows = _bare_rows("", range(len(formulas)), formulas, amounts)
+    return fraction_matrix(rows, ELEMENTS, "H to Lr")[0]
+
+
+def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
+    """Compare a table with what its families give now; see :mod:`features.table`."""
+    train = np.flatnonzero(table.is_train)
+    sample = train[np.unique(np.linspace(0, len(train) - 1, N_COMPARED).astype(np.int64))]
+    formulas = table.formulas[sample].tolist()
+    amounts = [parse_formula(text) for text in formulas]
+    rows = _bare_rows("", range(len(formulas)), formulas, amounts)
+    changed = []
+    for name in spec.families:
+        family = FAMILIES[name]
+        columns = np.flatnonzero([column.family == name for column in table.columns])
+        named = tuple(table.columns[index] for index in columns)
+        same = named == family.columns
+        if same and family.needs == ("formula",):
+            now = compute_block(family, rows, _silent).values
+            before = table.X[np.ix_(sample, columns)]
+            same = np.allclose(now, before, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        if not same:
+            changed.append(name)
+    if spec.transfer and not changed and not _borrows_alike(table, spec):
+        changed.append(TRANSFER)
+    return changed
+
+
+def _borrow(
+    X: NDArray[np.float64],
+    spec: Spec,
+    table: FeatureTable | None,
+    groups: NDArray[np.str_] | None = None,
+) -> Borrowed:
+    """Let rows borrow from the training rows of the finished table; candidates are in no group."""
+    if table is None or table.columns != spec.columns:
+        raise TableError(
+            f"candidates borrow {', '.join(spec.transfer)} from training rows of the table that "
+            "the model was fitted on; give that table"
+        )
+    train = table.train
+    ids = train.ids.tolist()
+    return borrow(X, spec, train.X, ids, groups=groups, donor_groups=train.groups)
+
+
+def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
+    """Return whether a table's rows would borrow the same again."""
+    if table.columns != spec.columns:
+        return False
+    own = without_borrowed(table.X, spec)
+    return all(
+        np.array_equal(_borrow(own, spec, table, groups).X, borrowed, equal_nan=True)
+        for groups, borrowed in ((None, table.X), (table.groups, table.X_new))
+    )
+
+
+def _silent(line: str) -> None:
+    """Drop a line of progress."""
+
+
+def _formula_column(csv: CsvFile, spec: Spec, named: str | None) -> str:
+    """Return the column of formulas: the named one, the study's own, or one of the usual."""
+    if named is not None:
+        return named
+    own = (spec.formula.lower(),) if isinstance(spec, CsvSpec) else ()
+    wanted = tuple(dict.fromkeys((*own, *FORMULA_HEADERS)))
+    found = _find_column(csv, wanted)
+    if found is None:
+        raise DatasetError(
+            f"{csv.name}: none of its columns is called {', '.join(wanted)}; name the one with the "
+            f"formulas (--formula COLUMN). Columns: {', '.join(csv.columns)}"
+        )
+    return found
+
+
+def _find_column(csv: CsvFile, names: Sequence[str]) -> str | None:
+    """Return the first column, by the order of `names`, whose name is one of them in any case."""
+    return next((c for name in names for c in csv.columns if c.lower() == name), None)
+
+
+def _parse_all(formulas: Sequence[str], reasons: list[str]) -> list[Mapping[str, float]]:
+    """Parse each different formula once; where it cannot be, its reason is put into `reasons`."""
+    known: dict[str, Mapping[str, float] | str] = {}
+    amounts: list[Mapping[str, float]] = []
+    for row, text in enumerate(formulas):
+        if reasons[row]:
+            amounts.append({})
+            continue
+        if text not in known:
+            try:
+                known[text] = parse_formula(text)
+            except ValueError as exc:
+                known[text] = str(exc)
+        read = known[text]
+        if isinstance(read, str):
+            reasons[row], read = read, {}
+        amounts.append(read)
+    return amounts
+
+
+def _read_cifs(
+    csv: CsvFile,
+    folder: Path,
+    lines: Sequence[tuple[int, tuple[str, ...], str]],
+    reasons: list[str],
+) -> dict[int, bytes]:
+    """Read the CIF that each line names, relative to the file's folder, by the line's position."""
+    column = _find_column(csv, CIF_HEADERS)
+    if column is None:
+        return {}
+    position = csv.position(column, "CIF")
+    cifs: dict[int, bytes] = {}
+    for row, (_, fields, _) in enumerate(lines):
+        if reasons[row] or not fields[position]:
+            continue
+        try:
+            cifs[row] = (folder / Path(fields[position]).expanduser()).read_bytes()
+        except OSError as exc:
+            reasons[row] = f"CIF {fields[position]!r}: cannot be read ({exc.strerror})"
+    return cifs
+
+
+def _read_cells(
+    csv: CsvFile, spec: Spec, records: Sequence[tuple[str, ...]]
+) -> dict[str, NDArray[np.float64]]:
+    named = spec.cell_columns if isinstance(spec, CsvSpec) else CellColumns()
+    columns = {n: c for n, c in cell_columns(named, csv).items() if c in csv.columns}
+    read = [read_cell(dict(zip(csv.columns, f, strict=True)), columns)[0] for f in records]
+    return {name: np.array([values[name] for values in read]) for name in columns}
+
+
+def _bare_rows(
+    source: str,
+    lines: Sequence[int],
+    formulas: Sequence[str],
+    amounts: Sequence[Mapping[str, float]],
+    *,
+    cell: Mapping[str, NDArray[np.float64]] | None = None,
+    cifs: tuple[bytes | None, ...] = (),
+) -> Rows:
+    """Return rows without a measurement."""
+    n_rows = len(formulas)
+    return Rows(
+        ids=tuple(f"row-{line}" for line in lines),
+        sources=(source,) * n_rows,
+        lines=tuple(lines),
+        formulas=tuple(formulas),
+        amounts=Compositions.of(amounts),
+        y=np.full(n_rows, np.nan),
+        is_coerced=np.zeros(n_rows, dtype=bool),
+        groups=("",) * n_rows,
+        is_train=np.zeros(n_rows, dtype=bool),
+        target=Target(""),
+        cell=cell or {},
+        cifs=cifs,
+    )
+
+
+def _compute(
+    families: Sequence[FamilyInfo], rows: Rows, log: Log
+) -> tuple[NDArray[np.float64], dict[str, Block]]:
+    """Return the columns of all families in one array, and a view of it for each of them."""
+    X = np.empty((len(rows), sum(family.n_columns for family in families)))
+    blocks, stop = {}, 0
+    for family in families:
+        start, stop = stop, stop + family.n_columns
+        own, remarks = X[:, start:stop], []
+        step = PIECE_ROWS if needs_formula_alone(family) else max(len(rows), 1)
+        for first in range(0, len(rows), step):
+            piece = rows if step >= len(rows) else rows.formulas_of(first, first + step)
+            block = compute_block(family, piece, log, may_be_empty=True)
+            own[first : first + step] = block.values
+            remarks += [remark.after(first) for remark in block.remarks]
+        blocks[family.name] = Block(own, tuple(remarks))
+    return X, blocks
+
+
+def _lacking(family: FamilyInfo, block: Block, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows the family could not be computed for in full."""
+    lacking: NDArray[np.bool_] = np.any(np.isnan(block.values), axis=1)
+    for remark in block.remarks:
+        if remark.row is not None:
+            lacking[remark.row] = True
+        elif "cell" in family.needs:
+            lacking[:] = True  # a column is missing, and so for every row
+    if "cif" in family.needs:
+        lacking |= np.array([cif is None for cif in rows.cifs], dtype=bool)
+    return lacking

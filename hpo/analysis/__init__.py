@@ -1,0 +1,4 @@
+"""Numbers after the search: best model, intervals, importance, comparison, ranking.
+
+Writes no page.
+"""

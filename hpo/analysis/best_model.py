@@ -1,0 +1,228 @@
+"""The best model of a study: what cross-validation says of it, and what the held-out rows say.
+
+Trials are chosen by cross-validation on the training rows alone. The held-out rows are looked at
+once the budget is finished, for the best trial alone, and the study keeps a record of each look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import FeatureTable, TableView, anion_classes
+from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.folds import shared_group_fraction
+from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
+from hpo.objectives.protocol import Objective
+from hpo.study.record import StudyRecord
+
+TEST_LOOK = "test set looked at"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Measured and predicted values of some rows, with scores and 95 % bootstrap intervals.
+
+    Attributes
+    ----------
+    ids, y, predicted, groups
+        Arrays of shape (n_rows,), in units of the target; scores of a ranker have no unit.
+    fold
+        Array of shape (n_rows,): the fold whose model predicted the row; -1 for held-out rows.
+    scores
+        Every metric that the objective keeps, over all these rows together.
+    row_intervals, group_intervals
+        Lower and upper end for every metric, resampling rows, or whole groups.
+    """
+
+    ids: NDArray[np.str_]
+    y: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    groups: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    scores: Mapping[str, float]
+    row_intervals: Mapping[str, tuple[float, float]]
+    group_intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The best trial, refitted.
+
+    Attributes
+    ----------
+    trial, params
+        Number and parameters of the best trial.
+    cv
+        Out-of-fold predictions of the training rows that the folds validate on.
+    test
+        Predictions of the held-out rows by a model fitted on all training rows; None before the
+        budget is finished, or if the table holds nothing out.
+    shared_groups
+        Fraction of validated rows with a row of the same group in their training part.
+    derived_columns
+        Features that are made from the measured value.
+    headline
+        The metric to speak of first.
+    level
+        Level of the quantile that is predicted; None if the value itself is.
+    fold_models
+        The fitted model of every fold.
+    X_validated
+        Array of shape (n_validated, n_features): what the rows of `cv` were predicted from.
+    """
+
+    trial: int
+    params: Mapping[str, Any]
+    cv: Predictions
+    test: Predictions | None
+    shared_groups: float
+    derived_columns: tuple[str, ...]
+    headline: str
+    level: float | None
+    fold_models: tuple[Any, ...]
+    X_validated: NDArray[np.float64]
+
+
+def evaluate(
+    record: StudyRecord, table: FeatureTable | None, objective: Objective, *, look: bool = True
+) -> Evaluation | None:
+    """Refit the best trial of a study.
+
+    Returns None for an objective that is not cross-validation over a table, and before the
+    first trial has finished. Without `look`, the held-out rows are left alone.
+    """
+    if table is None or not isinstance(objective, CrossValidation):
+        return None
+    counts = record.ledger.counts()
+    if counts.finished == 0:
+        return None
+    best = record.optuna_study().best_trial
+    fold_models = _fit_folds(objective, best.params)
+    cv = _score_folds(objective, fold_models, table.train)
+    test = None
+    if look and counts.done and not table.is_train.all():
+        test = _predict_test(objective, best.params, table)
+        _record_look(record, best.number, counts.finished, cv, test, table.n_features)
+    return Evaluation(
+        trial=best.number,
+        params=best.params,
+        cv=cv,
+        test=test,
+        shared_groups=shared_group_fraction(objective.folds, table.train.groups),
+        derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
+        headline=objective.headline,
+        level=objective.level,
+        fold_models=fold_models,
+        X_validated=objective.X_new[np.isin(table.train.ids, cv.ids)],
+    )
+
+
+def predict_folds(
+    objective: CrossValidation, params: Mapping[str, Any], train: TableView
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Predict every training row by the model of the fold that validates on it.
+
+    Returns
+    -------
+    tuple of arrays of shape (n_train,)
+        Predictions, NaN where no fold validates on the row; and the fold, -1 there.
+    """
+    return _predict_folds(objective, _fit_folds(objective, params), train)
+
+
+def _fit_folds(objective: CrossValidation, params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(objective.fit(params, fold.train) for fold in objective.folds)
+
+
+def _predict_folds(
+    objective: CrossValidation, models: Sequence[Any], train: TableView
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
+    predicted = np.full(len(train.y), np.nan)
+    for k, (fold, model) in enumerate(zip(objective.folds, models, strict=True)):
+        predicted[fold.validation] = model.predict(objective.X_new[fold.validation])
+        fold_of_row[fold.validation] = k
+    return predicted, fold_of_row
+
+
+def _score_folds(
+    objective: CrossValidation, models: Sequence[Any], train: TableView
+) -> Predictions:
+    predicted, fold_of_row = _predict_folds(objective, models, train)
+    rows = np.flatnonzero(fold_of_row >= 0)
+    X = objective.X_new[rows]
+    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
+    return score_predictions(validated, predicted[rows], fold_of_row[rows], objective.metrics)
+
+
+def _predict_test(
+    objective: CrossValidation, params: Mapping[str, Any], table: FeatureTable
+) -> Predictions:
+    test = table.test
+    model = objective.fit(params)
+    predicted = np.asarray(model.predict(test.X), dtype=np.float64)
+    fold = np.full(len(test.y), -1, dtype=np.int64)
+    return score_predictions(test, predicted, fold, objective.metrics)
+
+
+def score_predictions(
+    rows: TableView,
+    predicted: NDArray[np.float64],
+    fold: NDArray[np.int64],
+    metrics: Mapping[str, Metric],
+) -> Predictions:
+    """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,)."""
+    y, groups = rows.y, rows.groups
+    return Predictions(
+        ids=rows.ids,
+        y=y,
+        predicted=predicted,
+        groups=groups,
+        fold=fold,
+        scores=score_all(y, predicted, metrics),
+        row_intervals=bootstrap_intervals(y, predicted, metrics=metrics),
+        group_intervals=bootstrap_intervals(y, predicted, groups, metrics=metrics),
+    )
+
+
+def _record_look(
+    record: StudyRecord,
+    trial: int,
+    finished: int,
+    cv: Predictions,
+    test: Predictions,
+    n_features: int,
+) -> None:
+    """Write down a look at the held-out rows; reading the same model's scores again is none."""
+    looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in looks):
+        return
+    with record.storage.write() as c:
+        record.storage.record_event(
+            c,
+            record.study_id,
+            TEST_LOOK,
+            trial=trial,
+            finished=finished,
+            scores=dict(test.scores),
+            # What a comparison of studies shows, so that it need not fit anything again.
+            n_test=len(test.y),
+            intervals={"row": dict(test.row_intervals), "group": dict(test.group_intervals)},
+            cv=dict(cv.scores),
+            n_cv=len(cv.y),
+            n_features=n_features,
+        )
+
+
+def classify(rows: Mapping[str, Predictions], table: FeatureTable) -> dict[str, NDArray[np.str_]]:
+    """Return the chemical class of every row of each set."""
+    formulas = dict(zip(table.ids.tolist(), table.formulas.tolist(), strict=True))
+    return {
+        name: anion_classes([formulas[row_id] for row_id in of_set.ids.tolist()])
+        for name, of_set in rows.items()
+    }

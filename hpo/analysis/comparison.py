@@ -1,0 +1,257 @@
+"""Studies side by side, and beside what was reported of the same experiments elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.analysis.best_model import TEST_LOOK, Evaluation, Predictions, evaluate
+from hpo.analysis.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
+from hpo.analysis.reported import External, Reported, ReportedFile
+from hpo.objectives.metrics import Interval
+from hpo.records import WALL_KEY
+from hpo.spec.sections import CustomObjectiveSpec
+from hpo.study.integrity import open_study
+from hpo.study.record import StudyRecord
+
+METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
+HEADS = ("R2", "RMSE", "MAE", "rho")
+_INTERVALS = ("r2", "spearman")
+AS_IT_IS = "as it is"
+# What is shown of variants: the rows, the metric and its name.
+_VARIED = (
+    ("cv", "r2", "CV R2"),
+    ("cv", "spearman", "CV rho"),
+    ("test", "r2", "test R2"),
+    ("test", "spearman", "test rho"),
+)
+INTERVALS_NOTE = "95 %: bootstrap intervals on the held-out rows, resampling whole groups"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One study of a comparison.
+
+    Attributes
+    ----------
+    cv, test
+        Every metric over the validated rows together, and over the held-out rows; empty where
+        there is none.
+    test_intervals
+        95 % bootstrap intervals of R2 and Spearman on the held-out rows, by resampling "row" and
+        "group".
+    score
+        What the best trial was chosen by.
+    scores
+        All figures of the best trial by the names that its objective gives them, "score" first;
+        empty where there are predictions, and so the usual metrics.
+    remark
+        Why something is missing; "" if nothing is.
+    """
+
+    name: str
+    state: str
+    n_features: int | None = None
+    trial: int | None = None
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    cv: Mapping[str, float] = field(default_factory=dict)
+    n_cv: int | None = None
+    test: Mapping[str, float] = field(default_factory=dict)
+    n_test: int | None = None
+    test_intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    remark: str = ""
+
+
+# Scores from outside --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Scores from outside against what was searched by.
+
+    Attributes
+    ----------
+    of
+        Whose scores the line was fitted to.
+    external, points, line
+        What they are, the experiments, and the line through them.
+    scores
+        Scores of the studies here that the line is applied to.
+    """
+
+    of: str
+    external: External
+    points: tuple[Point, ...]
+    line: Line
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_outside(files: Sequence[ReportedFile], rows: Sequence[Row]) -> list[Outside]:
+    """Return a line through the reported experiments of each file, and one through studies here.
+
+    The latter needs three studies that were measured outside; a file with fewer than three
+    experiments of two scores has none of the former.
+    """
+    found = []
+    for file in files:
+        scores = {row.name: row.score for row in rows if row.score is not None}
+        own = [
+            Point(name, score, file.external.measured[name])
+            for name, score in scores.items()
+            if name in file.external.measured
+        ]
+        if len(file.points) >= MIN_POINTS:
+            line = fit_line(file.points)
+            of = "reported experiments"
+            found.append(Outside(of, file.external, tuple(file.points), line, scores))
+        if len(own) >= MIN_POINTS:
+            of = "studies compared here"
+            found.append(Outside(of, file.external, tuple(own), fit_line(own), scores))
+    return found
+
+
+def external_of(outside: Sequence[Outside], study: str) -> list[dict[str, Any]]:
+    """Return what is known of a study's score outside, for a program, a record per line."""
+    told = []
+    for found in outside:
+        if study in found.scores:
+            score = found.scores[study]
+            value, interval = found.line.predict(score)
+            record = {
+                "name": found.external.name,
+                "of": found.of,
+                "measured": found.external.measured.get(study),
+                "predicted": value,
+                "interval": interval,
+                "ranges_beyond": found.line.beyond(score),
+            }
+            told.append({**record, "line": as_dict(found.line, found.external.target)})
+    return told
+
+
+# Figures --------------------------------------------------------------------------------------
+
+
+def compare_study(record: StudyRecord) -> Row:
+    """Return what is known of the best trial of a study, without a look at held-out rows.
+
+    Figures on held-out rows are those of the one look that a finished study has had.
+    """
+    counts = record.ledger.counts()
+    state = f"{counts.finished} of {counts.budget} trials"
+    if counts.finished == 0:
+        return Row(record.name, state, remark="no trial has finished")
+    trial = record.optuna_study().best_trial
+    best, score = trial.number, trial.value
+    looks = [e for e in record.ledger.events() if e["kind"] == TEST_LOOK and e["trial"] == best]
+    if looks and counts.done and "cv" in looks[-1]:
+        return replace(_from_look(record.name, state, looks[-1]), score=score)
+    if _predicts_nothing(record, trial):
+        return Row(record.name, state, trial=best, score=score, scores=_own_scores(trial))
+    opened = open_study(record)
+    if not opened.whole or opened.objective is None:
+        changed = ", ".join(part for part, _, _ in opened.differences)
+        remark = opened.problem or f"not as it was begun: {changed}"
+        return Row(record.name, state, trial=best, score=score, remark=remark)
+    evaluation = evaluate(record, opened.table, opened.objective, look=bool(looks))
+    if evaluation is None or opened.table is None:
+        remark = "an objective without predictions"
+        return Row(record.name, state, trial=best, score=score, remark=remark)
+    remark = ""
+    if not counts.done:
+        remark = "unfinished: the held-out rows wait"
+    elif evaluation.test is None:
+        remark = "held-out rows not looked at yet, if there are any"
+    row = _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
+    return replace(row, score=score)
+
+
+def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
+    """Return whether the objective is of the user's own, and no cross-validation of a target."""
+    validates = any(name.endswith("_val") for name in trial.user_attrs)
+    return isinstance(record.spec.objective, CustomObjectiveSpec) and not validates
+
+
+def _own_scores(trial: FrozenTrial) -> dict[str, float]:
+    """Return the figures of a trial that its objective combined, the score first."""
+    told = {
+        name: float(value)
+        for name, value in trial.user_attrs.items()
+        if isinstance(value, int | float) and name != WALL_KEY
+    }
+    return {"score": float(trial.values[0]), **told}
+
+
+def _from_look(name: str, state: str, look: Mapping[str, Any]) -> Row:
+    intervals = {kind: look["intervals"][kind] for kind in ("row", "group")}
+    return Row(
+        name,
+        state,
+        n_features=look["n_features"],
+        trial=look["trial"],
+        cv=look["cv"],
+        n_cv=look["n_cv"],
+        test=look["scores"],
+        n_test=look["n_test"],
+        test_intervals=_chosen(intervals),
+    )
+
+
+def _from_evaluation(
+    name: str, state: str, evaluation: Evaluation, n_features: int, remark: str
+) -> Row:
+    test: Predictions | None = evaluation.test
+    intervals = {"row": test.row_intervals, "group": test.group_intervals} if test else {}
+    return Row(
+        name,
+        state,
+        n_features=n_features,
+        trial=evaluation.trial,
+        cv=dict(evaluation.cv.scores),
+        n_cv=len(evaluation.cv.y),
+        test=dict(test.scores) if test else {},
+        n_test=len(test.y) if test else None,
+        test_intervals=_chosen(intervals),
+        remark=remark,
+    )
+
+
+def _chosen(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
+    return {
+        kind: {
+            name: (float(ends[name][0]), float(ends[name][1]))
+            for name in _INTERVALS
+            if name in ends
+        }
+        for kind, ends in intervals.items()
+    }
+
+
+# Output ---------------------------------------------------------------------------------------
+
+
+def as_dicts(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[dict[str, Any]]:
+    """Return the comparison for a program: figures, reported ones, and ours minus theirs."""
+    return [
+        {
+            **asdict(row),
+            "reported": reported[row.name].model_dump() if row.name in reported else None,
+            "difference": _differences(row, reported[row.name]) if row.name in reported else None,
+        }
+        for row in rows
+    ]
+
+
+def _differences(row: Row, reported: Reported) -> dict[str, dict[str, float | None]]:
+    return {
+        side: {name: _minus(ours.get(name), getattr(theirs, name)) for name in METRIC_NAMES}
+        for side, ours, theirs in (("cv", row.cv, reported.cv), ("test", row.test, reported.test))
+    }
+
+
+def _minus(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs

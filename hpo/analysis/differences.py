@@ -1,0 +1,236 @@
+"""Differences between studies, from the predictions that lie beside their reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.analysis.best_model import Predictions
+from hpo.analysis.comparison import HEADS, METRIC_NAMES, Row
+from hpo.analysis.paired_bootstrap import Difference, paired_differences
+from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
+from hpo.errors import HpoError
+
+TOLERANCE = 1e-9
+SET_NAMES = {"cv": "CV", "test": "test"}
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One study of a comparison, with its predictions.
+
+    Attributes
+    ----------
+    row
+        Its scores.
+    rows
+        Predictions of "cv" and "test", as far as they are known to be those of the scores.
+    remark
+        Why predictions are missing; "" if they are not.
+    """
+
+    row: Row
+    rows: Mapping[str, Predictions] = field(default_factory=dict)
+    remark: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.row.name
+
+    @property
+    def predicts_value(self) -> bool:
+        """Whether it predicts the value itself rather than a quantile or a rank."""
+        return "cv" in self.rows and "rmse" in self.row.cv and "pinball" not in self.row.cv
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A study's scores less those of another, on rows that both predict.
+
+    Attributes
+    ----------
+    name, against, of
+        The study, the one that it is compared with, and which rows: "cv" or "test".
+    n_rows
+        Number of rows.
+    metrics
+        Differences by metric; empty if there are none.
+    remark
+        Why there are none; "" if there are.
+    """
+
+    name: str
+    against: str
+    of: str
+    n_rows: int = 0
+    metrics: Mapping[str, Difference] = field(default_factory=dict)
+    remark: str = ""
+
+
+# Predictions ----------------------------------------------------------------------------------
+
+
+def read_study(row: Row, reports_dir: Path) -> Study:
+    """Return a study with the predictions beside its report, if they give its scores."""
+    if not row.cv:
+        return Study(row)
+    path = reports_dir / row.name / PREDICTIONS_NAME
+    again = f"write it again: hpo report {row.name}"
+    if not path.is_file():
+        return Study(row, remark=f"no {PREDICTIONS_NAME} in {path.parent}; {again}")
+    try:
+        rows = read_predictions(path, has_unit="rmse" in row.cv)
+    except HpoError as exc:
+        return Study(row, remark=f"{exc}; {again}")
+    for name, recorded in (("cv", row.cv), ("test", row.test)):
+        found = rows[name].scores if name in rows else {}
+        if bool(recorded) != bool(found) or not _agree(found, recorded):
+            text = f"{path} does not give the {SET_NAMES[name]} scores that the study recorded"
+            return Study(row, remark=f"{text}; {again}")
+    return Study(row, rows)
+
+
+def _agree(found: Mapping[str, float], recorded: Mapping[str, Any]) -> bool:
+    pairs = [(value, recorded.get(name)) for name, value in found.items()]
+    return all(
+        math.isnan(value)
+        if then is None or math.isnan(then)
+        else math.isclose(value, then, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        for value, then in pairs
+    )
+
+
+# Pairs ----------------------------------------------------------------------------------------
+
+
+def find_differences(studies: Sequence[Study], against: str) -> list[Pair]:
+    """Return the differences of all studies to one of them, first by study, then by rows.
+
+    Raises
+    ------
+    HpoError
+        If that one is not among them.
+    """
+    named = {study.name: study for study in studies}
+    if against not in named:
+        raise HpoError(
+            f"--against {against}: is not among the studies that are compared: {', '.join(named)}"
+        )
+    reference = named[against]
+    others = [study for study in studies if study.name != against]
+    found = {
+        (pair.name, pair.of): pair for of in SET_NAMES for pair in _pairs_of(reference, others, of)
+    }
+    return [found[study.name, of] for study in others for of in SET_NAMES]
+
+
+def _pairs_of(reference: Study, others: Iterable[Study], of: str) -> Iterable[Pair]:
+    """Yield the pairs on one set of rows; studies that share them are resampled together."""
+    together: dict[bytes, list[tuple[Study, Ints, Ints]]] = {}
+    for study in others:
+        try:
+            mine, theirs = _align(reference, study, of)
+        except _UnpairedError as exc:
+            yield Pair(study.name, reference.name, of, remark=str(exc))
+            continue
+        together.setdefault(mine.tobytes(), []).append((study, mine, theirs))
+    for members in together.values():
+        rows, mine = reference.rows[of], members[0][1]
+        found = paired_differences(
+            rows.y[mine],
+            rows.predicted[mine],
+            [study.rows[of].predicted[theirs] for study, _, theirs in members],
+            rows.groups[mine],
+        )
+        for (study, _, _), differences in zip(members, found, strict=True):
+            both = reference.rows[of].scores.keys() & study.rows[of].scores.keys()
+            kept = {name: differences[name] for name in METRIC_NAMES if name in both}
+            yield Pair(study.name, reference.name, of, len(mine), kept)
+
+
+class _UnpairedError(Exception):
+    """Why two studies have no rows to be compared on."""
+
+
+def _align(reference: Study, study: Study, of: str) -> tuple[Ints, Ints]:
+    """Return the positions of the rows that both predict, in the reference's order."""
+    for one in (study, reference):
+        if of not in one.rows:
+            missing = one.remark or one.row.remark or "there are none"
+            raise _UnpairedError(f"no {SET_NAMES[of]} predictions of {one.name}: {missing}")
+    mine, theirs = reference.rows[of], study.rows[of]
+    place = {row_id: position for position, row_id in enumerate(theirs.ids.tolist())}
+    shared = [(k, place[i]) for k, i in enumerate(mine.ids.tolist()) if i in place]
+    if of == "test" and not len(shared) == len(mine.ids) == len(theirs.ids):
+        raise _UnpairedError(f"other held-out rows than {reference.name}")
+    if len(shared) < 2:
+        raise _UnpairedError(f"no rows that {reference.name} validates, too")
+    first, second = np.array(shared, dtype=np.int64).T
+    if not np.array_equal(mine.y[first], theirs.y[second]):
+        raise _UnpairedError(f"other measured values than {reference.name} for the same rows")
+    return first, second
+
+
+# Output ---------------------------------------------------------------------------------------
+
+
+def join_dicts(rows: list[dict[str, Any]], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return the studies of a comparison for a program, with their differences as "paired"."""
+    found: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        found.setdefault(pair.name, {})[pair.of] = _as_dict(pair)
+    return [{**row, "paired": found.get(row["name"])} for row in rows]
+
+
+def _as_dict(pair: Pair) -> dict[str, Any]:
+    """Return a pair for a program."""
+    return {
+        "against": pair.against,
+        "n_rows": pair.n_rows,
+        "remark": pair.remark,
+        **{name: asdict(found) for name, found in pair.metrics.items()},
+    }
+
+
+def difference_cells(pairs: Sequence[Pair]) -> list[list[str]]:
+    """Return the differences as a table of texts, heads first: a line by row and one by group."""
+    heads = ["study", "set", "rows", "resampled"]
+    for head in HEADS:
+        heads += [head, "95 %"]
+    table = [heads]
+    for pair in pairs:
+        for kind in ("row", "group") if pair.metrics else ():
+            first = kind == "row"
+            cells = [pair.name, SET_NAMES[pair.of], str(pair.n_rows)] if first else [""] * 3
+            cells.append(f"by {kind}")
+            for name in METRIC_NAMES:
+                found = pair.metrics.get(name)
+                value = f"{found.value:+.3f}" if found and first else "" if found else "-"
+                cells += [value, _ends(getattr(found, kind)) if found else ""]
+            table.append(cells)
+    return table
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def remarks(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[str]:
+    """Return what there is to say of predictions and differences that are missing, once each."""
+    of_study = [f"{study.name}: {study.remark}" for study in studies if study.remark]
+    silent = {study.name for study in studies if not study.rows}
+    of_pair = [
+        f"{pair.name}, {SET_NAMES[pair.of]}: {pair.remark}"
+        for pair in pairs
+        if pair.remark and not {pair.name, pair.against} & silent
+    ]
+    return [*of_study, *of_pair]

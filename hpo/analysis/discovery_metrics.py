@@ -1,0 +1,208 @@
+"""What a ranking is worth to who screens: whether it finds the values above a threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import Target
+from hpo.analysis.best_model import Predictions
+from hpo.errors import ObjectiveError, SpecError
+from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
+
+Floats = NDArray[np.float64]
+
+TOP_SHARE = 0.1
+N_RESAMPLES = 2000
+SET_NAMES = {"cv": "CV", "test": "test"}
+
+
+@dataclass(frozen=True)
+class RankingValue:
+    """How well predictions find the values above a threshold, with 95 % bootstrap intervals.
+
+    Attributes
+    ----------
+    auc
+        Probability that a value above is predicted higher than one that is not; chance is 0.5.
+    precision
+        Share of values above among the top 10 % of the predictions; chance is `prevalence`.
+    """
+
+    rows: int
+    above: int
+    auc: float
+    auc_interval: tuple[float, float]
+    precision: float
+    precision_interval: tuple[float, float]
+
+    @property
+    def prevalence(self) -> float:
+        """Share of values above the threshold among all: the precision of a blind choice."""
+        return self.above / self.rows
+
+
+def auc(above: NDArray[np.bool_], predicted: Floats) -> float:
+    """Return the area under the ROC curve; NaN if all values are on one side.
+
+    The Mann-Whitney form: Hanley & McNeil, Radiology 143, 29 (1982). Ties count a half.
+    """
+    low = np.sort(predicted[~above])
+    high = predicted[above]
+    if not len(low) or not len(high):
+        return math.nan
+    beaten = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return float(np.mean(beaten) / (2.0 * len(low)))
+
+
+def precision_at_top(
+    above: NDArray[np.bool_], predicted: Floats, share: float = TOP_SHARE
+) -> float:
+    """Return the share of values above among the highest `share` of the predictions.
+
+    That is a whole number of rows, rounded up. Rows that tie for the last places count by the mean
+    of all that tie.
+    """
+    n_top = math.ceil(round(share * len(predicted), 9))
+    cut = np.partition(predicted, -n_top)[-n_top]
+    surely, tied = predicted > cut, predicted == cut
+    places = n_top - np.count_nonzero(surely)
+    return float((np.count_nonzero(above & surely) + places * np.mean(above[tied])) / n_top)
+
+
+def ranking_value(
+    y: Floats,
+    predicted: Floats,
+    threshold: float,
+    groups: NDArray[np.str_] | None = None,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> RankingValue:
+    """Say how well predictions find the values above a threshold.
+
+    Parameters
+    ----------
+    y, predicted
+        Arrays of shape (n_rows,), in units of the target, as is `threshold`.
+    groups
+        Array of shape (n_rows,); if given, intervals resample whole groups rather than rows.
+
+    Raises
+    ------
+    ObjectiveError
+        No value, or every value, is above the threshold.
+    """
+    above = y > threshold
+    if above.all() or not above.any():
+        raise ObjectiveError(
+            f"threshold {threshold:g}: {np.count_nonzero(above)} of {len(y)} values are above it; "
+            f"choose one between {y.min():g} and {y.max():g}, in units of the model's target"
+        )
+    metrics: dict[str, Metric] = {
+        "auc": lambda y, predicted: auc(y > threshold, predicted),
+        "precision": lambda y, predicted: precision_at_top(y > threshold, predicted),
+    }
+    scores = score_all(y, predicted, metrics)
+    intervals = bootstrap_intervals(
+        y, predicted, groups, n_resamples=n_resamples, seed=seed, metrics=metrics
+    )
+    return RankingValue(
+        rows=len(y),
+        above=int(np.count_nonzero(above)),
+        auc=scores["auc"],
+        auc_interval=intervals["auc"],
+        precision=scores["precision"],
+        precision_interval=intervals["precision"],
+    )
+
+
+# By set of rows: with intervals by row, and with intervals by group.
+Values = Mapping[str, tuple[RankingValue, RankingValue]]
+
+
+def on_scale(threshold: float, target: Target) -> float:
+    """Return a threshold in the target's own unit on the scale that the table has it in.
+
+    Raises
+    ------
+    SpecError
+        If it is not above 0 and has no logarithm.
+    """
+    if not target.log10:
+        return threshold
+    if threshold <= 0.0:
+        raise SpecError(f"--threshold {threshold:g}: must be above 0 for a log10 target")
+    return math.log10(threshold)
+
+
+def value_study(rows: Mapping[str, Predictions], at: float) -> Values:
+    """Return what the ranking of a study is worth, by set of rows.
+
+    Parameters
+    ----------
+    rows
+        Predictions of "cv" and "test", as far as there are any.
+    at
+        The threshold, on the scale of the predictions' target.
+
+    Returns
+    -------
+    mapping of tuple
+        With intervals by row, and with intervals by group; a set of rows that are all on one side
+        of the threshold is left out.
+    """
+    return {
+        of: (
+            ranking_value(part.y, part.predicted, at),
+            ranking_value(part.y, part.predicted, at, part.groups),
+        )
+        for of, part in rows.items()
+        if 0 < np.count_nonzero(part.y > at) < len(part.y)
+    }
+
+
+def screening_cells(
+    found: Mapping[str, Values],
+) -> list[Sequence[str]]:
+    """Return the values as a table of texts, heads first: a line by row and one by group."""
+    heads = ["study", "set", "rows", "above", "resampled", "AUC", "95 %"]
+    table: list[Sequence[str]] = [[*heads, "precision at top 10 %", "95 %", "chance"]]
+    for name, of_study in found.items():
+        for of, (by_row, by_group) in of_study.items():
+            first = [name, SET_NAMES[of], str(by_row.rows), str(by_row.above), "by row"]
+            for cells, value in ((first, by_row), ([""] * 4 + ["by group"], by_group)):
+                shown = value is by_row
+                table.append(
+                    [
+                        *cells,
+                        f"{value.auc:.3f}" if shown else "",
+                        _ends(value.auc_interval),
+                        f"{value.precision:.2f}" if shown else "",
+                        _ends(value.precision_interval),
+                        f"{value.prevalence:.2f}" if shown else "",
+                    ]
+                )
+    return table
+
+
+def describe(by_row: RankingValue, by_group: RankingValue) -> dict[str, Any]:
+    """Return one ranking's value for a program, with intervals by row and by group."""
+    return {
+        "rows": by_row.rows,
+        "above": by_row.above,
+        "auc": by_row.auc,
+        "precision_at_top_10_percent": by_row.precision,
+        "chance": by_row.prevalence,
+        "by_row": {"auc": by_row.auc_interval, "precision": by_row.precision_interval},
+        "by_group": {"auc": by_group.auc_interval, "precision": by_group.precision_interval},
+    }
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}"

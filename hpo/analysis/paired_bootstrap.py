@@ -1,0 +1,193 @@
+"""Differences between models on the same rows, with paired bootstrap intervals.
+
+Every model is scored on the same resamples, so that what makes a resample hard or easy for all of
+them cancels out of a difference. Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 8
+(two samples that are paired) and 16; percentile intervals as in ch. 13.
+
+A resample is kept as the number of times that it holds each row. Sums over it are then products of
+matrices, and a value's mean rank in it follows from the counts of the values up to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.objectives.metrics import METRICS, Interval, score_all
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+N_RESAMPLES = 2000
+CHUNK_CELLS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model's score less the reference's.
+
+    Attributes
+    ----------
+    value
+        On the rows as they are.
+    row, group
+        95 % percentile intervals, resampling rows and resampling whole groups.
+    """
+
+    value: float
+    row: Interval
+    group: Interval
+
+
+def paired_differences(
+    y: Floats,
+    reference: Floats,
+    others: Sequence[Floats],
+    groups: NDArray[np.str_],
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[dict[str, Difference]]:
+    """Return the differences of several models to one, by metric (r2, rmse, mae, spearman).
+
+    Parameters
+    ----------
+    y, groups
+        Arrays of shape (n_rows,): measured values, and groups of rows that belong together.
+    reference, others
+        Arrays of shape (n_rows,): predictions of the model to compare with, and of each other.
+    n_resamples, seed
+        Number of resamples of each kind, and the seed that gives all models the same ones.
+    level
+        Coverage of the intervals.
+
+    Notes
+    -----
+    Resamples in which a metric is undefined are left out of its percentiles.
+    """
+    predicted = np.column_stack([reference, *others])
+    plain = [score_all(y, column) for column in predicted.T]
+    intervals = {
+        kind: _intervals(y, predicted, of_kind, n_resamples, seed, level)
+        for kind, of_kind in (("row", None), ("group", groups))
+    }
+    return [
+        {
+            name: Difference(
+                plain[k][name] - plain[0][name],
+                row=intervals["row"][name][k - 1],
+                group=intervals["group"][name][k - 1],
+            )
+            for name in METRICS
+        }
+        for k in range(1, predicted.shape[1])
+    ]
+
+
+def _intervals(
+    y: Floats,
+    predicted: Floats,
+    groups: NDArray[np.str_] | None,
+    n_resamples: int,
+    seed: int,
+    level: float,
+) -> dict[str, list[Interval]]:
+    parts = [
+        score_resamples(y, predicted, counts)
+        for counts in resample_counts(len(y), groups, n_resamples, seed)
+    ]
+    tail = (1.0 - level) / 2.0
+    found = {}
+    for name in METRICS:
+        scores = np.concatenate([part[name] for part in parts])
+        differences = scores[:, 1:] - scores[:, :1]
+        found[name] = [_percentiles(column, tail) for column in differences.T]
+    return found
+
+
+def _percentiles(values: Floats, tail: float) -> Interval:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def resample_counts(
+    n_rows: int, groups: NDArray[np.str_] | None, n_resamples: int, seed: int
+) -> Iterator[Ints]:
+    """Yield how often each resample holds each row, in arrays of shape (n_some, n_rows).
+
+    With groups, as many whole groups are drawn as there are; else as many rows.
+    """
+    rng = np.random.default_rng(seed)
+    member = np.arange(n_rows)
+    if groups is not None:
+        _, member = np.unique(groups, return_inverse=True)
+    n_units = int(member.max()) + 1
+    some = max(1, CHUNK_CELLS // n_rows)
+    for start in range(0, n_resamples, some):
+        n_some = min(some, n_resamples - start)
+        drawn = rng.integers(0, n_units, (n_some, n_units))
+        places = (drawn + n_units * np.arange(n_some)[:, None]).ravel()
+        counts = np.bincount(places, minlength=n_some * n_units).reshape(n_some, n_units)
+        yield counts[:, member]
+
+
+def score_resamples(y: Floats, predicted: Floats, counts: Ints) -> Mapping[str, Floats]:
+    """Return every metric of every model on every resample, in arrays (n_resamples, n_models).
+
+    Parameters
+    ----------
+    y
+        Array of shape (n_rows,).
+    predicted
+        Array of shape (n_rows, n_models).
+    counts
+        Array of shape (n_resamples, n_rows): how often a resample holds a row.
+    """
+    weights = counts.astype(np.float64)
+    total = weights.sum(axis=1, keepdims=True)
+    errors = predicted - y[:, None]
+    squares = weights @ errors**2
+    centred = y - y.mean()
+    spread = weights @ centred**2 - (weights @ centred) ** 2 / total[:, 0]
+    # A resample of one value alone has no spread, but for rounding.
+    spread = np.where(spread > 1e-12 * total[:, 0] * max(np.ptp(y), 1e-300) ** 2, spread, np.nan)
+    return {
+        "rmse": np.sqrt(squares / total),
+        "mae": weights @ np.abs(errors) / total,
+        "r2": 1.0 - squares / spread[:, None],
+        "spearman": _rank_correlations(y, predicted, weights),
+    }
+
+
+def _rank_correlations(y: Floats, predicted: Floats, weights: Floats) -> Floats:
+    of_y = _centred_ranks(y, weights)
+    spread_y = np.einsum("bn,bn,bn->b", weights, of_y, of_y)
+    found = np.empty((len(weights), predicted.shape[1]))
+    for k, column in enumerate(predicted.T):
+        ranks = _centred_ranks(column, weights)
+        both = np.einsum("bn,bn,bn->b", weights, of_y, ranks)
+        spread = np.einsum("bn,bn,bn->b", weights, ranks, ranks)
+        # Predictions that rank nothing have no correlation; measured values that do not, none.
+        product = np.where(spread_y > 0, spread_y, np.nan) * np.where(spread > 0, spread, np.inf)
+        found[:, k] = both / np.sqrt(product)
+    return found
+
+
+def _centred_ranks(values: Floats, weights: Floats) -> Floats:
+    """Return the mean rank of every row's value in each resample, less the mean of all ranks."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    ranks = np.cumsum(held, axis=1) - held / 2.0
+    place = np.empty(len(values), dtype=np.int64)
+    place[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(values)]))
+    centred: Floats = ranks[:, place] - weights.sum(axis=1, keepdims=True) / 2.0
+    return centred

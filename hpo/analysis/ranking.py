@@ -1,0 +1,300 @@
+"""Candidates in the order of their predictions, with intervals and a look at how foreign they are.
+
+Intervals are those of split conformal prediction with absolute residuals (Lei et al., J. Am. Stat.
+Assoc. 113, 1094 (2018)), on the out-of-fold residuals of the best trial: one half-width for all.
+The predicting model has seen all training rows, those of the folds a part of them, as in
+cross-conformal prediction (Vovk, Ann. Math. Artif. Intell. 74, 9 (2015)), so that the coverage is
+no guarantee but what folds show.
+
+How foreign a candidate is, is asked in the space of atomic fractions: the distance is the share of
+atoms to be exchanged to get from one composition to another, half the sum of |x_i - y_i|. It needs
+no scale, means the same for every study, and counts an element that a tree model never had to
+split on, to which a standardised feature space is blind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import Candidates, FeatureTable, families
+from hpo.analysis.applicability_domain import Floats, domain_of, look_around
+from hpo.analysis.conformal import HeldOut, assess, conformal_quantile, cross_calibrate_residuals
+from hpo.analysis.saved_model import Calibration, Model
+from hpo.errors import HpoError, ModelError, ObjectiveError
+
+# A gap is known to a model if at least this share of its training rows had the same.
+MIN_COVERED = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Every line of a file of candidates, in the order of the lines.
+
+    Attributes
+    ----------
+    rank
+        Array of shape (n_lines,): from 1, equal predictions sharing one; 0 for what has none.
+    order
+        Positions of the lines: by rank, then those without one.
+    predicted
+        Array of shape (n_lines,), in units of the target; NaN without a rank.
+    half_width
+        Of every interval, in units of the target.
+    distance, nearest
+        Share of atoms to exchange for the nearest training composition (NaN if unknown), and a
+        formula of that.
+    foreign
+        Whether a candidate is out of the training compositions' domain.
+    reasons
+        Why a line has no rank, or why it is foreign.
+    duplicate_of
+        Array of shape (n_lines,): the first line with the same composition and features; 0 if
+        that is the line itself.
+    limit
+        The distance above which a candidate is foreign.
+    """
+
+    rank: NDArray[np.int64]
+    order: NDArray[np.int64]
+    predicted: Floats
+    half_width: float
+    distance: Floats
+    nearest: tuple[str, ...]
+    foreign: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    duplicate_of: NDArray[np.int64]
+    limit: float
+
+
+# Intervals ------------------------------------------------------------------------------------
+
+
+def residual_interval(y: Floats, predicted: Floats, coverage: float) -> float:
+    """Return the half-width of a two-sided interval around a prediction.
+
+    The conformal quantile of the absolute residuals: for rows that are exchangeable with the n
+    given ones, at least `coverage` of them lie within.
+
+    Raises
+    ------
+    ObjectiveError
+        There are too few rows for that coverage.
+    """
+    half_width = conformal_quantile(np.abs(y - predicted), coverage)
+    if math.isinf(half_width):
+        needed = math.ceil(round(coverage / (1.0 - coverage), 9))
+        raise ObjectiveError(
+            f"--coverage {coverage:g}: needs at least {needed} validated rows, the folds have "
+            f"{len(y)}; ask for less"
+        )
+    return half_width
+
+
+def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
+    """Return, for each fold, the share of its rows within intervals made from the other folds."""
+    folds = [f"fold {fold}" for fold in calibration.fold]
+    # Here every row of another fold counts, be it of the same group or not.
+    alone = np.arange(len(calibration.y)).astype(str)
+    rows = HeldOut(calibration.y, calibration.predicted[:, None], calibration.fold, alone)
+    try:
+        intervals = cross_calibrate_residuals(rows, coverage)
+    except HpoError:  # there is one fold only
+        return []
+    if np.isinf(intervals.width).any():
+        return []
+    of_fold = assess(intervals, calibration.y, np.array(folds)).families
+    return [of_fold[f"fold {fold}"].coverage for fold in np.unique(calibration.fold)]
+
+
+# Out of the training compositions' domain ------------------------------------------------------
+
+
+# Ranks ----------------------------------------------------------------------------------------
+
+
+def rank(
+    candidates: Candidates,
+    model: Model,
+    table: FeatureTable,
+    *,
+    coverage: float = 0.9,
+    ascending: bool = False,
+    log: Callable[[str], None],
+) -> Ranking:
+    """Predict candidates and put them in order, the highest prediction first.
+
+    Raises
+    ------
+    ModelError
+        No candidate has data that the model cannot do without.
+    ObjectiveError
+        There are too few validated rows for that coverage.
+    """
+    half_width = residual_interval(model.calibration.y, model.calibration.predicted, coverage)
+    n_lines = len(candidates.lines)
+    reasons = list(candidates.reasons)
+    unfit = _find_unfit(candidates, model, table)
+    for row, reason in unfit.items():
+        reasons[candidates.usable[row]] = reason
+    kept = np.setdiff1d(np.arange(len(candidates.usable)), np.fromiter(unfit, int, len(unfit)))
+    lines = candidates.usable[kept]
+    log(f"predicting {len(kept)} candidates")
+    predicted = np.full(n_lines, np.nan)
+    if len(kept):
+        X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
+        predicted[lines] = model.estimator.predict(X)
+    domain = domain_of(table.formulas[table.is_train].tolist())
+    distance = np.full(n_lines, np.nan)
+    nearest = [""] * n_lines
+    foreign = np.zeros(n_lines, dtype=bool)
+    for line, found in zip(lines, look_around(candidates.fractions[kept], domain), strict=True):
+        distance[line], nearest[line], reasons[line] = found
+        foreign[line] = bool(found[2])
+    ranks, order = _order(predicted, ascending=ascending)
+    return Ranking(
+        rank=ranks,
+        order=order,
+        predicted=predicted,
+        half_width=half_width,
+        distance=distance,
+        nearest=tuple(nearest),
+        foreign=foreign,
+        reasons=tuple(reasons),
+        duplicate_of=_find_duplicates(candidates),
+        limit=domain.limit,
+    )
+
+
+def _order(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ranks by line, and the lines by rank; lines without a prediction come last."""
+    keys = predicted if ascending else -predicted
+    order = np.argsort(keys, kind="stable")  # NaN is put last
+    ranks = np.zeros(len(keys), dtype=np.int64)
+    ranked = np.isfinite(keys)
+    ranks[ranked] = np.searchsorted(np.sort(keys[ranked]), keys[ranked], "left") + 1
+    return ranks, order
+
+
+def _find_duplicates(candidates: Candidates) -> NDArray[np.int64]:
+    duplicate_of = np.zeros(len(candidates.lines), dtype=np.int64)
+    first: dict[bytes, int] = {}  # by a hash: the rows themselves would be there twice
+    for row, position in enumerate(candidates.usable):
+        key = blake2b(candidates.fractions[row].round(4).tobytes(), digest_size=16)
+        key.update(candidates.X[row].tobytes())
+        line = first.setdefault(key.digest(), candidates.lines[position])
+        if line != candidates.lines[position]:
+            duplicate_of[position] = line
+    return duplicate_of
+
+
+# Gaps -----------------------------------------------------------------------------------------
+
+
+def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> dict[int, str]:
+    """Return the rows with gaps that the model has not learned to do without, and the reasons.
+
+    A family that could not be computed leaves a pattern of NaN and 0. The model knows it if at
+    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them.
+    """
+    takes_nan = _takes_nan(model.estimator)
+    train = table.train.X
+    unfit: dict[int, list[str]] = {}
+    nowhere: list[str] = []
+    for family, lacking in candidates.lacking.items():
+        rows = np.flatnonzero(lacking)
+        if not len(rows):
+            continue
+        columns = np.flatnonzero([column.family == family for column in table.columns])
+        seen = _patterns(train[:, columns])
+        patterns, pattern_of_row = np.unique(
+            _patterns(candidates.X[np.ix_(rows, columns)]), axis=0, return_inverse=True
+        )
+        known = np.array(
+            [
+                np.mean((seen == pattern).all(axis=1)) >= MIN_COVERED
+                and (takes_nan or not (pattern == _GAP).any())
+                for pattern in patterns
+            ],
+            dtype=bool,
+        )
+        refused = rows[~known[pattern_of_row.ravel()]]
+        if len(refused) == len(lacking) and {"cell", "cif"} & {*families()[family].needs}:
+            nowhere.append(family)
+        for row in refused:
+            said = candidates.remarks.get((int(row), family), "the data it needs are not given")
+            unfit.setdefault(int(row), []).append(f"family {family}: {said}")
+    if nowhere:
+        raise ModelError(
+            f"families {', '.join(nowhere)}: no candidate has the data that they need, and a model "
+            "whose training rows nearly all had them cannot do without. Add the columns to the "
+            "file of candidates (a, b, c, alpha, beta, gamma, space_group_number and Z, or as the "
+            "study's own file names them; `cif` with paths), or rank with a study of families that "
+            "need the formula alone"
+        )
+    return {row: "; ".join(whys) for row, whys in unfit.items()}
+
+
+_GAP = 2
+
+
+def _patterns(X: Floats) -> NDArray[np.int8]:
+    """Return of every value whether it is 0, another number (1) or missing (2)."""
+    return np.where(np.isnan(X), _GAP, X != 0.0).astype(np.int8)
+
+
+def _takes_nan(estimator: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    try:
+        return bool(get_tags(estimator).input_tags.allow_nan)
+    except AttributeError:  # an estimator of the user's own need not be scikit-learn's
+        return False
+
+
+def describe_calibration(
+    model: Model, half_width: float, coverage: float, unit: str
+) -> Mapping[str, Any]:
+    """Return how intervals were calibrated, and what speaks against them, in words and numbers."""
+    facts = model.manifest["calibration"]
+    shares = coverage_across_folds(model.calibration, coverage)
+    text = (
+        f"{100 * coverage:g} % intervals: prediction ± {half_width:.3g} {unit}".rstrip()
+        + f", from {facts['rows']} out-of-fold residuals of trial {model.manifest['trial']} "
+        f"({facts['scheme']}, {facts['folds']} folds)"
+    )
+    if shares:
+        text += (
+            f"; made from the other folds, they hold {np.mean(shares):.2f} of a fold's rows "
+            f"({min(shares):.2f} to {max(shares):.2f})"
+        )
+    return {
+        "text": text,
+        "half_width": half_width,
+        "coverage": coverage,
+        "coverage_across_folds": shares,
+        "caveats": _caveats(facts),
+        **{key: facts[key] for key in ("rows", "scheme", "folds", "shared_groups")},
+    }
+
+
+def _caveats(facts: Mapping[str, Any]) -> list[str]:
+    caveats = ["coverage is only as good as the validated rows resemble the candidates"]
+    if facts["shared_groups"] > 0:
+        caveats.append(
+            f"{100 * facts['shared_groups']:.0f} % of the validated rows have a row of their group "
+            "in training, so that for candidates from new groups the intervals are too narrow; "
+            'folds of whole groups ([cv] scheme = "group_kfold") say by how much'
+        )
+    elif not facts["groups_known"]:
+        caveats.append(
+            "every training row is a group of its own: whether near copies of validated rows were "
+            "trained on is not known"
+        )
+    return caveats

@@ -1,0 +1,1 @@
+"""Commands that read a study: status, report, comparison, ranking."""

@@ -1,0 +1,207 @@
+"""`hpo compare`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpo.analysis import comparison, differences, reported
+from hpo.analysis.comparison import Outside, Row
+from hpo.analysis.differences import Pair, Study, difference_cells, remarks
+from hpo.analysis.discovery_metrics import Values, describe, on_scale, screening_cells, value_study
+from hpo.analysis.leaderboard import as_dict, describe_line, prediction_cells
+from hpo.commands.common import (
+    add_json,
+    add_shared,
+    open_storage,
+    print_json,
+    print_line,
+    say,
+)
+from hpo.errors import HpoError
+from hpo.report import comparison_tables
+from hpo.report.comparison_page import PAGE_NAME, write_comparison
+from hpo.report.comparison_tables import align, variant_cells
+from hpo.study.record import StudyRecord, find, names
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--all", action="store_true", help="every study of the storage")
+    parser.add_argument(
+        "--reported",
+        type=Path,
+        metavar="FILE",
+        help="figures to compare with (default: reported.toml beside the study files)",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="the study that differences are taken to (default: the first)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="say how well each study finds values above it, in the target's own unit",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: comparison.html in the folder of reports)",
+    )
+    add_json(parser)
+    add_shared(parser, "storage", "reports")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare studies."""
+    if not options.names and not options.all and options.reported is not None:
+        _print_reported(options.reported, as_json=options.json)
+        return 0
+    if options.all == bool(options.names):
+        raise HpoError(
+            "hpo compare: give the names of studies, or --all (or --reported FILE alone, for what "
+            "it says of outside scores)"
+        )
+    storage = open_storage(options)
+    chosen = names(storage) if options.all else dict.fromkeys(options.names)
+    records = [find(storage, name) for name in chosen]
+    print_comparison(
+        records,
+        options.reported,
+        reports_dir=Path(options.reports),
+        against=options.against,
+        threshold=options.threshold,
+        output=options.output,
+        as_json=options.json,
+    )
+    return 0
+
+
+def print_comparison(
+    records: Sequence[StudyRecord],
+    reported_file: Path | None = None,
+    *,
+    reports_dir: Path,
+    against: str | None = None,
+    threshold: float | None = None,
+    output: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print the comparison of studies, as text or as JSON, and write the page about it.
+
+    Parameters
+    ----------
+    records
+        The studies; the first is what the others are compared with, unless `against` names one.
+    reported_file
+        Figures that were reported; by default those beside the study files.
+    reports_dir
+        The folder of reports, whose predictions are read.
+    threshold
+        In the target's own unit: how well does each study find what is above it?
+    output
+        The page.
+    """
+    if reported_file is not None:
+        files = [reported.read_reported_file(reported_file)]
+    else:
+        files = reported.reported_beside(records)
+    known = reported.join_reported(files)
+    rows = [comparison.compare_study(record) for record in records]
+    studies = [differences.read_study(row, reports_dir) for row in rows]
+    pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
+    worth = _value(records, studies, threshold)
+    outside = comparison.find_outside(files, rows)
+    if as_json:
+        told = differences.join_dicts(comparison.as_dicts(rows, known), pairs)
+        for row in told:
+            row["external"] = comparison.external_of(outside, row["name"])
+        for row in told:
+            values = worth.get(row["name"], {})
+            row["ranking_value"] = {of: describe(*both) for of, both in values.items()} or None
+        print_json(told)
+    else:
+        _print_tables(comparison_tables.lines(rows, known), studies, pairs)
+        _print_more(rows, worth, threshold)
+        for found in outside:
+            _print_outside(found)
+    if not rows:
+        return
+    page = write_comparison(
+        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside
+    )
+    (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _print_reported(file: Path, *, as_json: bool) -> None:
+    """Print what a file of reported figures says of scores from outside, without any study."""
+    found = comparison.find_outside([reported.read_reported_file(file)], [])
+    if not found:
+        raise HpoError(
+            f"{file}: no experiment has both scores = {{ score = … }} and external = …; without "
+            "names of studies there is nothing else to compare"
+        )
+    if as_json:
+        print_json([as_dict(one.line, one.external.target) for one in found])
+        return
+    for one in found:
+        _print_outside(one)
+
+
+def _print_more(rows: Sequence[Row], worth: Mapping[str, Values], threshold: float | None) -> None:
+    """Print variants of studies side by side, and what rankings find."""
+    if varied := variant_cells(rows):
+        print_line("")
+        print_line("variants side by side")
+        for line in align(varied):
+            print_line(line)
+    if worth:
+        print_line("")
+        print_line(f"how well values above {threshold:g} are found, with 95 % intervals")
+        for line in align(screening_cells(worth)):
+            print_line(line)
+
+
+def _print_outside(found: Outside) -> None:
+
+    print_line("")
+    print_line(f"{found.external.name} against the score, {found.of}")
+    for line in describe_line(found.line, found.external.name, found.external.target):
+        print_line(line)
+    if found.scores:
+        cells = prediction_cells(found.line, found.scores, found.external.measured)
+        for line in align(cells):
+            print_line(line)
+
+
+def _value(
+    records: Sequence[StudyRecord], studies: Sequence[Study], threshold: float | None
+) -> Mapping[str, Values]:
+    """Return what the rankings are worth, of those studies that have a table."""
+    if threshold is None:
+        return {}
+
+    found: dict[str, Values] = {}
+    for record, study in zip(records, studies, strict=True):
+        target = record.read_target() if study.rows else None
+        if target is not None and (values := value_study(study.rows, on_scale(threshold, target))):
+            found[study.name] = values
+    return found
+
+
+def _print_tables(scores: Sequence[str], studies: Sequence[Study], pairs: Sequence[Pair]) -> None:
+
+    for line in scores:
+        print_line(line)
+    if any(pair.metrics for pair in pairs):
+        print_line("")
+        print_line(f"differences to {pairs[0].against}, with paired 95 % bootstrap intervals")
+        for line in align(difference_cells(pairs)):
+            print_line(line)
+    for line in remarks(studies, pairs):
+        print_line(line)

@@ -1,0 +1,225 @@
+"""`hpo rank`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from features.table import FeatureTable, changed_families, read_candidates
+from hpo.analysis import ranking, saved_model
+from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
+from hpo.analysis.ranking import Ranking, describe_calibration
+from hpo.analysis.saved_model import Model
+from hpo.commands.common import (
+    add_json,
+    add_shared,
+    open_storage,
+    positive,
+    print_json,
+    print_line,
+    say,
+)
+from hpo.errors import ModelError, SpecError
+from hpo.report import ranking_csv
+from hpo.report.formatting import name_target
+from hpo.study.record import find
+
+N_REASONS = 5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "candidates", type=Path, metavar="CANDIDATES", help="a CSV file with a column of formulas"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME_ranked.csv")
+    parser.add_argument(
+        "--formula", metavar="COLUMN", help="of formulas (default: found by its name)"
+    )
+    parser.add_argument(
+        "--coverage", type=_share, default=0.9, metavar="P", help="of intervals (default: 0.9)"
+    )
+    parser.add_argument("--ascending", action="store_true", help="rank the lowest first")
+    parser.add_argument(
+        "--top", type=positive, default=10, metavar="N", help="how many are printed (default: 10)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="say how well the study finds values above it, in the target's own unit",
+    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="one saved model's folder")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="folder of saved models"
+    )
+    parser.add_argument(
+        "--refit", action="store_true", help="fit anew with the packages that are here"
+    )
+    add_json(parser)
+    add_shared(parser, "storage")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Rank the candidates in a file."""
+    output = options.output or Path(f"{options.name}_ranked.csv")
+    if output.resolve() == options.candidates.resolve():
+        raise SpecError(f"--output {output}: is the file of candidates; name another one")
+    record = find(open_storage(options), options.name)
+    table = record.read_table()
+    if table is None or record.spec.table is None:
+        raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
+    changed = changed_families(table, record.spec.table)
+    if changed:
+        raise ModelError(
+            f"families {', '.join(changed)} give other values here than those of table "
+            f"{table.name}, which the study ran on: a family or a package has changed. Install "
+            "what the table was built with, or run a study on a new one (--name NEW)"
+        )
+    model = saved_model.obtain(
+        record, table, options.models, folder=options.model, refit=options.refit, log=say
+    )
+    candidates = read_candidates(
+        options.candidates, record.spec.table, formula=options.formula, log=say, table=table
+    )
+    ranked = ranking.rank(
+        candidates,
+        model,
+        table,
+        coverage=options.coverage,
+        ascending=options.ascending,
+        log=say,
+    )
+    best = record.optuna_study().best_trial.number
+    summary = _summarise(options, ranked, model, table, best)
+    beside = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
+    top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)
+    if options.json:
+        print_json({**summary, "output": str(output), "top": top})
+        return 0
+    for line in (*_table(top), *_tell(summary), f"{output}, {beside}"):
+        print_line(line)
+    return 0
+
+
+def _share(text: str) -> float:
+    """Read a share between 0 and 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, as in 0.9, got '{text}'")
+    return share
+
+
+def _summarise(
+    options: argparse.Namespace,
+    ranked: Ranking,
+    model: Model,
+    table: FeatureTable,
+    best: int,
+) -> dict[str, Any]:
+    """Return all there is to say of a ranking beside its rows."""
+    manifest, has_rank = model.manifest, ranked.rank > 0
+    left_out = Counter(
+        reason for reason, ranks in zip(ranked.reasons, has_rank, strict=True) if not ranks
+    )
+    _, unit = name_target(table.target)
+    return {
+        "study": options.name,
+        "model": {
+            "folder": str(model.folder),
+            "trial": manifest["trial"],
+            "best_trial": best,
+            "created_at": manifest["created_at"],
+            "training_rows": manifest["training_rows"],
+            "estimator": manifest["estimator"],
+            "changed_since_study": manifest["changed_since_study"],
+        },
+        "target": manifest["target"],
+        "order": "ascending" if options.ascending else "descending",
+        "candidates": len(has_rank),
+        "ranked": int(has_rank.sum()),
+        "not_ranked": int((~has_rank).sum()),
+        "reasons": dict(left_out.most_common()),
+        "duplicates": int((ranked.duplicate_of > 0).sum()),
+        "ood": int(ranked.foreign.sum()),
+        "ood_limit": ranked.limit,
+        "calibration": describe_calibration(model, ranked.half_width, options.coverage, unit),
+        "ranking_value": _value(options.threshold, model, table),
+    }
+
+
+def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[str, Any] | None:
+    """Return how well the out-of-fold predictions find what is above the threshold."""
+    if threshold is None:
+        return None
+
+    at, known = on_scale(threshold, table.target), model.calibration
+    by_row = ranking_value(known.y, known.predicted, at)
+    by_group = ranking_value(known.y, known.predicted, at, known.groups)
+    return {"threshold": threshold, **describe(by_row, by_group)}
+
+
+def _table(top: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [("rank", "formula", "prediction", "lower", "upper", "ood")]
+    rows += [
+        (
+            str(row["rank"]),
+            row["formula"],
+            *(f"{row[name]:.4g}" for name in ("prediction", "lower", "upper")),
+            "yes" if row["ood"] else "no",
+        )
+        for row in top
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = row[1].ljust(widths[1])
+        yield "  ".join(cells)
+
+
+def _tell(summary: dict[str, Any]) -> Iterator[str]:
+    target, model = summary["target"], summary["model"]
+    what = target["name"] + (f" in {target['unit']}" if target["unit"] else "")
+    yield (
+        f"{summary['ranked']} of {summary['candidates']} candidates ranked by {what}"
+        f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
+        f"{summary['not_ranked']} not, {summary['duplicates']} duplicates, "
+        f"{summary['ood']} out of the training domain (ood)"
+    )
+    reasons = list(summary["reasons"].items())
+    for reason, count in reasons[:N_REASONS]:
+        yield f"  {count} not ranked: {reason}"
+    if len(reasons) > N_REASONS:
+        yield f"  and {len(reasons) - N_REASONS} more reasons, in the file"
+    yield summary["calibration"]["text"]
+    for caveat in summary["calibration"]["caveats"]:
+        yield f"  {caveat}"
+    if summary["ranking_value"]:
+        yield from _tell_value(summary["ranking_value"])
+    if model["trial"] != model["best_trial"]:
+        yield f"  the model is of trial {model['trial']}; the best one now is {model['best_trial']}"
+    if model["changed_since_study"]:
+        changed = " and ".join(model["changed_since_study"])
+        yield f"  fitted with other {changed} than the study was scored with"
+
+
+def _tell_value(value: dict[str, Any]) -> Iterator[str]:
+    def ends(which: str) -> str:
+        (low, high), (low_group, high_group) = (value[by][which] for by in ("by_row", "by_group"))
+        return f"{low:.2f} to {high:.2f} by row, {low_group:.2f} to {high_group:.2f} by group"
+
+    yield (
+        f"out-of-fold, {value['above']} of {value['rows']} values above {value['threshold']:g}: "
+        f"AUC {value['auc']:.3f} ({ends('auc')})"
+    )
+    yield (
+        f"  precision at the top 10 %: {value['precision_at_top_10_percent']:.2f} "
+        f"({ends('precision')}), chance {value['chance']:.2f}"
+    )

@@ -1,0 +1,163 @@
+"""`hpo status`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from hpo.commands.common import (
+    add_json,
+    add_shared,
+    open_storage,
+    print_json,
+    print_line,
+    seconds,
+)
+from hpo.errors import StorageError
+from hpo.study.record import StudyRecord, find, names
+from hpo.study.status import Status, take_status
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one study (default: all)")
+    parser.add_argument(
+        "--watch", action="store_true", help="show it again and again, until all are finished"
+    )
+    parser.add_argument(
+        "--interval", type=seconds, default=2.0, metavar="S", help="of --watch (default: 2)"
+    )
+    add_json(parser)
+    add_shared(parser, "storage")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say how far one study is, or all of them."""
+    storage = open_storage(options)
+    if not options.watch:
+        _show(options, _take_all(options, storage))
+        return 0
+    shown = ""
+    while True:
+        try:
+            found = _take_all(options, storage)
+            text = "\n".join(_lines(options, found))
+        except StorageError as exc:
+            found, text = [], f"trying again: {exc}"
+        if options.json:
+            _show(options, found)
+        elif text != shown:
+            _redraw(text)
+            shown = text
+        if found and all(status.state in ("finished", "stopped") for status in found):
+            return 0
+        sys.stdout.flush()
+        time.sleep(options.interval)
+
+
+def _take_all(options: argparse.Namespace, storage: Any) -> list[Status]:
+
+    chosen = [options.name] if options.name else names(storage)
+    return [take_status(find(storage, name)) for name in chosen]
+
+
+def _show(options: argparse.Namespace, found: list[Status]) -> None:
+    if options.json:
+        shown = [status.as_dict() for status in found]
+        print_json(shown[0] if options.name and shown else shown)
+        return
+    for line in _lines(options, found):
+        print_line(line)
+
+
+def _lines(options: argparse.Namespace, found: list[Status]) -> Iterator[str]:
+    if not found:
+        yield "no studies yet"
+    for status in found:
+        yield _status_line(status)
+        if options.name:
+            yield from _details(status)
+
+
+def _redraw(text: str) -> None:
+    """Show a text in place of the one before on a terminal; elsewhere, one after the other."""
+    if sys.stdout.isatty():
+        size = shutil.get_terminal_size()
+        lines = text.splitlines()
+        if len(lines) >= size.lines:
+            lines = [*lines[: size.lines - 2], f"… {len(lines) - size.lines + 2} more lines"]
+        text = "\n".join(line[: size.columns] for line in lines)
+        sys.stdout.write("\x1b[H\x1b[2J")
+    print_line(text)
+    sys.stdout.flush()
+
+
+def _status_line(status: Status) -> str:
+    counts = status.counts
+    line = f"{status.name}: {status.state}, {counts.finished} of {counts.budget} trials"
+    if counts.pruned:
+        line += f", {counts.pruned} of them ended early"
+    if counts.failed:
+        line += f", {counts.failed} failed"
+    if status.best_score is not None:
+        line += f", best {status.best_score:.6g} (trial {status.best_trial})"
+    return line
+
+
+def _details(status: Status) -> Iterator[str]:
+    counts = status.counts
+    if counts.held or counts.free:
+        yield f"  {counts.held} running, {counts.free} given back and waiting for a worker"
+    if status.per_hour is not None and not counts.done:
+        left = _duration(status.left_s or 0.0)
+        rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"
+        yield f"  {rate} trials per hour over the last ten minutes, {left} left"
+    if status.workers:
+        rows: list[tuple[str, ...]] = [
+            ("worker", "node", "job", "trial", "part", "last sign of life")
+        ]
+        rows += [_worker_row(worker) for worker in status.workers]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield f"  {'  '.join(cells)}".rstrip()
+    for reason, n_deaths in status.deaths.items():
+        yield f"  {n_deaths} died: {reason}"
+    for number, reason in status.failures:
+        yield f"  trial {number} failed: {reason}"
+
+
+def _worker_row(worker: Any) -> tuple[str, ...]:
+    idle = worker.trial is None
+    seen = f"{worker.seen_s_ago:.0f} s ago" + ("" if worker.alive else ", taken for dead")
+    return (
+        worker.worker_id,
+        worker.host,
+        worker.job or "-",
+        "-" if idle else str(worker.trial),
+        "-" if idle else str(worker.part),
+        seen,
+    )
+
+
+def _duration(duration_s: float) -> str:
+    if duration_s < 120.0:
+        return f"{duration_s:.0f} s"
+    minutes = round(duration_s / 60.0)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+def summary(record: StudyRecord) -> list[str]:
+    """Return what is printed of a finished study."""
+    status = take_status(record)
+    lines = [_status_line(status)]
+    best = status.best_trial
+    if best is not None:
+        trial = record.optuna_study().get_trials(deepcopy=False)[best]
+        lines.extend(f"  {name} = {value}" for name, value in trial.params.items())
+    return lines

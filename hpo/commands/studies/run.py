@@ -1,0 +1,229 @@
+"""`hpo run`.
+
+A worker gets ready while the study is begun: what takes long to import waits until then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.commands.common import (
+    INTERRUPTED,
+    add_shared,
+    from_variable,
+    open_storage,
+    positive,
+    print_line,
+    say,
+    storage_hint,
+)
+from hpo.commands.results.status import summary
+from hpo.commands.studies.study_options import (
+    add_study_options,
+    begin_study,
+    complain,
+    read_study,
+)
+from hpo.errors import AbsentError, HpoError, SpecError
+
+if TYPE_CHECKING:
+    from hpo.launch.processes import WorkerSource
+    from hpo.spec.sections import StudySpec
+    from hpo.study.record import Source, StudyRecord
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add_study_options(parser)
+    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_shared(parser, "reports")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build the table of a study file, run the study, write its report; or so for a folder."""
+    if options.study.is_dir():
+        return _run_family(options)
+    spec, source = read_study(options)
+    return run_study(options, spec, source, None)
+
+
+def _run_family(options: argparse.Namespace) -> int:
+    """Run every study file of a folder, one after another, and compare them."""
+    from features.table import FeaturesError
+    from hpo.commands.results.compare import print_comparison
+    from hpo.study.record import find
+
+    if options.name is not None:
+        raise SpecError(f"--name {options.name}: the studies of a folder have their files' names")
+    worst, done = 0, []
+    for spec, source in _read_family(options):
+        try:
+            code = run_study(options, spec, source, None, again=False)
+        except (HpoError, FeaturesError) as exc:
+            # The others do not depend on it.
+            say(f"error: {exc}")
+            code = getattr(exc, "exit_code", HpoError.exit_code)
+        if code == INTERRUPTED:
+            return INTERRUPTED
+        worst = max(worst, code)
+        if code == 0:
+            done.append(spec.name)
+    storage = open_storage(options)
+    records = [find(storage, name) for name in done]
+    print_comparison(records, reports_dir=Path(options.reports))
+    return worst
+
+
+def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
+    """Read and check all study files of a folder before the first is run.
+
+    A mistake in the last one should not come to light hours later.
+    """
+    from hpo.spec.loading import load
+    from hpo.spec.variants import study_files
+
+    family, complaints = [], 0
+    for path in study_files(options.study):
+        try:
+            # A study without a space is one trial, whatever the budget of the others.
+            trials = options.trials if load(path, options.set).space else None
+            one = {**vars(options), "study": path, "trials": trials}
+            spec, source = read_study(argparse.Namespace(**one))
+        except HpoError as exc:
+            if options.variant is not None and isinstance(exc, AbsentError):
+                say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
+                continue
+            say(f"error: {exc}")
+            complaints += 1
+            continue
+        complaints += complain(spec, path)
+        family.append((spec, source))
+    if complaints:
+        raise SpecError(f"{options.study}: {complaints} study files are not valid, none was run")
+    return family
+
+
+def run_study(
+    options: argparse.Namespace,
+    spec: StudySpec,
+    source: Source,
+    stored_table: Path | None,
+    *,
+    again: bool = True,
+) -> int:
+    """Run a study; what is finished is reported `again`, or only where its report is missing."""
+    from hpo.launch.processes import worker_source
+
+    reported = _find_reported(options, spec, source, stored_table)
+    if reported is not None:
+        _say_finished(reported, again=again)
+        return _show(options, reported) if again else 0
+    # The first worker gets ready while the study is begun.
+    with worker_source(spec) as processes:
+        record = begin_study(options, spec, source, stored_table)
+        counts = record.ledger.counts()
+        if not counts.done:
+            if counts.finished or counts.free or counts.held:
+                say(
+                    f"going on with study '{record.name}': "
+                    f"{counts.finished} of {counts.budget} finished"
+                )
+            return _work(options, record, processes)
+    again = again or not _page(options, record.name).is_file()
+    _say_finished(record, again=again)
+    return _finish(options, record) if again else 0
+
+
+def _say_finished(record: StudyRecord, *, again: bool) -> None:
+    counts = record.ledger.counts()
+    told = f": {counts.finished} of {counts.budget} trials; nothing to do (more: --trials N)"
+    say(f"study '{record.name}' is finished{told if again else ''}")
+
+
+def _page(options: argparse.Namespace, name: str) -> Path:
+    return Path(options.reports) / name / "report.html"
+
+
+def _find_reported(
+    options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None
+) -> StudyRecord | None:
+    """Return the study if it is finished, the same as ever, and its report shows all of it.
+
+    That is found out without a worker, an estimator or a figure. None in all other cases, which
+    `begin` tells apart.
+    """
+    from hpo.plugins import make_importable
+    from hpo.report.freshness import STAMP_NAME, is_current
+    from hpo.study.creation import build_table, is_same
+    from hpo.study.record import find, names
+
+    folder = Path(options.reports) / spec.name
+    if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
+        return None
+    make_importable(Path(source.file))
+    storage = open_storage(options, create=True)
+    if spec.name not in names(storage):
+        return None
+    record = find(storage, spec.name)
+    counts = record.ledger.counts()
+    if not counts.done or counts.budget != spec.trials or record.ledger.stopped() is not None:
+        return None
+    if not is_current(record, folder):
+        return None
+    table = build_table(spec, source, Path(options.tables), say, stored_table)
+    return record if is_same(record, spec, table) else None
+
+
+def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
+    from hpo.launch.local import LocalLauncher
+    from hpo.launch.progress_line import Progress
+
+    progress = Progress(record, sys.stderr)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    logs = Path(options.logs) / record.name
+    launcher = LocalLauncher(record, workers, logs, progress, processes)
+    say(f"study '{record.name}': {record.spec.trials} trials, {workers} workers, logs in {logs}")
+    with _tracked(options, record, logs):
+        try:
+            finished = launcher.run()
+        finally:
+            progress.close()
+        if finished:
+            return _finish(options, record)
+    counts = record.ledger.counts()
+    say(
+        f"stopped: {counts.finished} of {counts.budget} trials finished, nothing is lost; "
+        f"go on with: hpo resume {record.name}{storage_hint(options)}"
+    )
+    return INTERRUPTED
+
+
+def _tracked(
+    options: argparse.Namespace, record: StudyRecord, logs: Path
+) -> contextlib.AbstractContextManager[None]:
+    """Log the study to Weights & Biases meanwhile, where there is a key for it."""
+    if not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "disabled":
+        return contextlib.nullcontext()
+    from hpo.tracking.background import tracked
+
+    return tracked(record, logs, Path(options.reports), say)
+
+
+def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
+    from hpo.report.study_page import write_report
+
+    write_report(record, Path(options.reports))
+    return _show(options, record)
+
+
+def _show(options: argparse.Namespace, record: StudyRecord) -> int:
+    """Print what came out, and where the report is."""
+    for line in summary(record):
+        print_line(line)
+    print_line(f"report: {_page(options, record.name)}")
+    return 0

@@ -1,0 +1,1 @@
+"""Commands around studies: tables, databases, copies, tracking, checks, benchmarks."""

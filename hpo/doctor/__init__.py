@@ -1,0 +1,1 @@
+"""Checks of an installation, its storage and its cluster."""

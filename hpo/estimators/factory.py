@@ -1,0 +1,313 @@
+"""The regressors that a study file can name, and how their parameters are checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import Column
+from hpo.errors import ObjectiveError, SpecError, suggest
+from hpo.estimators.registry import REGISTRY, check_names, parameter_names, ranks_only
+from hpo.estimators.staged_trees import Staged
+from hpo.plugins import resolve
+from hpo.spec.sections import (
+    COMPOSITES,
+    BoundEnsembleSpec,
+    BoundGatedSpec,
+    CompositeSpec,
+    EnsembleSpec,
+    EstimatorSpec,
+    GatedSpec,
+    ModelSpec,
+    PenalisedCvSpec,
+    QuantileSpec,
+    SpearmanSpec,
+    StudySpec,
+)
+from hpo.spec.space import StagedDimension
+
+
+def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Any:
+    """Return a fresh regressor with the fixed and the given parameters.
+
+    Parameters
+    ----------
+    spec
+        The study file's `[estimator]`; a composite one after `bind`.
+    params
+        Parameters of a trial, or a subset; `part.parameter` for a part of a composite.
+    seed
+        Its `random_state`, where it has one and the study file does not set it.
+
+    Raises
+    ------
+    SpecError
+        If the estimator's name or a parameter is unknown.
+    ObjectiveError
+        If a composite estimator does not know the columns of its table.
+    """
+    if not isinstance(spec, CompositeSpec):
+        return _make_model(spec, params, seed, "[estimator]")
+    if not isinstance(spec, BoundGatedSpec | BoundEnsembleSpec):
+        raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (bind)")
+    by_part = _by_part(spec, params)
+    made = {
+        part: _make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
+        for part, model in spec.parts.items()
+    }
+    from hpo.estimators.composite import EnsembleRegressor, GatedRegressor
+
+    if isinstance(spec, BoundEnsembleSpec):
+        combiner = made.pop("combiner", None)
+        return EnsembleRegressor(
+            made,
+            columns=spec.member_columns,
+            combiner=combiner,
+            passthrough=spec.combiner is not None and spec.combiner.passthrough,
+            inner_folds=spec.inner_folds,
+        )
+    return GatedRegressor(
+        **made,
+        base_columns=spec.base_columns,
+        second_columns=spec.second_columns,
+        gate_columns=spec.gate_columns,
+        combiner_columns=spec.combiner_columns,
+        rows=spec.second.rows,
+        predicts=spec.second.predicts,
+        base_predictions=spec.base_predictions,
+        inner_folds=spec.inner_folds,
+    )
+
+
+def bind(
+    spec: EstimatorSpec, columns: Sequence[Column], X: NDArray[np.float64] | None = None
+) -> EstimatorSpec:
+    """Return an estimator's spec with the columns that it names as positions in a table.
+
+    Parameters
+    ----------
+    spec
+        The study file's `[estimator]`; one that names no columns is returned as it is.
+    columns
+        The columns of the table, in its order.
+    X
+        Array of shape (n_rows, n_columns): the training rows, at least one of which must pass
+        the gate. Not looked at if None.
+
+    Raises
+    ------
+    SpecError
+        If a column or a family is not in the table, or if no row passes the gate.
+    """
+    if isinstance(spec, EnsembleSpec):
+        seen = {
+            name: _seen(member, columns, f"[estimator.members.{name}] without")
+            for name, member in spec.members.items()
+        }
+        return BoundEnsembleSpec(**dict(spec), member_columns=seen)
+    if not isinstance(spec, GatedSpec):
+        return spec
+    gate = _find(spec.gate, columns, "[estimator] gate")
+    if X is not None and not (X[:, gate] == 1.0).all(axis=1).any():
+        raise SpecError(
+            f"[estimator] gate: {' and '.join(spec.gate)} must be 1, which holds for none of the "
+            f"{len(X)} training rows: the second model would have nothing to learn from"
+        )
+    combiner = spec.combiner.columns if spec.combiner else ()
+    return BoundGatedSpec(
+        **dict(spec),
+        base_columns=_seen(spec.base, columns, "[estimator.base] without"),
+        second_columns=_seen(spec.second, columns, "[estimator.second] without"),
+        gate_columns=gate,
+        combiner_columns=_find(combiner, columns, "[estimator.combiner] columns"),
+    )
+
+
+def _find(names: Sequence[str], columns: Sequence[Column], what: str) -> tuple[int, ...]:
+    position = {column.name: i for i, column in enumerate(columns)}
+    for name in names:
+        if name not in position:
+            raise SpecError(f"{what}: the table has no column '{name}'; {_near(name, position)}")
+    return tuple(position[name] for name in names)
+
+
+def _seen(model: ModelSpec, columns: Sequence[Column], what: str) -> tuple[int, ...]:
+    families = {column.family for column in columns}
+    for family in model.without:
+        if family not in families:
+            raise SpecError(
+                f"{what}: the table has no family '{family}'; {_near(family, families)}"
+            )
+    seen = tuple(i for i, column in enumerate(columns) if column.family not in model.without)
+    if not seen:
+        raise SpecError(f"{what}: leaves the model no feature of {', '.join(sorted(families))}")
+    return seen
+
+
+def _near(wrong: str, valid: Iterable[str]) -> str:
+    # A table may have hundreds of columns: the nearest alone, where there is one.
+    near = difflib.get_close_matches(wrong, sorted(valid), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else "check [table] families"
+
+
+def _by_part(spec: CompositeSpec, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    by_part: dict[str, dict[str, Any]] = {part: {} for part in spec.parts}
+    for name, value in params.items():
+        part, dot, key = name.partition(".")
+        if not dot:
+            named = ", ".join(f"{part}.{name}" for part in by_part)
+            raise SpecError(
+                f"[estimator] {spec.name}: '{name}' belongs to one of its models; name which "
+                f"({named})"
+            )
+        if part not in by_part:
+            raise SpecError(
+                f"[estimator] {spec.name} has no model '{part}' to set '{name}' of; "
+                f"{suggest(part, by_part)}"
+            )
+        by_part[part][key] = value
+    return by_part
+
+
+def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str) -> Any:
+    registered = REGISTRY.get(spec.name)
+    if registered is None and ":" not in spec.name:
+        hint = suggest(spec.name, [*REGISTRY, *COMPOSITES, "module:attribute"])
+        raise SpecError(f"{section} name: unknown '{spec.name}'; {hint}")
+    factory = resolve(registered.factory if registered else spec.name, f"{section} name")
+    fixed = dict(registered.fixed) if registered else {}
+    valid = parameter_names(factory) | (registered.extra if registered else frozenset())
+    check_names({**spec.params, **params}, valid, fixed, f"{section} {spec.name}")
+    if "random_state" in valid and "random_state" not in spec.params:
+        fixed["random_state"] = seed
+    estimator = factory(**fixed, **spec.params, **params)
+    if registered and (registered.imputed or registered.scaled):
+        return _prepare(estimator, scale=registered.scaled)
+    return estimator
+
+
+def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
+    """Return the estimator of a study as its objective needs it.
+
+    For objective `quantile` it has the parameters that make it predict that quantile.
+
+    Raises
+    ------
+    SpecError
+        If the estimator cannot predict what the objective scores, or a parameter that the
+        objective sets is set otherwise or searched.
+    """
+    estimator, objective = spec.estimator, spec.objective
+    if estimator is None:
+        raise SpecError(f"objective {objective.name} needs [estimator]")
+    if ranks_only(estimator):
+        by_rank = isinstance(objective, SpearmanSpec) or (
+            isinstance(objective, PenalisedCvSpec) and objective.metric == "spearman"
+        )
+        if not by_rank:
+            raise SpecError(
+                f"[estimator] {estimator.name} predicts scores that have no unit and only rank "
+                'rows: it takes [objective] name = "spearman", or penalised_cv with metric = '
+                f'"spearman", got {_name_objective(objective)}'
+            )
+    for part, model in estimator.parts.items():
+        if part and ranks_only(model):
+            raise SpecError(
+                f"[estimator] {part}: {model.name} predicts scores that have no unit, which cannot "
+                "be combined with predictions of the target"
+            )
+    if not isinstance(objective, QuantileSpec):
+        return estimator
+    if isinstance(estimator, EnsembleSpec) and estimator.combiner is not None:
+        # What the members predict is for the combiner, whose prediction counts.
+        combiner = _predicting_quantile(estimator.combiner, objective.level, spec, "combiner.")
+        return estimator.model_copy(update={"combiner": combiner})
+    if isinstance(estimator, EnsembleSpec):
+        members = {
+            name: _predicting_quantile(member, objective.level, spec, f"{name}.")
+            for name, member in estimator.members.items()
+        }
+        return estimator.model_copy(update={"members": members})
+    return _predicting_quantile(estimator, objective.level, spec)
+
+
+def staged_of(spec: StudySpec) -> Staged | None:
+    """Return the parameter of a study that is read off a curve; None if there is none.
+
+    Raises
+    ------
+    SpecError
+        If the estimator has no such curve, or the objective does not score folds one by one.
+    """
+    for name, dimension in spec.space.items():
+        if isinstance(dimension, StagedDimension):
+            trees = _trees_of(spec.estimator)
+            if name != trees:
+                able = [key for key, entry in REGISTRY.items() if entry.trees]
+                named = f"its '{trees}' alone" if trees else f"of {', '.join(able)}"
+                raise SpecError(
+                    f"[space] {name}: a staged dimension is a number of boosted trees, {named}, "
+                    "and of no model within another"
+                )
+            if isinstance(spec.objective, SpearmanSpec):
+                raise SpecError(
+                    f"[space] {name}: objective spearman ranks the rows of all folds together, "
+                    'which no fold\'s curve says; draw it (type = "int"), or use penalised_cv '
+                    'with metric = "spearman"'
+                )
+            return Staged(name, dimension)
+    return None
+
+
+def _trees_of(spec: EstimatorSpec | None) -> str:
+    """Return what a plain estimator calls its number of boosted trees; "" if it has none."""
+    if spec is None or isinstance(spec, CompositeSpec):
+        return ""
+    registered = REGISTRY.get(spec.name)
+    if registered is not None:
+        return registered.trees
+    factory = resolve(spec.name, "[estimator] name")
+    if not hasattr(factory, "staged_predict"):
+        return ""
+    names = parameter_names(factory)
+    return next((name for name in ("max_iter", "n_estimators") if name in names), "")
+
+
+def _predicting_quantile(
+    model: EstimatorSpec, level: float, spec: StudySpec, prefix: str = ""
+) -> EstimatorSpec:
+    """Return a model with the parameters that make it predict a quantile."""
+    registered = REGISTRY.get(model.name)
+    if registered is None or registered.quantile is None:
+        able = [name for name, entry in REGISTRY.items() if entry.quantile is not None]
+        raise SpecError(
+            f"[estimator] name: '{model.name}' predicts no quantiles; objective quantile takes "
+            f"{' or '.join(able)}, alone or in an ensemble"
+        )
+    needed = registered.quantile(level)
+    for name, value in needed.items():
+        if f"{prefix}{name}" in spec.space or model.params.get(name, value) != value:
+            raise SpecError(
+                f"[estimator] {model.name}: '{prefix}{name}' is set to {value!r} by objective "
+                "quantile and cannot be changed or searched"
+            )
+    return model.model_copy(update={"params": {**model.params, **needed}})
+
+
+def _name_objective(objective: Any) -> str:
+    metric = getattr(objective, "metric", None)
+    return f'{objective.name} with metric = "{metric}"' if metric else str(objective.name)
+
+
+def _prepare(estimator: Any, *, scale: bool) -> Any:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # A column that is empty in one fold must not change the number of columns.
+    imputer = SimpleImputer(missing_values=np.nan, keep_empty_features=True)
+    return make_pipeline(imputer, *([StandardScaler()] if scale else []), estimator)

@@ -1,0 +1,113 @@
+"""The number of trees read off a curve, rather than drawn.
+
+A model of many boosted trees holds those of fewer trees: its first ones. One fit of the largest
+number therefore scores all numbers below it, on every fold, and the one with the best mean over
+folds is the trial's. What is chosen in this way is chosen by the validated rows of the very folds
+that score the trial, as every other parameter is by the search: the score of the best trial is
+that of a search over this parameter, too, and nested cross-validation repeats that search.
+
+While a trial runs, each of its parts keeps the curve of every score. When all are there, the parts
+are settled: they then hold the scores at the chosen number alone, as of a trial with that number.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hpo.spec.space import StagedDimension
+
+Floats = NDArray[np.float64]
+CURVE_KEY = "curve"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The parameter that is read off a curve.
+
+    Attributes
+    ----------
+    name
+        What the estimator calls its number of trees.
+    dimension
+        Which numbers there are.
+    """
+
+    name: str
+    dimension: StagedDimension
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of trees to choose among, ascending."""
+        return self.dimension.numbers
+
+    def keep(self, points: Sequence[Mapping[str, float]], *, maximises: bool) -> dict[str, Any]:
+        """Return what a part stores: the scores at its own best point, and the curves of all.
+
+        Parameters
+        ----------
+        points
+            The scores at each number of trees, each with the same names.
+        maximises
+            Whether a large `score` is good.
+        """
+        curves = np.array([list(point.values()) for point in points], dtype="<f8")
+        best = _best([point["score"] for point in points], maximises=maximises)
+        coded = base64.b64encode(curves.tobytes()).decode()
+        return {**points[best], CURVE_KEY: f"{' '.join(points[0])}:{coded}"}
+
+    def choose(
+        self, parts: Sequence[Mapping[str, Any]], *, maximises: bool
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Return the number of trees with the best mean score, and the parts with its scores.
+
+        Of numbers that score alike, the smallest is chosen.
+        """
+        curves = [self._read(part) for part in parts]
+        at_each = zip(*curves, strict=True)
+        scores = [math.fsum(point["score"] for point in points) for points in at_each]
+        best = _best(scores, maximises=maximises)
+        chosen = [
+            {**without_curve(part), **points[best]}
+            for part, points in zip(parts, curves, strict=True)
+        ]
+        return self.numbers[best], chosen
+
+    def _read(self, part: Mapping[str, Any]) -> list[dict[str, float]]:
+        """Return the scores of a part at each number of trees."""
+        listed, _, coded = part[CURVE_KEY].partition(":")
+        names = listed.split(" ")
+        curves = np.frombuffer(base64.b64decode(coded), dtype="<f8")
+        rows = curves.reshape(len(self.numbers), len(names)).tolist()
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def without_curve(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of a part without their curves."""
+    return {name: value for name, value in part.items() if name != CURVE_KEY}
+
+
+def predict_staged(model: Any, X: Floats, numbers: Sequence[int]) -> Iterator[Floats]:
+    """Yield what a fitted model predicts with each of some numbers of its trees, ascending."""
+    if not hasattr(model, "staged_predict"):  # LightGBM
+        for number in numbers:
+            yield np.asarray(model.predict(X, num_iteration=number), dtype=np.float64)
+        return
+    stages = enumerate(model.staged_predict(X), start=1)
+    reached, predicted = 0, np.empty(0)
+    for number in numbers:
+        while reached < number:
+            # A model that stopped early has no more trees, whatever it was allowed.
+            reached, predicted = next(stages, (number, predicted))
+        yield np.asarray(predicted, dtype=np.float64)
+
+
+def _best(scores: Sequence[float], *, maximises: bool) -> int:
+    return int(np.argmax(scores) if maximises else np.argmin(scores))

@@ -1,0 +1,1 @@
+"""Keeps N workers alive, here and on SLURM. May import `worker` and `slurm`."""

@@ -1,0 +1,1 @@
+"""How a trial is scored: the protocol, folds and metrics. May import `estimators`."""

@@ -1,0 +1,376 @@
+"""What a trial is scored on, part by part.
+
+An objective names its parts, scores one of them for given parameters, and combines the scores.
+Reporting, checkpoints, restart in the middle and timing are the worker's, once for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import FeatureTable
+from hpo.errors import ObjectiveError
+from hpo.estimators.boosting import BoostedRows, refusal
+from hpo.estimators.factory import adapt_estimator, bind, make_estimator, staged_of
+from hpo.estimators.registry import ranks_only, weight_argument
+from hpo.estimators.staged_trees import Staged, predict_staged, without_curve
+from hpo.objectives.folds import Fold, hash_folds, make_folds, weigh_groups
+from hpo.objectives.metrics import (
+    MAXIMISED,
+    METRICS,
+    RANK_METRICS,
+    Metric,
+    quantile_metrics,
+    score_all,
+    spearman,
+)
+from hpo.objectives.protocol import Direction, Params, Scores
+from hpo.records import Settled
+from hpo.spec.sections import (
+    EstimatorSpec,
+    GroupKFoldCv,
+    LikeTestCv,
+    PenalisedCvSpec,
+    QuantileSpec,
+    SpearmanSpec,
+    StudySpec,
+)
+from hpo.spec.space import distribution_of
+
+# Rows of all folds are kept, for what a worker does with them once, where they are not more.
+MAX_KEPT_BYTES = 64_000_000
+_log = logging.getLogger(__name__)
+
+
+class CrossValidation(ABC):
+    """Cross-validation of one estimator; a part is a fold.
+
+    Parameters
+    ----------
+    X, y
+        The training rows: arrays of shape (n_rows, n_features) and (n_rows,).
+    folds
+        Their division.
+    estimator
+        What is fitted; a composite one after `hpo.estimators.factory.bind`.
+    X_new
+        Array of the shape of X: what validated rows are predicted from; X if None.
+    groups
+        Array of shape (n_rows,), for an estimator that divides its training rows once more; None
+        where folds do not keep groups together.
+    weights
+        Array of shape (n_rows,): what each row counts in a fit; None if all count alike.
+    seed
+        The estimator's `random_state`.
+    staged
+        The parameter that is read off the curves of all folds; None if there is none.
+
+    Attributes
+    ----------
+    metrics
+        What is kept of both sides of every fold, beside the score.
+    headline
+        The metric that a report speaks of first.
+    level
+        Level of the quantile that the estimator predicts; None if it predicts no quantile.
+    averaged
+        Whether a trial scores the mean over folds.
+    """
+
+    direction: Direction
+    score_name: str
+    metrics: Mapping[str, Metric] = METRICS
+    headline = "r2"
+    level: float | None = None
+    averaged = True
+
+    def __init__(
+        self,
+        X: NDArray[np.float64],
+        y: NDArray[np.float64],
+        folds: Sequence[Fold],
+        estimator: EstimatorSpec,
+        *,
+        X_new: NDArray[np.float64] | None = None,
+        groups: NDArray[np.str_] | None = None,
+        weights: NDArray[np.float64] | None = None,
+        seed: int = 42,
+        staged: Staged | None = None,
+    ) -> None:
+        self.staged = staged
+        self.X, self.y, self.folds = X, y, tuple(folds)
+        self.X_new = X if X_new is None else X_new
+        self.groups, self.weights = groups, weights
+        self.estimator, self.seed = estimator, seed
+        if ranks_only(estimator):
+            self.metrics, self.headline = RANK_METRICS, "spearman"
+        self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
+        self.splits_hash = hash_folds(self.folds)
+        self._boosted: dict[int, BoostedRows] = {}
+        self._said: set[str] = set()
+
+    @abstractmethod
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold and score it."""
+
+    def settle(self, parts: Sequence[Scores], *, pruned: bool) -> Settled | None:
+        """Return the parameter that is read off all folds, and the scores of its value.
+
+        None if there is no such parameter. A trial that was pruned has none either; its parts are
+        left with the scores at their own best points.
+        """
+        if self.staged is None:
+            return None
+        if pruned:
+            return Settled({}, {}, [without_curve(part) for part in parts])
+        name, dimension = self.staged.name, self.staged.dimension
+        chosen, settled = self.staged.choose(parts, maximises=self.direction == "maximize")
+        return Settled({name: chosen}, {name: distribution_of(dimension)}, settled)
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Return the mean over folds of the score, and of every metric beside it."""
+        names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
+        return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
+
+    def fit(self, params: Params, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
+        """Return the estimator with these parameters, fitted on rows of the training part."""
+        return self._fit(make_estimator(self.estimator, params, self.seed), rows)
+
+    def _fit(self, model: Any, rows: NDArray[np.int64] | slice) -> Any:
+        settings: dict[str, Any] = {}
+        if self.groups is not None and getattr(model, "takes_groups", False):
+            settings["groups"] = self.groups[rows]
+        if self.weights is not None:
+            settings[weight_argument(model)] = self.weights[rows]
+        model.fit(self.X[rows], self.y[rows], **settings)
+        return model
+
+    def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Fit on the training part of a fold; return all metrics, and what it validates."""
+        validated, trained = self._predict_fold(params, part)
+        return self._score_sides(part, validated, trained), validated
+
+    def _score_sides(
+        self, part: int, validated: NDArray[np.float64], trained: NDArray[np.float64]
+    ) -> dict[str, float]:
+        """Return all metrics of predictions of both sides of a fold."""
+        fold, scores = self.folds[part], {}
+        for side, predicted, rows in (
+            ("val", validated, fold.validation),
+            ("train", trained, fold.train),
+        ):
+            for name, value in score_all(self.y[rows], predicted, self.metrics).items():
+                scores[f"{name}_{side}"] = value
+        return scores
+
+    def _score_penalised(
+        self, params: Params, part: int, metric: str, penalty: float
+    ) -> dict[str, Any]:
+        """Score a fold by a penalised metric, or the curve of it where a parameter is staged."""
+
+        def score(*predicted: NDArray[np.float64]) -> dict[str, float]:
+            scores = self._score_sides(part, *predicted)
+            return {"score": self._penalise(scores, metric, penalty), **scores}
+
+        if self.staged is None or self.staged.name in params:
+            return score(*self._predict_fold(params, part))
+        points = [score(*predicted) for predicted in self._predict_stages(params, part)]
+        return self.staged.keep(points, maximises=self.direction == "maximize")
+
+    def _predict_stages(
+        self, params: Params, part: int
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Fit once; yield predictions of both sides of a fold at each number of trees."""
+        assert self.staged is not None
+        fold, numbers = self.folds[part], self.staged.numbers
+        most = {**params, self.staged.name: numbers[-1]}
+        model = make_estimator(self.estimator, most, self.seed)
+        boosted = self._boosted_rows(model, part)
+        if boosted is not None:
+            yield from boosted.predict_staged(model, numbers)
+            return
+        self._fit(model, fold.train)
+        yield from zip(
+            predict_staged(model, self.X_new[fold.validation], numbers),
+            predict_staged(model, self.X[fold.train], numbers),
+            strict=True,
+        )
+
+    def _predict_fold(
+        self, params: Params, part: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fit on the training part of a fold; return predictions of what it validates, and of it.
+
+        Bit for bit those of `fit` and `predict`, which the report repeats for the best trial.
+        """
+        fold = self.folds[part]
+        model = make_estimator(self.estimator, params, self.seed)
+        boosted = self._boosted_rows(model, part)
+        if boosted is not None:
+            return boosted.predict(model)
+        self._fit(model, fold.train)
+        validated, trained = (
+            np.asarray(model.predict(X), dtype=np.float64)
+            for X in (self.X_new[fold.validation], self.X[fold.train])
+        )
+        return validated, trained
+
+    def _boosted_rows(self, model: Any, part: int) -> BoostedRows | None:
+        """Return the rows of a fold for the short way of boosting; None if that is not for it."""
+        fold = self.folds[part]
+        reason = refusal(model, len(fold.train))
+        if reason is None and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
+            reason = "the folds together are too large to be kept, and are fitted one by one"
+        if reason is not None:
+            if reason and reason not in self._said:
+                self._said.add(reason)
+                _log.info("%s", reason)
+            return None
+        if part not in self._boosted:
+            weights = None if self.weights is None else self.weights[fold.train]
+            self._boosted[part] = BoostedRows(
+                self.X[fold.train], self.y[fold.train], self.X_new[fold.validation], weights
+            )
+        return self._boosted[part]
+
+    def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
+        """Return a metric's value on the validation part, made worse by the gap to training."""
+        validation, train = float(scores[f"{metric}_val"]), float(scores[f"{metric}_train"])
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        return validation + sign * penalty * max(0.0, sign * (validation - train))
+
+
+class PenalisedCv(CrossValidation):
+    """Cross-validation with a penalty on the gap between validation and training.
+
+    For an error metric (rmse, mae) fold k scores
+
+        s_k = v_k + penalty * max(0, v_k - t_k)
+
+    with the metric's value v_k on the validation and t_k on the training part of the fold; for a
+    metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). A trial
+    scores the mean over folds. Other arguments are those of `CrossValidation`.
+    """
+
+    def __init__(
+        self, *over: Any, metric: str = "rmse", penalty: float = 0.2, **settings: Any
+    ) -> None:
+        super().__init__(*over, **settings)
+        self.metric, self.penalty = metric, penalty
+        self.direction = "maximize" if metric in MAXIMISED else "minimize"
+        self.score_name = f"penalised {metric}" if penalty else metric
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold; score both of its parts by every metric."""
+        return self._score_penalised(params, part, self.metric, self.penalty)
+
+
+class QuantileCv(CrossValidation):
+    """Cross-validated pinball loss of one quantile, optionally with a penalty on the gap.
+
+    Fold k scores s_k = v_k + penalty * max(0, v_k - t_k) with the pinball loss v_k of the
+    validation and t_k of the training part of the fold (Koenker & Bassett, Econometrica 46, 33
+    (1978)); a trial scores the mean over folds. Each fold keeps the coverage, too: the fraction
+    of rows that are not above their predicted quantile. The usual metrics are kept beside them,
+    but say little: a quantile away from 0.5 is not meant to be near the value. The estimator is
+    one that predicts the quantile of that `level`, between 0 and 1:
+    `hpo.estimators.factory.adapt_estimator`. Other arguments are those of `CrossValidation`.
+    """
+
+    headline = "pinball"
+
+    def __init__(self, *over: Any, level: float, penalty: float = 0.0, **settings: Any) -> None:
+        super().__init__(*over, **settings)
+        self.level, self.penalty = level, penalty
+        self.metrics = quantile_metrics(level)
+        self.direction = "minimize"
+        self.score_name = f"{'penalised ' if penalty else ''}pinball loss at {level:g}"
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold; score both of its parts by every metric."""
+        return self._score_penalised(params, part, "pinball", self.penalty)
+
+
+class SpearmanCv(CrossValidation):
+    """Spearman's rho of all out-of-fold predictions together.
+
+    A trial scores the rank correlation (Spearman, Am. J. Psychol. 15, 72 (1904)) over all
+    validated rows at once. That is not the mean over folds, for which there is `penalised_cv`
+    with metric spearman: it ranks rows of different folds against one another, too, as a list of
+    candidates will be ranked. Each fold's own rho is the score of its part, and `spearman_pooled`
+    is rho over this fold and those before it; that of the last fold is the trial's.
+
+    Predictions of earlier folds are kept in memory while one worker scores a trial, not stored:
+    they would be as many numbers per trial as the table has rows, read by every sampler and every
+    report. A worker that takes a trial over fits the folds before its first one again, which
+    gives the same predictions because a model depends on parameters, seed and fold alone.
+
+    Raises
+    ------
+    ObjectiveError
+        If a fold validates rows of one value only, which cannot be ranked.
+    """
+
+    direction: Direction = "maximize"
+    score_name = "out-of-fold Spearman rho"
+    headline = "spearman"
+    averaged = False
+
+    def __init__(self, *over: Any, **settings: Any) -> None:
+        super().__init__(*over, **settings)
+        for k, fold in enumerate(self.folds):
+            if np.ptp(self.y[fold.validation]) == 0:
+                raise ObjectiveError(
+                    f"objective spearman: all {len(fold.validation)} rows that fold {k} validates "
+                    "have one value, which cannot be ranked; use fewer [cv] folds"
+                )
+        self._of_params: dict[str, Any] = {}
+        self._predicted: dict[int, NDArray[np.float64]] = {}
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Fit on the training part of a fold; score it, and it together with earlier folds."""
+        if dict(params) != self._of_params:
+            self._of_params, self._predicted = dict(params), {}
+        scores, self._predicted[part] = self._fit_fold(params, part)
+        for earlier in range(part):
+            if earlier not in self._predicted:
+                self._predicted[earlier] = self._fit_fold(params, earlier)[1]
+        so_far = range(part + 1)
+        y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
+        pooled = spearman(y, np.concatenate([self._predicted[k] for k in so_far]))
+        return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Return rho over all folds together, and the mean over folds of every metric."""
+        return {**super().combine(parts), "score": parts[-1]["spearman_pooled"]}
+
+
+def cross_validation(
+    objective: PenalisedCvSpec | QuantileSpec | SpearmanSpec, spec: StudySpec, table: FeatureTable
+) -> CrossValidation:
+    """Return the cross-validation of a study over the training part of its table."""
+    if spec.cv is None:
+        raise ObjectiveError(f"objective {objective.name} needs [cv]")
+    train = table.train
+    estimator = bind(adapt_estimator(spec), table.columns, train.X)
+    over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
+    keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
+    settings: dict[str, Any] = {
+        "X_new": train.X_new if keeps_groups else None,
+        "groups": train.groups if keeps_groups else None,
+        "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
+        "seed": spec.seed,
+        "staged": staged_of(spec),
+    }
+    if isinstance(objective, QuantileSpec):
+        return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
+    if isinstance(objective, SpearmanSpec):
+        return SpearmanCv(*over, **settings)
+    return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, **settings)

@@ -1,0 +1,50 @@
+"""What an objective is: named parts, a score for each, and how they are combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Direction = Literal["minimize", "maximize"]
+
+
+Params = Mapping[str, Any]
+
+
+# Numbers; a part may keep a text beside them, for when the objective settles it.
+Scores = Mapping[str, Any]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the engine asks of an objective.
+
+    One may have `scoring_modules` and `scoring_packages`, too: names of modules that its own file
+    does not import, and of installed packages, that its scores depend on. A study goes on only with
+    the same.
+
+    Attributes
+    ----------
+    direction
+        Optuna's word for which scores are better.
+    score_name
+        What the score is, with its unit if it has one; labels every figure.
+    parts
+        Names of the parts of a trial, in the order in which they are scored.
+    splits_hash
+        A hash of how the data were divided into parts; "" where nothing is divided.
+    """
+
+    direction: Direction
+    score_name: str
+    parts: Sequence[str]
+    splits_hash: str
+
+    def score_part(self, params: Params, part: int) -> Scores:
+        """Score one part; the result has the key `score`, others are kept beside it.
+
+        A worker may be told to leave at any moment of it, by an exception.
+        """
+
+    def combine(self, parts: Sequence[Scores]) -> Scores:
+        """Combine the scores of all parts, in their order; the result has the key `score`."""

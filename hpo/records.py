@@ -1,0 +1,134 @@
+"""What storage, workers and launchers tell each other: claims, counts, worker runs, part scores."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+FAILURE_KEY = "failure"
+
+
+PRUNED_KEY = "pruned"
+
+
+WORKER_KEY = "worker"
+
+
+WALL_KEY = "wall_s"
+
+
+# States of units that are spent: the budget's finished ones.
+SPENT = ("finished", "pruned")
+
+
+# The kind of event that is written down when workers are submitted to a cluster.
+SUBMITTED = "submitted"
+
+
+class Answer(enum.Enum):
+    """What a worker that gets no trial is told."""
+
+    WAIT = "the budget is claimed, but not finished: one of the others may die"
+    DONE = "the budget is finished"
+    STOPPED = "the study was stopped"
+    DISMISSED = "the worker was taken for dead, and its place may be filled"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One unit of budget, held by one worker.
+
+    Attributes
+    ----------
+    trial_id, number
+        Optuna's id and number of the trial.
+    attempt
+        The fencing token.
+    params
+        Parameters that an earlier worker drew; None if nobody did.
+    parts
+        Stored scores of the parts 0 to len(parts) - 1.
+    """
+
+    trial_id: int
+    number: int
+    attempt: int
+    worker_id: str
+    params: Mapping[str, Any] | None
+    parts: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The budget and where its units are; the finished ones include the pruned ones."""
+
+    budget: int
+    finished: int = 0
+    failed: int = 0
+    held: int = 0
+    free: int = 0
+    pruned: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is finished."""
+        return self.finished >= self.budget
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """One run of a worker process; a job that SLURM runs again is another one.
+
+    Attributes
+    ----------
+    cluster, job, restarts
+        The SLURM cluster, its job, such as 12_3, and how often SLURM had restarted that.
+    log
+        Where the worker's log is, as the worker's machine knows it.
+    provenance
+        Where its results come from; see `hpo.study.provenance`.
+    """
+
+    host: str
+    pid: int
+    cluster: str | None = None
+    job: str | None = None
+    restarts: int | None = None
+    log: str | None = None
+    provenance: Mapping[str, Any] | None = None
+
+
+# Scores of parts, by their position.
+Parts = Mapping[int, Mapping[str, float]]
+
+
+NO_PARTS: Parts = MappingProxyType({})
+
+
+def part_key(part: int) -> str:
+    """Return the trial attribute that holds the scores of a part."""
+    return f"part {part}"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What becomes of a trial's stored parts when it comes to its end.
+
+    Attributes
+    ----------
+    params, distributions
+        Parameters that were not drawn but found when all parts were scored.
+    parts
+        The scores of the parts as they are to be kept.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    parts: Sequence[Mapping[str, Any]]

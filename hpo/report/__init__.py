@@ -1,0 +1,1 @@
+"""Pages, figures and CSV files for people, of what `analysis` computed."""

@@ -1,0 +1,191 @@
+"""Writes the page that compares studies, and its figures as files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from features.table import FeaturesError
+from hpo.analysis.comparison import INTERVALS_NOTE, Outside
+from hpo.analysis.differences import Pair, Study, difference_cells, remarks
+from hpo.analysis.discovery_metrics import Values, screening_cells
+from hpo.analysis.leaderboard import describe_line, prediction_cells
+from hpo.analysis.reported import Reported
+from hpo.errors import HpoError
+from hpo.report.comparison_tables import score_cells, table_cells, variant_cells
+from hpo.report.figures.comparison import comparison_figures, draw_outside, styles
+from hpo.report.figures.files import write_figures
+from hpo.report.formatting import name_target, utc
+from hpo.report.html import render
+from hpo.report.tables import Table
+from hpo.study.record import StudyRecord
+from hpo.system.atomic_files import replace_file
+
+PAGE_NAME = "comparison.html"
+_SIGNS = str.maketrans({"-": "\N{MINUS SIGN}"})
+_METRICS = {"R2": "R²", "rho": "ρ"}
+
+
+def write_comparison(
+    records: Sequence[StudyRecord],
+    studies: Sequence[Study],
+    pairs: Sequence[Pair],
+    reported: Mapping[str, Reported],
+    page: Path,
+    worth: Mapping[str, Values],
+    outside: Sequence[Outside] = (),
+) -> Path:
+    """Write the page of a comparison, and its figures into `<page>_figures/`.
+
+    The page is one file that needs no network.
+
+    Parameters
+    ----------
+    records, studies
+        The studies as their storage knows them, and as they are compared.
+    pairs
+        Differences to one of them.
+    reported
+        What was reported elsewhere, by study.
+    page
+        Where to write it.
+    worth
+        What the studies' rankings are worth, by name; empty if that was not asked for.
+    outside
+        Scores from outside, such as a leaderboard's.
+
+    Raises
+    ------
+    HpoError
+        If the files cannot be written.
+    """
+    target, unit = _name_target(records)
+    figures = comparison_figures(studies, pairs, target, unit)
+    figures += [draw_outside(found, k) for k, found in enumerate(outside)]
+    folder = page.with_name(f"{page.stem}_figures")
+    drawn = [study for study in studies if study.predicts_value]
+    predicting = [study.row for study in studies if not study.row.scores]
+    context = {
+        "names": [study.name for study in studies],
+        "against": pairs[0].against if pairs else "",
+        "written": utc(time.time()),
+        "table": _scores(table_cells(predicting, reported)) if predicting else None,
+        "own": _own(score_cells([study.row for study in studies], reported)),
+        "outside": [_outside(found) for found in outside],
+        "sources": _sources(studies, reported),
+        "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
+        "differences": _differences(difference_cells(pairs)),
+        "variants": _variants(studies),
+        "screening": _screening(worth),
+        "remarks": [
+            *(f"{study.name}: {study.row.remark}" for study in studies if study.row.remark),
+            *remarks(studies, pairs),
+        ],
+        "figures": figures,
+        "folder": folder.name,
+        "key": [
+            (study.name if dash == "solid" else f"{study.name} ({dash})", colour)
+            for study, (colour, dash) in zip(drawn, styles(len(drawn)), strict=True)
+        ],
+    }
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(page, render("comparison.html.j2", context))
+        write_figures(figures, folder, together=True)
+    except OSError as exc:
+        raise HpoError(f"{page}: cannot be written: {exc.strerror}") from exc
+    return page
+
+
+def _name_target(records: Sequence[StudyRecord]) -> tuple[str, str]:
+    """Return the target and the unit of its errors, from the first table that is still here."""
+    for record in records:
+        try:
+            target = record.read_target()
+        except (HpoError, FeaturesError):
+            continue
+        if target is not None:
+            return name_target(target)
+    return "", ""
+
+
+def _sources(
+    studies: Sequence[Study], reported: Mapping[str, Reported]
+) -> dict[str, tuple[str, str]]:
+    names = [study.name for study in studies if study.name in reported]
+    return {name: (reported[name].name, reported[name].source) for name in names}
+
+
+def _scores(cells: Sequence[Sequence[str]]) -> Table:
+    heads, *rows = cells
+    at = heads.index("n test")
+    columns = [head.removeprefix("CV ").removeprefix("test ") for head in heads]
+    columns[at] = "rows"
+    return _table(
+        "Best trials", columns, rows, (("", 1), ("", 1), ("CV", at - 2), ("test", len(heads) - at))
+    )
+
+
+def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
+    heads, *rows = cells
+    return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _own(cells: Sequence[Sequence[str]]) -> Table | None:
+    if not cells:
+        return None
+    return _table("Best trials, by what their objectives tell", cells[0], cells[1:], ())
+
+
+def _outside(found: Outside) -> dict[str, Any]:
+    """Return a line through outside scores in words, and what it predicts as a table."""
+    external, cells = (
+        found.external,
+        prediction_cells(found.line, found.scores, found.external.measured),
+    )
+    return {
+        "title": f"{external.name[:1].upper()}{external.name[1:]} against the score, {found.of}",
+        "lines": [
+            line[:1].upper() + line[1:]
+            for line in describe_line(found.line, external.name, external.target)
+        ],
+        "table": _table("What the line predicts of studies", cells[0], cells[1:], ())
+        if found.scores
+        else None,
+    }
+
+
+def _variants(studies: Sequence[Study]) -> Table | None:
+    cells = variant_cells([study.row for study in studies])
+    return _table("Scores by variant", cells[0], cells[1:], ()) if cells else None
+
+
+def _screening(worth: Mapping[str, Values]) -> Table | None:
+    heads, *rows = screening_cells(worth)
+    return _table("Values above the threshold", heads, rows, ()) if rows else None
+
+
+def _table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    heads: tuple[tuple[str, int], ...],
+) -> Table:
+    names = {"CV": "Cross-validation, out of fold", "test": "Held-out test set"}
+    return Table(
+        title=title,
+        columns=tuple(_METRICS.get(column, column) for column in columns),
+        rows=tuple((_first(first), *map(_true_minus, others)) for first, *others in rows),
+        numeric=frozenset(range(1, len(columns))),
+        heads=tuple((names.get(head, head), span) for head, span in heads),
+    )
+
+
+def _first(cell: str) -> str:
+    return cell.replace("  ", "\N{EM SPACE}", 1) if cell.startswith("  ") else cell
+
+
+def _true_minus(cell: str) -> str:
+    return "–" if cell == "-" else cell.translate(_SIGNS)

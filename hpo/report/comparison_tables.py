@@ -1,0 +1,145 @@
+"""Cells and lines of tables that compare studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hpo.analysis.comparison import (
+    _INTERVALS,
+    _VARIED,
+    AS_IT_IS,
+    HEADS,
+    INTERVALS_NOTE,
+    METRIC_NAMES,
+    Row,
+    _differences,
+    _minus,
+)
+from hpo.analysis.reported import Reported
+
+
+def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
+    """Return the comparison as a table of texts, heads first: ours, and below it the reported."""
+    heads = ["study", "features", *(f"CV {head}" for head in HEADS), "n test"]
+    for name, head in zip(METRIC_NAMES, HEADS, strict=True):
+        heads += [f"test {head}", "95 %"] if name in _INTERVALS else [f"test {head}"]
+    table = [heads]
+    for row in rows:
+        table.append(_own_cells(row))
+        if row.name in reported:
+            table.extend(_reported_cells(row, reported[row.name]))
+    return table
+
+
+def score_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
+    """Return the figures of objectives without predictions as a table of texts, heads first.
+
+    Ours, and below them the reported; empty if there are none.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    if not names:
+        return []
+    table = [["study", *(name.replace("_", " ") for name in names)]]
+    for row in rows:
+        if not row.scores:
+            continue
+        table.append([row.name, *(_figure(row.scores.get(name)) for name in names)])
+        theirs = reported[row.name].scores if row.name in reported else {}
+        if theirs:
+            table.append(["  reported", *(_figure(theirs.get(name)) for name in names)])
+            gaps = [_minus(row.scores.get(name), theirs.get(name)) for name in names]
+            table.append(["  difference", *(_figure(gap, signed=True) for gap in gaps)])
+    return table
+
+
+def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
+    """Return the comparison as aligned text, and what there is to say about it."""
+    others = [row for row in rows if not row.scores]
+    text = align(table_cells(others, reported)) if others or not rows else []
+    if own := score_cells(rows, reported):
+        text += [*([""] if text else []), *align(own)]
+    if any(row.test_intervals for row in rows):
+        text.append(INTERVALS_NOTE)
+    text += [f"{row.name}: {row.state}; {row.remark}" for row in rows if row.remark]
+    return text
+
+
+def variant_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return variants of studies beside one another, heads first; empty if there are none.
+
+    A line per study and figure, a column per variant; the study itself is "as it is".
+    """
+    known = {row.name: row for row in rows}
+    varied: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        base, _, variant = row.name.rpartition(".")
+        if base in known:
+            varied.setdefault(base, {AS_IT_IS: known[base]})[variant] = row
+    if not varied:
+        return []
+    variants = list(dict.fromkeys(variant for of_base in varied.values() for variant in of_base))
+    table = [["study", "figure", *variants]]
+    for base, of_base in varied.items():
+        for side, name, head in _VARIED:
+            first = base if (side, name) == _VARIED[0][:2] else ""
+            scores = [
+                getattr(of_base[variant], side).get(name) if variant in of_base else None
+                for variant in variants
+            ]
+            table.append([first, head, *map(_number, scores)])
+    return table
+
+
+def align(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table of texts as lines; all columns but the first are aligned to the right."""
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
+
+
+def _own_cells(row: Row) -> list[str]:
+    cells = [row.name, _count(row.n_features)]
+    cells += [_number(row.cv.get(name)) for name in METRIC_NAMES]
+    cells.append(_count(row.n_test))
+    for name in METRIC_NAMES:
+        cells.append(_number(row.test.get(name)))
+        if name in _INTERVALS:
+            ends = row.test_intervals.get("group", {}).get(name)
+            cells.append(f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "")
+    return cells
+
+
+def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
+    difference = _differences(row, reported)
+    theirs = ["  reported", _count(reported.n_features)]
+    ours_less_theirs = ["  difference", ""]
+    for side, figures in (("cv", reported.cv), ("test", reported.test)):
+        if side == "test":
+            theirs.append("")
+            ours_less_theirs.append("")
+        for name in METRIC_NAMES:
+            gap = [""] if side == "test" and name in _INTERVALS else []
+            theirs += [_number(getattr(figures, name)), *gap]
+            ours_less_theirs += [_number(difference[side][name], signed=True), *gap]
+    return [theirs, ours_less_theirs]
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _figure(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.4g}" if signed else f"{value:.4g}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)

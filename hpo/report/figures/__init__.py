@@ -1,0 +1,1 @@
+"""Figures of reports: how each is drawn, and kept for print."""

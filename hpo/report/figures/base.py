@@ -1,0 +1,297 @@
+"""What the figures of a report have in common, and the figures of the best model."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from hpo.analysis.best_model import Predictions
+
+Floats = NDArray[np.float64]
+Ends = tuple[float, float]
+
+MAX_POINTS = 2000  # what a browser draws without a pause
+MAX_AXIS_NAME = 34
+
+INK, MUTED, GRID = "#1d2329", "#5c6670", "#e3e7eb"
+BLUE, BEST = "#0b5394", "#d55e00"
+# Okabe & Ito's palette, without its yellow, which white paper swallows.
+FOLD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5c6670")
+# Light to dark blue: ordered in grey, too, and its light end is still seen on white.
+SCALE = ("#bcd7ee", "#85b6dd", "#4a90c8", "#1c68a8", "#08306b")
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Attributes
+    ----------
+    figure
+        What is drawn, without a title of its own.
+    title
+        The name that stands above it.
+    name
+        What tells its file from those of the other panels.
+    """
+
+    figure: go.Figure
+    title: str = ""
+    name: str = ""
+
+    @property
+    def json(self) -> Markup:
+        """Plotly's JSON, safe within a script element."""
+        return pack(self.figure)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """Rows that are drawn alike wherever they are: their name, title, predictions and colour."""
+
+    name: str
+    title: str
+    rows: Predictions
+    colour: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    Attributes
+    ----------
+    key
+        Its name within the page.
+    caption
+        What is drawn and what to look for; where there are no panels, why there are none.
+    shape
+        plain, square, pair (two in a row), trio (three, square), small (several in a row), tall or
+        wide (scrolls on a narrow screen).
+    height_rem
+        Height of a panel where that of the shape does not do.
+    """
+
+    key: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...] = ()
+    shape: str = "plain"
+    height_rem: float = 0.0
+
+
+def parity(
+    cv: Predictions, test: Predictions | None, target: str, *, level: float | None = None
+) -> Figure:
+    """Draw predicted against actual values, cross-validation beside the held-out rows.
+
+    Parameters
+    ----------
+    cv, test
+        Predictions of the best trial; `test` is None before the budget is finished.
+    target
+        The target with its unit.
+    level
+        Level of the quantile that is predicted; None if the value itself is.
+    """
+    # A ranker's scores have no unit: neither a common scale nor a distance from the value.
+    has_unit = "rmse" in cv.scores
+    sets = name_sets(cv, test)
+    actual, predicted = (
+        np.concatenate(both)
+        for both in zip(*((s.rows.y, s.rows.predicted) for s in sets), strict=True)
+    )
+    if has_unit:
+        actual = predicted = np.concatenate((actual, predicted))
+    ends = (find_ends(actual), find_ends(predicted))
+    on_axes = name_axis(target)
+    panels = tuple(
+        Panel(
+            _parity_panel(s.rows, ends, on_axes, level), f"{s.title}: {len(s.rows.y)} rows", s.name
+        )
+        for s in sets
+    )
+    caption = _parity_caption(has_unit=has_unit, level=level, two=test is not None)
+    if max(len(s.rows.y) for s in sets) > MAX_POINTS:
+        caption += (
+            f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
+            "predictions.csv has all of them."
+        )
+    title = (
+        f"{_predicted_name(has_unit=has_unit, level=level).capitalize()} against actual {target}"
+    )
+    return Figure("parity", title, caption, panels, "square")
+
+
+def name_sets(cv: Predictions, test: Predictions | None) -> list[RowSet]:
+    """Return the sets of rows that there are, in the order in which they are drawn."""
+    sets = [RowSet("cv", "Cross-validation, out of fold", cv, BLUE)]
+    if test is not None:
+        sets.append(RowSet("test", "Held-out test set", test, BEST))
+    return sets
+
+
+def name_axis(target: str) -> str:
+    """Return the target as an axis names it: nothing where it would be cut on a narrow screen."""
+    return html.escape(target) if len(target) <= MAX_AXIS_NAME else ""
+
+
+def pick_rows(n_rows: int) -> NDArray[np.int64]:
+    """Return the rows that are drawn, ascending: all, or `MAX_POINTS` picked at random."""
+    rows = np.arange(n_rows)
+    if n_rows <= MAX_POINTS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+
+
+def find_ends(values: Floats) -> Ends:
+    """Return the ends of an axis that holds all values."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.04 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _predicted_name(*, has_unit: bool, level: float | None) -> str:
+    if level is not None:
+        return f"predicted {level:g} quantile"
+    return "predicted" if has_unit else "ranking score"
+
+
+def _parity_caption(*, has_unit: bool, level: float | None, two: bool) -> str:
+    scale = "Both plots have one scale. " if two else ""
+    point = "Point at a dot for its row."
+    if not has_unit:
+        return (
+            "The model predicts scores that have no unit and only rank rows, so that no line is "
+            f"that of perfect prediction. {scale}Look for a cloud that rises. {point}"
+        )
+    if level is not None:
+        return (
+            "On the line, the predicted quantile is the actual value; rows above the line are "
+            f"covered, which a share of {level:g} should be. Distances from the line are no "
+            f"errors. {scale}{point}"
+        )
+    return (
+        "The solid line is perfect prediction, the dashed lines are one RMSE away from it. "
+        f"{scale}Look for a cloud that lies flatter than the line (the model shrinks towards the "
+        f"mean), and for points of one group that are off it together. {point}"
+    )
+
+
+def _add_lines(
+    figure: go.Figure, predictions: Predictions, ends: Ends, level: float | None
+) -> None:
+    """Add the line of perfect prediction, and an RMSE around it where the value is predicted."""
+    offsets = ((0.0, "solid"), (1.0, "dash"), (-1.0, "dash"))
+    for offset, dash in offsets if level is None else offsets[:1]:
+        shift = offset * predictions.scores["rmse"]
+        figure.add_scatter(
+            x=ends,
+            y=[end + shift for end in ends],
+            mode="lines",
+            line={"color": MUTED, "width": 1, "dash": dash},
+            hoverinfo="skip",
+        )
+
+
+def _parity_panel(
+    predictions: Predictions, ends: tuple[Ends, Ends], target: str, level: float | None
+) -> go.Figure:
+    figure = go.Figure()
+    has_unit = "rmse" in predictions.scores
+    if has_unit:
+        _add_lines(figure, predictions, ends[0], level)
+    rows = pick_rows(len(predictions.y))
+    for fold, (name, colour) in name_folds(predictions).items():
+        of_fold = rows[predictions.fold[rows] == fold]
+        labels = zip(predictions.ids[of_fold], predictions.groups[of_fold], strict=True)
+        figure.add_scatter(
+            x=predictions.y[of_fold].tolist(),
+            y=predictions.predicted[of_fold].tolist(),
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 6, "opacity": 0.65},
+            # Plotly reads a little HTML in texts; an id is to be shown as it is.
+            text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
+            hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
+            f"<extra>{name}</extra>",
+        )
+    apply_style(figure)
+    figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
+    what = _predicted_name(has_unit=has_unit, level=level)
+    figure.update_xaxes(title_text=f"actual {target}", range=ends[0], constrain="domain")
+    figure.update_yaxes(
+        title_text=f"{what} {target}" if has_unit else what,
+        range=ends[1],
+        scaleanchor="x" if has_unit else None,
+        constrain="domain",
+        automargin=False,
+    )
+    return figure
+
+
+def name_folds(predictions: Predictions) -> dict[int, tuple[str, str]]:
+    """Return name and colour of every fold; one colour where there are too many to tell apart."""
+    folds = [int(fold) for fold in np.unique(predictions.fold)]
+    if folds == [-1]:
+        return {-1: ("held out", BLUE)}
+    colours = FOLD_COLOURS if len(folds) <= len(FOLD_COLOURS) else (BLUE,) * len(folds)
+    return {fold: (f"fold {fold}", colour) for fold, colour in zip(folds, colours, strict=False)}
+
+
+def apply_style(figure: go.Figure, *, legend: bool = False) -> None:
+    """Give a figure the looks that all of them share."""
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": MUTED,
+        "tickcolor": MUTED,
+        "ticks": "outside",
+        "ticklen": 4,
+        "title": {"standoff": 8},
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        title=None,
+        autosize=True,
+        width=None,
+        height=None,
+        font={"family": FONT, "size": 12, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 64, "r": 18, "t": 14, "b": 52},
+        hoverlabel={"bgcolor": "white", "bordercolor": MUTED, "font": {"color": INK}},
+        modebar={"bgcolor": "rgba(255,255,255,0.85)", "color": MUTED, "activecolor": BLUE},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+
+
+def pack(figure: go.Figure) -> Markup:
+    """Return Plotly's JSON with short numbers, safe within a script element."""
+    plain = json.loads(figure.to_json())
+    text = json.dumps(_shorten(plain), separators=(",", ":"), allow_nan=False)
+    for sign in "&<>":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_shorten(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shorten(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,126 @@
+"""A ranking as a CSV file: our columns first, then those of the file of candidates."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.table import Candidates, Target
+from hpo.analysis.ranking import Ranking
+from hpo.errors import HpoError
+from hpo.system.atomic_files import replace_file, replacing
+
+
+def write_ranking(
+    path: Path, candidates: Candidates, ranking: Ranking, target: Target, summary: Mapping[str, Any]
+) -> Path:
+    """Write every candidate, best first, and beside it what is to be known of the numbers.
+
+    Parameters
+    ----------
+    path
+        The CSV file; written wholly or not at all.
+    candidates, ranking
+        What was read, and what became of it.
+    target
+        Of the study; predictions are in its unit, and in log10 of it where the study's are.
+    summary
+        Goes into FILE.json.
+
+    Returns
+    -------
+    Path
+        The JSON file.
+
+    Raises
+    ------
+    HpoError
+        A file cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.json")
+    try:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(_header(candidates, target))
+            writer.writerows(_rows(candidates, ranking, target))
+        replace_file(beside, json.dumps(summary, indent=1, default=str) + "\n")
+    except OSError as exc:
+        raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc
+    return beside
+
+
+def top_rows(
+    candidates: Candidates, ranking: Ranking, target: Target, count: int
+) -> list[dict[str, Any]]:
+    """Return the first candidates by rank, in the target's own unit."""
+    lines = [line for line in ranking.order[:count] if ranking.rank[line]]
+    values = _ends(ranking, target)
+    return [
+        {
+            "rank": int(ranking.rank[line]),
+            "formula": candidates.formulas[line],
+            **{name: float(values[name][line]) for name in ("prediction", "lower", "upper")},
+            "ood": bool(ranking.foreign[line]),
+            "reason": ranking.reasons[line],
+            "line": candidates.lines[line],
+        }
+        for line in lines
+    ]
+
+
+def _ends(ranking: Ranking, target: Target) -> dict[str, NDArray[np.float64]]:
+    """Return prediction and interval in the target's own unit, and then in log10 if it has one."""
+    plain = {
+        "prediction": ranking.predicted,
+        "lower": ranking.predicted - ranking.half_width,
+        "upper": ranking.predicted + ranking.half_width,
+    }
+    if not target.log10:
+        return plain
+    with np.errstate(over="ignore"):
+        own = {name: np.power(10.0, values) for name, values in plain.items()}
+    return own | {f"log10_{name}": values for name, values in plain.items()}
+
+
+def _header(candidates: Candidates, target: Target) -> list[str]:
+    names = ["prediction", "lower", "upper"]
+    if target.log10:
+        names += [f"log10_{name}" for name in names]
+    ours = ["rank", candidates.formula_column, *names, *_REMARKS]
+    return ours + [f"input.{name}" if name in ours else name for name in _kept(candidates)]
+
+
+_REMARKS = ("ood", "reason", "distance", "nearest", "duplicate_of_line", "line")
+
+
+def _kept(candidates: Candidates) -> list[str]:
+    """Return the input's columns but the formula's, which stands among ours."""
+    return [name for name in candidates.columns if name != candidates.formula_column]
+
+
+def _rows(candidates: Candidates, ranking: Ranking, target: Target) -> Iterator[Sequence[str]]:
+    ends = list(_ends(ranking, target).values())
+    others = [
+        index for index, name in enumerate(candidates.columns) if name != candidates.formula_column
+    ]
+    for line in ranking.order:
+        fields = candidates.fields[line]
+        ranked = ranking.rank[line] > 0
+        yield [
+            str(ranking.rank[line]) if ranked else "",
+            candidates.formulas[line],
+            *(f"{values[line]:.10g}" if ranked else "" for values in ends),
+            ("yes" if ranking.foreign[line] else "no") if ranked else "",
+            ranking.reasons[line],
+            f"{ranking.distance[line]:.4f}" if np.isfinite(ranking.distance[line]) else "",
+            ranking.nearest[line],
+            str(ranking.duplicate_of[line] or ""),
+            str(candidates.lines[line]),
+            *(fields[index] if fields else "" for index in others),
+        ]

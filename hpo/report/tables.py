@@ -1,0 +1,293 @@
+"""What came out of a study, in words and tables for a reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpo.analysis.calibration import Calibrated, Labels
+from hpo.analysis.conformal import Assessment, assess
+from hpo.report.formatting import (
+    METRIC_LABELS,
+    NO_BREAK,
+    QUANTILE_LABELS,
+    _interval,
+    _label,
+    number,
+    shown_metrics,
+)
+
+if TYPE_CHECKING:
+    from hpo.analysis.best_model import Predictions
+
+import functools
+import math
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.analysis.best_model import Evaluation, Predictions
+from hpo.records import WALL_KEY, part_key
+from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
+from hpo.study.trials import Search, score
+
+EDGE = 0.01  # share of a searched range, at either end
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of texts.
+
+    Attributes
+    ----------
+    numeric
+        Positions of the columns that hold numbers.
+    more
+        What is not in it and where to find that; "" if it is complete.
+    heads
+        Names that stand above several columns, and how many; empty if there are none.
+    n_summary
+        How many of the last rows sum up the others.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[int] = frozenset()
+    more: str = ""
+    heads: tuple[tuple[str, int], ...] = ()
+    n_summary: int = 0
+
+
+# In one sentence ------------------------------------------------------------------------------
+
+
+def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_out: bool) -> str:
+    """Return the outcome in one sentence.
+
+    Parameters
+    ----------
+    search, evaluation
+        The trials, and the best of them fitted again.
+    unit
+        Of an error.
+    holds_out
+        Whether there are rows that the search never sees.
+    """
+    if search.best is None:
+        failed = len(search.failed)
+        return "No trial has finished yet" + (f"; {failed} failed." if failed else ".")
+    finished, pruned = len(search.finished), len(search.pruned)
+    of = f"The best of {finished} trials" if finished > 1 else "The one finished trial"
+    if pruned:
+        of = f"The best of {finished + pruned} trials ({pruned} of them ended early)"
+    trial = search.best.number
+    if evaluation is None:
+        return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
+    in_words = functools.partial(_in_words, evaluation, unit)
+    text = f"{of}, trial {trial}, reaches {in_words(evaluation.cv)} in cross-validation"
+    if evaluation.test is not None:
+        rows = f"{len(evaluation.test.y)} held-out rows"
+        return f"{text}, and {in_words(evaluation.test)} on {rows}."
+    if holds_out:
+        return f"{text}. The held-out rows are looked at once, when the budget is finished."
+    return f"{text}."
+
+
+def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> str:
+    headline, scores = evaluation.headline, predictions.scores
+    low, high = predictions.row_intervals[headline]
+    interval = f"(95~% interval {number(low)} to {number(high)})"
+    if headline == "pinball":
+        loss, covered = number(scores["pinball"]), number(scores["coverage"])
+        text = f"a pinball loss of {loss}~{unit}".strip("~")
+        text += f" {interval} and covers {covered} where {evaluation.level:g} is asked for"
+    elif headline == "spearman":
+        text = f"Spearman ρ~{number(scores['spearman'])} {interval}"
+    else:
+        text = f"R²~{number(scores['r2'])} {interval} and RMSE~{number(scores['rmse'])}~{unit}"
+    return text.strip("~").replace("~", NO_BREAK)
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+
+def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
+    """Return a row per metric: its label, then score and intervals for each set of rows."""
+    sets = [p for p in (evaluation.cv, evaluation.test) if p is not None]
+    return [
+        {
+            "label": _label(name, unit),
+            "sets": [
+                {
+                    "value": number(predictions.scores[name]),
+                    "by_row": _interval(predictions.row_intervals[name]),
+                    "by_group": _interval(predictions.group_intervals[name]),
+                }
+                for predictions in sets
+            ],
+        }
+        for name in shown_metrics(evaluation.cv.scores)
+    ]
+
+
+def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
+    """Return every stored score of the best trial by part, and then over all parts."""
+    parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
+    # A text that a part keeps beside its scores is for its objective, not for a table.
+    names = [
+        name
+        for part in parts.values()
+        for name, value in part.items()
+        if name not in ("score", WALL_KEY) and not isinstance(value, str)
+    ]
+    metrics = _paired_metrics({*names})
+    pairs = [f"{metric}_{side}" for metric in metrics for side in ("val", "train")]
+    paired = bool(pairs)
+    names = [*(pairs if paired else dict.fromkeys(names)), "score"]
+    columns: tuple[str, ...] = ("part", *names[:-1], search.score_name)
+    heads: tuple[tuple[str, int], ...] = ()
+    if paired:
+        columns = ("part", *("val.", "train.") * len(metrics), search.score_name)
+        heads = (("", 1), *((_label(name, unit), 2) for name in metrics), ("", 1))
+    # An undefined score is stored as null, which this reads as NaN.
+    stored = [[part.get(name) for name in names] for part in parts.values()]
+    values = np.array(stored, dtype=np.float64)
+    rows = [
+        (search.part_name(step), *map(number, scores))
+        for step, scores in zip(parts, values, strict=True)
+    ]
+    if paired:
+        summary = {"mean": values.mean(axis=0), "std. dev.": values.std(axis=0, ddof=1)}
+        if not math.isclose(summary["mean"][-1], score(best), rel_tol=1e-9):
+            apart = np.full(len(names) - 1, math.nan)
+            summary["all parts together"] = np.array([*apart, score(best)])
+    else:
+        # What an objective of the user's own makes of its parts need not be their mean.
+        whole = [best.user_attrs.get(name, math.nan) for name in names[:-1]]
+        summary = {"whole trial": np.array([*whole, best.value])}
+    rows += [(label, *map(number, scores)) for label, scores in summary.items()]
+    return Table(
+        title=f"Trial {best.number}, part by part",
+        columns=columns,
+        rows=tuple(rows),
+        numeric=frozenset(range(1, len(columns))),
+        heads=heads,
+        n_summary=len(summary),
+    )
+
+
+def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
+    """Return the metrics that parts store for both of their sides, if those are all they store.
+
+    Of all else that an objective of the user's own may store, nothing is to be left out.
+    """
+    for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS)):
+        if {f"{metric}_{side}" for metric in metrics for side in ("val", "train")} <= names:
+            return metrics
+    return ("spearman",) if names == {"spearman_val", "spearman_train", "spearman_pooled"} else ()
+
+
+# Parameters -----------------------------------------------------------------------------------
+
+
+def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[str, Any]]:
+    """Return a row per parameter: value, searched range, place in it in per cent, remark."""
+    rows = []
+    for name in [*(n for n in space if n in best.params), *(best.params.keys() - space.keys())]:
+        value, dimension = best.params[name], space.get(name)
+        place = None if dimension is None else _place(dimension, value)
+        edge = ""
+        if place is not None and not EDGE < place < 1 - EDGE:
+            edge = f"at the {'lower' if place <= EDGE else 'upper'} end: consider widening"
+        rows.append(
+            {
+                "name": name,
+                "value": f"{value:.6g}" if isinstance(value, float) else str(value),
+                "range": "not in the present space" if dimension is None else _range(dimension),
+                "place": None if place is None else round(100 * place, 1),
+                "edge": edge,
+            }
+        )
+    return rows
+
+
+def _place(dimension: Dimension, value: Any) -> float | None:
+    """Return where a value lies in its range, 0 to 1; None for choices."""
+    if isinstance(dimension, CategoricalDimension):
+        return None
+    low, high, at = float(dimension.low), float(dimension.high), float(value)
+    if dimension.log:
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    return min(1.0, max(0.0, (at - low) / (high - low)))
+
+
+def _range(dimension: Dimension) -> str:
+    if isinstance(dimension, CategoricalDimension):
+        return ", ".join(str(choice) for choice in dimension.choices)
+    scale = ", log scale" if dimension.log else ""
+    step = f", step {dimension.step:g}" if dimension.step not in (None, 1) else ""
+    step += ", read off the curve" if isinstance(dimension, StagedDimension) else ""
+    return f"{dimension.low:g} to {dimension.high:g}{scale}{step}"
+
+
+# Texts ----------------------------------------------------------------------------------------
+
+
+def coverage_table(
+    calibrated: Calibrated,
+    rows: Mapping[str, Predictions],
+    classes: Mapping[str, Labels],
+    unit: str,
+) -> Table:
+    """Return coverage and mean width over all rows and by class.
+
+    Parameters
+    ----------
+    calibrated
+        The intervals.
+    rows, classes
+        Predictions of "cv" and, if there are any, "test"; the class of every row of each.
+    unit
+        Of a width.
+    """
+    found: dict[str, Assessment | None] = {}
+    for name, predictions in rows.items():
+        made = calibrated.cv if name == "cv" else calibrated.test
+        found[name] = assess(made, predictions.y, classes[name]) if made is not None else None
+    sizes = Counter(np.concatenate([classes[name] for name in rows]).tolist())
+    counts = {name: Counter(classes[name].tolist()) for name in rows}
+    lines: list[tuple[str, ...]] = []
+    for label, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        of_class = [
+            cell
+            for name, of_all in found.items()
+            for cell in _cells(of_all and of_all.families.get(label), counts[name][label])
+        ]
+        lines.append((label, *of_class))
+    everything = [
+        cell for name, of_all in found.items() for cell in _cells(of_all, len(rows[name].y))
+    ]
+    lines.append(("all rows", *everything))
+    heads = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
+    width = f"mean width ({unit})" if unit else "mean width"
+    columns = ("class by anions", *("rows", "coverage", width) * len(rows))
+    return Table(
+        title=f"Intervals of {100 * calibrated.coverage:g} % nominal coverage",
+        columns=columns,
+        rows=tuple(lines),
+        numeric=frozenset(range(1, len(columns))),
+        heads=(("", 1), *((heads[name], 3) for name in rows)),
+        n_summary=1,
+    )
+
+
+def _cells(found: Assessment | None, n_rows: int) -> tuple[str, str, str]:
+    if found is None:
+        return str(n_rows), "–", "–"
+    return str(found.n_rows), number(found.coverage), number(found.mean_width)

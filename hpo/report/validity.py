@@ -1,0 +1,401 @@
+"""What a study knows that speaks for or against its own scores."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from features.table import FeatureTable
+from hpo.analysis.best_model import TEST_LOOK, Evaluation
+from hpo.analysis.nested_cv import NESTED
+from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.folds import shared_group_fraction
+from hpo.objectives.metrics import Metric, score_all
+from hpo.objectives.protocol import Objective
+from hpo.records import FAILURE_KEY, Counts, part_key
+from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
+from hpo.report.tables import Table
+from hpo.study.fingerprint import PARTS, shorten
+from hpo.study.trials import Search, score
+
+MAX_LISTED = 200  # rows of a list; the page says how many more there are and what shows them
+REFIT_TOLERANCE = 1e-6
+
+Level = Literal["fine", "note", "caution"]
+Events = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know before believing a score."""
+
+    level: Level
+    title: str
+    text: str
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What findings are made from.
+
+    Attributes
+    ----------
+    table, objective
+        What the study was begun with; None where that is not here any more.
+    evaluation
+        The refitted best trial; None where there is none.
+    holds_out
+        Whether the engine keeps rows of this study out of the search.
+    """
+
+    search: Search
+    counts: Counts
+    events: Events
+    table: FeatureTable | None
+    objective: Objective | None
+    evaluation: Evaluation | None
+    holds_out: bool
+
+
+def findings(material: Material) -> list[Finding]:
+    """Return everything there is to know, reasons for caution first."""
+    table, objective = material.table, material.objective
+    found = [_derived_columns(table, objective)] if table is not None else []
+    if table is not None and isinstance(objective, CrossValidation):
+        found.append(_shared_groups(table, objective))
+    found.append(_test_looks(material))
+    if material.search.finished:
+        averaged = isinstance(objective, CrossValidation) and objective.averaged
+        found.append(_selection(material.search, material.events, averaged=averaged))
+    if material.evaluation is not None and isinstance(objective, CrossValidation):
+        found.append(_refit(material.search, material.evaluation, objective.metrics))
+    if material.search.pruned:
+        what = "fits" if isinstance(objective, CrossValidation) else "parts"
+        found.append(_ended_early(material.search, what))
+    found.append(_changes(material.events))
+    found.append(_failures(material.search))
+    found.append(_deaths(material.events))
+    if table is not None:
+        found.append(_missing_rows(table))
+    ranks = ("caution", "note", "fine")
+    return sorted(found, key=lambda finding: ranks.index(finding.level))
+
+
+def _derived_columns(table: FeatureTable, objective: Objective | None) -> Finding:
+    title = "Features made from the target"
+    derived = [column for column in table.columns if column.derived_from_target]
+    if not derived:
+        text = f"None of the {table.n_features} features is marked as made from the target."
+        return Finding("fine", title, text)
+    named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
+    verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
+    if objective is not None and not isinstance(objective, CrossValidation):
+        text = (
+            f"{len(derived)} of {table.n_features} columns {verb} made from the target or measured "
+            f"with it: {named}. The objective is the study's own: whether its models see {them} or "
+            f"predict {them}, it alone knows."
+        )
+        return Finding("note", title, text)
+    text = (
+        f"{len(derived)} of {table.n_features} features {verb} made from the target: "
+        f"{named}. A model reads part of the answer from {them}, and no new material comes with "
+        f"{them}. Leave {them} out before believing any score on this page."
+    )
+    return Finding("caution", title, text)
+
+
+def _shared_groups(table: FeatureTable, objective: CrossValidation) -> Finding:
+    title = "Groups on both sides of a fold"
+    train, test = table.train, table.test
+    if len(np.unique(table.groups)) == table.n_rows:
+        text = (
+            "Every row is a group of its own: the table does not say which rows belong together "
+            "(one paper, one composition), so nothing can be said about near copies of a "
+            "validated row in its training part."
+        )
+        return Finding("note", title, text)
+    share = shared_group_fraction(objective.folds, train.groups)
+    meaning = "(rows of one paper or of one composition, as the table groups them)"
+    if share == 0:
+        text = f"No group {meaning} has rows on both sides of a fold."
+    else:
+        text = (
+            f"{percent(share)} of the validated rows have a row of the same group {meaning} in "
+            "the training part of their fold. Cross-validation therefore says how well the model "
+            "fills in groups that it knows; for a material from a new group, expect less. "
+            'Folds of whole groups: scheme = "group_kfold" in [cv].'
+        )
+    level: Level = "caution" if share > 0 else "fine"
+    if len(test.y):
+        known = float(np.isin(test.groups, train.groups).mean())
+        if known == 0:
+            text += " The held-out rows share no group with the training rows."
+        else:
+            level = "caution"
+            text += f" {percent(known)} of the held-out rows have a row of their group in training."
+    return Finding(level, title, text)
+
+
+def _test_looks(material: Material) -> Finding:
+    title = "Looks at the test set"
+    looks = [event for event in material.events if event["kind"] == TEST_LOOK]
+    if not looks and not material.holds_out:
+        text = (
+            "The engine holds nothing out in this study: every score on this page took part in "
+            "choosing the best trial."
+        )
+        return Finding("caution", "Nothing is held out", text)
+    metrics = shown_metrics(looks[0]["scores"]) if looks else tuple(METRIC_LABELS)
+    rows = tuple(
+        (
+            utc(look["at"]),
+            str(look["finished"]),
+            str(look["trial"]),
+            *(number(look["scores"].get(name)) for name in metrics),
+        )
+        for look in looks
+    )
+    columns = ("when", "after trials", "trial looked at", *map(label, metrics))
+    numeric = frozenset(range(1, len(columns)))
+    tables = (Table("Every look", columns, rows, numeric),) if looks else ()
+    if not looks:
+        text = (
+            f"None yet. The test set is looked at once, when the budget of "
+            f"{material.counts.budget} trials is finished."
+        )
+        return Finding("fine", title, text)
+    went_on = not material.counts.done or looks[0]["finished"] < material.counts.finished
+    if len(looks) == 1 and not went_on:
+        text = (
+            f"One, on {utc(looks[0]['at'])}, after {_trials(looks[0]['finished'])}, at trial "
+            f"{looks[0]['trial']} alone. The held-out rows took no part in choosing it."
+        )
+        return Finding("fine", title, text, tables)
+    times = "once" if len(looks) == 1 else f"{len(looks)} times"
+    text = (
+        f"The test set has been looked at {times}. Whoever goes on with a study after a look, or "
+        "chooses among looks, chooses by the test set: its later scores are no longer those of "
+        "rows that nobody has seen."
+    )
+    return Finding("caution", title, text, tables)
+
+
+def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
+    title = "The best of many"
+    finished = search.finished
+    chosen_among = len(finished) + len(search.pruned)
+    if chosen_among == 1:
+        text = "One trial has finished: nothing was selected."
+        return Finding("fine", title, text)
+    text = (
+        f"The cross-validated score of the best trial was selected among {chosen_among} trials. "
+        "The best of many is partly luck, and its intervals do not allow for that."
+    )
+    if not averaged:
+        text = text.replace("cross-validated score", "score")
+    best = finished[0]
+    parts = list(best.intermediate_values.values())
+    if averaged and len(parts) > 1:
+        error = float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
+        near = sum(abs(score(trial) - score(best)) <= error for trial in finished)
+        if near > 1:
+            text += (
+                f" {near} of them score within one standard error over folds ({number(error)}) of "
+                "the best: the folds alone cannot tell which of them is better."
+            )
+    nested = [event for event in events if event["kind"] == NESTED]
+    if nested:
+        text += f" {_in_words(nested[-1])}"
+    return Finding("note", title, text)
+
+
+def _ended_early(search: Search, what: str) -> Finding:
+    """Say what was saved by ending trials early, and that it may have cost the best one."""
+    finished, pruned = search.finished, search.pruned
+    n_parts = max(len(trial.intermediate_values) for trial in finished)
+    wanted = n_parts * (len(finished) + len(pruned))
+    saved = sum(n_parts - len(trial.intermediate_values) for trial in pruned)
+    after = Counter(len(trial.intermediate_values) for trial in pruned)
+    listed = ", ".join(f"{count} after part {part}" for part, count in sorted(after.items()))
+    text = (
+        f"{_count(len(pruned), 'trial')} ended early ({listed}), because the mean of their first "
+        f"parts was worse than that of most others; {len(finished)} were scored on all {n_parts} "
+        f"parts. That saved {saved} of {wanted} {what} ({percent(saved / wanted)}). Had they gone "
+        "on, one of them might still have become the best: pruning = false in the study file lets "
+        "all go on."
+    )
+    return Finding("note", "Trials that were ended early", text)
+
+
+def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> Finding:
+    """Compare the refitted folds with what the worker stored of the same trial."""
+    title = "The refitted model is the one that was scored"
+    stored = search.trials[evaluation.trial].user_attrs
+    worst = 0.0
+    for fold in np.unique(evaluation.cv.fold):
+        rows = evaluation.cv.fold == fold
+        again = score_all(evaluation.cv.y[rows], evaluation.cv.predicted[rows], metrics)
+        then = stored[part_key(int(fold))]
+        for name, value in again.items():
+            before = then[f"{name}_val"]
+            if before is None:  # How an undefined score is stored.
+                worst = worst if math.isnan(value) else math.inf
+            else:
+                worst = max(worst, abs(value - before) / max(1.0, abs(before)))
+    if worst <= REFIT_TOLERANCE:
+        text = "Fitted again for this page, every fold gave the scores that the trial stored."
+        return Finding("fine", title, text)
+    text = (
+        f"Fitted again for this page, a fold scored up to {number(worst)} away from what trial "
+        f"{evaluation.trial} stored. Either the estimator does not give the same model twice, or "
+        "the trial was scored before something changed; predictions here are those of the new fit."
+    )
+    return Finding("caution", title, text)
+
+
+def _changes(events: Events) -> Finding:
+    title = "Changes since the study began"
+    rows, accepted = [], 0
+    for event in events:
+        if event["kind"] == "accepted":
+            accepted += 1
+            before, now = shorten(event["before"]), shorten(event["now"])
+            rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
+        elif event["kind"] == "budget":
+            rows.append((utc(event["at"]), f"budget: {event['before']} → {event['after']} trials"))
+    if not rows:
+        text = "None: every trial had the same data, folds, space, objective, code and packages."
+        return Finding("fine", title, text)
+    tables = (_listed("Every change", ("when", "what"), rows),)
+    if accepted:
+        text = (
+            f"{_count(accepted, 'change')} accepted on the way. Trials from before and after it "
+            "were not scored alike, and the best of them may be the best only by that."
+        )
+        return Finding("caution", title, text, tables)
+    text = (
+        "The budget was changed on the way. A study that goes on until its score pleases is more "
+        "optimistic than one whose length was fixed before."
+    )
+    return Finding("note", title, text, tables)
+
+
+def _failures(search: Search) -> Finding:
+    title = "Failed trials"
+    failed = search.failed
+    if not failed:
+        return Finding("fine", title, "None.")
+    by_reason: dict[str, list[FrozenTrial]] = {}
+    for trial in failed:
+        by_reason.setdefault(str(trial.user_attrs.get(FAILURE_KEY, "unknown")), []).append(trial)
+    ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1][0].number))
+    rows = [
+        (str(len(trials)), _numbers([trial.number for trial in trials]), reason)
+        for reason, trials in ordered
+    ]
+    text = (
+        f"{_count(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
+        "trials cost no budget, and the search learns nothing from them: look whether they fail "
+        "in one corner of the space."
+    )
+    shown = _listed(
+        "Reasons", ("trials", "numbers", "reason"), rows, {0}, f"hpo export {search.name}"
+    )
+    level: Level = "caution" if len(failed) > 0.1 * len(search.trials) else "note"
+    return Finding(level, title, text, (shown,))
+
+
+def _deaths(events: Events) -> Finding:
+    title = "Workers that died"
+    rows = [
+        (utc(event["at"]), str(event["trial"]), str(event["worker"]), str(event["reason"]))
+        for event in events
+        if event["kind"] == "death"
+    ]
+    if not rows:
+        return Finding("fine", title, "None.")
+    text = (
+        f"{_count(len(rows), 'worker')} died. Another one went on with the trial from its last "
+        "stored part, so that no score depends on it."
+    )
+    columns = ("when", "trial", "worker", "reason")
+    return Finding("note", title, text, (_listed("Every death", columns, rows, {1}),))
+
+
+def _in_words(nested: Mapping[str, Any]) -> str:
+    scores = []
+    for name in shown_metrics(nested["scores"]):
+        low, high = nested["intervals"]["group"][name]
+        value = number(nested["scores"][name])
+        scores.append(f"{label(name)} {value} ({number(low)} to {number(high)})")
+    return (
+        f"Nested cross-validation, in which each of {nested['folds']} folds is predicted by a "
+        f"search of {_trials(nested['trials'])} that has not seen it, scores {', '.join(scores)} "
+        f"over {nested['rows']} rows, with 95 % intervals by group."
+    )
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
+def _missing_rows(table: FeatureTable) -> Finding:
+    title = "Rows that are missing or incomplete"
+    skipped, partial = table.skipped, table.partial
+    if not skipped and not partial:
+        return Finding("fine", title, f"None: all {table.n_rows} rows of the source are complete.")
+    total = table.n_rows + len(skipped)
+    text = f"All {total} rows of the source are in the table"
+    if skipped:
+        text = f"{len(skipped)} of {total} rows of the source are not in the table"
+    if partial:
+        text += f"; {len(partial)} remarks say which features could not be computed in full"
+    text += ". Scores speak of the rows that are left." if skipped else "."
+    command = f"hpo features show {table.path}"
+    tables = []
+    if skipped:
+        reasons = Counter(row.reason for row in skipped)
+        lines = [(row.source, str(row.line), row.id, row.reason) for row in skipped]
+        columns = ("file", "line", "id", "reason")
+        tables.append(_counted("Skipped rows by reason", reasons, command))
+        tables.append(_listed("Every skipped row", columns, lines, {1}, command))
+    if partial:
+        remarks = Counter(f"{row.family}: {row.reason}" for row in partial)
+        notes = [(p.source, str(p.line), p.id, p.family, p.reason) for p in partial]
+        headings = ("file", "line", "id", "family", "reason")
+        tables.append(_counted("Incomplete features by reason", remarks, command))
+        tables.append(_listed("Every remark", headings, notes, {1}, command))
+    return Finding("note", title, text, tuple(tables))
+
+
+def _counted(title: str, counts: Counter[str], command: str) -> Table:
+    rows = [(str(count), reason) for reason, count in counts.most_common()]
+    return _listed(title, ("rows", "reason"), rows, {0}, command)
+
+
+def _listed(
+    title: str,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    numeric: Sequence[int] | set[int] = (),
+    command: str = "",
+) -> Table:
+    left = len(rows) - MAX_LISTED
+    more = f"{left} more" + (f", shown by: {command}" if command else "") if left > 0 else ""
+    return Table(title, columns, tuple(rows[:MAX_LISTED]), frozenset(numeric), more)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _numbers(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown}, … ({len(numbers) - most} more)"

@@ -1,0 +1,1 @@
+"""Workers on a simulated clock: what a cluster of thousands would do."""

@@ -1,0 +1,376 @@
+"""The ledger's state machine in memory: same calls, same answers, no database.
+
+One contract test runs over this one and over `hpo.storage.ledger.Ledger`. It serves the simulation
+of large clusters: every call takes a time that grows with the logarithm of the number of units at
+most, but for a change of the budget. It is for one thread, and ends with its process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from hpo.errors import FailedStudyError, LostLeaseError
+from hpo.records import NO_PARTS, Answer, Claim, Counts, Incarnation, Parts, Settled
+
+
+@dataclass(slots=True)
+class Unit:
+    """One unit of budget, as a row of `hpo_claims` and its trial.
+
+    Attributes
+    ----------
+    number
+        Number of the trial, which is its id, too.
+    state
+        open, finished, pruned or failed.
+    stored
+        How many parts have a stored score.
+    scores
+        The result that was told; None if there is none.
+    failure, pruned
+        Why the trial failed or was pruned; None if it did not, or was not.
+    queued
+        Whether the heap of leases has an entry for it.
+    """
+
+    number: int
+    worker_id: str | None
+    lease_until: float
+    state: str = "open"
+    attempt: int = 1
+    deaths: int = 0
+    stored: int = 0
+    params: Mapping[str, Any] | None = None
+    parts: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    scores: Mapping[str, float] | None = None
+    failure: str | None = None
+    pruned: str | None = None
+    queued: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether a worker has it in hand."""
+        return self.state == "open" and self.worker_id is not None
+
+
+class MemoryLedger:
+    """The budget of one study that is in no storage.
+
+    Scores and parameters are kept as they are given, not copied.
+
+    Parameters
+    ----------
+    clock
+        Returns the time in seconds that leases are judged by.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        *,
+        lease_s: float,
+        max_deaths: int,
+        max_failures: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.lease_s, self.max_deaths, self.max_failures = lease_s, max_deaths, max_failures
+        self.units: list[Unit] = []
+        # No lease is over within one lease of this moment.
+        self.up_since = -math.inf
+        self._clock, self._budget = clock, budget
+        self._stop: str | None = None
+        # Each worker's outcome; None while it works.
+        self._workers: dict[str, str | None] = {}
+        self._in_hand: dict[str, Unit] = {}
+        # Both heaps may hold entries of units that have moved on: they are dropped when met.
+        self._free: list[int] = []
+        self._leases: list[tuple[float, int]] = []
+        self._finished = self._failed = self._pruned = 0
+        self._events: list[dict[str, Any]] = []
+
+    # Workers ----------------------------------------------------------------------------------
+
+    def enter(self, worker_id: str, incarnation: Incarnation) -> None:  # noqa: ARG002  as the other ledger
+        """Write down that a worker has come."""
+        self._workers.setdefault(worker_id, None)
+
+    def leave(self, worker_id: str, outcome: str) -> None:
+        """Write down that a worker has gone of its own will."""
+        self._end_worker(worker_id, outcome)
+
+    def renew(self, worker_id: str) -> Answer | None:
+        """Renew the lease of what a worker holds; an answer if it has to leave at once."""
+        unit = self._in_hand.get(worker_id)
+        if unit is not None:
+            unit.lease_until = self._clock() + self.lease_s
+        if self._workers.get(worker_id) is not None:
+            return Answer.DISMISSED
+        return Answer.STOPPED if self._stop == "now" else None
+
+    def bury(self, worker_id: str, reason: str) -> bool:
+        """Free at once what a worker held that is known to be dead.
+
+        Returns
+        -------
+        bool
+            Whether it was thought alive until now.
+        """
+        unit = self._in_hand.get(worker_id)
+        if unit is not None:
+            self._bury(unit, reason)
+        return self._end_worker(worker_id, reason)
+
+    # The way of a trial -----------------------------------------------------------------------
+
+    def claim(self, worker_id: str) -> Claim | Answer:
+        """Take a unit of budget: a free one before a new one.
+
+        Raises
+        ------
+        FailedStudyError
+            If more trials failed than the study allows.
+        """
+        if self._workers.get(worker_id) is not None:
+            return Answer.DISMISSED
+        now = self._clock()
+        mine = self._in_hand.get(worker_id)
+        if mine is not None:  # The answer to an earlier call was lost.
+            return _claim_of(mine, worker_id)
+        self._bury_expired(now)
+        if self._finished >= self._budget:
+            return Answer.DONE
+        if self._stop is not None:
+            return Answer.STOPPED
+        if self._finished + len(self._in_hand) >= self._budget:
+            return Answer.WAIT
+        if self._failed > self.max_failures:
+            raise FailedStudyError(
+                f"{self._failed} trials failed, max_failures is {self.max_failures}; "
+                f"the last one: {self.last_failure()}"
+            )
+        unit = self._take_free(worker_id)
+        if unit is None:
+            unit = Unit(len(self.units), worker_id, now)
+            self.units.append(unit)
+        self._in_hand[worker_id] = unit
+        unit.lease_until = now + self.lease_s
+        if not unit.queued:
+            unit.queued = True
+            heapq.heappush(self._leases, (unit.lease_until, unit.number))
+        return _claim_of(unit, worker_id)
+
+    def save_params(
+        self,
+        claim: Claim,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002  as the other ledger
+    ) -> None:
+        """Store the parameters of a trial, all at once."""
+        unit = self._fenced(claim)
+        if unit is not None and params and unit.params is None:
+            unit.params = params
+
+    def save_parts(self, claim: Claim, parts: Parts) -> None:
+        """Store the scores of parts, by their position, in the middle of a trial."""
+        self._fenced(claim, parts=parts)
+
+    def finish(
+        self,
+        claim: Claim,
+        scores: Mapping[str, float],
+        parts: Parts = NO_PARTS,
+        pruned: str = "",
+        settled: Settled | None = None,
+    ) -> None:
+        """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
+
+        Scores of parts that are not stored yet come with it.
+        """
+        state = "pruned" if pruned else "finished"
+        unit = self._fenced(claim, state=state, parts=parts)
+        if unit is not None:
+            del self._in_hand[claim.worker_id]
+            unit.state, unit.scores, unit.pruned = state, _readable(scores), pruned or None
+            self._finished += 1
+            self._pruned += bool(pruned)
+            if settled is not None:
+                unit.params = {**(unit.params or {}), **settled.params}
+                unit.parts |= {part: _readable(s) for part, s in enumerate(settled.parts)}
+
+    def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
+        """Give up a trial that its objective refused; its unit goes to another trial."""
+        unit = self._fenced(claim, state="failed", parts=parts)
+        if unit is not None:
+            del self._in_hand[claim.worker_id]
+            self._end_failed(unit, reason)
+
+    def give_back(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
+        """Leave a trial to another worker, who goes on with the next part."""
+        unit = self._fenced(claim, freed=True, parts=parts)
+        if unit is not None:
+            self._set_free(unit)
+
+    # The budget -------------------------------------------------------------------------------
+
+    def set_budget(self, budget: int) -> list[int]:
+        """Raise or lower the budget, and return the numbers of the trials that it took back."""
+        if self._budget != budget:
+            self.record("budget", {"before": self._budget, "after": budget})
+        self._budget = budget
+        room = max(0, budget - self._finished)
+        beyond = sorted(self._in_hand.values(), key=lambda unit: unit.number)[room:]
+        for unit in beyond:
+            self._set_free(unit)
+        return [unit.number for unit in beyond]
+
+    def stop(self, how: str | None) -> None:
+        """Let no new trial begin (`gently`), have all given back (`now`), or go on (None)."""
+        if self._stop != how:
+            self.record("stop", {"how": how})
+        self._stop = how
+
+    def stopped(self) -> str | None:
+        """Return how the study was stopped; None if it may go on."""
+        return self._stop
+
+    def counts(self) -> Counts:
+        """Return the budget and where its units are."""
+        held = len(self._in_hand)
+        gone = self._finished + self._failed
+        return Counts(
+            self._budget,
+            finished=self._finished,
+            failed=self._failed,
+            held=held,
+            free=len(self.units) - gone - held,
+            pruned=self._pruned,
+        )
+
+    def in_hand(self, worker_id: str) -> Unit | None:
+        """Return the unit that a worker holds; None if it holds none."""
+        return self._in_hand.get(worker_id)
+
+    def last_failure(self) -> str:
+        """Return why the last failed trial failed."""
+        failures = self.failures(limit=1)
+        return f"trial {failures[0][0]}: {failures[0][1]}" if failures else "none"
+
+    def failures(self, limit: int | None = None) -> list[tuple[int, str]]:
+        """Return number and reason of the failed trials, the last one first."""
+        failed = [(u.number, u.failure) for u in reversed(self.units) if u.failure is not None]
+        return failed[:limit]
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return what happened to the study, oldest first; of one kind or of all."""
+        return [event for event in self._events if kind in (None, event["kind"])]
+
+    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Write down something that must not be forgotten."""
+        self._events.append({"at": self._clock(), "kind": kind, **detail})
+
+    # One call's pieces ------------------------------------------------------------------------
+
+    def _fenced(
+        self, claim: Claim, *, state: str = "open", freed: bool = False, parts: Parts = NO_PARTS
+    ) -> Unit | None:
+        """Return the unit of a claim, to be changed, with scores of parts; refused if it moved on.
+
+        None if it was changed before, by a call whose answer was lost.
+        """
+        unit = self.units[claim.trial_id]
+        if unit.attempt == claim.attempt:
+            stored = max(parts) + 1 if parts else unit.stored
+            new = not parts or unit.stored < stored
+            if unit.worker_id == claim.worker_id and unit.state == "open" and new:
+                unit.lease_until = self._clock() + self.lease_s
+                unit.stored = stored
+                unit.parts |= {part: _readable(scores) for part, scores in parts.items()}
+                return unit
+            worker_id = None if freed else claim.worker_id
+            if (unit.worker_id, unit.state, unit.stored) == (worker_id, state, stored):
+                return None
+        raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
+
+    def _take_free(self, worker_id: str) -> Unit | None:
+        while self._free:
+            unit = self.units[heapq.heappop(self._free)]
+            if unit.state == "open" and unit.worker_id is None:
+                unit.worker_id = worker_id
+                unit.attempt += 1
+                return unit
+        return None
+
+    def _set_free(self, unit: Unit) -> None:
+        assert unit.worker_id is not None
+        del self._in_hand[unit.worker_id]
+        unit.worker_id = None
+        heapq.heappush(self._free, unit.number)
+
+    def _bury_expired(self, now: float) -> None:
+        if now - self.up_since < self.lease_s:
+            return
+        expired = []
+        while self._leases and self._leases[0][0] < now:
+            unit = self.units[self._leases[0][1]]
+            if unit.held and unit.lease_until >= now:  # It was renewed since.
+                heapq.heapreplace(self._leases, (unit.lease_until, unit.number))
+                continue
+            heapq.heappop(self._leases)
+            unit.queued = False
+            if unit.held:
+                expired.append(unit)
+        for unit in sorted(expired, key=lambda unit: unit.number):
+            self._bury(unit, f"no sign of life for {self.lease_s:g} s")
+
+    def _bury(self, unit: Unit, reason: str) -> None:
+        """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
+        assert unit.worker_id is not None
+        unit.deaths += 1
+        self.record(
+            "death",
+            {
+                "trial": unit.number,
+                "attempt": unit.attempt,
+                "part": unit.stored,
+                "worker": unit.worker_id,
+                "reason": reason,
+            },
+        )
+        if unit.deaths >= self.max_deaths:
+            del self._in_hand[unit.worker_id]
+            self._end_failed(unit, f"{unit.deaths} workers died on it; the last: {reason}")
+        else:
+            self._set_free(unit)
+
+    def _end_failed(self, unit: Unit, reason: str) -> None:
+        unit.state, unit.failure = "failed", reason
+        self._failed += 1
+
+    def _end_worker(self, worker_id: str, outcome: str) -> bool:
+        working = self._workers.get(worker_id, outcome) is None
+        if working:
+            self._workers[worker_id] = outcome
+        return working
+
+
+def _claim_of(unit: Unit, worker_id: str) -> Claim:
+    """Return the claim that a held unit is, with what is stored of its trial."""
+    parts: list[Mapping[str, float]] = []
+    while len(parts) in unit.parts:
+        parts.append(unit.parts[len(parts)])
+    return Claim(unit.number, unit.number, unit.attempt, worker_id, unit.params, tuple(parts))
+
+
+def _readable(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return scores as they are read again: all that is not finite as NaN."""
+    return {name: value if _is_readable(value) else math.nan for name, value in scores.items()}
+
+
+def _is_readable(value: Any) -> bool:
+    return isinstance(value, str) or math.isfinite(value)

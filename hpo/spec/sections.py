@@ -1,0 +1,384 @@
+"""Study files: one TOML file says what is optimised, over what, and how it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from features.table import TableSpec
+from hpo.spec.space import Dimension, StagedDimension
+
+MetricName = Literal["rmse", "mae", "r2", "spearman"]
+ParamValue = bool | int | float | str
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Cv(_Section):
+    """Folds of the training rows.
+
+    With `outer`, that fold is held out in place of the table's held-out rows, which are left
+    alone, and what remains is divided anew: one step of a nested cross-validation.
+    """
+
+    folds: int = Field(5, ge=2)
+    outer: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check_outer(self) -> Self:
+        if self.outer is not None and self.outer >= self.folds:
+            raise ValueError(f"outer must be below folds, {self.folds}, got {self.outer}")
+        return self
+
+
+class InterleavedCv(_Cv):
+    """Row i of the training part is validated in fold i mod `folds`; file order, no shuffle."""
+
+    scheme: Literal["interleaved"]
+
+
+class KFoldCv(_Cv):
+    """Shuffled k-fold."""
+
+    scheme: Literal["kfold"]
+    seed: int = Field(42, ge=0)
+
+
+class GroupKFoldCv(_Cv):
+    """No group has rows on both sides of a fold."""
+
+    scheme: Literal["group_kfold"]
+
+
+class LikeTestCv(_Cv):
+    """Grouped folds that validate on small groups alone; larger groups are always trained on."""
+
+    scheme: Literal["test_like"]
+    max_group_rows: int = Field(24, ge=1)
+
+
+CvSpec = Annotated[
+    InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, Field(discriminator="scheme")
+]
+
+
+class EstimatorSpec(_Section):
+    """A regressor by its registered name or as `module:attribute`, and its fixed parameters."""
+
+    name: str
+    params: dict[str, ParamValue] = {}
+
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The models that it is made of, by the section that describes each; "" is its own."""
+        return {"": self}
+
+    @property
+    def fixed(self) -> dict[str, ParamValue]:
+        """Its fixed parameters, by the names that a search space would give them."""
+        return {
+            f"{part}.{key}" if part else key: value
+            for part, model in self.parts.items()
+            for key, value in model.params.items()
+        }
+
+
+class ModelSpec(EstimatorSpec):
+    """A part of a composite estimator; it sees every feature but those of some families."""
+
+    without: tuple[str, ...] = ()
+
+
+class SecondModelSpec(ModelSpec):
+    """The model behind a gate.
+
+    It is trained on all rows, or on those that pass the gate, and predicts the target, or what
+    the base model leaves of it.
+    """
+
+    rows: Literal["all", "gated"] = "gated"
+    predicts: Literal["target", "residual"] = "target"
+
+
+class CombinerSpec(EstimatorSpec):
+    """A model of the target from the base and the second prediction and some columns."""
+
+    columns: tuple[str, ...] = ()
+
+
+class CompositeSpec(EstimatorSpec):
+    """An estimator made of others, each in a section of its own."""
+
+    def section(self, part: str) -> str:
+        """Return the section of a study file that describes a part, below [estimator]."""
+        return part
+
+    @model_validator(mode="after")
+    def _check(self) -> CompositeSpec:
+        if self.params:
+            sections = " or ".join(f"{self.section(part)}.params" for part in self.parts)
+            raise ValueError(f"params belong to one of its models: write them below {sections}")
+        for part, model in self.parts.items():
+            if model.name in COMPOSITES:
+                raise ValueError(f"{part}: {model.name} is made of models itself; name a plain one")
+        return self
+
+
+class GatedSpec(CompositeSpec):
+    """A base model for all rows, and a second one for those whose gate columns are all 1.
+
+    `base_predictions` are those from which residuals are taken and on which a combiner is
+    trained: out-of-fold within the training rows (`inner_folds` interleaved folds), or those
+    of a model that has seen the very rows, whose residuals are too small.
+    """
+
+    name: Literal["gated"]
+    gate: tuple[str, ...] = Field(min_length=1)
+    base: ModelSpec
+    second: SecondModelSpec
+    combiner: CombinerSpec | None = None
+    base_predictions: Literal["out_of_fold", "in_sample"] = "out_of_fold"
+    inner_folds: int = Field(5, ge=2)
+
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The models by their sections: base, second and, if there is one, combiner."""
+        parts: dict[str, EstimatorSpec] = {"base": self.base, "second": self.second}
+        return {**parts, "combiner": self.combiner} if self.combiner else parts
+
+
+class BoundGatedSpec(GatedSpec):
+    """The same over a certain table: every column by its position."""
+
+    base_columns: tuple[int, ...]
+    second_columns: tuple[int, ...]
+    gate_columns: tuple[int, ...]
+    combiner_columns: tuple[int, ...]
+
+
+class StackingSpec(EstimatorSpec):
+    """A model of the target from the members' predictions and, with `passthrough`, all columns."""
+
+    passthrough: bool = False
+
+
+class EnsembleSpec(CompositeSpec):
+    """Several models of the same rows: the mean of their predictions, or stacking.
+
+    With a `combiner`, that is trained on out-of-fold predictions of the members, in `inner_folds`
+    folds of the training rows.
+    """
+
+    name: Literal["ensemble"]
+    members: dict[str, ModelSpec] = Field(min_length=1)
+    combiner: StackingSpec | None = None
+    inner_folds: int = Field(5, ge=2)
+
+    @property
+    def parts(self) -> Mapping[str, EstimatorSpec]:
+        """The members by their names and, if there is one, the combiner."""
+        return {**self.members, "combiner": self.combiner} if self.combiner else {**self.members}
+
+    def section(self, part: str) -> str:
+        """Return the section of a study file that describes a part, below [estimator]."""
+        return part if part == "combiner" else f"members.{part}"
+
+    @model_validator(mode="after")
+    def _check_members(self) -> EnsembleSpec:
+        if len(self.members) < 2 and self.combiner is None:
+            raise ValueError(
+                f"members: the mean of {' and '.join(self.members)} alone is that model; name "
+                "another member, or a combiner"
+            )
+        for member in self.members:
+            if "." in member or member == "combiner":
+                raise ValueError(f"members: '{member}' is no name for a member; choose another one")
+        return self
+
+
+class BoundEnsembleSpec(EnsembleSpec):
+    """The same over a certain table: the columns that each member sees, by position."""
+
+    member_columns: dict[str, tuple[int, ...]]
+
+
+COMPOSITES = ("gated", "ensemble")
+
+
+def _estimator_kind(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return name if name in COMPOSITES else "plain"
+
+
+AnyEstimatorSpec = Annotated[
+    Annotated[EstimatorSpec, Tag("plain")]
+    | Annotated[GatedSpec, Tag("gated")]
+    | Annotated[EnsembleSpec, Tag("ensemble")],
+    Discriminator(_estimator_kind),
+]
+
+
+class FitSpec(_Section):
+    """How models are fitted, beside their parameters.
+
+    In every fit a row has the weight size^-`group_weight`, `size` being the number of training
+    rows of its group: at 0 all rows weigh alike, at 1 all groups do.
+    """
+
+    group_weight: float = Field(gt=0, le=1)
+
+
+class PenalisedCvSpec(_Section):
+    """Cross-validation whose folds are penalised for the gap between validation and training."""
+
+    name: Literal["penalised_cv"] = "penalised_cv"
+    metric: MetricName = "rmse"
+    penalty: float = Field(0.2, ge=0)
+
+
+class QuantileSpec(_Section):
+    """Cross-validated pinball loss of one quantile of the target; a study per level."""
+
+    name: Literal["quantile"]
+    level: float = Field(gt=0, lt=1)
+    penalty: float = Field(0.0, ge=0)
+
+
+class SpearmanSpec(_Section):
+    """Spearman's rho of all out-of-fold predictions together, maximised."""
+
+    name: Literal["spearman"]
+
+
+class CustomObjectiveSpec(_Section):
+    """An objective of the user's own, as `module:attribute`, and what it is called with."""
+
+    name: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    params: dict[str, Any] = {}
+
+
+def objective_kind(value: Any) -> str:
+    """Return the tag of an `[objective]` section, by which pydantic chooses its model."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if not isinstance(name, str):
+        return "penalised_cv"
+    return "custom" if ":" in name else name
+
+
+ObjectiveSpec = Annotated[
+    Annotated[PenalisedCvSpec, Tag("penalised_cv")]
+    | Annotated[QuantileSpec, Tag("quantile")]
+    | Annotated[SpearmanSpec, Tag("spearman")]
+    | Annotated[CustomObjectiveSpec, Tag("custom")],
+    Discriminator(objective_kind),
+]
+
+
+class SamplerSpec(_Section):
+    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number).
+
+    `max_history` limits how many trials TPE learns from, to the best ones and the latest: it takes
+    time for each, and gives old ones little weight.
+    """
+
+    name: Literal["tpe", "random"] = "tpe"
+    startup_trials: int = Field(10, ge=1)
+    max_history: int = Field(500, ge=250)
+
+
+class PruningSpec(_Section):
+    """Trials that are ended early, as PRUNED: `hpo.worker.pruner`.
+
+    A trial ends where the mean of its part scores so far is worse than this `percentile` of the
+    complete trials' means at the same part; not before `after` parts, and not before
+    `startup_trials` are complete.
+    """
+
+    percentile: float = Field(75.0, gt=0, lt=100)
+    after: int = Field(1, ge=1)
+    startup_trials: int = Field(10, ge=1)
+
+
+def _is_switch(value: Any) -> str:
+    return "section" if isinstance(value, dict | PruningSpec) else "switch"
+
+
+AnyPruningSpec = Annotated[
+    Annotated[PruningSpec, Tag("section")] | Annotated[bool, Tag("switch")],
+    Discriminator(_is_switch),
+]
+
+
+class StudySpec(_Section):
+    """One study file.
+
+    `trials` is the budget: that many trials finish or are pruned, whatever dies on the way. `seed`
+    feeds the sampler and, where the estimator takes one, its `random_state`.
+    `allow_target_derived` names the columns made from the target that the study uses knowingly;
+    any other one is refused. Scores of parts are stored with the result of their trial, and before
+    that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
+    Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
+    on by itself for cross-validation, and off for an objective of the user's own.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    description: str = ""
+    trials: int = Field(ge=1)
+    seed: int = Field(42, ge=0, lt=2**31)
+    max_failures: int = Field(10, ge=0)
+    max_deaths: int = Field(3, ge=1)
+    lease_s: float = Field(60.0, ge=1)
+    checkpoint_s: float = Field(1.0, ge=0)
+    table: TableSpec | None = None
+    allow_target_derived: tuple[str, ...] = ()
+    cv: CvSpec | None = None
+    estimator: AnyEstimatorSpec | None = None
+    fit: FitSpec | None = None
+    objective: ObjectiveSpec = PenalisedCvSpec()
+    space: dict[str, Dimension] = {}
+    sampler: SamplerSpec = SamplerSpec()
+    pruning: AnyPruningSpec | None = None
+
+    @property
+    def pruned_by(self) -> PruningSpec | None:
+        """How trials are ended early; None if they are not."""
+        if isinstance(self.pruning, PruningSpec):
+            return self.pruning
+        by_itself = not isinstance(self.objective, CustomObjectiveSpec)
+        on = by_itself if self.pruning is None else self.pruning
+        return PruningSpec() if on else None
+
+    @model_validator(mode="after")
+    def _check(self) -> StudySpec:
+        sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
+        if not isinstance(self.objective, CustomObjectiveSpec):
+            missing = [f"[{name}]" for name, section in sections.items() if section is None]
+            if missing:
+                raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
+        elif any(section is not None for section in (self.cv, self.estimator, self.fit)):
+            raise ValueError(
+                "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
+                "spearman alone"
+            )
+        staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
+        if len(self.space) == len(staged) and self.trials > 1:
+            raise ValueError(
+                f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
+            )
+        if len(staged) > 1:
+            raise ValueError(f"{', '.join(staged)}: one dimension alone can be staged")
+        both = sorted(set(self.space) & set(self.estimator.fixed if self.estimator else ()))
+        if both:
+            raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
+        return self

@@ -1,0 +1,108 @@
+"""The tables of a study's database: Optuna's own, and those of this package beside them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+
+TRIALS: sa.Table = models.TrialModel.__table__
+
+
+PARAMS: sa.Table = models.TrialParamModel.__table__
+
+
+VALUES: sa.Table = models.TrialValueModel.__table__
+
+
+PART_VALUES: sa.Table = models.TrialIntermediateValueModel.__table__
+
+
+ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
+
+
+OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
+
+
+# Optuna's schema of today, as its own migrations name it.
+SCHEMA_REVISION = "v3.2.0.a"
+
+
+METADATA = sa.MetaData()
+
+
+# One row per study: what it was begun with (JSON texts), and what is wanted of it now.
+STUDIES = sa.Table(
+    "hpo_studies",
+    METADATA,
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("budget", sa.Integer, nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("table_path", sa.Text),
+    sa.Column("provenance", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    # gently (no new trials) | now (trials are given back); NULL while the study may go on.
+    sa.Column("stop", sa.String(8)),
+    # Who submits workers at this moment, and until when nobody else may.
+    sa.Column("launcher", sa.String(128)),
+    sa.Column("launcher_until", sa.Float),
+)
+
+
+# One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.
+CLAIMS = sa.Table(
+    "hpo_claims",
+    METADATA,
+    sa.Column("trial_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    # open (claimed, or given back and waiting for a worker) | finished | pruned | failed
+    sa.Column("state", sa.String(16), nullable=False),
+    # The fencing token: one more with every worker that takes the trial.
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("deaths", sa.Integer, nullable=False),
+    # How many parts have a stored score.
+    sa.Column("parts", sa.Integer, nullable=False),
+    # Who holds it, or brought it to its end; NULL while it is free.
+    sa.Column("worker_id", sa.String(128), index=True),
+    # Seconds since the epoch, by the clock of the database.
+    sa.Column("lease_until", sa.Float, nullable=False),
+    # The budget is counted from this index alone.
+    sa.Index("ix_hpo_claims_place", "study_id", "state", "worker_id"),
+)
+
+
+# One row per worker process: a job that SLURM runs again is another worker.
+WORKERS = sa.Table(
+    "hpo_workers",
+    METADATA,
+    sa.Column("worker_id", sa.String(128), primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("host", sa.String(256), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("outcome", sa.Text),
+    # The SLURM cluster, its job (such as 12_3) and how often SLURM had restarted that; NULL
+    # outside of SLURM.
+    sa.Column("cluster", sa.String(64)),
+    sa.Column("job", sa.String(64)),
+    sa.Column("restarts", sa.Integer),
+    sa.Column("log", sa.Text),
+    # Where this worker's results come from: commit, packages, machine. A JSON object.
+    sa.Column("provenance", sa.Text),
+)
+
+
+# What happened to a study and must not be forgotten: accepted changes, deaths, looks at the test
+# set. `detail` is a JSON object.
+EVENTS = sa.Table(
+    "hpo_events",
+    METADATA,
+    sa.Column("event_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)

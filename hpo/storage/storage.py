@@ -1,0 +1,252 @@
+"""Opens the storage that all workers of a study share: Optuna's own schema, made safe to share.
+
+SQLite runs in write-ahead mode, waits up to a minute for the writer before it, and takes the
+write lock at the beginning of every transaction that changes something. Without the last, a
+read followed by an update is not atomic there, and two workers can both win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import sqlalchemy.orm
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import (
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from hpo.errors import StorageError
+from hpo.storage.schema import EVENTS, SCHEMA_REVISION
+
+BUSY_TIMEOUT_S = 60.0
+_LONGEST_PAUSE_S = 5.0
+_WARN_EVERY_S = 30.0
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_CONNECTING_ERRORS = (ImportError, SQLAlchemyError)
+
+_NOW: dict[str, sa.ColumnElement[float]] = {
+    "sqlite": sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float),
+    "postgresql": sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Float),
+}
+_UP_SINCE: dict[str, sa.ColumnElement[float]] = {
+    "sqlite": sa.literal_column("0.0", sa.Float),
+    "postgresql": sa.literal_column(
+        "extract(epoch FROM pg_postmaster_start_time())::float8", sa.Float
+    ),
+}
+_writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
+
+
+class StudyStorage(RDBStorage):
+    """Optuna's relational storage whose changes of state are atomic on SQLite too.
+
+    Attributes
+    ----------
+    patience_s
+        How long `patiently` goes on trying while the database does not answer. None at all for
+        a command that somebody waits for; workers wait for a server that is being restarted.
+    now_sql, up_since_sql
+        The time by the database's clock, and when its server was started, as SQL: seconds since the
+        epoch. A file was started at 0.
+    """
+
+    patience_s = 0.0
+
+    def __init__(self, url: str, **options: Any) -> None:
+        if not self._attach(url, options):
+            super().__init__(url, **options)
+        self._prepare()
+
+    def _attach(self, url: str, options: dict[str, Any]) -> bool:
+        """Open a database that has Optuna's schema of today; False if this is none.
+
+        As `RDBStorage.__init__` does, but for the migrations: to import them takes as long as to
+        import the rest of Optuna, and here there is nothing to migrate.
+        """
+        if options.keys() - {"engine_kwargs", "skip_table_creation"}:
+            return False
+        self.engine_kwargs = options.get("engine_kwargs") or {}
+        self.url = self._fill_storage_url_template(url)
+        is_current = False
+        with contextlib.suppress(*_CONNECTING_ERRORS):
+            self.engine = sa.create_engine(self.url, **self.engine_kwargs)
+            with contextlib.ExitStack() as stack:
+                stack.callback(self.engine.dispose)
+                connection = stack.enter_context(self.engine.connect())
+                revisions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+                is_current = revisions.scalars().all() == [SCHEMA_REVISION]
+        # If not, Optuna says what is wrong, or makes what is missing.
+        if is_current:
+            self.skip_compatibility_check = False
+            self.heartbeat_interval = self.grace_period = None
+            self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
+            self.scoped_session = sa.orm.scoped_session(sa.orm.sessionmaker(bind=self.engine))
+        return is_current
+
+    def _ask_migrations(self) -> Any:
+        """Return what Optuna asks about its schema; only its migrations can answer."""
+        from optuna.storages._rdb.storage import _VersionManager
+
+        return _VersionManager(self.url, self.engine, self.scoped_session)
+
+    _version_manager: Any = functools.cached_property(_ask_migrations)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # Optuna takes it out of the state, where it has to be.
+        self.__dict__.setdefault("_version_manager", None)
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        dialect = self.engine.dialect.name
+        self.now_sql, self.up_since_sql = _NOW[dialect], _UP_SINCE[dialect]
+        _make_safe(self.engine)
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open one transaction that changes something; commits at the end."""
+        with _writing(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open one transaction that reads alone: one consistent state of the study."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def now(self, connection: sa.Connection) -> float:
+        """Return the database's time in seconds since the epoch: every lease is judged by it."""
+        return float(connection.execute(sa.select(self.now_sql)).scalar_one())
+
+    def insert_new(self, table: sa.Table) -> sa.Insert:
+        """Return an insertion that leaves rows alone that are there."""
+        if self.engine.dialect.name == "sqlite":
+            return sqlite.insert(table).on_conflict_do_nothing()
+        return postgresql.insert(table).on_conflict_do_nothing()
+
+    def patiently(self, call: Callable[[], _T]) -> _T:
+        """Call a function again while the database does not answer, for up to `patience_s`.
+
+        The function may have been carried out although its answer was lost: it must come to the
+        same when it is called twice.
+
+        Raises
+        ------
+        StorageError
+            If the database did not answer for that long.
+        """
+        began = warned = time.monotonic()
+        pause_s = 0.05
+        while True:
+            try:
+                return call()
+            except (OperationalError, InterfaceError, sa.exc.TimeoutError) as exc:
+                now = time.monotonic()
+                # A missing table or column does not come back by waiting.
+                if now - began >= self.patience_s or "no such" in str(exc):
+                    shown = self.engine.url.render_as_string(hide_password=True)
+                    raise StorageError(f"{shown}: does not answer: {first_line(exc)}") from exc
+                if warned == began or now - warned > _WARN_EVERY_S:
+                    warned = now
+                    _log.warning("the storage does not answer, trying again: %s", first_line(exc))
+            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+
+    def record_event(
+        self, connection: sa.Connection, study_id: int, kind: str, **detail: Any
+    ) -> None:
+        """Write down, within a transaction, something that must not be forgotten."""
+        connection.execute(
+            EVENTS.insert().values(
+                study_id=study_id, at=self.now(connection), kind=kind, detail=json.dumps(detail)
+            )
+        )
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    token = _writes.set(True)
+    try:
+        yield
+    finally:
+        _writes.reset(token)
+
+
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _writing():
+            return method(*args, **kwargs)
+
+    return call
+
+
+for _name in (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_create_new_trial",
+    "_set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+):
+    setattr(StudyStorage, _name, _locked(getattr(RDBStorage, _name)))
+
+
+def _make_safe(engine: sa.Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        _make_sqlite_safe(engine)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _limit_transactions)
+        engine.dispose()
+
+
+def _limit_transactions(connection: Any, _record: Any) -> None:
+    # A worker that is frozen in the middle of a transaction must not hold up all others for ever.
+    connection.autocommit = True
+    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.autocommit = False
+
+
+def _make_sqlite_safe(engine: sa.Engine) -> None:
+    def on_connect(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions of its own, which would be deferred ones.
+        connection.isolation_level = None
+        # In write-ahead mode a killed process loses nothing that was committed.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def on_begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes.get() else "BEGIN")
+
+    sa.event.listen(engine, "connect", on_connect)
+    sa.event.listen(engine, "begin", on_begin)
+    engine.dispose()
+
+
+def first_line(exc: BaseException) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
+        exc = exc.__cause__
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

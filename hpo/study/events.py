@@ -1,0 +1,129 @@
+"""How a study came to be what it is: what it was begun with, and all that happened since."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo.storage.schema import WORKERS
+from hpo.study.fingerprint import PARTS
+from hpo.study.record import StudyRecord
+
+
+def workers_of(record: StudyRecord) -> list[Any]:
+    """Return every run of a worker that the study has seen, oldest first: rows of `hpo_workers`."""
+    query = (
+        sa.select(WORKERS)
+        .where(WORKERS.c.study_id == record.study_id)
+        .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
+    )
+    with record.storage.read() as c:
+        return list(c.execute(query).all())
+
+
+def tell(record: StudyRecord) -> dict[str, Any]:
+    """Return everything that is known of a study's origin.
+
+    Returns
+    -------
+    dict
+        `study`, `begun_at`, `source`, `origin` (commit, uncommitted changes, lock file, packages,
+        machine, command), `fingerprint` by part, `workers` (one object per run of a worker) and
+        `events`. Times are seconds since the epoch, by the database's clock.
+    """
+    workers = []
+    for row in workers_of(record):
+        worker = dict(row._mapping)
+        worker["provenance"] = json.loads(row.provenance) if row.provenance else None
+        workers.append(worker)
+    return {
+        "study": record.name,
+        "begun_at": record.created_at,
+        "source": vars(record.source),
+        "origin": record.provenance,
+        "fingerprint": dict(record.fingerprint),
+        "table": str(record.table_path) if record.table_path else None,
+        "workers": workers,
+        "events": record.ledger.events(),
+    }
+
+
+def describe(told: Mapping[str, Any]) -> Iterator[str]:
+    """Return what `tell` returns as lines for a person."""
+    origin = told["origin"]
+    git = origin.get("git", {})
+    yield f"study '{told['study']}', begun {_time(told['begun_at'])}"
+    yield f"  command     {origin.get('command', '')}"
+    yield f"  study file  {told['source']['file']}"
+    yield f"  commit      {git.get('commit', 'unknown')}{_dirt(git)}"
+    yield f"  lock file   {origin.get('lock') or 'none'}"
+    yield f"  python      {origin.get('python', '')}"
+    yield f"  host        {origin.get('host', '')}, {origin.get('platform', '')}"
+    if told["table"]:
+        yield f"  table       {told['table']}"
+    yield "fingerprint"
+    for part in PARTS:
+        yield f"  {part:10}  {told['fingerprint'].get(part) or 'none'}"
+    yield from _describe_workers(told["workers"])
+    yield "what happened"
+    for event in told["events"]:
+        yield f"  {_time(event['at'])}  {_describe_event(event)}"
+    if git.get("diff"):
+        yield "uncommitted changes when the study was begun"
+        yield from git["diff"].splitlines()
+
+
+def _describe_workers(workers: list[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"{len(workers)} runs of workers"
+    for worker in workers:
+        made_with = worker["provenance"] or {}
+        git = made_with.get("git", {})
+        job = ""
+        if worker["job"]:
+            job = f"job {worker['job']} of {worker['cluster']}, restart {worker['restarts']}; "
+        lock = (made_with.get("lock") or "none")[:12]
+        yield (
+            f"  {_time(worker['started_at'])}  {worker['worker_id']} on {worker['host']}; {job}"
+            f"commit {git.get('commit', 'unknown')[:12]}{_dirt(git)}, lock file {lock}"
+            f"{_threads(made_with)}; {worker['outcome'] or 'at work'}"
+        )
+    commits = Counter(
+        (worker["provenance"] or {}).get("git", {}).get("commit", "unknown") for worker in workers
+    )
+    if len(commits) > 1:
+        yield f"  {len(commits)} different commits"
+
+
+def _threads(made_with: Mapping[str, Any]) -> str:
+    """Return with how many threads a worker computed, where it wrote that down."""
+    if "threads" not in made_with:
+        return ""
+    held = [name for name, number in made_with["threads"].items() if number > 1]
+    return ", one thread" + (f" ({', '.join(held)} held to it)" if held else "")
+
+
+def _describe_event(event: Mapping[str, Any]) -> str:
+    """Return one line; long texts, such as differences, are for `--json`."""
+    rest = {key: value for key, value in event.items() if key not in ("at", "kind", "difference")}
+    words = " ".join(f"{key}={_short(value)}" for key, value in rest.items())
+    return f"{event['kind']}: {words}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _dirt(git: Mapping[str, Any]) -> str:
+    if not git.get("dirty"):
+        return ""
+    return f" + uncommitted changes {str(git.get('diff_hash', ''))[:12]}"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

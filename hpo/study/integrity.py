@@ -1,0 +1,71 @@
+"""A study opened for reading: whether its table and its code are still the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.table import FeaturesError, FeatureTable
+from hpo.errors import ConflictError, HpoError
+from hpo.objectives.factory import make_objective
+from hpo.objectives.protocol import Objective
+from hpo.plugins import make_importable
+from hpo.study.fingerprint import PARTS, compare, fingerprint, shorten
+from hpo.study.record import StudyRecord
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the study is made of, as far as it is still here.
+
+    Attributes
+    ----------
+    table, objective
+        None where they are not what the study was begun with, or cannot be opened.
+    differences
+        For every part that changed: what it is, before, now.
+    problem
+        Why something cannot be opened; "" if everything can.
+    """
+
+    table: FeatureTable | None = None
+    objective: Objective | None = None
+    differences: tuple[tuple[str, str, str], ...] = ()
+    problem: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is what the study was begun with."""
+        return not self.differences and not self.problem
+
+
+def open_study(record: StudyRecord) -> Opened:
+    """Open the table and the objective of a study, or say what is not as it was."""
+    make_importable(Path(record.source.file))
+    table = None
+    try:
+        table = record.read_table()
+        objective = make_objective(record.spec, table)
+        now = fingerprint(record.spec, table, objective)
+    except (HpoError, FeaturesError) as exc:
+        return Opened(_if_same(record, table), problem=str(exc))
+    except Exception as exc:  # a user's own objective may raise anything
+        problem = f"the objective cannot be built: {type(exc).__name__}: {exc}"
+        return Opened(_if_same(record, table), problem=problem)
+    try:
+        compare(record.name, record.fingerprint, now)
+    except ConflictError as exc:
+        before = record.fingerprint
+        differences = tuple(
+            (f"{part}: {PARTS[part]}", shorten(before.get(part, "")), shorten(now.get(part, "")))
+            for part in exc.changed
+        )
+        # What the folds were can still be told where rows and splits are the same.
+        folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
+        return Opened(_if_same(record, table), None if folds_changed else objective, differences)
+    return Opened(table, objective)
+
+
+def _if_same(record: StudyRecord, table: FeatureTable | None) -> FeatureTable | None:
+    same = table is not None and table.hash == record.fingerprint.get("table")
+    return table if same else None

@@ -1,0 +1,169 @@
+"""A study in its storage: begun once, found again by name, continued only if it is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+
+import features.table
+from features.table import FeatureTable, Target
+from hpo.errors import HpoError, StudyNotFoundError, suggest
+from hpo.objectives.factory import make_objective
+from hpo.objectives.folds import hold_out
+from hpo.objectives.protocol import Objective
+from hpo.plugins import make_importable
+from hpo.spec.loading import load, validate
+from hpo.spec.sections import StudySpec
+from hpo.storage.ledger import Ledger
+from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
+from hpo.storage.storage import StudyStorage
+from hpo.study.fingerprint import (
+    Fingerprint,
+    compare,
+    fingerprint,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a study's spec came from, so that `hpo resume` can look whether it changed."""
+
+    file: str
+    overrides: tuple[str, ...]
+    data_dir: str | None
+
+    def load(self) -> StudySpec | None:
+        """Read the study file again; None if it is not there any more."""
+        path = Path(self.file)
+        return load(path, self.overrides) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as its storage knows it."""
+
+    storage: StudyStorage
+    study_id: int
+    name: str
+    spec: StudySpec
+    fingerprint: Fingerprint
+    table_path: Path | None
+    source: Source
+    provenance: Mapping[str, Any]
+    created_at: float
+
+    @property
+    def uid(self) -> str:
+        """An id that no other study has, in whatever storage."""
+        text = f"{self.name} {self.created_at!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The study's budget."""
+        return Ledger(
+            self.storage,
+            self.study_id,
+            lease_s=self.spec.lease_s,
+            max_deaths=self.spec.max_deaths,
+            max_failures=self.spec.max_failures,
+        )
+
+    def optuna_study(self) -> optuna.Study:
+        """Return the study for Optuna's own functions."""
+        return optuna.load_study(study_name=self.name, storage=self.storage)
+
+    def read_table(self) -> FeatureTable | None:
+        """Read the feature table of the study; None if it has none."""
+        return read_table_of(self.spec, self.table_path)
+
+    def read_target(self) -> Target | None:
+        """Read what the feature table of the study says of its target; None if it has none."""
+        if self.table_path is None:
+            return None
+        return Target(**features.table.read_manifest(self.table_path)["target"])
+
+    def open_objective(self) -> tuple[FeatureTable | None, Objective]:
+        """Load what a worker needs, and make sure that it is what the study was begun with.
+
+        Raises
+        ------
+        ConflictError
+            If table, splits, space, objective, code or packages differ.
+        """
+        make_importable(Path(self.source.file))
+        table = self.read_table()
+        objective = make_objective(self.spec, table)
+        compare(self.name, self.fingerprint, fingerprint(self.spec, table, objective))
+        return table, objective
+
+
+def read_table_of(spec: StudySpec, path: Path | None) -> FeatureTable | None:
+    """Read the table of a study, with the rows that its folds hold out."""
+    return hold_out(spec.cv, features.table.read(path)) if path else None
+
+
+def find(storage: StudyStorage, name: str) -> StudyRecord:
+    """Find a study by name.
+
+    Raises
+    ------
+    StudyNotFoundError
+        Naming the nearest of the studies that are there.
+    """
+    with storage.read() as c:
+        study_id = find_id(c, name)
+        if study_id is None:
+            shown = storage.engine.url.render_as_string(hide_password=True)
+            hint = suggest(name, names(storage))
+            raise StudyNotFoundError(f"{shown} holds no study '{name}'; {hint}")
+        row = find_row(c, study_id, name)
+    origin = json.loads(row.provenance)
+    source = origin.pop("source")
+    return StudyRecord(
+        storage=storage,
+        study_id=study_id,
+        name=name,
+        spec=validate(json.loads(row.spec), f"study '{name}'"),
+        fingerprint=json.loads(row.fingerprint),
+        table_path=Path(row.table_path) if row.table_path else None,
+        source=Source(source["file"], tuple(source["overrides"]), source["data_dir"]),
+        provenance=origin,
+        created_at=row.created_at,
+    )
+
+
+def names(storage: StudyStorage) -> list[str]:
+    """Return the names of the studies in a storage, oldest first."""
+    with storage.read() as c:
+        rows = c.execute(
+            sa.select(OPTUNA_STUDIES.c.study_name)
+            .join(STUDIES, STUDIES.c.study_id == OPTUNA_STUDIES.c.study_id)
+            .order_by(OPTUNA_STUDIES.c.study_id)
+        ).all()
+    return [row.study_name for row in rows]
+
+
+def find_id(c: sa.Connection, name: str) -> int | None:
+    """Return the id of the study of this name, if there is one."""
+    query = sa.select(OPTUNA_STUDIES.c.study_id).where(OPTUNA_STUDIES.c.study_name == name)
+    found = c.execute(query).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+def find_row(c: sa.Connection, study_id: int, name: str) -> Any:
+    """Return our row of a study; HpoError if Optuna alone made the study."""
+    row = c.execute(sa.select(STUDIES).where(STUDIES.c.study_id == study_id)).one_or_none()
+    if row is None:
+        raise HpoError(
+            f"study '{name}' in this storage was made by Optuna alone and has no study file; "
+            "choose another name (--name NEW)"
+        )
+    return row

@@ -1,0 +1,1 @@
+"""Weights & Biases: what a study is told there, each trial exactly once."""

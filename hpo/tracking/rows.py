@@ -1,0 +1,68 @@
+"""Rows of Weights & Biases: one per trial."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, part_key
+from hpo.tracking.run_file import TRIAL_KEY
+
+ORDER_KEY = "order"
+
+
+_STATE_NAMES = {TrialState.FAIL: "failed"}
+
+
+def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> dict[str, Any]:
+    """Return what is logged of one trial.
+
+    Parameters
+    ----------
+    trial
+        A trial that is finished: complete, pruned or failed.
+    order
+        The place of its row among all rows, from 0.
+    best
+        Score and number of the best trial up to here.
+    """
+    attributes = dict(trial.user_attrs)
+    row: dict[str, Any] = {
+        ORDER_KEY: order,
+        TRIAL_KEY: trial.number,
+        "state": _STATE_NAMES.get(trial.state, trial.state.name.lower()),
+        "worker": attributes.pop(WORKER_KEY, None),
+        "reason": attributes.pop(FAILURE_KEY, None) or attributes.pop(PRUNED_KEY, None),
+        "duration_s": attributes.pop(WALL_KEY, None) or _duration_s(trial),
+    }
+    row.update({f"hparams/{name}": value for name, value in trial.params.items()})
+    if trial.values:
+        row["score"] = trial.values[0]
+    for step in sorted(trial.intermediate_values):
+        for name, value in attributes.pop(part_key(step), {}).items():
+            row[f"parts/{step}/{name}"] = math.nan if value is None else value
+    for name, value in attributes.items():
+        row[f"scores/{name}"] = math.nan if value is None else value
+    if best is not None:
+        row["best/score"], row["best/trial"] = best
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _duration_s(trial: FrozenTrial) -> float | None:
+    return trial.duration.total_seconds() if trial.duration is not None else None
+
+
+def flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values as one mapping, with names such as `prefix/key`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(f"{prefix}/{key}", value))
+        elif value is not None:
+            plain = isinstance(value, str | int | float)
+            flat[f"{prefix}/{key}"] = value if plain else json.dumps(value, default=str)
+    return flat

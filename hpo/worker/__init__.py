@@ -1,0 +1,1 @@
+"""One worker: its loop, signals, sampler and pruner. May import `study` and `objectives`."""

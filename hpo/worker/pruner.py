@@ -1,0 +1,151 @@
+"""Ends trials early whose first parts say that they will not be the best.
+
+After each part, the mean of a trial's part scores so far is compared with the means at the same
+part of the trials that are complete. One that lies beyond a percentile of them is ended as PRUNED:
+its unit of budget is spent, it has no score, and samplers learn from its parts. Until a number of
+trials are complete, none is ended, so that there is always a best one.
+
+A decision depends on nothing but stored scores. A worker that takes a trial over makes it anew,
+after the last part that is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from hpo.records import Claim
+from hpo.storage.schema import CLAIMS, PART_VALUES
+
+if TYPE_CHECKING:
+    from hpo.objectives.protocol import Objective, Scores
+    from hpo.study.record import StudyRecord
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a trial is ended.
+
+    Attributes
+    ----------
+    percentile
+        Of the complete trials' means, between 0 and 100: what lies beyond it is ended.
+    after
+        After how many parts this is looked at first.
+    startup_trials
+        How many trials are complete before any is ended.
+    maximises
+        Whether large scores are good.
+    """
+
+    percentile: float
+    after: int
+    startup_trials: int
+    maximises: bool
+
+    def judge(self, parts: Sequence[float], complete: Floats) -> str:
+        """Return why a trial is ended after these parts; "" if it goes on.
+
+        Parameters
+        ----------
+        parts
+            Its part scores so far.
+        complete
+            Array of shape (n_complete, n_parts): those of the complete trials.
+        """
+        done = len(parts)
+        if done < self.after or len(complete) < self.startup_trials or done >= complete.shape[1]:
+            return ""
+        mean = float(np.mean(parts))
+        level = 100.0 - self.percentile if self.maximises else self.percentile
+        limit = float(np.percentile(complete[:, :done].mean(axis=1), level))
+        if mean >= limit if self.maximises else mean <= limit:
+            return ""
+        side = "below" if self.maximises else "above"
+        return (
+            f"after {done} of {complete.shape[1]} parts the mean score {mean:.6g} is {side} "
+            f"{limit:.6g}, percentile {level:g} of {len(complete)} complete trials"
+        )
+
+
+class CompleteParts:
+    """Part scores of the complete trials of a study; what was read once is not read again."""
+
+    def __init__(self, record: StudyRecord, n_parts: int) -> None:
+        self._storage, self._study_id, self._n_parts = record.storage, record.study_id, n_parts
+        self._settled: list[Floats] = []
+        self._below = 0  # trials of a lower id are at their end, and among the settled ones
+
+    def read(self) -> Floats:
+        """Return an array of shape (n_complete, n_parts)."""
+        rows = self._storage.patiently(self._read_new)
+        found: dict[int, dict[int, float]] = {}
+        for row in rows:
+            found.setdefault(row.trial_id, {})[row.step] = row.intermediate_value
+        oldest = rows[0].oldest_open if rows else None
+        new: list[Floats] = []
+        for trial_id, scores in found.items():
+            if len(scores) == self._n_parts:
+                values = np.array([scores[part] for part in range(self._n_parts)])
+                settled = oldest is not None and trial_id < oldest
+                (self._settled if settled else new).append(values)
+        if oldest is not None:
+            self._below = oldest
+        return np.array([*self._settled, *new]).reshape(-1, self._n_parts)
+
+    def _read_new(self) -> Sequence[Any]:
+        mine = CLAIMS.c.study_id == self._study_id
+        oldest = sa.select(sa.func.min(CLAIMS.c.trial_id)).where(mine, CLAIMS.c.state == "open")
+        query = (
+            sa.select(
+                CLAIMS.c.trial_id,
+                PART_VALUES.c.step,
+                PART_VALUES.c.intermediate_value,
+                oldest.scalar_subquery().label("oldest_open"),
+            )
+            .join(PART_VALUES, PART_VALUES.c.trial_id == CLAIMS.c.trial_id)
+            .where(mine, CLAIMS.c.state == "finished", CLAIMS.c.trial_id >= self._below)
+        )
+        with self._storage.read() as c:
+            return c.execute(query).all()
+
+
+class Pruner:
+    """Judges the trials of one worker.
+
+    Parameters
+    ----------
+    read
+        Returns the part scores of the complete trials; called once for each trial in hand.
+    """
+
+    def __init__(self, rule: Rule, read: Callable[[], Floats]) -> None:
+        self._rule, self._read = rule, read
+        self._of: tuple[int, int] | None = None
+        self._complete = np.empty((0, 0))
+
+    def __call__(self, claim: Claim, parts: Sequence[Scores]) -> str:
+        """Return why a trial is ended after these parts; "" if it goes on."""
+        if len(parts) < self._rule.after:
+            return ""
+        if self._of != (claim.trial_id, claim.attempt):
+            self._of, self._complete = (claim.trial_id, claim.attempt), self._read()
+        return self._rule.judge([part["score"] for part in parts], self._complete)
+
+
+def make_pruner(record: StudyRecord, objective: Objective) -> Pruner | None:
+    """Return what ends the trials of a study early; None if nothing does."""
+    asked, n_parts = record.spec.pruned_by, len(objective.parts)
+    if asked is None or n_parts <= asked.after:
+        return None
+    rule = Rule(
+        asked.percentile, asked.after, asked.startup_trials, objective.direction == "maximize"
+    )
+    return Pruner(rule, CompleteParts(record, n_parts).read)

@@ -1,0 +1,67 @@
+"""Draws the parameters of a trial, all at once, before anything of them is stored.
+
+Each trial has a random stream of its own, made from the study's seed and the trial's number.
+Workers therefore never share a stream, and a resumed study never repeats its start-up trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from hpo.spec.sections import SamplerSpec
+from hpo.worker.trial_cache import TrialHistory
+
+
+def draw(
+    history: TrialHistory,
+    number: int,
+    space: Mapping[str, BaseDistribution],
+    sampler: SamplerSpec,
+    seed: int,
+) -> dict[str, Any]:
+    """Return a value for every dimension of the space.
+
+    Parameters
+    ----------
+    history
+        The trials of the study, which the sampler learns from; brought up to date here.
+    number
+        The trial that the parameters are for.
+    space
+        Distribution of every dimension.
+    sampler
+        Which sampler, as in the study file.
+    seed
+        The study's seed.
+    """
+    if not space:
+        return {}
+    history.update(undrawn=number)
+    source = _make_sampler(sampler, trial_seed(seed, number))
+    study, trial = history.study, history.running(number)
+    found = history.common_space()
+    # Complete trials have parameters that are read off a curve, too, which nobody draws.
+    joint = {name: found[name] for name in found if name in space}
+    together = source.sample_relative(study, trial, joint)
+    return {
+        name: together[name]
+        if name in together
+        else source.sample_independent(study, trial, name, distribution)
+        for name, distribution in space.items()
+    }
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's random stream, in [0, 2**32)."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def _make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
+    if spec.name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=spec.startup_trials)

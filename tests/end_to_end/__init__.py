@@ -1,0 +1,1 @@
+"""Whole runs, killed and gone on with."""

@@ -1,0 +1,316 @@
+"""Studies on a real SLURM and a real PostgreSQL, by the commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hpo.cli import main
+from hpo.errors import FailedStudyError
+from hpo.launch.slurm_workers import (
+    MAX_FRUITLESS_REFILLS,
+    comment_of,
+    find_wanted,
+    reconcile,
+    refill,
+)
+from hpo.records import Incarnation
+from hpo.storage.backends import open_storage
+from hpo.study.record import StudyRecord, find
+from slurm.queue import QueuedJob, list_jobs
+from tests.support.studies import ROOT, command, journal, wait_until, write_study
+
+CLUSTERS = """
+[test]
+partition = "work"
+memory_gb = 0.5
+time_limit = "1:00:00"
+"""
+
+
+@pytest.fixture
+def site(hpo, slurm_cluster, postgres_url, monkeypatch):
+    """A folder with a cluster file, a database and a cluster that is at rest."""
+    monkeypatch.setenv("HPO_STORAGE", postgres_url)
+    Path("clusters.toml").write_text(CLUSTERS)
+    opened: list[StudyRecord] = []
+
+    class Site:
+        cluster = slurm_cluster
+
+        def record(self, name="x") -> StudyRecord:
+            opened.append(find(open_storage(postgres_url, create=False), name))
+            return opened[-1]
+
+        def status(self, name="x"):
+            return json.loads(hpo("status", name, "--json").stdout)
+
+        def running(self, name="x") -> list[QueuedJob]:
+            comment = comment_of(self.record(name))
+            return [job for job in list_jobs(comment) if job.state == "RUNNING"]
+
+    yield Site()
+    for record in opened:
+        record.storage.engine.dispose()
+    slurm_cluster.wait_idle()
+
+
+def test_a_study_is_submitted_as_one_array_and_finished(hpo, site):
+    path = write_study(trials=12, delay_s=0.1)
+    said = hpo("submit", path, "--workers", "4", "--cluster", "test")
+    assert "0 of 12 trials, 4 workers needed, 0 there, 4 submitted: job " in said.stdout
+    assert "hpo status x --watch" in said.stderr
+    watched = hpo("status", "x", "--watch", "--interval", "0.5").stdout
+    # Workers on their way out may still be listed below it.
+    states = [line for line in watched.splitlines() if line.startswith("x: ")]
+    assert states[-1].startswith("x: finished, 12 of 12 trials, best")
+    assert set(journal().values()) == {1}
+    told = json.loads(hpo("provenance", "x", "--json").stdout)
+    jobs = {worker["job"] for worker in told["workers"]}
+    assert len(jobs) == 4
+    assert {worker["cluster"] for worker in told["workers"]} == {"hpotest"}
+    assert {worker["restarts"] for worker in told["workers"]} == {0}
+    commits = {worker["provenance"]["git"]["commit"] for worker in told["workers"]}
+    assert commits == {told["origin"]["git"]["commit"]}
+    assert set(told["events"][0]["jobs"]) == jobs
+    # The URL of the tests' server holds a password.
+    password = sa.make_url(os.environ["HPO_STORAGE"]).password
+    assert password
+    for shown in (json.dumps(told), hpo("provenance", "x").stdout, hpo("status", "x").stdout):
+        assert str(password) not in shown
+    lines = hpo("logs", "x", "--trial", "3").stdout
+    assert "trial 3: attempt 1 begins" in lines
+    assert "trial 3: finished, score" in lines
+    assert "trial 4" not in lines
+    assert "is finished: 12 of 12 trials; nothing to do" in hpo("submit", path).stdout
+    assert "nothing to do" in hpo("refill", "x").stdout
+
+
+def test_a_worker_that_is_warned_gives_its_trial_back_and_is_requeued(hpo, site):
+    hpo("submit", write_study(trials=4, delay_s=1.5), "--workers", "1")
+    record = site.record()
+    wait_until(lambda: record.ledger.progress() >= 1)
+    (job,) = site.running()
+    site.cluster.scancel("--signal=USR2", job.job_id)
+    wait_until(lambda: site.status()["counts"]["finished"] == 4, 120)
+    assert set(journal().values()) <= {1, 2}
+    again = [part for part, times in journal().items() if times > 1]
+    assert again == [] or len(again) == 1  # the part that the signal interrupted
+    told = json.loads(hpo("provenance", "x", "--json").stdout)
+    incarnations = [(worker["job"], worker["restarts"]) for worker in told["workers"]]
+    assert incarnations == [(job.job_id, 0), (job.job_id, 1)]
+    assert told["workers"][0]["outcome"] == "stopped: SIGUSR2"
+    assert not [event for event in told["events"] if event["kind"] == "death"]
+
+
+def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
+    hpo("submit", write_study(trials=30, delay_s=0.8), "--workers", "4")
+    wait_until(lambda: len(site.running()) == 4)
+    assert "4 workers needed, 4 there\n" in hpo("refill", "x").stdout
+    gone = site.running()[:2]
+    site.cluster.scancel(*(job.job_id for job in gone))
+    comment = comment_of(site.record())
+    wait_until(lambda: sum(job.active for job in list_jobs(comment)) == 2)
+    said = hpo("refill", "x", "--json")
+    done = json.loads(said.stdout)
+    assert (done["needed"], done["active"], len(done["submitted"])) == (4, 2, 2)
+    both = [
+        subprocess.Popen(
+            command("refill", "x", "--workers", "6"), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        process.communicate(timeout=60)
+    jobs = [job for job in list_jobs(comment_of(site.record())) if job.active]
+    assert len(jobs) == 6
+    hpo("refill", "x", "--watch", "--interval", "1")
+    assert site.status()["state"] == "finished"
+
+
+def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
+    path = write_study(trials=40, delay_s=0.5)
+    hpo("submit", path, "--workers", "3")
+    record = site.record()
+    wait_until(lambda: record.ledger.counts().finished >= 2)
+    said = hpo("stop", "x").stdout
+    assert "3 workers finish their trials and leave, 0 jobs cancelled" in said
+    wait_until(lambda: site.status()["state"] == "stopped")
+    counts = record.ledger.counts()
+    assert (counts.held, counts.free) == (0, 0)
+    refused = hpo("refill", "x", code=2).stderr
+    assert "study 'x' was stopped (hpo stop), so no workers are submitted" in refused
+    hpo("submit", path, "--workers", "3")
+    wait_until(lambda: record.ledger.counts().held == 3)
+    said = hpo("stop", "x", "--now").stdout
+    assert "give their trials back and leave, 3 jobs cancelled" in said
+    wait_until(lambda: record.ledger.counts().held == 0)
+    counts = record.ledger.counts()
+    assert counts.free == 3
+    hpo("submit", path, "--workers", "4", "--trials", str(counts.finished + 5))
+    wait_until(lambda: site.status()["state"] == "finished")
+    assert record.ledger.counts().finished == counts.finished + 5
+    # At the second stop each worker was at one part; nothing else was computed twice.
+    assert sum(journal().values()) - len(journal()) <= 3
+
+
+def test_a_budget_changes_while_workers_run(hpo, site):
+    hpo("submit", write_study(trials=100, delay_s=0.7), "--workers", "3")
+    record = site.record()
+    wait_until(lambda: record.ledger.counts().finished >= 1)
+    # More than can be finished before the command is carried out.
+    said = hpo("budget", "x", "15").stdout
+    assert "study 'x': 100 -> 15 trials" in said
+    wait_until(lambda: site.status()["state"] == "finished", 120)
+    assert record.ledger.counts().finished == 15
+    hpo("budget", "x", "17")
+    hpo("refill", "x", "--watch", "--interval", "1")
+    counts = record.ledger.counts()
+    assert (counts.finished, counts.held, counts.free) == (17, 0, 0)
+
+
+def test_a_node_that_is_lost_costs_one_part_and_no_trial(hpo, site):
+    hpo("submit", write_study(trials=12, delay_s=0.8, lease_s=60.0), "--workers", "3")
+    record = site.record()
+    wait_until(lambda: record.ledger.counts().held == 3)
+    node = site.running()[0].node
+    site.cluster.set_node(node, "DOWN")
+    # It may have come back by itself.
+    site.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+    # Leases of a minute: what was lost is free at once because SLURM knows of it.
+    began = time.monotonic()
+    hpo("refill", "x", "--watch", "--interval", "1")
+    assert time.monotonic() - began < 60.0
+    assert site.status()["counts"]["finished"] == 12
+
+
+def test_workers_that_fail_at_once_are_not_submitted_for_ever(hpo, site):
+    hpo("submit", write_study(trials=4), "--workers", "2", "--slurm", "setup=exit 7")
+    record = site.record()
+    wanted = find_wanted(record, os.environ["HPO_STORAGE"])
+    for _ in range(MAX_FRUITLESS_REFILLS):
+        wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
+        assert len(refill(record, wanted).submitted) == 2
+    wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
+    with pytest.raises(FailedStudyError, match="no part was scored in between") as caught:
+        refill(record, wanted)
+    assert "See what they printed in " in str(caught.value)
+    assert record.ledger.counts().held == 0
+
+
+def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
+    hpo("submit", write_study(trials=3), "--workers", "0")
+    venv = Path("venv/bin")
+    venv.mkdir(parents=True)
+    script = venv / "hpo"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m hpo "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("HPO_VENV", "venv")
+    subprocess.run(["sbatch", "--mem=500", ROOT / "slurm" / "worker.sbatch", "x"], check=True)
+    wait_until(lambda: site.status()["state"] == "finished")
+    assert list(journal().values()) == [1] * 9
+
+
+def test_what_cannot_be_submitted_is_said(hpo, site):
+    path = write_study()
+    for arguments, message in (
+        (("--cluster", "tset"), "no cluster 'tset'; did you mean 'test'?"),
+        (("--slurm", "partition=nowhere"), "invalid partition specified"),
+        (("--slurm", "tim_limit=5"), "did you mean 'time_limit'?"),
+        (("--workers", "many"), "must be a whole number of at least 0, got 'many'"),
+    ):
+        assert message in hpo("submit", path, *arguments, code=2).stderr
+    assert "was never submitted to a cluster" in hpo("refill", "x", code=2).stderr
+
+
+def test_a_cluster_file_is_not_needed_to_be_told_that_there_is_no_slurm(hpo, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    said = hpo("submit", write_study(), "--workers", "2", code=2).stderr
+    assert "sbatch" in said or "squeue" in said or "scontrol" in said
+
+
+def queued(job_id: str, state: str, restarts: int = 0) -> QueuedJob:
+    return QueuedJob(job_id, job_id, state, None, "n1", restarts, "hpo-x", "work", None, None)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reason"),
+    [
+        ([queued("7_0", "RUNNING")], None),
+        ([queued("7_0", "SUSPENDED")], None),
+        ([queued("7_0", "NODE_FAIL")], "its job 7_0 is over: NODE_FAIL"),
+        ([queued("7_0", "COMPLETED")], "its job 7_0 is over: COMPLETED"),
+        ([queued("7_0", "PENDING", restarts=1)], "its job 7_0 was started again"),
+        # A controller that lost its state has not ended a worker that was heard of just now.
+        ([], None),
+    ],
+)
+def test_leases_and_queue_are_joined(begin_study, slurm_cluster, jobs, reason):
+    record = begin_study(trials=4)
+    worker = Incarnation("n1", 1, cluster="hpotest", job="7_0", restarts=0)
+    record.ledger.enter("w1", worker)
+    record.ledger.enter("elsewhere", Incarnation("n1", 1, cluster="other", job="7_0", restarts=0))
+    record.ledger.enter("local", Incarnation("here", 1))
+    record.ledger.claim("w1")
+    buried, _ = reconcile(record, jobs)
+    assert buried == ([("w1", reason)] if reason else [])
+    assert record.ledger.counts().free == (1 if reason else 0)
+
+
+def test_a_job_that_slurm_has_forgotten_is_buried_when_it_is_silent(begin_study, slurm_cluster):
+    record = begin_study(trials=4, lease_s=1.0)
+    record.ledger.enter("w1", Incarnation("n1", 1, cluster="hpotest", job="7_0", restarts=0))
+    record.ledger.claim("w1")
+    time.sleep(0.7)
+    buried, _ = reconcile(record, [])
+    assert buried == [("w1", "SLURM does not know its job 7_0 any more")]
+
+
+def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
+    hpo("submit", write_study(trials=500, delay_s=0.2), "--workers", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 12))
+    hpo("worker", "x", "--no-requeue")
+    status = json.loads(hpo("status", "x", "--json").stdout)
+    assert status["counts"]["held"] == 0
+    assert 0 < status["counts"]["finished"] < 500
+    told = json.loads(hpo("provenance", "x", "--json").stdout)
+    assert told["workers"][0]["outcome"] == "stopped: the time limit is near"
+
+
+def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
+    hpo("submit", write_study(), "--workers", "0")
+    record = find(open_storage("sqlite:///hpo.db", create=False), "x")
+    record.ledger.enter("w1", Incarnation("node7", 1))
+    record.storage.engine.dispose()
+    said = hpo("worker", "x", code=2).stderr
+    log = Path(said.partition("log: ")[2].strip()).read_text()
+    assert "hpo.db: this SQLite file is on a " in log
+    assert "node7" in log
+    assert "hpo db start DIR" in log
+
+
+def test_slurm_on_a_single_machine_may_use_a_sqlite_file(hpo, slurm_cluster):
+    path = write_study(trials=4)
+    hpo("submit", path, "--workers", "2", "--slurm", "memory_gb=0.5")
+    wait_until(lambda: "finished" in hpo("status", "x").stdout)
+    assert set(journal().values()) == {1}
+    slurm_cluster.wait_idle()
+
+
+def test_a_sqlite_file_is_refused_where_jobs_run_on_other_machines(hpo, monkeypatch, capsys):
+    path = write_study()
+    monkeypatch.setattr("slurm.queue.node_hosts", lambda partition: {"node7", "node8"})
+    assert main(["submit", path, "--workers", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "hpo.db: this SQLite file is on a " in said
+    assert "node7, node8" in said
+    assert "'hpo db start DIR' starts one, 'hpo copy sqlite:///" in said
+    assert not Path("hpo.db").exists(), "refused before anything was begun"

@@ -1,0 +1,1 @@
+"""What tests share: studies, clusters, databases, objectives, faults."""

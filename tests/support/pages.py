@@ -1,0 +1,106 @@
+"""Reports as tests read them, and studies to report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import features.table
+from features.table import Column, PartialRow, SkippedRow, Target
+from hpo.records import Incarnation
+from hpo.study.record import StudyRecord
+from hpo.worker.worker import Worker, new_worker_id
+
+
+class Page(HTMLParser):
+    """A report as a reader takes it in: texts, tables, figures and what it would fetch."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.links: list[str] = []
+        self.plots: dict[str, int] = {}
+        self.styles = ""
+        self._within = ""
+        self._figure = ""
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take note of links, figures and table cells."""
+        named = dict(attrs)
+        self.links += [
+            named[key] or "" for key in ("src", "href", "srcset", "data") if key in named
+        ]
+        if tag in ("script", "style", "title"):
+            self._within = tag
+        elif tag == "figure":
+            self._figure = named["id"] or ""
+            self.plots[self._figure] = 0
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._within = "cell"
+        elif tag == "div" and named.get("class") == "plot":
+            self.plots[self._figure] += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave a cell or a script."""
+        if tag in ("script", "style", "title", "td", "th"):
+            self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        """Take note of a text."""
+        if self._within == "style":
+            self.styles += data
+        elif self._within != "script":
+            self.words.append(data)
+        if self._within == "cell":
+            self.rows[-1][-1] += data
+
+    def row(self, first: str) -> list[str]:
+        """Return the cells of the first row that begins with a text."""
+        return next(row for row in self.rows if row and row[0].strip() == first)
+
+
+def work(record: StudyRecord, meddle: Callable[[int], None] | None = None) -> None:
+    """Let one worker run; `meddle` is called with the count of parts before each is scored."""
+    _, objective = record.open_objective()
+    plain, count = objective.score_part, iter(range(10**6))
+
+    def score_part(params: Mapping[str, Any], part: int) -> Mapping[str, float]:
+        if meddle is not None:
+            meddle(next(count))
+        return plain(params, part)
+
+    objective.score_part = score_part  # type: ignore[method-assign]
+    Worker(record, objective, new_worker_id()).run(Incarnation("here", 1))
+
+
+def leaky_table(folder: Path, n_skipped: int) -> Path:
+    """Write a table with a leak, groups across folds and test set, and rows that are missing."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=60)
+    return features.table.write(
+        folder,
+        dataset="leaky",
+        ids=[f"</script><i>{i}" for i in range(60)],
+        formulas=["Li2O"] * 60,
+        X=np.column_stack([rng.normal(size=60), y > 0]),
+        y=y,
+        groups=[f"group {i // 2}" for i in range(60)],
+        is_train=np.arange(60) < 55,
+        columns=[Column("x", "made"), Column("is_high", "flags", derived_from_target=True)],
+        target=Target("conductivity", "S/cm", log10=True),
+        skipped=[SkippedRow(i + 2, f"lost-{i}", "raw.csv", "no target") for i in range(n_skipped)],
+        partial=[PartialRow(7, "row-7", "raw.csv", "bonds", "no parameters for Te6+")],
+        provenance={"citation": ["A. Author, Journal 1 (2025)"]},
+    )
