@@ -83,7 +83,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Incarnation:
+class WorkerRun:
     """One run of a worker process; a job that SLURM runs again is another one.
 
     Attributes
@@ -118,7 +118,7 @@ def part_key(part: int) -> str:
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedTrial:
     """What becomes of a trial's stored parts when it comes to its end.
 
     Attributes

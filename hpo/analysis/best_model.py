@@ -20,7 +20,7 @@ from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
 from hpo.objectives.protocol import Objective
 from hpo.study.record import StudyRecord
 
-TEST_LOOK = "test set looked at"
+TEST_EVALUATION = "test set looked at"
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,15 +198,15 @@ def _record_look(
     test: Predictions,
     n_features: int,
 ) -> None:
-    """Write down a look at the held-out rows; reading the same model's scores again is none."""
-    looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
-    if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in looks):
+    """Record a test-set evaluation; reading the same model's scores again is none."""
+    evaluations = [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
+    if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in evaluations):
         return
     with record.storage.write() as c:
         record.storage.record_event(
             c,
             record.study_id,
-            TEST_LOOK,
+            TEST_EVALUATION,
             trial=trial,
             finished=finished,
             scores=dict(test.scores),

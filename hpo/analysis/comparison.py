@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.best_model import TEST_LOOK, Evaluation, Predictions, evaluate
+from hpo.analysis.best_model import TEST_EVALUATION, Evaluation, Predictions, evaluate
 from hpo.analysis.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.analysis.reported import External, Reported, ReportedFile
 from hpo.objectives.metrics import Interval
@@ -147,9 +147,11 @@ def compare_study(record: StudyRecord) -> Row:
         return Row(record.name, state, remark="no trial has finished")
     trial = record.optuna_study().best_trial
     best, score = trial.number, trial.value
-    looks = [e for e in record.ledger.events() if e["kind"] == TEST_LOOK and e["trial"] == best]
-    if looks and counts.done and "cv" in looks[-1]:
-        return replace(_from_look(record.name, state, looks[-1]), score=score)
+    evaluations = [
+        e for e in record.ledger.events() if e["kind"] == TEST_EVALUATION and e["trial"] == best
+    ]
+    if evaluations and counts.done and "cv" in evaluations[-1]:
+        return replace(_from_look(record.name, state, evaluations[-1]), score=score)
     if _predicts_nothing(record, trial):
         return Row(record.name, state, trial=best, score=score, scores=_own_scores(trial))
     opened = open_study(record)
@@ -157,7 +159,7 @@ def compare_study(record: StudyRecord) -> Row:
         changed = ", ".join(part for part, _, _ in opened.differences)
         remark = opened.problem or f"not as it was begun: {changed}"
         return Row(record.name, state, trial=best, score=score, remark=remark)
-    evaluation = evaluate(record, opened.table, opened.objective, look=bool(looks))
+    evaluation = evaluate(record, opened.table, opened.objective, look=bool(evaluations))
     if evaluation is None or opened.table is None:
         remark = "an objective without predictions"
         return Row(record.name, state, trial=best, score=score, remark=remark)
@@ -165,7 +167,7 @@ def compare_study(record: StudyRecord) -> Row:
     if not counts.done:
         remark = "unfinished: the held-out rows wait"
     elif evaluation.test is None:
-        remark = "held-out rows not looked at yet, if there are any"
+        remark = "held-out rows not evaluated yet, if there are any"
     row = _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
     return replace(row, score=score)
 

@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class ScoredStudy:
     """One study of a comparison, with its predictions.
 
     Attributes
@@ -79,24 +79,24 @@ class Pair:
 # Predictions ----------------------------------------------------------------------------------
 
 
-def read_study(row: Row, reports_dir: Path) -> Study:
+def read_study(row: Row, reports_dir: Path) -> ScoredStudy:
     """Return a study with the predictions beside its report, if they give its scores."""
     if not row.cv:
-        return Study(row)
+        return ScoredStudy(row)
     path = reports_dir / row.name / PREDICTIONS_NAME
     again = f"write it again: hpo report {row.name}"
     if not path.is_file():
-        return Study(row, remark=f"no {PREDICTIONS_NAME} in {path.parent}; {again}")
+        return ScoredStudy(row, remark=f"no {PREDICTIONS_NAME} in {path.parent}; {again}")
     try:
         rows = read_predictions(path, has_unit="rmse" in row.cv)
     except HpoError as exc:
-        return Study(row, remark=f"{exc}; {again}")
+        return ScoredStudy(row, remark=f"{exc}; {again}")
     for name, recorded in (("cv", row.cv), ("test", row.test)):
         found = rows[name].scores if name in rows else {}
         if bool(recorded) != bool(found) or not _agree(found, recorded):
             text = f"{path} does not give the {SET_NAMES[name]} scores that the study recorded"
-            return Study(row, remark=f"{text}; {again}")
-    return Study(row, rows)
+            return ScoredStudy(row, remark=f"{text}; {again}")
+    return ScoredStudy(row, rows)
 
 
 def _agree(found: Mapping[str, float], recorded: Mapping[str, Any]) -> bool:
@@ -112,7 +112,7 @@ def _agree(found: Mapping[str, float], recorded: Mapping[str, Any]) -> bool:
 # Pairs ----------------------------------------------------------------------------------------
 
 
-def find_differences(studies: Sequence[Study], against: str) -> list[Pair]:
+def find_differences(studies: Sequence[ScoredStudy], against: str) -> list[Pair]:
     """Return the differences of all studies to one of them, first by study, then by rows.
 
     Raises
@@ -133,9 +133,9 @@ def find_differences(studies: Sequence[Study], against: str) -> list[Pair]:
     return [found[study.name, of] for study in others for of in SET_NAMES]
 
 
-def _pairs_of(reference: Study, others: Iterable[Study], of: str) -> Iterable[Pair]:
+def _pairs_of(reference: ScoredStudy, others: Iterable[ScoredStudy], of: str) -> Iterable[Pair]:
     """Yield the pairs on one set of rows; studies that share them are resampled together."""
-    together: dict[bytes, list[tuple[Study, Ints, Ints]]] = {}
+    together: dict[bytes, list[tuple[ScoredStudy, Ints, Ints]]] = {}
     for study in others:
         try:
             mine, theirs = _align(reference, study, of)
@@ -161,7 +161,7 @@ class _UnpairedError(Exception):
     """Why two studies have no rows to be compared on."""
 
 
-def _align(reference: Study, study: Study, of: str) -> tuple[Ints, Ints]:
+def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, Ints]:
     """Return the positions of the rows that both predict, in the reference's order."""
     for one in (study, reference):
         if of not in one.rows:
@@ -224,7 +224,7 @@ def _ends(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
-def remarks(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[str]:
+def remarks(studies: Sequence[ScoredStudy], pairs: Sequence[Pair]) -> list[str]:
     """Return what there is to say of predictions and differences that are missing, once each."""
     of_study = [f"{study.name}: {study.remark}" for study in studies if study.remark]
     silent = {study.name for study in studies if not study.rows}

@@ -53,7 +53,7 @@ class External(BaseModel):
 
 
 class ReportedFile(BaseModel):
-    """All that a family's file of reported figures says."""
+    """All that a study folder's file of reported figures says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

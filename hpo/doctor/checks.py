@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hpo
-from hpo.doctor.finding import GB, Finding, Verdict, ask, examine
+from hpo.doctor.result import GB, CheckResult, Verdict, ask, examine
 from hpo.doctor.storage import check_storage
 from hpo.study.provenance import git_state
 from hpo.system import resources
@@ -47,7 +47,7 @@ print(json.dumps([[pool["internal_api"], pool["num_threads"]]
 """
 
 
-def diagnose(storage: str, folders: dict[str, Path]) -> list[Finding]:
+def diagnose(storage: str, folders: dict[str, Path]) -> list[CheckResult]:
     """Return what all checks find.
 
     Parameters
@@ -59,7 +59,7 @@ def diagnose(storage: str, folders: dict[str, Path]) -> list[Finding]:
     """
     # First and alone: what is timed must not wait for the others.
     findings = examine("storage", lambda: check_storage(storage))
-    checks: dict[str, Callable[[], list[Finding]]] = {
+    checks: dict[str, Callable[[], list[CheckResult]]] = {
         f"{name} folder": functools.partial(check_folder, f"{name} folder", folder)
         for name, folder in folders.items()
     }
@@ -82,19 +82,19 @@ def diagnose(storage: str, folders: dict[str, Path]) -> list[Finding]:
     return findings
 
 
-def check_folder(name: str, folder: Path) -> list[Finding]:
+def check_folder(name: str, folder: Path) -> list[CheckResult]:
     """Return whether a folder, or that which it would be made in, can be written, and its room."""
     nearest = nearest_existing(folder)
     where = locate(folder)
     there = f"{folder}" if nearest == folder.absolute() else f"{folder} (not made yet)"
     if not nearest.is_dir():
         found = f"{there}: {nearest} is not a folder"
-        return [Finding(name, "problem", found, "give another folder, or move that file away")]
+        return [CheckResult(name, "problem", found, "give another folder, or move that file away")]
     try:
         _try_to_write(nearest)
     except OSError as exc:
         found = f"{there} on {where}: cannot be written: {exc.strerror or exc}"
-        return [Finding(name, "problem", found, "give a folder that you may write to")]
+        return [CheckResult(name, "problem", found, "give a folder that you may write to")]
     status = os.statvfs(nearest)
     free = status.f_bavail * status.f_frsize
     found = f"{there} on {where}, {free / GB:.1f} GB free"
@@ -107,8 +107,8 @@ def check_folder(name: str, folder: Path) -> list[Finding]:
         few_inodes = status.f_favail < FREE_INODES
     if free < FREE_BYTES or few_inodes:
         remedy = "little room is left: remove what is no longer needed, or use another folder"
-        return [Finding(name, "warning", found, remedy, figures)]
-    return [Finding(name, "ok", found, figures=figures)]
+        return [CheckResult(name, "warning", found, remedy, figures)]
+    return [CheckResult(name, "ok", found, figures=figures)]
 
 
 def _try_to_write(folder: Path) -> None:
@@ -122,38 +122,38 @@ def _try_to_write(folder: Path) -> None:
             raise OSError("a file that was renamed over another is not the new one")
 
 
-def check_cores() -> list[Finding]:
+def check_cores() -> list[CheckResult]:
     """Return how many workers can run at full speed."""
     cores = resources.cores()
     found = f"{cores.allowed} of {cores.machine} usable"
     figures = {"allowed": float(cores.allowed), "machine": float(cores.machine)}
     if cores.quota is None:
-        return [Finding("cores", "ok", found, figures=figures)]
+        return [CheckResult("cores", "ok", found, figures=figures)]
     found += f", limited to the time of {cores.quota:g}"
     figures["quota"] = cores.quota
     if cores.quota >= cores.allowed:
-        return [Finding("cores", "ok", found, figures=figures)]
+        return [CheckResult("cores", "ok", found, figures=figures)]
     remedy = f"workers beyond that only slow each other down: use --workers {cores.usable}"
-    return [Finding("cores", "warning", found, remedy, figures)]
+    return [CheckResult("cores", "warning", found, remedy, figures)]
 
 
-def check_memory() -> list[Finding]:
+def check_memory() -> list[CheckResult]:
     """Return the memory that there is for each worker, if there is one per core."""
     sizes = [size for size in (resources.memory_available(), resources.memory_left()) if size]
     if not sizes:
-        return [Finding("memory", "not checked", "this system does not say what is available")]
+        return [CheckResult("memory", "not checked", "this system does not say what is available")]
     available, workers = min(sizes), resources.cores().usable
     each = available / workers
     found = f"{available / GB:.1f} GB available, {each / GB:.1f} GB for each of {workers} workers"
     figures = {"available_bytes": float(available), "worker_bytes": each}
     if each >= WORKER_BYTES:
-        return [Finding("memory", "ok", found, figures=figures)]
+        return [CheckResult("memory", "ok", found, figures=figures)]
     fewer = max(1, int(available / WORKER_BYTES))
     remedy = f"a worker needs some {WORKER_BYTES / GB:g} GB: use --workers {fewer}, or free memory"
-    return [Finding("memory", "warning", found, remedy, figures)]
+    return [CheckResult("memory", "warning", found, remedy, figures)]
 
 
-def check_limits() -> list[Finding]:
+def check_limits() -> list[CheckResult]:
     """Return what the shell's limits leave for open files, processes and core files."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
@@ -167,14 +167,14 @@ def check_limits() -> list[Finding]:
         remedies.append(f"raise the limit of open files: ulimit -n {OPEN_FILES}")
     if processes != resource.RLIM_INFINITY and processes < PROCESSES:
         remedies.append(f"raise the limit of processes and threads: ulimit -u {PROCESSES}")
-    return [Finding("limits", "warning" if remedies else "ok", found, "; ".join(remedies))]
+    return [CheckResult("limits", "warning" if remedies else "ok", found, "; ".join(remedies))]
 
 
 def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else f"{value}"
 
 
-def check_imports() -> list[Finding]:
+def check_imports() -> list[CheckResult]:
     """Return how long a worker takes to load, from where, and the threads that it would use."""
     reply = ask([sys.executable, "-c", _IMPORTS], SLOW_IMPORT_S)
     lines = reply.out.splitlines()
@@ -183,17 +183,17 @@ def check_imports() -> list[Finding]:
     if not lines and reply.code is None:
         found = f"hpo.worker.worker took more than {SLOW_IMPORT_S:g} s to load; {environment}"
         remedy = "install the environment on a local or faster disk of each node, or in an image"
-        loading = Finding("imports", "warning", found, remedy)
+        loading = CheckResult("imports", "warning", found, remedy)
     elif not lines:
         said = (reply.err.strip().splitlines() or [f"exit code {reply.code}"])[-1]
         found = f"hpo.worker.worker cannot be loaded: {said}"
-        loading = Finding("imports", "problem", found, "install the packages again")
+        loading = CheckResult("imports", "problem", found, "install the packages again")
     else:
         seconds = float(lines[0])
         cached, remedy = _bytecode()
         found = f"hpo.worker.worker loads in {seconds:.1f} s, bytecode {cached}; {environment}"
         verdict: Verdict = "warning" if remedy else "ok"
-        loading = Finding("imports", verdict, found, remedy, {"import_s": seconds})
+        loading = CheckResult("imports", verdict, found, remedy, {"import_s": seconds})
     return [loading, _threads(lines[1:])]
 
 
@@ -223,9 +223,11 @@ def _bytecode() -> tuple[str, str]:
     )
 
 
-def _threads(lines: list[str]) -> Finding:
+def _threads(lines: list[str]) -> CheckResult:
     if not lines:
-        return Finding("threads", "not checked", "the numerical libraries were not loaded in time")
+        return CheckResult(
+            "threads", "not checked", "the numerical libraries were not loaded in time"
+        )
     pools: dict[str, int] = {}
     for api, number in json.loads(lines[0]):
         pools[api] = max(number, pools.get(api, 0))
@@ -234,30 +236,30 @@ def _threads(lines: list[str]) -> Finding:
     )
     figures = {f"{api}_threads": float(number) for api, number in pools.items()}
     if all(number == 1 for number in pools.values()):
-        return Finding("threads", "ok", found, figures=figures)
+        return CheckResult("threads", "ok", found, figures=figures)
     remedy = "a library does not heed OMP_NUM_THREADS=1: use fewer workers, or another build of it"
-    return Finding("threads", "warning", found, remedy, figures)
+    return CheckResult("threads", "warning", found, remedy, figures)
 
 
-def check_packages() -> list[Finding]:
+def check_packages() -> list[CheckResult]:
     """Return which packages are not of the versions that the checkout was tested with."""
     lock = CHECKOUT / "requirements.lock"
     python = ".".join(map(str, sys.version_info[:3]))
     if not lock.is_file():
         found = f"Python {python}; no requirements.lock beside the package to compare with"
-        return [Finding("packages", "not checked", found)]
+        return [CheckResult("packages", "not checked", found)]
     n_locked, wrong = _differences(lock)
     figures = {"locked": float(n_locked), "different": float(len(wrong))}
     if not wrong:
         found = f"Python {python}; all {n_locked} packages as in requirements.lock"
-        return [Finding("packages", "ok", found, figures=figures)]
+        return [CheckResult("packages", "ok", found, figures=figures)]
     more = f" and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
     found = (
         f"Python {python}; {len(wrong)} of {n_locked} packages differ from requirements.lock: "
         f"{', '.join(wrong[:MAX_NAMED])}{more}"
     )
     remedy = "pip install --require-hashes -r requirements.lock"
-    return [Finding("packages", "warning", found, remedy, figures)]
+    return [CheckResult("packages", "warning", found, remedy, figures)]
 
 
 def _differences(lock: Path) -> tuple[int, list[str]]:
@@ -289,71 +291,73 @@ def _normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def check_openmp() -> list[Finding]:
+def check_openmp() -> list[CheckResult]:
     """Return whether the library is there that LightGBM expects the system to have."""
     import ctypes
 
     if not sys.platform.startswith("linux"):
-        return [Finding("openmp", "not checked", "LightGBM's need of libgomp is Linux's alone")]
+        return [CheckResult("openmp", "not checked", "LightGBM's need of libgomp is Linux's alone")]
     try:
         ctypes.CDLL("libgomp.so.1")
     except OSError:
         remedy = "only estimator 'lightgbm' needs it: install libgomp1 (libgomp on Red Hat)"
-        return [Finding("openmp", "warning", "libgomp.so.1 is missing", remedy)]
-    return [Finding("openmp", "ok", "libgomp.so.1 is there, which estimator 'lightgbm' needs")]
+        return [CheckResult("openmp", "warning", "libgomp.so.1 is missing", remedy)]
+    return [CheckResult("openmp", "ok", "libgomp.so.1 is there, which estimator 'lightgbm' needs")]
 
 
-def check_trees() -> list[Finding]:
+def check_trees() -> list[CheckResult]:
     """Return whether estimator 'hist_gradient_boosting' is fitted by compiled trees of our own."""
     from hpo.estimators import trees
 
     reason = trees.missing()
     if not reason:
-        return [Finding("trees", "ok", "compiled, for estimator 'hist_gradient_boosting'")]
+        return [CheckResult("trees", "ok", "compiled, for estimator 'hist_gradient_boosting'")]
     remedy = "without them trials give the same scores, but take several times as long"
-    return [Finding("trees", "warning", reason, remedy)]
+    return [CheckResult("trees", "warning", reason, remedy)]
 
 
-def check_git() -> list[Finding]:
+def check_git() -> list[CheckResult]:
     """Return the commit that results will be traced to."""
     if shutil.which("git") is None:
-        return [Finding("git", "not checked", "no git on PATH; results will name no commit")]
+        return [CheckResult("git", "not checked", "no git on PATH; results will name no commit")]
     state = git_state(CHECKOUT)
     if state["dirty"] is None:
         return [
-            Finding("git", "not checked", "not a checkout; results name package versions alone")
+            CheckResult("git", "not checked", "not a checkout; results name package versions alone")
         ]
     if state["dirty"]:
         found = f"commit {state['commit'][:12]}, with changes that are not committed"
-        return [Finding("git", "warning", found, "commit before a study whose numbers you publish")]
-    return [Finding("git", "ok", f"commit {state['commit'][:12]}, nothing changed")]
+        return [
+            CheckResult("git", "warning", found, "commit before a study whose numbers you publish")
+        ]
+    return [CheckResult("git", "ok", f"commit {state['commit'][:12]}, nothing changed")]
 
 
-def check_slurm() -> list[Finding]:
+def check_slurm() -> list[CheckResult]:
     """Return whether SLURM is there and answers, and those of its settings that matter to us."""
     from slurm.errors import SlurmError
     from slurm.queue import versions_and_limits
 
     if shutil.which("sbatch") is None:
         found = "not installed: no sbatch on PATH"
-        return [Finding("slurm", "not checked", found, "only needed for jobs on a cluster")]
+        return [CheckResult("slurm", "not checked", found, "only needed for jobs on a cluster")]
     try:
         site = versions_and_limits(SLURM_LIMIT_S)
     except SlurmError as exc:
         remedy = "local workers (hpo run) do not need SLURM; for jobs, ask the site"
-        return [Finding("slurm", "warning", str(exc), remedy)]
+        return [CheckResult("slurm", "warning", str(exc), remedy)]
     sacct = "sacct answers" if site.accounting else "no sacct (not needed)"
     found = (
         f"cluster {site.cluster}, version {site.version}, the controller is up; arrays up to "
         f"{site.max_array}, preemption {site.preempt_mode}, {site.kill_wait_s} s from SIGTERM to "
         f"SIGKILL, {sacct}"
     )
-    return [Finding("slurm", "ok", found)]
+    return [CheckResult("slurm", "ok", found)]
 
 
-def check_wandb() -> list[Finding]:
+def check_wandb() -> list[CheckResult]:
     """Return whether Weights & Biases is set up, which it need not be."""
     key = "a key is set" if os.environ.get("WANDB_API_KEY") else "no WANDB_API_KEY"
     mode = os.environ.get("WANDB_MODE")
     found = f"{key}, {f'mode {mode}' if mode else 'no WANDB_MODE'} (optional)"
-    return [Finding("weights & biases", "ok", found)]
+    return [CheckResult("weights & biases", "ok", found)]

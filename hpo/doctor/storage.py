@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.doctor.finding import GB, MB, Finding, Verdict, examine
+from hpo.doctor.result import GB, MB, CheckResult, Verdict, examine
 from hpo.errors import StorageError
 from hpo.system.filesystem import locate
 
@@ -28,7 +28,7 @@ _ONE_MACHINE = "serves the workers of one machine alone; for several machines: '
 NAMES = ("storage", "database latency", "clocks")
 
 
-def check_storage(url: str) -> list[Finding]:
+def check_storage(url: str) -> list[CheckResult]:
     """Return what there is to say about a storage, which is never created nor changed."""
     import sqlalchemy as sa
 
@@ -36,34 +36,38 @@ def check_storage(url: str) -> list[Finding]:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
         remedy = "give a database URL, such as sqlite:///hpo.db (--storage or HPO_STORAGE)"
-        return _not_open(Finding("storage", "problem", f"{url}: not a database URL", remedy))
+        return _not_open(CheckResult("storage", "problem", f"{url}: not a database URL", remedy))
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             found = f"{url}: workers are processes and need a file to share"
-            return _not_open(Finding("storage", "problem", found, "name a file: sqlite:///hpo.db"))
+            return _not_open(
+                CheckResult("storage", "problem", found, "name a file: sqlite:///hpo.db")
+            )
         return _check_sqlite(url, Path(str(parsed.database)))
     return _check_server(url, parsed)
 
 
-def _not_open(finding: Finding) -> list[Finding]:
+def _not_open(finding: CheckResult) -> list[CheckResult]:
     why = "the storage is not open"
-    return [finding, *(Finding(name, "not checked", why) for name in NAMES[1:])]
+    return [finding, *(CheckResult(name, "not checked", why) for name in NAMES[1:])]
 
 
 # --- SQLite
 
 
-def _check_sqlite(url: str, path: Path) -> list[Finding]:
+def _check_sqlite(url: str, path: Path) -> list[CheckResult]:
     shown = f"sqlite:///{path}"
     if not path.is_file():
         remedy = "the first 'hpo run STUDY' makes it; or give another (--storage, HPO_STORAGE)"
-        return _not_open(Finding("storage", "not checked", f"{shown}: does not exist yet", remedy))
+        return _not_open(
+            CheckResult("storage", "not checked", f"{shown}: does not exist yet", remedy)
+        )
     where = locate(path)
     if where.network is not False and path.with_name(f"{path.name}-wal").exists():
         # Opening it here would not see the locks in the memory of the machine that works on it.
         found = f"{shown}: on {where}, and in use, perhaps on another machine; not looked into"
         remedy = f"run 'hpo doctor' where its workers run; {_ONE_MACHINE}"
-        return _not_open(Finding("storage", "warning", found, remedy))
+        return _not_open(CheckResult("storage", "warning", found, remedy))
     try:
         # Not the mode that only reads, which would leave the files of write-ahead mode behind.
         connection = sqlite3.connect(
@@ -71,7 +75,7 @@ def _check_sqlite(url: str, path: Path) -> list[Finding]:
         )
     except sqlite3.Error as exc:
         remedy = "see who owns the file and its folder, and whether they can be written"
-        return _not_open(Finding("storage", "problem", f"{shown}: {exc}", remedy))
+        return _not_open(CheckResult("storage", "problem", f"{shown}: {exc}", remedy))
     try:
         finding = _sqlite_file(url, path, connection)
         if finding.verdict == "problem":
@@ -85,7 +89,7 @@ def _check_sqlite(url: str, path: Path) -> list[Finding]:
         connection.close()
 
 
-def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> Finding:
+def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckResult:
     from hpo.storage.backends import open_storage
 
     shown = f"sqlite:///{path}"
@@ -102,7 +106,7 @@ def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> Findin
         remedy = "if it was a study storage, restore a copy of it; or give another (--storage)"
         if "locked" in said:
             remedy = "another program holds it: end that one, or look again later"
-        return Finding("storage", "problem", f"{shown}: {said}", remedy)
+        return CheckResult("storage", "problem", f"{shown}: {said}", remedy)
     where = locate(path)
     free = shutil.disk_usage(path).free
     figures = {"size_bytes": path.stat().st_size, "free_bytes": free}
@@ -127,7 +131,7 @@ def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> Findin
         f"{shown}: {path.stat().st_size / MB:.1f} MB on {where}, {free / GB:.1f} GB free, "
         f"mode {mode}, integrity {integrity}"
     )
-    return Finding("storage", verdict, found, "; ".join(remedies), figures)
+    return CheckResult("storage", verdict, found, "; ".join(remedies), figures)
 
 
 def _integrity(connection: sqlite3.Connection) -> str:
@@ -143,7 +147,7 @@ def _integrity(connection: sqlite3.Connection) -> str:
         connection.set_progress_handler(None, 0)
 
 
-def _sqlite_latency(path: Path, connection: sqlite3.Connection) -> Finding:
+def _sqlite_latency(path: Path, connection: sqlite3.Connection) -> CheckResult:
     def read() -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
@@ -173,14 +177,14 @@ def _sqlite_now(connection: sqlite3.Connection) -> float:
 # --- PostgreSQL
 
 
-def _check_server(url: str, parsed: sa.URL) -> list[Finding]:
+def _check_server(url: str, parsed: sa.URL) -> list[CheckResult]:
     import sqlalchemy as sa
 
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() != "postgresql":
         remedy = "use SQLite on one machine and PostgreSQL on several"
         found = f"{shown}: a kind of database that has not been tried"
-        return _not_open(Finding("storage", "problem", found, remedy))
+        return _not_open(CheckResult("storage", "problem", found, remedy))
     limits = {"connect_timeout": CONNECT_S, "options": "-c statement_timeout=3000"}
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=limits)
@@ -195,14 +199,14 @@ def _check_server(url: str, parsed: sa.URL) -> list[Finding]:
             ]
     except (ImportError, sa.exc.NoSuchModuleError) as exc:
         remedy = "install the driver that the URL names, as in: pip install 'psycopg[binary]'"
-        return _not_open(Finding("storage", "problem", f"{shown}: {exc}", remedy))
+        return _not_open(CheckResult("storage", "problem", f"{shown}: {exc}", remedy))
     except sa.exc.SQLAlchemyError as exc:
         first = str(getattr(exc, "orig", None) or exc).strip().splitlines() or [type(exc).__name__]
         remedy = "see whether the server runs, and whether host, port, user and password are right"
-        return _not_open(Finding("storage", "problem", f"{shown}: {first[0]}", remedy))
+        return _not_open(CheckResult("storage", "problem", f"{shown}: {first[0]}", remedy))
 
 
-def _server(shown: str, url: str, connection: sa.Connection) -> Finding:
+def _server(shown: str, url: str, connection: sa.Connection) -> CheckResult:
     import sqlalchemy as sa
 
     from hpo.storage.backends import open_storage
@@ -226,7 +230,7 @@ def _server(shown: str, url: str, connection: sa.Connection) -> Finding:
             open_storage(url, create=False).engine.dispose()
         except StorageError as exc:
             said = str(exc).removeprefix(f"{shown}: ")
-            return Finding("storage", "problem", f"{shown}: {said}", "give another (--storage)")
+            return CheckResult("storage", "problem", f"{shown}: {said}", "give another (--storage)")
     if used > 0.8 * highest:
         verdict = "warning"
         remedies.append("few connections are left: raise max_connections or use fewer workers")
@@ -240,10 +244,10 @@ def _server(shown: str, url: str, connection: sa.Connection) -> Finding:
         f"{'' if begun else '; no studies yet'}"
     )
     figures = {"connections": used, "max_connections": highest}
-    return Finding("storage", verdict, found, "; ".join(remedies), figures)
+    return CheckResult("storage", verdict, found, "; ".join(remedies), figures)
 
 
-def _server_latency(connection: sa.Connection) -> Finding:
+def _server_latency(connection: sa.Connection) -> CheckResult:
     def read() -> None:
         connection.exec_driver_sql("SELECT count(*) FROM pg_namespace").scalar_one()
         connection.rollback()
@@ -275,17 +279,17 @@ def _server_now(connection: sa.Connection) -> float:
 # --- both
 
 
-def _latency(read: Callable[[], None], write: Callable[[], None]) -> Finding:
+def _latency(read: Callable[[], None], write: Callable[[], None]) -> CheckResult:
     read_ms, write_ms = _median_ms(read, READS), _median_ms(write, WRITES)
     found = f"read {read_ms:.2f} ms, write {write_ms:.2f} ms (medians of {READS} and {WRITES})"
     figures = {"read_ms": read_ms, "write_ms": write_ms}
     if write_ms <= SLOW_WRITE_MS:
-        return Finding("database latency", "ok", found, figures=figures)
+        return CheckResult("database latency", "ok", found, figures=figures)
     remedy = (
         f"above {SLOW_WRITE_MS:g} ms a write: a trial takes some ten of them; "
         "use longer parts, fewer workers or a nearer disk"
     )
-    return Finding("database latency", "warning", found, remedy, figures)
+    return CheckResult("database latency", "warning", found, remedy, figures)
 
 
 def _median_ms(transact: Callable[[], None], times: int) -> float:
@@ -297,7 +301,7 @@ def _median_ms(transact: Callable[[], None], times: int) -> float:
     return statistics.median(walls)
 
 
-def _clock(database_now: Callable[[], float], whose: str) -> Finding:
+def _clock(database_now: Callable[[], float], whose: str) -> CheckResult:
     database_now()
     before = time.time()
     theirs = database_now()
@@ -308,9 +312,9 @@ def _clock(database_now: Callable[[], float], whose: str) -> Finding:
     )
     figures = {"skew_ms": skew_s * 1e3}
     if abs(skew_s) <= SKEW_S:
-        return Finding("clocks", "ok", found, figures=figures)
+        return CheckResult("clocks", "ok", found, figures=figures)
     remedy = (
         "harmless to studies, but times in logs of several machines do not compare: "
         "set the clocks by a time server"
     )
-    return Finding("clocks", "warning", found, remedy, figures)
+    return CheckResult("clocks", "warning", found, remedy, figures)

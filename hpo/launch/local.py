@@ -22,7 +22,7 @@ POLL_S = 0.25
 SHOW_S = 1.0  # a status asks the storage more than what the launcher goes by
 GRACE_S = 20.0
 # How often in a row workers may die without a trial being finished in between.
-MAX_FRUITLESS_DEATHS = 10
+MAX_DEATHS_WITHOUT_PROGRESS = 10
 
 
 @dataclass
@@ -57,7 +57,7 @@ class LocalLauncher:
     source: WorkerSource
     _children: list[_Child] = field(default_factory=list)
     _stopped_by: int | None = None
-    _fruitless: int = 0
+    _without_progress: int = 0
     _finished: int = -1
     _show_at: float = 0.0
 
@@ -107,11 +107,11 @@ class LocalLauncher:
             self.progress(take_status(self.record))
             self._show_at = time.monotonic() + SHOW_S
         if counts.finished != self._finished:
-            self._fruitless, self._finished = 0, counts.finished
-        self._fruitless += self._collect()
-        if self._fruitless > MAX_FRUITLESS_DEATHS:
+            self._without_progress, self._finished = 0, counts.finished
+        self._without_progress += self._collect()
+        if self._without_progress > MAX_DEATHS_WITHOUT_PROGRESS:
             raise FailedStudyError(
-                f"workers died {self._fruitless} times and finished nothing in between; "
+                f"workers died {self._without_progress} times and finished nothing in between; "
                 f"see the logs in {self.logs_dir}"
             )
         if counts.done:
@@ -138,7 +138,7 @@ class LocalLauncher:
         return process is not None
 
     def _collect(self) -> int:
-        """Bury the workers that died, and return how many."""
+        """Reap the workers that died, and return how many."""
         deaths = 0
         for child in list(self._children):
             code = child.process.poll()
@@ -150,7 +150,7 @@ class LocalLauncher:
                 raise ConflictError(message, ()) if code == 3 else HpoError(message)
             if code != 0:
                 killed_by = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
-                self.record.ledger.bury(child.worker_id, killed_by or f"exit code {code}")
+                self.record.ledger.reap(child.worker_id, killed_by or f"exit code {code}")
                 deaths += 1
             self._children.remove(child)
         return deaths
@@ -163,7 +163,7 @@ class LocalLauncher:
         self._stopped_by = number
 
     def _end_children(self) -> None:
-        """Ask the workers to leave, kill those that do not, and bury them."""
+        """Ask the workers to leave, kill those that do not, and reap them."""
         for child in self._children:
             child.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
@@ -176,7 +176,7 @@ class LocalLauncher:
             if code != 0:
                 # Without the storage, their leases run out.
                 with contextlib.suppress(StorageError):
-                    self.record.ledger.bury(child.worker_id, "killed when the study was stopped")
+                    self.record.ledger.reap(child.worker_id, "killed when the study was stopped")
         self._children.clear()
 
 

@@ -29,7 +29,7 @@ MAX_MESSAGE = 1 << 16
 # A fork takes milliseconds; a warm process that does not answer is replaced.
 ANSWER_S = 5.0
 # How often in a row it may die without having forked anything, until workers go without it.
-MAX_FRUITLESS_STARTS = 3
+MAX_STARTS_WITHOUT_PROGRESS = 3
 _PR_SET_CHILD_SUBREAPER = 36
 # What every worker imports, whatever its study.
 _MODULES = (
@@ -133,13 +133,13 @@ class ForkedProcesses:
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._modules = tuple(modules)
-        self._fruitless = 0
+        self._without_progress = 0
         self._ready = False
         self._warm, self._socket = self._start_warm()
 
     def start(self, arguments: Sequence[str], storage_url: str) -> WorkerProcess | None:
         """Fork a worker that runs `hpo ARGUMENTS`; None if the warm process is not ready."""
-        if self._fruitless >= MAX_FRUITLESS_STARTS:
+        if self._without_progress >= MAX_STARTS_WITHOUT_PROGRESS:
             return FreshProcesses().start(arguments, storage_url)
         if not self._becomes_ready(0.0):
             return None
@@ -154,12 +154,12 @@ class ForkedProcesses:
             return None
         if answer == NOT_FORKED:
             return None
-        self._fruitless = 0
+        self._without_progress = 0
         return ForkedProcess(int(answer))
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not longer than until the warm process is ready."""
-        if self._ready or self._fruitless >= MAX_FRUITLESS_STARTS:
+        if self._ready or self._without_progress >= MAX_STARTS_WITHOUT_PROGRESS:
             time.sleep(seconds)
         else:
             self._becomes_ready(seconds)
@@ -185,7 +185,7 @@ class ForkedProcesses:
 
     def _restart(self) -> None:
         self.close()
-        self._fruitless += 1
+        self._without_progress += 1
         self._ready = False
         self._warm, self._socket = self._start_warm()
 

@@ -26,7 +26,7 @@ from slurm.submit import cancel
 # A refill waits for sbatch and squeue; longer than both may take.
 LOCK_S = 300.0
 # How often in a row a refill may submit workers without a part being scored in between.
-MAX_FRUITLESS_REFILLS = 5
+MAX_REFILLS_WITHOUT_PROGRESS = 5
 
 
 class BusyError(HpoError):
@@ -34,7 +34,7 @@ class BusyError(HpoError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredWorkers:
     """The workers that were asked for last.
 
     Attributes
@@ -66,7 +66,7 @@ class Refill:
         Jobs of the study that run or wait, before anything was submitted.
     submitted, cancelled
         Ids of jobs.
-    buried
+    reaped
         Workers that were thought alive and whose job is over, with the reason.
     """
 
@@ -74,7 +74,7 @@ class Refill:
     active: int
     submitted: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
-    buried: tuple[tuple[str, str], ...] = ()
+    reaped: tuple[tuple[str, str], ...] = ()
 
 
 def comment_of(record: StudyRecord) -> str:
@@ -82,7 +82,7 @@ def comment_of(record: StudyRecord) -> str:
     return f"hpo:{record.uid}"
 
 
-def find_wanted(record: StudyRecord, storage: str) -> Wanted:
+def find_wanted(record: StudyRecord, storage: str) -> DesiredWorkers:
     """Return the workers that were asked for last.
 
     Parameters
@@ -102,7 +102,7 @@ def find_wanted(record: StudyRecord, storage: str) -> Wanted:
             "begin with: hpo submit STUDY --workers N --cluster NAME"
         )
     last = events[-1]
-    return Wanted(
+    return DesiredWorkers(
         workers=last["wanted"],
         cluster=ClusterSpec.model_validate(last["cluster"]),
         storage=storage,
@@ -110,13 +110,13 @@ def find_wanted(record: StudyRecord, storage: str) -> Wanted:
     )
 
 
-def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill:
-    """Bury the workers whose jobs are over, and submit those that are missing.
+def refill(record: StudyRecord, wanted: DesiredWorkers, *, anew: bool = False) -> Refill:
+    """Reap the workers whose jobs are over, and submit those that are missing.
 
     Parameters
     ----------
     anew
-        Somebody asked for it: what was submitted in vain before does not count.
+        Somebody asked for it: what was submitted without progress before does not count.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill
     with _only_launcher(record):
         everything = list_jobs()
         jobs = [job for job in everything if job.comment == comment_of(record)]
-        buried, silent = reconcile(record, everything)
-        _require_hope(record)
+        reaped, silent = reconcile(record, everything)
+        _require_few_failures(record)
         counts = record.ledger.counts()
         left = max(0, counts.budget - counts.finished)
         needed = 0 if record.ledger.stopped() is not None else min(wanted.workers, left)
@@ -149,7 +149,7 @@ def refill(record: StudyRecord, wanted: Wanted, *, anew: bool = False) -> Refill
             submitted = _submit(record, wanted, missing, anew=anew)
         elif anew:
             _write_down(record, wanted, (), None, anew=True)
-        return Refill(needed, len(active), submitted, tuple(cancelled), tuple(buried))
+        return Refill(needed, len(active), submitted, tuple(cancelled), tuple(reaped))
 
 
 def reconcile(
@@ -157,33 +157,33 @@ def reconcile(
 ) -> tuple[list[tuple[str, str]], set[str]]:
     """Join the workers that are thought alive with the jobs that SLURM knows.
 
-    A worker whose job is over, or was started again, is dead or soon will be: it is buried, which
-    fences it off. A worker whose job SLURM does not know any more is buried when it is silent as
+    A worker whose job is over, or was started again, is dead or soon will be: it is reaped, which
+    fences it off. A worker whose job SLURM does not know any more is reaped when it is silent as
     well: a controller that lost its state has not ended anybody. A worker that is silent for two
     leases although its job runs has lost its process.
 
     Returns
     -------
-    buried : list of (str, str)
+    reaped : list of (str, str)
         Ids of workers, and why.
     silent : set of str
         Ids of jobs that run without a worker.
     """
     cluster = versions_and_limits().cluster
     by_id = {job.job_id: job for job in jobs}
-    buried, silent = [], set()
+    reaped, silent = [], set()
     lease_s = record.spec.lease_s
     for worker in list_workers(record):
         if worker.job is None or worker.cluster not in (None, cluster):
             continue
         reason = _why_dead(worker, by_id.get(worker.job), lease_s)
         if reason is not None:
-            record.ledger.bury(worker.worker_id, reason)
-            buried.append((worker.worker_id, reason))
+            record.ledger.reap(worker.worker_id, reason)
+            reaped.append((worker.worker_id, reason))
             job = by_id.get(worker.job)
             if job is not None and job.active and job.restarts == worker.restarts:
                 silent.add(worker.job)
-    return buried, silent
+    return reaped, silent
 
 
 def _why_dead(worker: WorkerStatus, job: QueuedJob | None, lease_s: float) -> str | None:
@@ -214,10 +214,10 @@ def stop_jobs(record: StudyRecord, *, now: bool) -> list[str]:
     return ids
 
 
-def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple[str, ...]:
+def _submit(record: StudyRecord, wanted: DesiredWorkers, n: int, *, anew: bool) -> tuple[str, ...]:
     cluster = wanted.cluster
     if not anew:
-        _require_fruit(record, n)
+        _require_progress(record, n)
     arguments = [
         *("worker", record.name, "--storage", wanted.storage, "--logs", wanted.logs),
         *("--leave-before", str(cluster.leave_before_s), "--stagger", str(cluster.stagger_s)),
@@ -237,7 +237,7 @@ def _submit(record: StudyRecord, wanted: Wanted, n: int, *, anew: bool) -> tuple
 
 def _write_down(
     record: StudyRecord,
-    wanted: Wanted,
+    wanted: DesiredWorkers,
     job_ids: Sequence[str],
     folder: Path | None,
     *,
@@ -257,7 +257,7 @@ def _write_down(
     )
 
 
-def _require_hope(record: StudyRecord) -> None:
+def _require_few_failures(record: StudyRecord) -> None:
     counts, ledger = record.ledger.counts(), record.ledger
     if counts.failed > ledger.max_failures and not counts.done:
         raise FailedStudyError(
@@ -266,19 +266,19 @@ def _require_hope(record: StudyRecord) -> None:
         )
 
 
-def _require_fruit(record: StudyRecord, n: int) -> None:
-    progress, vain, folder = record.ledger.progress(), 0, None
+def _require_progress(record: StudyRecord, n: int) -> None:
+    progress, n_submitted, folder = record.ledger.progress(), 0, None
     for event in reversed(record.ledger.events(SUBMITTED)):
         if event["progress"] != progress:
             break
-        vain += 1
+        n_submitted += 1
         folder = folder or event["folder"]
         if event["anew"]:
             break
-    if vain > MAX_FRUITLESS_REFILLS:
+    if n_submitted > MAX_REFILLS_WITHOUT_PROGRESS:
         raise FailedStudyError(
-            f"workers were submitted {vain} times and no part was scored in between; {n} more are "
-            f"not submitted. See what they printed in {folder}; when that is mended: hpo submit"
+            f"workers were submitted {n_submitted} times and no part was scored in between; {n} "
+            f"more are not submitted. See what they printed in {folder}; when that is mended: hpo submit"
         )
 
 
@@ -301,8 +301,8 @@ def describe(found: Refill) -> str:
     parts: list[Any] = [f"{found.needed} workers needed, {found.active} there"]
     if found.submitted:
         parts.append(f"{len(found.submitted)} submitted: {name_jobs(found.submitted)}")
-    if found.buried:
-        parts.append(f"{len(found.buried)} dead: {'; '.join(reason for _, reason in found.buried)}")
+    if found.reaped:
+        parts.append(f"{len(found.reaped)} dead: {'; '.join(reason for _, reason in found.reaped)}")
     if found.cancelled:
         parts.append(f"{len(found.cancelled)} cancelled")
     return ", ".join(parts)

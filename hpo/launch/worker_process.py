@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.estimators.registry import load_estimator
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study import provenance
 from hpo.study.record import StudyRecord, find
@@ -20,7 +20,7 @@ from hpo.system.filesystem import check_sqlite_shared
 from hpo.system.resources import loading
 from hpo.system.threads import hold_one_thread
 from hpo.worker.log import open_log
-from hpo.worker.signals import TIME_LIMIT, Orders, leave_time
+from hpo.worker.signals import TIME_LIMIT, LeaveConditions, leave_time
 from hpo.worker.worker import Worker, new_worker_id
 from slurm.errors import SlurmError
 from slurm.submit import Job, current_job, requeue_self
@@ -67,7 +67,7 @@ def run_worker(storage_url: str, name: str, settings: WorkerSettings) -> None:
         threads = hold_one_thread()
     job = current_job()
     worker = Worker(record, objective, worker_id)
-    outcome = worker.run(_incarnation(log, job, threads), _orders(settings, job))
+    outcome = worker.run(_worker_run(log, job, threads), _orders(settings, job))
     _log.info("left: %s", outcome)
     # A worker that got SIGTERM was cancelled and is not wanted, or SLURM requeues it by itself.
     wanted_back = worker.stop.reason in (TIME_LIMIT, "SIGUSR2")
@@ -83,8 +83,8 @@ def _require_shareable(record: StudyRecord) -> None:
         check_sqlite_shared(Path(url.database), alive | {socket.gethostname()})
 
 
-def _incarnation(log: Path | None, job: Job | None, threads: Mapping[str, int]) -> Incarnation:
-    return Incarnation(
+def _worker_run(log: Path | None, job: Job | None, threads: Mapping[str, int]) -> WorkerRun:
+    return WorkerRun(
         host=socket.gethostname(),
         pid=os.getpid(),
         cluster=os.environ.get("SLURM_CLUSTER_NAME") if job else None,
@@ -95,13 +95,13 @@ def _incarnation(log: Path | None, job: Job | None, threads: Mapping[str, int]) 
     )
 
 
-def _orders(settings: WorkerSettings, job: Job | None) -> Orders:
+def _orders(settings: WorkerSettings, job: Job | None) -> LeaveConditions:
     if job is None or job.end_unix_s is None:
-        return Orders(settings.parent)
+        return LeaveConditions(settings.parent)
     # A short job is not spent on leaving it.
     share_s = LEAVING_SHARE * (job.end_unix_s - time.time())
     before_s, stagger_s = min(settings.leave_before_s, share_s), min(settings.stagger_s, share_s)
-    return Orders(settings.parent, leave_time(job.end_unix_s, before_s, stagger_s))
+    return LeaveConditions(settings.parent, leave_time(job.end_unix_s, before_s, stagger_s))
 
 
 def _requeue(job: Job) -> None:

@@ -32,7 +32,7 @@ from hpo.objectives.metrics import (
     spearman,
 )
 from hpo.objectives.protocol import Direction, Params, Scores
-from hpo.records import Settled
+from hpo.records import ResolvedTrial
 from hpo.spec.sections import (
     EstimatorSpec,
     GroupKFoldCv,
@@ -120,7 +120,7 @@ class CrossValidation(ABC):
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold and score it."""
 
-    def settle(self, parts: Sequence[Scores], *, pruned: bool) -> Settled | None:
+    def settle(self, parts: Sequence[Scores], *, pruned: bool) -> ResolvedTrial | None:
         """Return the parameter that is read off all folds, and the scores of its value.
 
         None if there is no such parameter. A trial that was pruned has none either; its parts are
@@ -129,10 +129,10 @@ class CrossValidation(ABC):
         if self.staged is None:
             return None
         if pruned:
-            return Settled({}, {}, [without_curve(part) for part in parts])
+            return ResolvedTrial({}, {}, [without_curve(part) for part in parts])
         name, dimension = self.staged.name, self.staged.dimension
         chosen, settled = self.staged.choose(parts, maximises=self.direction == "maximize")
-        return Settled({name: chosen}, {name: distribution_of(dimension)}, settled)
+        return ResolvedTrial({name: chosen}, {name: distribution_of(dimension)}, settled)
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Return the mean over folds of the score, and of every metric beside it."""

@@ -16,11 +16,11 @@ from hpo.report.figures.model import (
     interval_figure,
 )
 from hpo.report.formatting import name_target
-from hpo.report.tables import Table, coverage_table
+from hpo.report.tables import TextTable, coverage_table
 
 
 @dataclass(frozen=True)
-class Portrait:
+class BestModelSection:
     """The best model in figures, those that cannot be drawn with the reason.
 
     Attributes
@@ -39,7 +39,7 @@ class Portrait:
     errors: Figure
     calibration: Figure
     intervals: Figure
-    coverage: Table | None
+    coverage: TextTable | None
     note: str
     importance: tuple[Figure, ...]
 
@@ -49,7 +49,7 @@ class Portrait:
         return (self.parity, self.errors, self.calibration, self.intervals, *self.importance)
 
 
-def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portrait:
+def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestModelSection:
     """Return the figures of a best model.
 
     Parameters
@@ -68,7 +68,7 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portra
     if level is not None or "rmse" not in cv.scores:
         what = f"the {level:g} quantile" if level is not None else "scores without a unit"
         why = f"not drawn; the model predicts {what}, not the value."
-        return Portrait(
+        return BestModelSection(
             parity=plot,
             errors=Figure("errors", "How large the errors are", why),
             calibration=Figure("calibration", "Coverage of the intervals", why),
@@ -81,7 +81,7 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portra
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
     curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
     n_rows = {name: len(rows.y) for name, rows in sets.items()}
-    return Portrait(
+    return BestModelSection(
         parity=plot,
         errors=error_figure(cv, test, unit),
         calibration=calibration_figure(curves, n_rows),
@@ -94,7 +94,7 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Portra
 
 def _coverage(
     calibrated: Calibrated, sets: dict[str, Predictions], table: FeatureTable, unit: str
-) -> Table | None:
+) -> TextTable | None:
     if calibrated.cv is None and calibrated.test is None:
         return None
     return coverage_table(calibrated, sets, classify(sets, table), unit)

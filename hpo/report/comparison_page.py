@@ -9,7 +9,7 @@ from typing import Any
 
 from features.table import FeaturesError
 from hpo.analysis.comparison import INTERVALS_NOTE, Outside
-from hpo.analysis.differences import Pair, Study, difference_cells, remarks
+from hpo.analysis.differences import Pair, ScoredStudy, difference_cells, remarks
 from hpo.analysis.discovery_metrics import Values, screening_cells
 from hpo.analysis.leaderboard import describe_line, prediction_cells
 from hpo.analysis.reported import Reported
@@ -19,7 +19,7 @@ from hpo.report.figures.comparison import comparison_figures, draw_outside, styl
 from hpo.report.figures.files import write_figures
 from hpo.report.formatting import name_target, utc
 from hpo.report.html import render
-from hpo.report.tables import Table
+from hpo.report.tables import TextTable
 from hpo.study.record import StudyRecord
 from hpo.system.atomic_files import replace_file
 
@@ -30,7 +30,7 @@ _METRICS = {"R2": "R²", "rho": "ρ"}
 
 def write_comparison(
     records: Sequence[StudyRecord],
-    studies: Sequence[Study],
+    studies: Sequence[ScoredStudy],
     pairs: Sequence[Pair],
     reported: Mapping[str, Reported],
     page: Path,
@@ -112,13 +112,13 @@ def _name_target(records: Sequence[StudyRecord]) -> tuple[str, str]:
 
 
 def _sources(
-    studies: Sequence[Study], reported: Mapping[str, Reported]
+    studies: Sequence[ScoredStudy], reported: Mapping[str, Reported]
 ) -> dict[str, tuple[str, str]]:
     names = [study.name for study in studies if study.name in reported]
     return {name: (reported[name].name, reported[name].source) for name in names}
 
 
-def _scores(cells: Sequence[Sequence[str]]) -> Table:
+def _scores(cells: Sequence[Sequence[str]]) -> TextTable:
     heads, *rows = cells
     at = heads.index("n test")
     columns = [head.removeprefix("CV ").removeprefix("test ") for head in heads]
@@ -128,12 +128,12 @@ def _scores(cells: Sequence[Sequence[str]]) -> Table:
     )
 
 
-def _differences(cells: Sequence[Sequence[str]]) -> Table | None:
+def _differences(cells: Sequence[Sequence[str]]) -> TextTable | None:
     heads, *rows = cells
     return _table("Score less that of the other study", heads, rows, ()) if rows else None
 
 
-def _own(cells: Sequence[Sequence[str]]) -> Table | None:
+def _own(cells: Sequence[Sequence[str]]) -> TextTable | None:
     if not cells:
         return None
     return _table("Best trials, by what their objectives tell", cells[0], cells[1:], ())
@@ -157,12 +157,12 @@ def _outside(found: Outside) -> dict[str, Any]:
     }
 
 
-def _variants(studies: Sequence[Study]) -> Table | None:
+def _variants(studies: Sequence[ScoredStudy]) -> TextTable | None:
     cells = variant_cells([study.row for study in studies])
     return _table("Scores by variant", cells[0], cells[1:], ()) if cells else None
 
 
-def _screening(worth: Mapping[str, Values]) -> Table | None:
+def _screening(worth: Mapping[str, Values]) -> TextTable | None:
     heads, *rows = screening_cells(worth)
     return _table("Values above the threshold", heads, rows, ()) if rows else None
 
@@ -172,9 +172,9 @@ def _table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     heads: tuple[tuple[str, int], ...],
-) -> Table:
+) -> TextTable:
     names = {"CV": "Cross-validation, out of fold", "test": "Held-out test set"}
-    return Table(
+    return TextTable(
         title=title,
         columns=tuple(_METRICS.get(column, column) for column in columns),
         rows=tuple((_first(first), *map(_true_minus, others)) for first, *others in rows),

@@ -16,7 +16,7 @@ from hpo.report.figures.files import write_figures
 from hpo.report.figures.model import calibration_figure, interval_figure
 from hpo.report.formatting import name_target, number, utc
 from hpo.report.html import render
-from hpo.report.tables import Table, coverage_table
+from hpo.report.tables import TextTable, coverage_table
 from hpo.system.atomic_files import replace_file
 
 PAGE_NAME = "intervals.html"
@@ -25,7 +25,7 @@ PAGE_NAME = "intervals.html"
 # Output ---------------------------------------------------------------------------------------
 
 
-def summary_table(three: ThreeQuantiles, unit: str) -> Table:
+def summary_table(three: ThreeQuantiles, unit: str) -> TextTable:
     """Return coverage and mean width of predicted and of conformalised intervals."""
     made = {"as predicted": three.raw(), "conformalised": three.calibrated()}
     lines = []
@@ -36,7 +36,7 @@ def summary_table(three: ThreeQuantiles, unit: str) -> Table:
             cells = (number(held.coverage), number(held.mean_width)) if held else ("–", "–")
             lines.append((SET_NAMES[name], how, str(len(rows.y)), *cells))
     width = f"mean width ({unit})" if unit else "mean width"
-    return Table(
+    return TextTable(
         title=f"Intervals of {100 * three.coverage:g} % nominal coverage",
         columns=("rows of", "intervals", "rows", "coverage", width),
         rows=tuple(lines),

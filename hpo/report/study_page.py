@@ -21,10 +21,10 @@ from hpo.report.figures.files import FOLDER_NAME, write_figures
 from hpo.report.figures.search import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
-from hpo.report.validity import Material, findings
+from hpo.report.validity import Evidence, findings
 from hpo.spec.sections import CustomObjectiveSpec
 from hpo.study.fingerprint import PARTS
-from hpo.study.integrity import Opened, open_study
+from hpo.study.integrity import StudyContents, open_study
 from hpo.study.record import StudyRecord
 from hpo.study.status import Status, take_status
 from hpo.study.trials import Search
@@ -81,13 +81,15 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
 # What the template shows ----------------------------------------------------------------------
 
 
-def _context(record: StudyRecord, opened: Opened, evaluation: Evaluation | None) -> dict[str, Any]:
+def _context(
+    record: StudyRecord, opened: StudyContents, evaluation: Evaluation | None
+) -> dict[str, Any]:
     status = take_status(record)
     search = _search(record, opened, evaluation, status)
     holds_out = not isinstance(record.spec.objective, CustomObjectiveSpec) and (
         opened.table is None or not bool(opened.table.is_train.all())
     )
-    material = Material(
+    material = Evidence(
         search=search,
         counts=status.counts,
         events=record.ledger.events(),
@@ -120,7 +122,7 @@ def _context(record: StudyRecord, opened: Opened, evaluation: Evaluation | None)
 def _scores(
     record: StudyRecord,
     search: Search,
-    opened: Opened,
+    opened: StudyContents,
     evaluation: Evaluation | None,
     *,
     holds_out: bool,
@@ -141,7 +143,7 @@ def _scores(
 
 
 def _search(
-    record: StudyRecord, opened: Opened, evaluation: Evaluation | None, status: Status
+    record: StudyRecord, opened: StudyContents, evaluation: Evaluation | None, status: Status
 ) -> Search:
     study = record.optuna_study()
     trials = tuple(study.get_trials(deepcopy=False))
@@ -171,7 +173,7 @@ def _times(record: StudyRecord, search: Search) -> dict[str, str]:
     }
 
 
-def _why_no_scores(record: StudyRecord, opened: Opened, status: Status) -> str:
+def _why_no_scores(record: StudyRecord, opened: StudyContents, status: Status) -> str:
     if status.counts.finished == 0:
         return "No trial has finished, so there is no model to score."
     if not opened.whole:

@@ -40,7 +40,7 @@ EDGE = 0.01  # share of a searched range, at either end
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A small table of texts.
 
     Attributes
@@ -95,7 +95,7 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
         rows = f"{len(evaluation.test.y)} held-out rows"
         return f"{text}, and {in_words(evaluation.test)} on {rows}."
     if holds_out:
-        return f"{text}. The held-out rows are looked at once, when the budget is finished."
+        return f"{text}. The held-out rows are evaluated once, when the budget is finished."
     return f"{text}."
 
 
@@ -136,7 +136,7 @@ def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
     ]
 
 
-def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
+def parts_table(search: Search, best: FrozenTrial, unit: str) -> TextTable:
     """Return every stored score of the best trial by part, and then over all parts."""
     parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
     # A text that a part keeps beside its scores is for its objective, not for a table.
@@ -172,7 +172,7 @@ def parts_table(search: Search, best: FrozenTrial, unit: str) -> Table:
         whole = [best.user_attrs.get(name, math.nan) for name in names[:-1]]
         summary = {"whole trial": np.array([*whole, best.value])}
     rows += [(label, *map(number, scores)) for label, scores in summary.items()]
-    return Table(
+    return TextTable(
         title=f"Trial {best.number}, part by part",
         columns=columns,
         rows=tuple(rows),
@@ -244,7 +244,7 @@ def coverage_table(
     rows: Mapping[str, Predictions],
     classes: Mapping[str, Labels],
     unit: str,
-) -> Table:
+) -> TextTable:
     """Return coverage and mean width over all rows and by class.
 
     Parameters
@@ -277,7 +277,7 @@ def coverage_table(
     heads = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
     width = f"mean width ({unit})" if unit else "mean width"
     columns = ("class by anions", *("rows", "coverage", width) * len(rows))
-    return Table(
+    return TextTable(
         title=f"Intervals of {100 * calibrated.coverage:g} % nominal coverage",
         columns=columns,
         rows=tuple(lines),

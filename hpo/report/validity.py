@@ -12,7 +12,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from features.table import FeatureTable
-from hpo.analysis.best_model import TEST_LOOK, Evaluation
+from hpo.analysis.best_model import TEST_EVALUATION, Evaluation
 from hpo.analysis.nested_cv import NESTED
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import shared_group_fraction
@@ -20,7 +20,7 @@ from hpo.objectives.metrics import Metric, score_all
 from hpo.objectives.protocol import Objective
 from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
-from hpo.report.tables import Table
+from hpo.report.tables import TextTable
 from hpo.study.fingerprint import PARTS, shorten
 from hpo.study.trials import Search, score
 
@@ -32,17 +32,17 @@ Events = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ValidityFinding:
     """One thing to know before believing a score."""
 
     level: Level
     title: str
     text: str
-    tables: tuple[Table, ...] = ()
+    tables: tuple[TextTable, ...] = ()
 
 
 @dataclass(frozen=True)
-class Material:
+class Evidence:
     """What findings are made from.
 
     Attributes
@@ -64,13 +64,13 @@ class Material:
     holds_out: bool
 
 
-def findings(material: Material) -> list[Finding]:
+def findings(material: Evidence) -> list[ValidityFinding]:
     """Return everything there is to know, reasons for caution first."""
     table, objective = material.table, material.objective
     found = [_derived_columns(table, objective)] if table is not None else []
     if table is not None and isinstance(objective, CrossValidation):
         found.append(_shared_groups(table, objective))
-    found.append(_test_looks(material))
+    found.append(_test_evaluations(material))
     if material.search.finished:
         averaged = isinstance(objective, CrossValidation) and objective.averaged
         found.append(_selection(material.search, material.events, averaged=averaged))
@@ -88,12 +88,12 @@ def findings(material: Material) -> list[Finding]:
     return sorted(found, key=lambda finding: ranks.index(finding.level))
 
 
-def _derived_columns(table: FeatureTable, objective: Objective | None) -> Finding:
+def _derived_columns(table: FeatureTable, objective: Objective | None) -> ValidityFinding:
     title = "Features made from the target"
     derived = [column for column in table.columns if column.derived_from_target]
     if not derived:
         text = f"None of the {table.n_features} features is marked as made from the target."
-        return Finding("fine", title, text)
+        return ValidityFinding("fine", title, text)
     named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
     verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
     if objective is not None and not isinstance(objective, CrossValidation):
@@ -102,16 +102,16 @@ def _derived_columns(table: FeatureTable, objective: Objective | None) -> Findin
             f"with it: {named}. The objective is the study's own: whether its models see {them} or "
             f"predict {them}, it alone knows."
         )
-        return Finding("note", title, text)
+        return ValidityFinding("note", title, text)
     text = (
         f"{len(derived)} of {table.n_features} features {verb} made from the target: "
         f"{named}. A model reads part of the answer from {them}, and no new material comes with "
         f"{them}. Leave {them} out before believing any score on this page."
     )
-    return Finding("caution", title, text)
+    return ValidityFinding("caution", title, text)
 
 
-def _shared_groups(table: FeatureTable, objective: CrossValidation) -> Finding:
+def _shared_groups(table: FeatureTable, objective: CrossValidation) -> ValidityFinding:
     title = "Groups on both sides of a fold"
     train, test = table.train, table.test
     if len(np.unique(table.groups)) == table.n_rows:
@@ -120,7 +120,7 @@ def _shared_groups(table: FeatureTable, objective: CrossValidation) -> Finding:
             "(one paper, one composition), so nothing can be said about near copies of a "
             "validated row in its training part."
         )
-        return Finding("note", title, text)
+        return ValidityFinding("note", title, text)
     share = shared_group_fraction(objective.folds, train.groups)
     meaning = "(rows of one paper or of one composition, as the table groups them)"
     if share == 0:
@@ -140,19 +140,19 @@ def _shared_groups(table: FeatureTable, objective: CrossValidation) -> Finding:
         else:
             level = "caution"
             text += f" {percent(known)} of the held-out rows have a row of their group in training."
-    return Finding(level, title, text)
+    return ValidityFinding(level, title, text)
 
 
-def _test_looks(material: Material) -> Finding:
-    title = "Looks at the test set"
-    looks = [event for event in material.events if event["kind"] == TEST_LOOK]
-    if not looks and not material.holds_out:
+def _test_evaluations(material: Evidence) -> ValidityFinding:
+    title = "Test-set evaluations"
+    evaluations = [event for event in material.events if event["kind"] == TEST_EVALUATION]
+    if not evaluations and not material.holds_out:
         text = (
             "The engine holds nothing out in this study: every score on this page took part in "
             "choosing the best trial."
         )
-        return Finding("caution", "Nothing is held out", text)
-    metrics = shown_metrics(looks[0]["scores"]) if looks else tuple(METRIC_LABELS)
+        return ValidityFinding("caution", "Nothing is held out", text)
+    metrics = shown_metrics(evaluations[0]["scores"]) if evaluations else tuple(METRIC_LABELS)
     rows = tuple(
         (
             utc(look["at"]),
@@ -160,40 +160,40 @@ def _test_looks(material: Material) -> Finding:
             str(look["trial"]),
             *(number(look["scores"].get(name)) for name in metrics),
         )
-        for look in looks
+        for look in evaluations
     )
-    columns = ("when", "after trials", "trial looked at", *map(label, metrics))
+    columns = ("when", "after trials", "trial evaluated", *map(label, metrics))
     numeric = frozenset(range(1, len(columns)))
-    tables = (Table("Every look", columns, rows, numeric),) if looks else ()
-    if not looks:
+    tables = (TextTable("Every evaluation", columns, rows, numeric),) if evaluations else ()
+    if not evaluations:
         text = (
-            f"None yet. The test set is looked at once, when the budget of "
+            f"None yet. The test set is evaluated once, when the budget of "
             f"{material.counts.budget} trials is finished."
         )
-        return Finding("fine", title, text)
-    went_on = not material.counts.done or looks[0]["finished"] < material.counts.finished
-    if len(looks) == 1 and not went_on:
+        return ValidityFinding("fine", title, text)
+    went_on = not material.counts.done or evaluations[0]["finished"] < material.counts.finished
+    if len(evaluations) == 1 and not went_on:
         text = (
-            f"One, on {utc(looks[0]['at'])}, after {_trials(looks[0]['finished'])}, at trial "
-            f"{looks[0]['trial']} alone. The held-out rows took no part in choosing it."
+            f"One, on {utc(evaluations[0]['at'])}, after {_trials(evaluations[0]['finished'])}, "
+            f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in choosing it."
         )
-        return Finding("fine", title, text, tables)
-    times = "once" if len(looks) == 1 else f"{len(looks)} times"
+        return ValidityFinding("fine", title, text, tables)
+    times = "once" if len(evaluations) == 1 else f"{len(evaluations)} times"
     text = (
-        f"The test set has been looked at {times}. Whoever goes on with a study after a look, or "
-        "chooses among looks, chooses by the test set: its later scores are no longer those of "
-        "rows that nobody has seen."
+        f"The test set has been evaluated {times}. Whoever goes on with a study after that, or "
+        "chooses among evaluations, chooses by the test set: its later scores are no longer those "
+        "of rows that nobody has seen."
     )
-    return Finding("caution", title, text, tables)
+    return ValidityFinding("caution", title, text, tables)
 
 
-def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
+def _selection(search: Search, events: Events, *, averaged: bool) -> ValidityFinding:
     title = "The best of many"
     finished = search.finished
     chosen_among = len(finished) + len(search.pruned)
     if chosen_among == 1:
         text = "One trial has finished: nothing was selected."
-        return Finding("fine", title, text)
+        return ValidityFinding("fine", title, text)
     text = (
         f"The cross-validated score of the best trial was selected among {chosen_among} trials. "
         "The best of many is partly luck, and its intervals do not allow for that."
@@ -213,10 +213,10 @@ def _selection(search: Search, events: Events, *, averaged: bool) -> Finding:
     nested = [event for event in events if event["kind"] == NESTED]
     if nested:
         text += f" {_in_words(nested[-1])}"
-    return Finding("note", title, text)
+    return ValidityFinding("note", title, text)
 
 
-def _ended_early(search: Search, what: str) -> Finding:
+def _ended_early(search: Search, what: str) -> ValidityFinding:
     """Say what was saved by ending trials early, and that it may have cost the best one."""
     finished, pruned = search.finished, search.pruned
     n_parts = max(len(trial.intermediate_values) for trial in finished)
@@ -231,10 +231,12 @@ def _ended_early(search: Search, what: str) -> Finding:
         "on, one of them might still have become the best: pruning = false in the study file lets "
         "all go on."
     )
-    return Finding("note", "Trials that were ended early", text)
+    return ValidityFinding("note", "Trials that were ended early", text)
 
 
-def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> Finding:
+def _refit(
+    search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]
+) -> ValidityFinding:
     """Compare the refitted folds with what the worker stored of the same trial."""
     title = "The refitted model is the one that was scored"
     stored = search.trials[evaluation.trial].user_attrs
@@ -251,16 +253,16 @@ def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]
                 worst = max(worst, abs(value - before) / max(1.0, abs(before)))
     if worst <= REFIT_TOLERANCE:
         text = "Fitted again for this page, every fold gave the scores that the trial stored."
-        return Finding("fine", title, text)
+        return ValidityFinding("fine", title, text)
     text = (
         f"Fitted again for this page, a fold scored up to {number(worst)} away from what trial "
         f"{evaluation.trial} stored. Either the estimator does not give the same model twice, or "
         "the trial was scored before something changed; predictions here are those of the new fit."
     )
-    return Finding("caution", title, text)
+    return ValidityFinding("caution", title, text)
 
 
-def _changes(events: Events) -> Finding:
+def _changes(events: Events) -> ValidityFinding:
     title = "Changes since the study began"
     rows, accepted = [], 0
     for event in events:
@@ -272,26 +274,26 @@ def _changes(events: Events) -> Finding:
             rows.append((utc(event["at"]), f"budget: {event['before']} → {event['after']} trials"))
     if not rows:
         text = "None: every trial had the same data, folds, space, objective, code and packages."
-        return Finding("fine", title, text)
+        return ValidityFinding("fine", title, text)
     tables = (_listed("Every change", ("when", "what"), rows),)
     if accepted:
         text = (
             f"{_count(accepted, 'change')} accepted on the way. Trials from before and after it "
             "were not scored alike, and the best of them may be the best only by that."
         )
-        return Finding("caution", title, text, tables)
+        return ValidityFinding("caution", title, text, tables)
     text = (
         "The budget was changed on the way. A study that goes on until its score pleases is more "
         "optimistic than one whose length was fixed before."
     )
-    return Finding("note", title, text, tables)
+    return ValidityFinding("note", title, text, tables)
 
 
-def _failures(search: Search) -> Finding:
+def _failures(search: Search) -> ValidityFinding:
     title = "Failed trials"
     failed = search.failed
     if not failed:
-        return Finding("fine", title, "None.")
+        return ValidityFinding("fine", title, "None.")
     by_reason: dict[str, list[FrozenTrial]] = {}
     for trial in failed:
         by_reason.setdefault(str(trial.user_attrs.get(FAILURE_KEY, "unknown")), []).append(trial)
@@ -309,10 +311,10 @@ def _failures(search: Search) -> Finding:
         "Reasons", ("trials", "numbers", "reason"), rows, {0}, f"hpo export {search.name}"
     )
     level: Level = "caution" if len(failed) > 0.1 * len(search.trials) else "note"
-    return Finding(level, title, text, (shown,))
+    return ValidityFinding(level, title, text, (shown,))
 
 
-def _deaths(events: Events) -> Finding:
+def _deaths(events: Events) -> ValidityFinding:
     title = "Workers that died"
     rows = [
         (utc(event["at"]), str(event["trial"]), str(event["worker"]), str(event["reason"]))
@@ -320,13 +322,13 @@ def _deaths(events: Events) -> Finding:
         if event["kind"] == "death"
     ]
     if not rows:
-        return Finding("fine", title, "None.")
+        return ValidityFinding("fine", title, "None.")
     text = (
         f"{_count(len(rows), 'worker')} died. Another one went on with the trial from its last "
         "stored part, so that no score depends on it."
     )
     columns = ("when", "trial", "worker", "reason")
-    return Finding("note", title, text, (_listed("Every death", columns, rows, {1}),))
+    return ValidityFinding("note", title, text, (_listed("Every death", columns, rows, {1}),))
 
 
 def _in_words(nested: Mapping[str, Any]) -> str:
@@ -346,11 +348,13 @@ def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
 
 
-def _missing_rows(table: FeatureTable) -> Finding:
+def _missing_rows(table: FeatureTable) -> ValidityFinding:
     title = "Rows that are missing or incomplete"
     skipped, partial = table.skipped, table.partial
     if not skipped and not partial:
-        return Finding("fine", title, f"None: all {table.n_rows} rows of the source are complete.")
+        return ValidityFinding(
+            "fine", title, f"None: all {table.n_rows} rows of the source are complete."
+        )
     total = table.n_rows + len(skipped)
     text = f"All {total} rows of the source are in the table"
     if skipped:
@@ -372,10 +376,10 @@ def _missing_rows(table: FeatureTable) -> Finding:
         headings = ("file", "line", "id", "family", "reason")
         tables.append(_counted("Incomplete features by reason", remarks, command))
         tables.append(_listed("Every remark", headings, notes, {1}, command))
-    return Finding("note", title, text, tuple(tables))
+    return ValidityFinding("note", title, text, tuple(tables))
 
 
-def _counted(title: str, counts: Counter[str], command: str) -> Table:
+def _counted(title: str, counts: Counter[str], command: str) -> TextTable:
     rows = [(str(count), reason) for reason, count in counts.most_common()]
     return _listed(title, ("rows", "reason"), rows, {0}, command)
 
@@ -386,10 +390,10 @@ def _listed(
     rows: Sequence[tuple[str, ...]],
     numeric: Sequence[int] | set[int] = (),
     command: str = "",
-) -> Table:
+) -> TextTable:
     left = len(rows) - MAX_LISTED
     more = f"{left} more" + (f", shown by: {command}" if command else "") if left > 0 else ""
-    return Table(title, columns, tuple(rows[:MAX_LISTED]), frozenset(numeric), more)
+    return TextTable(title, columns, tuple(rows[:MAX_LISTED]), frozenset(numeric), more)
 
 
 def _count(number: int, noun: str) -> str:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 
-from hpo.records import Claim, Incarnation
+from hpo.records import Claim, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
 from hpo.storage.schema import STUDIES
@@ -38,7 +38,7 @@ def price_calls() -> Mapping[str, Price]:
     """Return the price of each kind of call.
 
     A claim has three: `claim` takes a new unit, `claim again` one that another worker left, and
-    `claim in vain` is told to wait or to leave.
+    `claim without a trial` is told to wait or to leave.
     """
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(f"sqlite:///{Path(folder) / 'priced.db'}", create=True)
@@ -62,20 +62,20 @@ def _price_calls(storage: StudyStorage) -> dict[str, Price]:
             prices[kind] = Price(len(counted) - transactions, transactions)
             return answer
 
-        price("enter", lambda: ledger.enter("a", Incarnation("host", 1)))
+        price("register", lambda: ledger.register("a", WorkerRun("host", 1)))
         claim: Claim = price("claim", lambda: ledger.claim("a"))
         price("save_params", lambda: ledger.save_params(claim, {"x": 0.5}, _SPACE))
         price("save_parts", lambda: ledger.save_parts(claim, {0: scores}))
         price("renew", lambda: ledger.renew("a"))
-        price("give_back", lambda: ledger.give_back(claim))
+        price("release", lambda: ledger.release(claim))
         again: Claim = price("claim again", lambda: ledger.claim("a"))
-        ledger.enter("b", Incarnation("host", 2))
+        ledger.register("b", WorkerRun("host", 2))
         other = ledger.claim("b")
-        price("claim in vain", lambda: ledger.claim("c"))
+        price("claim without a trial", lambda: ledger.claim("c"))
         price("finish", lambda: ledger.finish(again, scores, {1: scores}))
         assert isinstance(other, Claim)
         price("fail", lambda: ledger.fail(other, "refused"))
-        price("leave", lambda: ledger.leave("a", "done"))
+        price("deregister", lambda: ledger.deregister("a", "done"))
     return prices
 
 

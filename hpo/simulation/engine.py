@@ -26,10 +26,10 @@ from hpo.simulation.scenario import (
     PREEMPTION,
     TIME_LIMIT,
     Cluster,
+    DurationTrace,
     Load,
     Result,
     Spread,
-    Table,
 )
 from hpo.simulation.store import SimulatedStore
 from hpo.worker.loop import Pause, ScorePart, Scores, Step, poll_interval, work
@@ -42,7 +42,7 @@ _PARAMS: Mapping[str, Any] = {"x": 0.5}
 _TOO_MANY = 20
 
 
-def simulate(cluster: Cluster, table: Table) -> Result:
+def simulate(cluster: Cluster, table: DurationTrace) -> Result:
     """Run a study on a simulated cluster; the same arguments give the same result.
 
     Raises
@@ -113,7 +113,7 @@ _ALWAYS = -1  # the token of an event that is never void
 
 
 class _Simulation:
-    def __init__(self, cluster: Cluster, table: Table) -> None:
+    def __init__(self, cluster: Cluster, table: DurationTrace) -> None:
         self.cluster, self.rows = cluster, table.rows
         self.objective = _Objective(table.n_parts)
         self.poll_s = poll_interval(cluster.lease_s)
@@ -136,7 +136,7 @@ class _Simulation:
         self.failure: str | None = None
         self.most_events = _TOO_MANY * self._expect_events(table)
 
-    def _expect_events(self, table: Table) -> float:
+    def _expect_events(self, table: DurationTrace) -> float:
         parts = self.cluster.trials * len(self.objective.parts)
         work_s = parts * table.mean_part_s + self.cluster.workers * (
             table.longest_part_s * len(self.objective.parts) + self.cluster.refill_s
@@ -232,7 +232,7 @@ class _Simulation:
         """Let the loop run until it yields something that takes time."""
         self.store.take_turn(queued=queued)
         if not worker.entered:
-            self.store.enter(worker.worker_id)
+            self.store.register(worker.worker_id)
             worker.entered = True
             self._beat_at(worker, self.store.now + self.beat_s, self._beat)
         try:
@@ -266,7 +266,7 @@ class _Simulation:
         self._wait(worker, self.store.answered + duration_s, self._call_store)
 
     def _leave(self, worker: _Worker, outcome: str) -> None:
-        self.store.leave(worker.worker_id, outcome)
+        self.store.deregister(worker.worker_id, outcome)
         self._end(worker, self.cluster.requeue_s if worker.reason else None)
 
     def _end(self, worker: _Worker, again_s: float | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.records import NO_PARTS, Answer, Claim, Counts, Incarnation, Parts, Settled
+from hpo.records import NO_PARTS, Answer, Claim, Counts, Parts, ResolvedTrial, WorkerRun
 
 
 @dataclass(slots=True)
@@ -96,11 +96,11 @@ class MemoryLedger:
 
     # Workers ----------------------------------------------------------------------------------
 
-    def enter(self, worker_id: str, incarnation: Incarnation) -> None:  # noqa: ARG002  as the other ledger
+    def register(self, worker_id: str, run: WorkerRun) -> None:  # noqa: ARG002  as the other ledger
         """Write down that a worker has come."""
         self._workers.setdefault(worker_id, None)
 
-    def leave(self, worker_id: str, outcome: str) -> None:
+    def deregister(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone of its own will."""
         self._end_worker(worker_id, outcome)
 
@@ -113,7 +113,7 @@ class MemoryLedger:
             return Answer.DISMISSED
         return Answer.STOPPED if self._stop == "now" else None
 
-    def bury(self, worker_id: str, reason: str) -> bool:
+    def reap(self, worker_id: str, reason: str) -> bool:
         """Free at once what a worker held that is known to be dead.
 
         Returns
@@ -123,7 +123,7 @@ class MemoryLedger:
         """
         unit = self._in_hand.get(worker_id)
         if unit is not None:
-            self._bury(unit, reason)
+            self._reap(unit, reason)
         return self._end_worker(worker_id, reason)
 
     # The way of a trial -----------------------------------------------------------------------
@@ -142,7 +142,7 @@ class MemoryLedger:
         mine = self._in_hand.get(worker_id)
         if mine is not None:  # The answer to an earlier call was lost.
             return _claim_of(mine, worker_id)
-        self._bury_expired(now)
+        self._reap_expired(now)
         if self._finished >= self._budget:
             return Answer.DONE
         if self._stop is not None:
@@ -186,7 +186,7 @@ class MemoryLedger:
         scores: Mapping[str, float],
         parts: Parts = NO_PARTS,
         pruned: str = "",
-        settled: Settled | None = None,
+        settled: ResolvedTrial | None = None,
     ) -> None:
         """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 
@@ -210,7 +210,7 @@ class MemoryLedger:
             del self._in_hand[claim.worker_id]
             self._end_failed(unit, reason)
 
-    def give_back(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
+    def release(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
         unit = self._fenced(claim, freed=True, parts=parts)
         if unit is not None:
@@ -230,7 +230,7 @@ class MemoryLedger:
         return [unit.number for unit in beyond]
 
     def stop(self, how: str | None) -> None:
-        """Let no new trial begin (`gently`), have all given back (`now`), or go on (None)."""
+        """Let no new trial begin (`gently`), have all released (`now`), or go on (None)."""
         if self._stop != how:
             self.record("stop", {"how": how})
         self._stop = how
@@ -312,7 +312,7 @@ class MemoryLedger:
         unit.worker_id = None
         heapq.heappush(self._free, unit.number)
 
-    def _bury_expired(self, now: float) -> None:
+    def _reap_expired(self, now: float) -> None:
         if now - self.up_since < self.lease_s:
             return
         expired = []
@@ -326,9 +326,9 @@ class MemoryLedger:
             if unit.held:
                 expired.append(unit)
         for unit in sorted(expired, key=lambda unit: unit.number):
-            self._bury(unit, f"no sign of life for {self.lease_s:g} s")
+            self._reap(unit, f"no sign of life for {self.lease_s:g} s")
 
-    def _bury(self, unit: Unit, reason: str) -> None:
+    def _reap(self, unit: Unit, reason: str) -> None:
         """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
         assert unit.worker_id is not None
         unit.deaths += 1

@@ -24,7 +24,7 @@ TIME_LIMIT, PREEMPTION = "time limit", "preemption"
 
 
 @dataclass(frozen=True)
-class Table:
+class DurationTrace:
     """The scores of every part of some trials, `wall_s` among them; used again from the start.
 
     Attributes
@@ -38,7 +38,7 @@ class Table:
     @classmethod
     def make(
         cls, parts: int, part_s: float, *, seed: int = 0, spread: float = 0.3, n_rows: int = 1000
-    ) -> Table:
+    ) -> DurationTrace:
         """Return a table whose durations are log-normal around a mean.
 
         Parameters
@@ -63,7 +63,7 @@ class Table:
         return cls(tuple(rows))
 
     @classmethod
-    def from_study(cls, record: StudyRecord) -> Table:
+    def from_study(cls, record: StudyRecord) -> DurationTrace:
         """Return the stored parts of a study's finished and pruned trials.
 
         Raises
@@ -188,7 +188,7 @@ class Cluster:
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
 
-    def check(self, table: Table) -> None:
+    def check(self, table: DurationTrace) -> None:
         """Raise HpoError if this cannot be simulated."""
         for name in ("workers", "trials", "lease_s", "max_deaths"):
             if getattr(self, name) <= 0:

@@ -15,10 +15,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.records import WALL_KEY, Answer, Claim, Incarnation, Parts, Settled
+from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial, WorkerRun
 from hpo.simulation.memory_ledger import MemoryLedger
 
-_INCARNATION = Incarnation("simulated", 0)
+_RUN = WorkerRun("simulated", 0)
 
 
 class SimulatedStore:
@@ -103,15 +103,15 @@ class SimulatedStore:
 
     # The ledger's calls -----------------------------------------------------------------------
 
-    def enter(self, worker_id: str) -> None:
+    def register(self, worker_id: str) -> None:
         """Write down that a worker has come."""
-        self._charge("enter")
-        self.ledger.enter(worker_id, _INCARNATION)
+        self._charge("register")
+        self.ledger.register(worker_id, _RUN)
 
-    def leave(self, worker_id: str, outcome: str) -> None:
+    def deregister(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone."""
-        self._charge("leave")
-        self.ledger.leave(worker_id, outcome)
+        self._charge("deregister")
+        self.ledger.deregister(worker_id, outcome)
 
     def renew(self, worker_id: str) -> Answer | None:
         """Renew a lease."""
@@ -127,10 +127,10 @@ class SimulatedStore:
         try:
             answer = self.ledger.claim(worker_id)
         except FailedStudyError:
-            self._charge("claim in vain")
+            self._charge("claim without a trial")
             raise
         if isinstance(answer, Answer):
-            self._charge("claim in vain")
+            self._charge("claim without a trial")
         elif answer.attempt == 1:
             self._charge("claim")
         else:
@@ -169,7 +169,7 @@ class SimulatedStore:
         scores: Mapping[str, float],
         parts: Parts,
         pruned: str = "",
-        settled: Settled | None = None,
+        settled: ResolvedTrial | None = None,
     ) -> None:
         """Tell the result of a trial, or why it was pruned."""
         self._charge("finish")
@@ -185,11 +185,11 @@ class SimulatedStore:
             self.ledger.fail(claim, reason, parts)
         self._still_runs(claim)
 
-    def give_back(self, claim: Claim, parts: Parts) -> None:
+    def release(self, claim: Claim, parts: Parts) -> None:
         """Leave a trial to another worker."""
-        self._charge("give_back")
+        self._charge("release")
         with self._storing(claim, parts):
-            self.ledger.give_back(claim, parts)
+            self.ledger.release(claim, parts)
         self._still_runs(claim)
 
     @contextlib.contextmanager

@@ -4,8 +4,8 @@ A unit of budget is one row of `hpo_claims` and one trial of Optuna's, made toge
 
     (new) ──claim──► held ──finish──► finished    or pruned: spent alike, without a score
                      │ ▲ └──fail────► failed      the objective refused, or died too often
-          give back, │ │ claim: goes on with the
-     bury, set_budget▼ │ parameters and part scores that are stored
+            release, │ │ claim: goes on with the
+     reap, set_budget▼ │ parameters and part scores that are stored
                      free
 
 Invariants, kept by one transaction per arrow:
@@ -14,8 +14,8 @@ Invariants, kept by one transaction per arrow:
    pruned units are counted among the finished ones.
    A budget that is lowered frees the held units beyond it; they wait until it is raised again.
 2. A held unit has one worker and a lease, and a worker holds one unit at most; every worker
-   renews its lease from a thread. A unit whose lease has run out is buried by whoever claims
-   next; who knows that a worker is dead (a launcher, a job queue) buries its unit at once.
+   renews its lease from a thread. A unit whose lease has run out is reaped by whoever claims
+   next; who knows that a worker is dead (a launcher, a job queue) reaps its unit at once.
 3. Each hold has a number, `attempt`. Whatever a worker stores names its attempt and is refused
    if the unit has moved on: a worker thought dead cannot tell anything.
 4. A free unit's trial is WAITING for Optuna, a held one RUNNING, a finished one COMPLETE, a pruned
@@ -58,9 +58,9 @@ from hpo.records import (
     Answer,
     Claim,
     Counts,
-    Incarnation,
     Parts,
-    Settled,
+    ResolvedTrial,
+    WorkerRun,
     part_key,
 )
 from hpo.storage.schema import (
@@ -111,9 +111,9 @@ class Ledger:
     # Workers ----------------------------------------------------------------------------------
 
     @_patient
-    def enter(self, worker_id: str, incarnation: Incarnation) -> None:
+    def register(self, worker_id: str, run: WorkerRun) -> None:
         """Write down that a worker has come."""
-        row = vars(incarnation) | {"provenance": json.dumps(incarnation.provenance)}
+        row = vars(run) | {"provenance": json.dumps(run.provenance)}
         with self.storage.write() as c:
             known = sa.select(WORKERS.c.worker_id).where(WORKERS.c.worker_id == worker_id)
             if c.execute(known).one_or_none() is not None:
@@ -130,7 +130,7 @@ class Ledger:
             )
 
     @_patient
-    def leave(self, worker_id: str, outcome: str) -> None:
+    def deregister(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone of its own will."""
         with self.storage.write() as c:
             self._end_worker(c, worker_id, outcome)
@@ -152,7 +152,7 @@ class Ledger:
         return Answer.STOPPED if wanted.stop == "now" else None
 
     @_patient
-    def bury(self, worker_id: str, reason: str) -> bool:
+    def reap(self, worker_id: str, reason: str) -> bool:
         """Free at once what a worker held that is known to be dead.
 
         Returns
@@ -163,7 +163,7 @@ class Ledger:
         with self.storage.write() as c:
             held = self._open(CLAIMS.c.worker_id == worker_id)
             for row in c.execute(held.with_for_update()).all():
-                self._bury(c, row, reason)
+                self._reap(c, row, reason)
             return self._end_worker(c, worker_id, reason)
 
     # The way of a trial -----------------------------------------------------------------------
@@ -179,23 +179,23 @@ class Ledger:
         """
         with self.storage.write() as c:
             self._lock(c)
-            books = self._look(c, worker_id)
-            if books.ended_at is not None:
+            row = self._look(c, worker_id)
+            if row.ended_at is not None:
                 return Answer.DISMISSED
-            if books.mine:  # The answer to an earlier call was lost.
+            if row.mine:  # The answer to an earlier call was lost.
                 return self._claim_of(c, self._first_open(c, CLAIMS.c.worker_id == worker_id))
-            if self._lease_is_over(books):
-                self._bury_expired(c, books.now)
-                books = self._look(c, worker_id)
-            counts = _counts_of(books)
+            if self._lease_is_over(row):
+                self._reap_expired(c, row.now)
+                row = self._look(c, worker_id)
+            counts = _counts_of(row)
             if counts.done:
                 return Answer.DONE
-            if books.stop is not None:
+            if row.stop is not None:
                 return Answer.STOPPED
             if counts.finished + counts.held >= counts.budget:
                 return Answer.WAIT
             if counts.failed <= self.max_failures:
-                lease_until = books.now + self.lease_s
+                lease_until = row.now + self.lease_s
                 if counts.free:
                     free = self._first_open(c, CLAIMS.c.worker_id.is_(None))
                     return self._take(c, free, worker_id, lease_until)
@@ -232,7 +232,7 @@ class Ledger:
         scores: Mapping[str, float],
         parts: Parts = NO_PARTS,
         pruned: str = "",
-        settled: Settled | None = None,
+        settled: ResolvedTrial | None = None,
     ) -> None:
         """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 
@@ -269,7 +269,7 @@ class Ledger:
                 self._end_failed(c, claim.trial_id, reason)
 
     @_patient
-    def give_back(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
+    def release(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
         with self._fenced(claim, worker_id=None, **_reached(parts)) as c:
             if c is not None:
@@ -310,7 +310,7 @@ class Ledger:
 
     @_patient
     def stop(self, how: str | None) -> None:
-        """Let no new trial begin (`gently`), or have all trials given back too (`now`).
+        """Let no new trial begin (`gently`), or have all trials released too (`now`).
 
         None lets the study go on.
         """
@@ -559,23 +559,23 @@ class Ledger:
                 raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
             yield None
 
-    def _lease_is_over(self, books: Any) -> bool:
+    def _lease_is_over(self, row: Any) -> bool:
         """Whether a worker has given no sign of life, though the database could hear it."""
-        first = books.first_lease_until
-        awake_s = books.now - books.up_since
-        return first is not None and first < books.now and awake_s >= self.lease_s
+        first = row.first_lease_until
+        awake_s = row.now - row.up_since
+        return first is not None and first < row.now and awake_s >= self.lease_s
 
-    def _bury_expired(self, c: sa.Connection, now: float) -> None:
+    def _reap_expired(self, c: sa.Connection, now: float) -> None:
         over = sa.and_(CLAIMS.c.worker_id.is_not(None), CLAIMS.c.lease_until < now)
         # A row that is locked belongs to a worker that is telling something: it lives.
         for row in c.execute(self._open(over).with_for_update(skip_locked=True)).all():
-            self._bury(c, row, f"no sign of life for {self.lease_s:g} s")
+            self._reap(c, row, f"no sign of life for {self.lease_s:g} s")
 
-    def _bury(self, c: sa.Connection, row: Any, reason: str) -> None:
+    def _reap(self, c: sa.Connection, row: Any, reason: str) -> None:
         """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
         deaths = row.deaths + 1
-        hopeless = deaths >= self.max_deaths
-        changes: dict[str, Any] = {"state": "failed"} if hopeless else {"worker_id": None}
+        exhausted = deaths >= self.max_deaths
+        changes: dict[str, Any] = {"state": "failed"} if exhausted else {"worker_id": None}
         c.execute(
             CLAIMS.update()
             .where(CLAIMS.c.trial_id == row.trial_id)
@@ -591,7 +591,7 @@ class Ledger:
             worker=row.worker_id,
             reason=reason,
         )
-        if hopeless:
+        if exhausted:
             reason = f"{deaths} workers died on it; the last: {reason}"
             self._end_failed(c, row.trial_id, reason)
         else:
@@ -644,7 +644,9 @@ class Ledger:
         # What an earlier call stored, whose answer was lost, stays.
         c.execute(self.storage.insert_new(PARAMS), rows)
 
-    def _settle(self, c: sa.Connection, trial_id: int, settled: Settled, n_stored: int) -> None:
+    def _settle(
+        self, c: sa.Connection, trial_id: int, settled: ResolvedTrial, n_stored: int
+    ) -> None:
         """Store what was found when all parts were scored, in the parts that are stored, too."""
         if settled.params:
             self._insert_params(c, trial_id, settled.params, settled.distributions)
@@ -680,14 +682,14 @@ class Ledger:
         return ended.rowcount == 1
 
 
-def _counts_of(books: Any) -> Counts:
+def _counts_of(row: Any) -> Counts:
     return Counts(
-        books.budget,
-        finished=books.finished + books.pruned,
-        failed=books.failed,
-        held=books.held,
-        free=books.open - books.held,
-        pruned=books.pruned,
+        row.budget,
+        finished=row.finished + row.pruned,
+        failed=row.failed,
+        held=row.held,
+        free=row.open - row.held,
+        pruned=row.pruned,
     )
 
 

@@ -314,7 +314,7 @@ class Server:
     def _forget_strangers(self) -> None:
         """Remove locks of a server that is gone and whose process id is taken.
 
-        After a reboot by some other program; in a container by what nobody buried. PostgreSQL
+        After a reboot by some other program; in a container by what nobody reaped. PostgreSQL
         itself removes the locks whose process id is free.
         """
         for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):

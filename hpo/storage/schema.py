@@ -41,7 +41,7 @@ STUDIES = sa.Table(
     sa.Column("table_path", sa.Text),
     sa.Column("provenance", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
-    # gently (no new trials) | now (trials are given back); NULL while the study may go on.
+    # gently (no new trials) | now (trials are released); NULL while the study may go on.
     sa.Column("stop", sa.String(8)),
     # Who submits workers at this moment, and until when nobody else may.
     sa.Column("launcher", sa.String(128)),
@@ -56,7 +56,7 @@ CLAIMS = sa.Table(
     sa.Column("trial_id", sa.Integer, primary_key=True),
     sa.Column("study_id", sa.Integer, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
-    # open (claimed, or given back and waiting for a worker) | finished | pruned | failed
+    # open (claimed, or released and waiting for a worker) | finished | pruned | failed
     sa.Column("state", sa.String(16), nullable=False),
     # The fencing token: one more with every worker that takes the trial.
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -95,8 +95,8 @@ WORKERS = sa.Table(
 )
 
 
-# What happened to a study and must not be forgotten: accepted changes, deaths, looks at the test
-# set. `detail` is a JSON object.
+# What happened to a study and must not be forgotten: accepted changes, deaths, evaluations of the
+# test set. `detail` is a JSON object.
 EVENTS = sa.Table(
     "hpo_events",
     METADATA,

@@ -15,7 +15,7 @@ from hpo.study.record import StudyRecord
 
 
 @dataclass(frozen=True)
-class Opened:
+class StudyContents:
     """What the study is made of, as far as it is still here.
 
     Attributes
@@ -39,7 +39,7 @@ class Opened:
         return not self.differences and not self.problem
 
 
-def open_study(record: StudyRecord) -> Opened:
+def open_study(record: StudyRecord) -> StudyContents:
     """Open the table and the objective of a study, or say what is not as it was."""
     make_importable(Path(record.source.file))
     table = None
@@ -48,10 +48,10 @@ def open_study(record: StudyRecord) -> Opened:
         objective = make_objective(record.spec, table)
         now = fingerprint(record.spec, table, objective)
     except (HpoError, FeaturesError) as exc:
-        return Opened(_if_same(record, table), problem=str(exc))
+        return StudyContents(_if_same(record, table), problem=str(exc))
     except Exception as exc:  # a user's own objective may raise anything
         problem = f"the objective cannot be built: {type(exc).__name__}: {exc}"
-        return Opened(_if_same(record, table), problem=problem)
+        return StudyContents(_if_same(record, table), problem=problem)
     try:
         compare(record.name, record.fingerprint, now)
     except ConflictError as exc:
@@ -62,8 +62,10 @@ def open_study(record: StudyRecord) -> Opened:
         )
         # What the folds were can still be told where rows and splits are the same.
         folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
-        return Opened(_if_same(record, table), None if folds_changed else objective, differences)
-    return Opened(table, objective)
+        return StudyContents(
+            _if_same(record, table), None if folds_changed else objective, differences
+        )
+    return StudyContents(table, objective)
 
 
 def _if_same(record: StudyRecord, table: FeatureTable | None) -> FeatureTable | None:

@@ -60,7 +60,7 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
-class Target:
+class RunTarget:
     """Where a study is logged to.
 
     Attributes
@@ -128,7 +128,7 @@ class Replay:
     def __init__(
         self,
         record: StudyRecord,
-        target: Target,
+        target: RunTarget,
         *,
         say: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,

@@ -158,7 +158,7 @@ class Logbook:
         Raises
         ------
         ConflictError
-            If another process has closed it, having waited in vain for a sign of life.
+            If another process has closed it, having waited for a sign of life and seen none.
         """
         with self.record.storage.write() as c:
             self._check_own(c, session)

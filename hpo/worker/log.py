@@ -86,7 +86,7 @@ def lines_of_trial(text: str, number: int) -> list[str]:
         if inside or mark in line:
             found.append(line)
         if inside and any(
-            f"{mark}{word}" in line for word in ("finished", "pruned", "given back", "taken")
+            f"{mark}{word}" in line for word in ("finished", "pruned", "released", "taken")
         ):
             inside = False
     return found

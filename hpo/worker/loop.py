@@ -2,7 +2,7 @@
 
 `work` is a generator. It yields whatever takes time, and whoever drives it answers, or throws in
 what went wrong: `hpo.worker.worker` drives it for real, `hpo.simulation.engine` on a simulated
-clock. Both therefore keep the same books in the same order.
+clock. Both therefore make the same calls of the ledger in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
-from hpo.records import WALL_KEY, Answer, Claim, Parts, Settled
+from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ScorePart:
 Step = Pause | Draw | ScorePart
 
 
-class Books(Protocol):
+class LedgerProtocol(Protocol):
     """What the loop asks of a ledger; `hpo.storage.ledger.Ledger` says what each of them means."""
 
     def claim(self, worker_id: str) -> Claim | Answer:
@@ -70,14 +70,14 @@ class Books(Protocol):
         """Store the scores of parts in the middle of a trial."""
 
     def finish(
-        self, claim: Claim, scores: Scores, parts: Parts, pruned: str, settled: Settled | None
+        self, claim: Claim, scores: Scores, parts: Parts, pruned: str, settled: ResolvedTrial | None
     ) -> None:
         """Tell the result of a trial, or why it was pruned, and parts that are not stored."""
 
     def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
 
-    def give_back(self, claim: Claim, parts: Parts) -> None:
+    def release(self, claim: Claim, parts: Parts) -> None:
         """Leave a trial to another worker."""
 
 
@@ -96,7 +96,7 @@ def poll_interval(lease_s: float) -> float:
 
 
 def work(
-    books: Books,
+    ledger: LedgerProtocol,
     worker_id: str,
     objective: Scored,
     space: Mapping[str, BaseDistribution],
@@ -117,13 +117,13 @@ def work(
     Raises
     ------
     StopRequested
-        After the trial in hand was given back.
+        After the trial in hand was released.
     FailedStudyError
         If more trials failed than the study allows.
     """
     pause_s = first_s = min(0.5, poll_s)
     while True:
-        answer = books.claim(worker_id)
+        answer = ledger.claim(worker_id)
         if answer is Answer.WAIT:
             yield Pause(pause_s)
             # At the end of a study most workers wait for the last ones: ever more seldom.
@@ -132,7 +132,7 @@ def work(
             return answer
         else:
             pause_s = first_s
-            yield from _run_trial(books, answer, objective, space, checkpoint_s, prune)
+            yield from _run_trial(ledger, answer, objective, space, checkpoint_s, prune)
 
 
 class _Trial:
@@ -148,16 +148,16 @@ class _Trial:
         """The scores that would be lost with the worker, by part."""
         return dict(enumerate(self.parts[self._n_stored :], self._n_stored))
 
-    def save(self, books: Books, checkpoint_s: float) -> None:
+    def save(self, ledger: LedgerProtocol, checkpoint_s: float) -> None:
         """Store what is not stored, if it took so long to compute."""
         unsaved = self.unsaved
         if unsaved and math.fsum(part[WALL_KEY] for part in unsaved.values()) >= checkpoint_s:
-            books.save_parts(self.claim, unsaved)
+            ledger.save_parts(self.claim, unsaved)
             self._n_stored = len(self.parts)
 
 
 def _run_trial(
-    books: Books,
+    ledger: LedgerProtocol,
     claim: Claim,
     objective: Scored,
     space: Mapping[str, BaseDistribution],
@@ -167,13 +167,13 @@ def _run_trial(
     _log.info("trial %d: attempt %d begins", claim.number, claim.attempt)
     trial = _Trial(claim)
     try:
-        pruned = yield from _score(books, trial, objective, space, checkpoint_s, prune)
+        pruned = yield from _score(ledger, trial, objective, space, checkpoint_s, prune)
         scores, settled = _sum_up(objective, trial.parts, pruned)
-        books.finish(claim, scores, trial.unsaved, pruned, settled)
+        ledger.finish(claim, scores, trial.unsaved, pruned, settled)
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
-            books.give_back(claim, trial.unsaved)
-        _log.info("trial %d: given back, %s", claim.number, exc)
+            ledger.release(claim, trial.unsaved)
+        _log.info("trial %d: released, %s", claim.number, exc)
         raise
     except LostLeaseError as exc:
         _log.warning("trial %d: taken over, nothing was told: %s", claim.number, exc)
@@ -181,7 +181,7 @@ def _run_trial(
         # The objective refused these parameters; the next ones may be better.
         _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
         with contextlib.suppress(LostLeaseError):
-            books.fail(claim, str(exc), trial.unsaved)
+            ledger.fail(claim, str(exc), trial.unsaved)
     else:
         if pruned:
             _log.info("trial %d: pruned, %s", claim.number, pruned)
@@ -195,7 +195,7 @@ def _run_trial(
 
 
 def _score(
-    books: Books,
+    ledger: LedgerProtocol,
     trial: _Trial,
     objective: Scored,
     space: Mapping[str, BaseDistribution],
@@ -207,14 +207,14 @@ def _score(
     params = claim.params
     if params is None:
         params = yield Draw(claim)
-        books.save_params(claim, params, space)
+        ledger.save_params(claim, params, space)
     for part in range(len(parts), len(objective.parts)):
         # Before a part rather than after one: who takes a trial over asks for it, too.
         pruned = prune(claim, parts) if prune is not None and parts else ""
         if pruned:
             return pruned
         # The last part is stored with the result.
-        trial.save(books, checkpoint_s)
+        trial.save(ledger, checkpoint_s)
         scores = yield ScorePart(claim, params, part)
         name = objective.parts[part]
         _require_finite(scores["score"], name)
@@ -225,12 +225,12 @@ def _score(
 
 def _sum_up(
     objective: Scored, parts: Sequence[Scores], pruned: str
-) -> tuple[Scores, Settled | None]:
+) -> tuple[Scores, ResolvedTrial | None]:
     """Return what is told of a trial, and what becomes of its parts if they are not kept so."""
     wall_s = math.fsum(part[WALL_KEY] for part in parts)
     settle = getattr(objective, "settle", None)
     try:
-        settled: Settled | None = settle(parts, pruned=bool(pruned)) if settle else None
+        settled: ResolvedTrial | None = settle(parts, pruned=bool(pruned)) if settle else None
         if pruned:
             return {WALL_KEY: wall_s}, settled
         total = dict(objective.combine(parts if settled is None else settled.parts))

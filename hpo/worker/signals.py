@@ -68,7 +68,7 @@ TIME_LIMIT = "the time limit is near"
 
 
 @dataclass(frozen=True)
-class Orders:
+class LeaveConditions:
     """When a worker leaves before its study is finished.
 
     Attributes
@@ -95,7 +95,9 @@ def leave_time(ends_at: float, leave_before_s: float, stagger_s: float) -> float
 class Heartbeat(threading.Thread):
     """Renews the worker's lease for as long as its process lives, and sees when it has to go."""
 
-    def __init__(self, ledger: Ledger, worker_id: str, orders: Orders, stop: StopSignal) -> None:
+    def __init__(
+        self, ledger: Ledger, worker_id: str, orders: LeaveConditions, stop: StopSignal
+    ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._ledger, self._worker_id = ledger, worker_id
         self._orders, self._stop_signal = orders, stop

@@ -10,13 +10,13 @@ from typing import Any
 
 from hpo.errors import ObjectiveError, StopRequested
 from hpo.objectives.protocol import Objective
-from hpo.records import WALL_KEY, Answer, Claim, Incarnation
+from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
-from hpo.worker.signals import Heartbeat, Orders, StopSignal
+from hpo.worker.signals import Heartbeat, LeaveConditions, StopSignal
 from hpo.worker.trial_cache import TrialHistory
 
 # How long a worker waits for a database that does not answer before it gives up.
@@ -56,7 +56,7 @@ class Worker:
         self._undrawn: Claim | None = None
         self._prune = make_pruner(record, objective)
 
-    def run(self, incarnation: Incarnation, orders: Orders | None = None) -> str:
+    def run(self, run: WorkerRun, orders: LeaveConditions | None = None) -> str:
         """Work until there is nothing left to do, and return why it ended.
 
         Raises
@@ -68,8 +68,8 @@ class Worker:
         """
         self.stop.install()
         self.record.storage.patience_s = PATIENCE_S
-        self.ledger.enter(self.worker_id, incarnation)
-        heartbeat = Heartbeat(self.ledger, self.worker_id, orders or Orders(), self.stop)
+        self.ledger.register(self.worker_id, run)
+        heartbeat = Heartbeat(self.ledger, self.worker_id, orders or LeaveConditions(), self.stop)
         heartbeat.start()
         outcome = "error"
         try:
@@ -78,7 +78,7 @@ class Worker:
             outcome = f"stopped: {exc}"
         finally:
             heartbeat.end()
-            self.ledger.leave(self.worker_id, outcome)
+            self.ledger.deregister(self.worker_id, outcome)
         return outcome
 
     def _drive(self) -> Answer:

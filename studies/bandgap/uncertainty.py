@@ -103,7 +103,7 @@ def judge(record: StudyRecord, table: FeatureTable, objective: Any, model: Model
     the forest of all training rows, `model`.
     """
     assert isinstance(objective, CrossValidation)
-    evaluation = evaluate(record, table, objective)  # writes the look at the held-out rows down
+    evaluation = evaluate(record, table, objective)  # records the test-set evaluation
     assert evaluation is not None
     within, between = np.empty((2, len(evaluation.cv.y)))
     for k, forest in enumerate(evaluation.fold_models):

@@ -287,7 +287,7 @@ class Run:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Return whether a process still runs; one that nobody has buried yet does not."""
+    """Return whether a process still runs; one that nobody has reaped yet does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def parts(self) -> int:
-        """Parts of a run in which nothing is computed in vain."""
+        """Parts of a run in which nothing is computed for nothing."""
         return self.trials * len(Parts.parts)
 
     @property

@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
-from hpo.records import Claim, Incarnation
+from hpo.records import Claim, WorkerRun
 from hpo.spec.loading import validate
 from hpo.spec.space import distributions
 from hpo.storage.backends import open_storage
@@ -201,7 +201,7 @@ def _begin(url: str, sampler: str) -> StudyRecord:
         "benchmark",
     )
     record = begin(open_storage(url, create=True), spec, Source("x.toml", (), None), None)
-    record.ledger.enter("w", Incarnation("here", 1))
+    record.ledger.register("w", WorkerRun("here", 1))
     return record
 
 

@@ -20,7 +20,7 @@ import psycopg
 
 from hpo.errors import HpoError, StorageError
 from hpo.launch.slurm_jobs import UnwritableError
-from hpo.launch.slurm_workers import BusyError, Wanted, comment_of, refill
+from hpo.launch.slurm_workers import BusyError, DesiredWorkers, comment_of, refill
 from hpo.spec.loading import validate
 from hpo.storage.backends import open_storage
 from hpo.storage.postgres_server import Server
@@ -90,7 +90,7 @@ class Site:
     def __init__(
         self,
         record: StudyRecord,
-        wanted: Wanted,
+        wanted: DesiredWorkers,
         cluster: SlurmCluster,
         server: Server,
         seed: int,
@@ -276,7 +276,7 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(tmp_path, slur
     record = begin_witness(url, tmp_path, delay_s=2.0)
     try:
         with small_disk(tmp_path / "logs") as disk:
-            wanted = Wanted(WORKERS, cluster, str(server.folder), str(tmp_path / "logs"))
+            wanted = DesiredWorkers(WORKERS, cluster, str(server.folder), str(tmp_path / "logs"))
             site = Site(record, wanted, slurm_cluster, server, seed=7, disk=disk)
             began = time.monotonic()
             site.chaos.run(FAULTS, pause_s=1.5, within_s=900.0)

@@ -79,7 +79,7 @@ def test_ctrl_c_keeps_everything_and_resume_goes_on(hpo):
     assert status["state"] == "stopped"
     hpo("resume", "x", "--workers", "2")
     assert states() == {TrialState.COMPLETE: 12}
-    # A trial given back went on at the part it had come to.
+    # A trial released went on at the part it had come to.
     assert set(journal().values()) == {1}
 
 
@@ -96,7 +96,7 @@ def test_kills_of_workers_and_of_the_parent_lose_nothing_and_add_nothing(hpo):
     orphans = worker_processes(parent)
     run.kill()
     run.wait()
-    # Workers see that nobody looks after them any more, give back and leave.
+    # Workers see that nobody looks after them any more, release and leave.
     psutil.wait_procs(orphans, timeout=20)
     assert not any(orphan.is_running() for orphan in orphans)
     assert states()[TrialState.COMPLETE] < 60
@@ -313,7 +313,7 @@ def test_a_damaged_table_stops_the_study_with_a_message(hpo):
 
 
 def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
-    from hpo.analysis.best_model import TEST_LOOK
+    from hpo.analysis.best_model import TEST_EVALUATION
     from hpo.storage.backends import open_storage
     from hpo.study.record import find
 
@@ -322,7 +322,7 @@ def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
     hpo("report", "t")
     hpo("report", "t")
     record = find(open_storage("sqlite:///hpo.db", create=False), "t")
-    looks = [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    looks = [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
     assert len(looks) == 1
     assert looks[0]["finished"] == 4
     record.storage.engine.dispose()

@@ -16,7 +16,7 @@ from hpo.analysis.leaderboard import fit_line
 from hpo.analysis.reported import read_reported_file
 from hpo.cli import main
 from hpo.errors import ObjectiveError
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.spec.loading import load as load_spec
 from hpo.spec.variants import read_variants
 from hpo.study.creation import begin, build_table
@@ -448,7 +448,7 @@ def test_outer_searches_are_found_and_judged(storage, catechol_dir, tmp_path, ca
         spec = load_spec(study, [f"name={name}", "trials=1", *overrides])
         source = Source(str(study), (), str(tmp_path))
         record = begin(storage, spec, source, build_table(spec, source, tmp_path, print))
-        Worker(record, record.open_objective()[1], name).run(Incarnation("here", 1))
+        Worker(record, record.open_objective()[1], name).run(WorkerRun("here", 1))
         return record
 
     record = run_one("kernel")

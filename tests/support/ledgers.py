@@ -1,6 +1,7 @@
 """Every kind of ledger on a bench: what a contract test needs to see and to turn beside its calls.
 
-A kind is a factory in `KINDS`; the contract tests of tests/hpo/storage/test_ledger.py run over all of them.
+A kind is a factory in `KINDS`; the contract tests of
+tests/hpo/storage/test_ledger.py run over all of them.
 """
 
 from __future__ import annotations

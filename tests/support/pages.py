@@ -12,7 +12,7 @@ import numpy as np
 
 import features.table
 from features.table import Column, PartialRow, SkippedRow, Target
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.study.record import StudyRecord
 from hpo.worker.worker import Worker, new_worker_id
 
@@ -82,7 +82,7 @@ def work(record: StudyRecord, meddle: Callable[[int], None] | None = None) -> No
         return plain(params, part)
 
     objective.score_part = score_part  # type: ignore[method-assign]
-    Worker(record, objective, new_worker_id()).run(Incarnation("here", 1))
+    Worker(record, objective, new_worker_id()).run(WorkerRun("here", 1))
 
 
 def leaky_table(folder: Path, n_skipped: int) -> Path:

@@ -59,7 +59,7 @@ def journal() -> Counter[str]:
 def wait_until(condition, timeout_s=60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 

@@ -21,7 +21,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError, StorageError
 from hpo.launch.slurm_jobs import UnwritableError
-from hpo.launch.slurm_workers import BusyError, Wanted, describe, find_wanted
+from hpo.launch.slurm_workers import BusyError, DesiredWorkers, describe, find_wanted
 from hpo.launch.slurm_workers import refill as refill_once
 from hpo.study.record import StudyRecord, find
 from slurm.cluster import find_cluster
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Bury the workers whose jobs are over, submit those that are missing."""
+    """Reap the workers whose jobs are over, submit those that are missing."""
     record = find(open_storage(options), options.name)
     wanted = _change(options, find_wanted(record, absolute_storage(options)))
     how = record.ledger.stopped()
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     return _watch(options, record, wanted)
 
 
-def _change(options: argparse.Namespace, wanted: Wanted) -> Wanted:
+def _change(options: argparse.Namespace, wanted: DesiredWorkers) -> DesiredWorkers:
     """Return what is wanted with what the options say over it."""
     if options.workers is not None:
         wanted = replace(wanted, workers=options.workers)
@@ -73,7 +73,7 @@ def _change(options: argparse.Namespace, wanted: Wanted) -> Wanted:
 
 
 def submit_missing(
-    options: argparse.Namespace, record: StudyRecord, wanted: Wanted, *, anew: bool
+    options: argparse.Namespace, record: StudyRecord, wanted: DesiredWorkers, *, anew: bool
 ) -> int:
     """Submit the workers that are missing, and print what was found."""
     found = refill_once(record, wanted, anew=anew)
@@ -98,7 +98,7 @@ def submit_missing(
     return 0
 
 
-def _watch(options: argparse.Namespace, record: StudyRecord, wanted: Wanted) -> int:
+def _watch(options: argparse.Namespace, record: StudyRecord, wanted: DesiredWorkers) -> int:
 
     shown = ""
     while True:

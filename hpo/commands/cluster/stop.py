@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
-        "--now", action="store_true", help="trials are given back at once, at the part they are at"
+        "--now", action="store_true", help="trials are released at once, at the part they are at"
     )
     add_shared(parser, "storage")
 

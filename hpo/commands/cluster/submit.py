@@ -12,7 +12,7 @@ from hpo.commands.cluster.cluster_options import absolute_storage, add_cluster_o
 from hpo.commands.cluster.refill import submit_missing
 from hpo.commands.common import add_json, from_variable, not_negative, print_line
 from hpo.commands.studies.study_options import add_study_options, begin_study, read_study
-from hpo.launch.slurm_workers import Wanted
+from hpo.launch.slurm_workers import DesiredWorkers
 from hpo.storage.urls import resolve_url
 from hpo.system.filesystem import check_sqlite_shared
 from slurm.cluster import ClusterSpec, find_cluster
@@ -44,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
     if not workers:
         print_line(f"study '{record.name}' is begun; add workers: sbatch slurm/worker.sbatch NAME")
         return 0
-    wanted = Wanted(workers, cluster, absolute_storage(options), str(Path(options.logs).resolve()))
+    wanted = DesiredWorkers(
+        workers, cluster, absolute_storage(options), str(Path(options.logs).resolve())
+    )
     return submit_missing(options, record, wanted, anew=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpo.analysis import comparison, differences, reported
 from hpo.analysis.comparison import Outside, Row
-from hpo.analysis.differences import Pair, Study, difference_cells, remarks
+from hpo.analysis.differences import Pair, ScoredStudy, difference_cells, remarks
 from hpo.analysis.discovery_metrics import Values, describe, on_scale, screening_cells, value_study
 from hpo.analysis.leaderboard import as_dict, describe_line, prediction_cells
 from hpo.commands.common import (
@@ -180,7 +180,7 @@ def _print_outside(found: Outside) -> None:
 
 
 def _value(
-    records: Sequence[StudyRecord], studies: Sequence[Study], threshold: float | None
+    records: Sequence[StudyRecord], studies: Sequence[ScoredStudy], threshold: float | None
 ) -> Mapping[str, Values]:
     """Return what the rankings are worth, of those studies that have a table."""
     if threshold is None:
@@ -194,7 +194,9 @@ def _value(
     return found
 
 
-def _print_tables(scores: Sequence[str], studies: Sequence[Study], pairs: Sequence[Pair]) -> None:
+def _print_tables(
+    scores: Sequence[str], studies: Sequence[ScoredStudy], pairs: Sequence[Pair]
+) -> None:
 
     for line in scores:
         print_line(line)

@@ -111,7 +111,7 @@ def _status_line(status: Status) -> str:
 def _details(status: Status) -> Iterator[str]:
     counts = status.counts
     if counts.held or counts.free:
-        yield f"  {counts.held} running, {counts.free} given back and waiting for a worker"
+        yield f"  {counts.held} running, {counts.free} released and waiting for a worker"
     if status.per_hour is not None and not counts.done:
         left = _duration(status.left_s or 0.0)
         rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"

@@ -47,12 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build the table of a study file, run the study, write its report; or so for a folder."""
     if options.study.is_dir():
-        return _run_family(options)
+        return _run_folder(options)
     spec, source = read_study(options)
     return run_study(options, spec, source, None)
 
 
-def _run_family(options: argparse.Namespace) -> int:
+def _run_folder(options: argparse.Namespace) -> int:
     """Run every study file of a folder, one after another, and compare them."""
     from features.table import FeaturesError
     from hpo.commands.results.compare import print_comparison
@@ -61,7 +61,7 @@ def _run_family(options: argparse.Namespace) -> int:
     if options.name is not None:
         raise SpecError(f"--name {options.name}: the studies of a folder have their files' names")
     worst, done = 0, []
-    for spec, source in _read_family(options):
+    for spec, source in _read_folder(options):
         try:
             code = run_study(options, spec, source, None, again=False)
         except (HpoError, FeaturesError) as exc:
@@ -79,7 +79,7 @@ def _run_family(options: argparse.Namespace) -> int:
     return worst
 
 
-def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
+def _read_folder(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
     """Read and check all study files of a folder before the first is run.
 
     A mistake in the last one should not come to light hours later.
@@ -87,7 +87,7 @@ def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
     from hpo.spec.loading import load
     from hpo.spec.variants import study_files
 
-    family, complaints = [], 0
+    studies, complaints = [], 0
     for path in study_files(options.study):
         try:
             # A study without a space is one trial, whatever the budget of the others.
@@ -102,10 +102,10 @@ def _read_family(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
             complaints += 1
             continue
         complaints += complain(spec, path)
-        family.append((spec, source))
+        studies.append((spec, source))
     if complaints:
         raise SpecError(f"{options.study}: {complaints} study files are not valid, none was run")
-    return family
+    return studies
 
 
 def run_study(

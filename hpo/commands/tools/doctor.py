@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpo.commands.common import add_json, add_shared, print_line
 from hpo.doctor.checks import diagnose
-from hpo.doctor.finding import Finding
+from hpo.doctor.result import CheckResult
 from hpo.errors import HpoError
 from hpo.storage.urls import resolve_url
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     return HpoError.exit_code if any(f.verdict == "problem" for f in findings) else 0
 
 
-def _lines(findings: Sequence[Finding]) -> list[str]:
+def _lines(findings: Sequence[CheckResult]) -> list[str]:
     names = max(len(finding.name) for finding in findings)
     verdicts = max(len(finding.verdict) for finding in findings)
     lines = []

@@ -199,7 +199,7 @@ def _warn_of_local_folders(options: argparse.Namespace, cluster: ClusterSpec) ->
     for where in find_local([Path(folder) for folder in folders if folder], hosts):
         say(
             f"warning: {where.path} is on a local file system of this machine ({where.type}); "
-            "jobs on nodes that cannot see it fail, or work in vain"
+            "jobs on nodes that cannot see it fail, or their work is lost"
         )
 
 

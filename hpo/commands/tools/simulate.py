@@ -17,7 +17,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError
 from hpo.simulation.engine import simulate as run_simulation
-from hpo.simulation.scenario import Cluster, Faults, Load, Result, Table
+from hpo.simulation.scenario import Cluster, DurationTrace, Faults, Load, Result
 
 PARTS, PART_S, LEASE_S = 5, 60.0, 60.0
 # Jobs of one submission do not begin in the same second, and a draw takes a moment.
@@ -89,19 +89,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> tuple[Cluster, Table]:
+def _prepare(options: argparse.Namespace) -> tuple[Cluster, DurationTrace]:
 
     limits: dict[str, Any] = {}
     lease_s = LEASE_S
     if options.study is None:
-        table = Table.make(options.parts or PARTS, options.part_s or PART_S, seed=options.seed)
+        table = DurationTrace.make(
+            options.parts or PARTS, options.part_s or PART_S, seed=options.seed
+        )
     else:
         from hpo.study.record import find
 
         if options.parts is not None or options.part_s is not None:
             raise HpoError("--study gives the parts and their durations; drop --parts and --part-s")
         record = find(open_storage(options), options.study)
-        table, spec = Table.from_study(record), record.spec
+        table, spec = DurationTrace.from_study(record), record.spec
         lease_s = spec.lease_s
         limits = {
             "checkpoint_s": spec.checkpoint_s,
@@ -123,7 +125,7 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, Table]:
     return cluster, table
 
 
-def _rows(cluster: Cluster, table: Table, result: Result) -> list[tuple[str, str]]:
+def _rows(cluster: Cluster, table: DurationTrace, result: Result) -> list[tuple[str, str]]:
     faults = ", ".join(f"{times:,} {kind}" for kind, times in sorted(result.faults.items()))
     pruned = f"{result.pruned:,} of them pruned, " if result.pruned else ""
     told = f"{result.finished:,} of {result.budget:,} finished, {pruned}"

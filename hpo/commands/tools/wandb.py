@@ -19,7 +19,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError
 from hpo.study.record import find
-from hpo.tracking.replay import Outcome, Replay, Target
+from hpo.tracking.replay import Outcome, Replay, RunTarget
 
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline"}
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         say("WANDB_MODE=disabled: nothing is logged")
         return 0
     record = find(open_storage(options), options.name)
-    target = Target(
+    target = RunTarget(
         mode=mode,
         project=options.project or os.environ.get("WANDB_PROJECT") or None,
         entity=options.entity or os.environ.get("WANDB_ENTITY") or None,

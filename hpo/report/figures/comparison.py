@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison import METRIC_NAMES, Outside
-from hpo.analysis.differences import Pair, Study
+from hpo.analysis.differences import Pair, ScoredStudy
 from hpo.report.figures.base import (
     BEST,
     BLUE,
@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 def comparison_figures(
-    studies: Sequence[Study], pairs: Sequence[Pair], target: str, unit: str
+    studies: Sequence[ScoredStudy], pairs: Sequence[Pair], target: str, unit: str
 ) -> list[Figure]:
     """Return the figures of a comparison.
 
@@ -73,7 +73,7 @@ def styles(count: int) -> list[tuple[str, str]]:
     ]
 
 
-def _common_ends(studies: Iterable[Study]) -> Ends:
+def _common_ends(studies: Iterable[ScoredStudy]) -> Ends:
     """Return the ends of an axis that holds everything that any of the plots shows."""
     every = [rows for study in studies for rows in study.rows.values()]
     return find_ends(np.concatenate([part for rows in every for part in (rows.y, rows.predicted)]))
@@ -83,7 +83,7 @@ def _common_ends(studies: Iterable[Study]) -> Ends:
 
 
 def _parity(
-    shown: Sequence[Study], drawn: Sequence[Study], of: str, ends: Ends, target: str
+    shown: Sequence[ScoredStudy], drawn: Sequence[ScoredStudy], of: str, ends: Ends, target: str
 ) -> Figure:
     styled = zip(shown, styles(len(shown)), strict=True)
     having = [(study, colour) for study, (colour, _) in styled if of in study.rows]
@@ -104,7 +104,7 @@ def _parity(
 
 
 def _overlays(
-    shown: Sequence[Study], drawn: Sequence[Study], of: str, ends: Ends, target: str
+    shown: Sequence[ScoredStudy], drawn: Sequence[ScoredStudy], of: str, ends: Ends, target: str
 ) -> Figure:
     having = [study for study in shown if of in study.rows]
     panels = tuple(
@@ -126,7 +126,7 @@ def _overlays(
     return Figure(f"overlay_{of}", f"In pairs: {SET_TITLES[of]}", caption, panels, "trio")
 
 
-def _of_many(shown: Sequence[Study], drawn: Sequence[Study]) -> str:
+def _of_many(shown: Sequence[ScoredStudy], drawn: Sequence[ScoredStudy]) -> str:
     if len(shown) == len(drawn):
         return ""
     return f" The first {len(shown)} of {len(drawn)} studies are drawn."
@@ -174,7 +174,7 @@ def _scatter(entries: Sequence[Scatter], ends: Ends, target: str) -> go.Figure:
 # Errors ---------------------------------------------------------------------------------------
 
 
-def _errors(drawn: Sequence[Study], unit: str) -> Figure:
+def _errors(drawn: Sequence[ScoredStudy], unit: str) -> Figure:
     reach = max(
         float(np.abs(rows.y - rows.predicted).max())
         for study in drawn

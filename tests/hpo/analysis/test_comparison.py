@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hpo.analysis.best_model import TEST_LOOK
+from hpo.analysis.best_model import TEST_EVALUATION
 from hpo.analysis.comparison import as_dicts, compare_study
 from hpo.analysis.reported import read_reported
 from hpo.cli import main
 from hpo.errors import SpecError
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.report.comparison_tables import lines
 from hpo.report.study_page import write_report
 from hpo.spec.variants import study_files
@@ -36,11 +36,11 @@ test = { r2 = 0.25 }
 
 
 def work(record):
-    Worker(record, record.open_objective()[1], "w").run(Incarnation("here", 1))
+    Worker(record, record.open_objective()[1], "w").run(WorkerRun("here", 1))
 
 
 def looks(record):
-    return [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    return [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_comparison_shows_what_the_one_look_saw_and_looks_at_nothing(
     before = compare_study(finished)
     assert looks(finished) == []
     assert before.test == {}
-    assert "not looked at" in before.remark
+    assert "not evaluated" in before.remark
     assert before.cv["r2"] > 0.3
 
     write_report(finished, tmp_path)
@@ -87,7 +87,7 @@ def test_a_look_of_an_earlier_version_is_read_too(begin_study, tmp_path):
     (look,) = looks(record)
     short = {key: look[key] for key in ("trial", "finished", "scores")}
     with record.storage.write() as c:
-        is_look = EVENTS.c.kind == TEST_LOOK
+        is_look = EVENTS.c.kind == TEST_EVALUATION
         c.execute(sa.update(EVENTS).where(is_look).values(detail=json.dumps(short)))
     again = compare_study(record)
     assert again == whole

@@ -8,16 +8,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpo.analysis.best_model import TEST_LOOK, Predictions
+from hpo.analysis.best_model import TEST_EVALUATION, Predictions
 from hpo.analysis.comparison import Row, compare_study
-from hpo.analysis.differences import Study, difference_cells, find_differences, read_study, remarks
+from hpo.analysis.differences import (
+    ScoredStudy,
+    difference_cells,
+    find_differences,
+    read_study,
+    remarks,
+)
 from hpo.analysis.discovery_metrics import auc, precision_at_top
 from hpo.analysis.paired_bootstrap import paired_differences
 from hpo.analysis.predictions_csv import read_predictions
 from hpo.cli import main
 from hpo.errors import HpoError
 from hpo.objectives.metrics import METRICS, RANK_METRICS, score_all
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.report.comparison_page import write_comparison
 from hpo.report.figures.comparison import MAX_DRAWN, comparison_figures, styles, wrap
 from hpo.report.study_page import write_report
@@ -34,14 +40,14 @@ def finish(begin_study, tmp_path):
     def finish_with(name, alpha=1.0, **fields):
         estimator = fields.pop("estimator", {"name": "ridge", "params": {"alpha": alpha}})
         record = begin_study(name=name, trials=1, space={}, estimator=estimator, **fields)
-        Worker(record, record.open_objective()[1], new_worker_id()).run(Incarnation("here", 1))
+        Worker(record, record.open_objective()[1], new_worker_id()).run(WorkerRun("here", 1))
         write_report(record, tmp_path)
         return record
 
     return finish_with
 
 
-def study(name, n_rows=30, seed=0, noise=1.0, ids="row", metrics=METRICS) -> Study:
+def study(name, n_rows=30, seed=0, noise=1.0, ids="row", metrics=METRICS) -> ScoredStudy:
     """A study with made-up predictions of rows that do not depend on `noise`."""
     rows = {}
     for of, seed_of in (("cv", seed), ("test", seed + 1)):
@@ -53,7 +59,7 @@ def study(name, n_rows=30, seed=0, noise=1.0, ids="row", metrics=METRICS) -> Stu
         scores = score_all(y, predicted, metrics)
         rows[of] = Predictions(names, y, predicted, groups, fold, scores, {}, {})
     scored = Row(name, "1 of 1 trials", cv=rows["cv"].scores, test=rows["test"].scores)
-    return Study(scored, rows)
+    return ScoredStudy(scored, rows)
 
 
 # Predictions ----------------------------------------------------------------------------------
@@ -143,7 +149,7 @@ def test_rows_that_do_not_match_are_a_remark():
     one = study("one")
     longer, other = study("longer", n_rows=33), study("other", ids="sample")
     moved = study("moved", seed=5)
-    silent = Study(Row("silent", "", remark="no trial has finished"))
+    silent = ScoredStudy(Row("silent", "", remark="no trial has finished"))
     pairs = find_differences([one, longer, other, moved, silent], "one")
     assert all(pair.metrics == {} for pair in pairs if pair.name != "longer")
     found = {(pair.name, pair.of): pair.remark for pair in pairs}
@@ -215,7 +221,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
 ):
     monkeypatch.chdir(tmp_path)
     records = [finish(name, alpha) for name, alpha in (("a", 1.0), ("b", 300.0), ("c", 30.0))]
-    looks = [record.ledger.events(TEST_LOOK) for record in records]
+    looks = [record.ledger.events(TEST_EVALUATION) for record in records]
     base = ("compare", "a", "b", "c", "--reports", ".")
 
     assert main(base) == 0
@@ -251,7 +257,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
 
     assert main((*base, "--against", "d")) == 2
     assert "--against d: is not among the studies" in capsys.readouterr().err
-    assert [record.ledger.events(TEST_LOOK) for record in records] == looks
+    assert [record.ledger.events(TEST_EVALUATION) for record in records] == looks
 
 
 def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, monkeypatch):

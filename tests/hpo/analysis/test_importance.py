@@ -11,7 +11,7 @@ from hpo.analysis.best_model import evaluate
 from hpo.analysis.importance import Validated, find_importances, permute
 from hpo.estimators.factory import make_estimator
 from hpo.objectives.metrics import rmse
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.report.study_page import write_report
 from hpo.worker.worker import Worker
 
@@ -94,7 +94,7 @@ def evaluated(record):
 @pytest.fixture
 def finished(begin_study):
     record = begin_study(trials=1, estimator={"name": "ridge", "params": {"alpha": 1.0}}, space={})
-    Worker(record, record.open_objective()[1], "w").run(Incarnation("here", 1))
+    Worker(record, record.open_objective()[1], "w").run(WorkerRun("here", 1))
     return record
 
 
@@ -150,7 +150,7 @@ def test_importance_knows_what_the_target_was_made_from(finished, monkeypatch):
 def test_the_error_is_the_one_that_the_study_speaks_of(begin_study, objective, error):
     forest = {"name": "hist_gradient_boosting", "params": {"max_iter": 5}}
     record = begin_study(trials=1, estimator=forest, space={}, objective=objective)
-    Worker(record, record.open_objective()[1], "w").run(Incarnation("here", 1))
+    Worker(record, record.open_objective()[1], "w").run(WorkerRun("here", 1))
     found = find_importances(*evaluated(record), seed=0)
     assert found.error == error
     assert found.columns[0].name == "x0"

@@ -15,7 +15,7 @@ from hpo.analysis.leaderboard import Point, describe_line, fit_line
 from hpo.analysis.reported import read_reported_file
 from hpo.cli import main
 from hpo.errors import HpoError
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.worker.worker import Worker
 
 LOG = """
@@ -209,7 +209,7 @@ def test_studies_that_were_measured_outside_have_a_line_of_their_own(begin_study
             cv=None,
             estimator=None,
         )
-        Worker(record, record.open_objective()[1], name).run(Incarnation("here", 1))
+        Worker(record, record.open_objective()[1], name).run(WorkerRun("here", 1))
         rows.append(compare_study(record))
     reported, own = find_outside([read_reported_file(path)], rows)
     assert reported.line.n == own.line.n == 3

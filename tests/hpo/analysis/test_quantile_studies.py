@@ -12,7 +12,7 @@ from hpo.analysis.conformal import calibrate_quantiles, cross_calibrate_quantile
 from hpo.analysis.quantile_studies import join_studies
 from hpo.cli import main
 from hpo.errors import HpoError
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.report.intervals_page import write_intervals
 from hpo.report.study_page import write_report
 from hpo.worker.worker import Worker
@@ -29,7 +29,7 @@ def quantile_study(begin_study, tmp_path):
         settings = {"cv": GROUPED, "estimator": SMALL, "space": {}, "trials": 1, **changes}
         objective = {"name": "quantile", "level": level}
         record = begin_study(name=name or f"q{level}", objective=objective, **settings)
-        Worker(record, record.open_objective()[1], f"of {record.name}").run(Incarnation("here", 1))
+        Worker(record, record.open_objective()[1], f"of {record.name}").run(WorkerRun("here", 1))
         write_report(record, reports)
         return record
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from hpo.cli import main
 from hpo.launch.progress_line import Progress, describe
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.export import export, trials_frame
 from hpo.study.status import Status, take_status
@@ -118,7 +118,7 @@ def test_status_and_best_are_right_in_both_directions(begin_study, capsys):
 
 def test_status_shows_who_holds_what(begin_study, capsys):
     record = begin_study()
-    record.ledger.enter("node7-w1", Incarnation("node7", 4242))
+    record.ledger.register("node7-w1", WorkerRun("node7", 4242))
     record.ledger.claim("node7-w1")
     code, out, _ = run(capsys, "status", "small")
     assert code == 0

@@ -20,7 +20,7 @@ import pytest
 
 from hpo.cli import main
 from hpo.doctor import checks, storage
-from hpo.doctor.finding import Finding, ask, examine
+from hpo.doctor.result import CheckResult, ask, examine
 from hpo.doctor.storage import check_storage
 from hpo.estimators import trees
 from hpo.system import filesystem, resources
@@ -559,7 +559,7 @@ def test_the_commit_is_named(tmp_path, monkeypatch):
 def test_a_check_that_fails_itself_is_a_problem_and_stops_no_other(
     monkeypatch, capsys, quick_imports
 ):
-    def fail() -> list[Finding]:
+    def fail() -> list[CheckResult]:
         raise ValueError("no such thing\nand more")
 
     finding = examine("thing", fail)[0]

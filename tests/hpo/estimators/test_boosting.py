@@ -319,7 +319,7 @@ def scores_of(hand_table, kind: type[CrossValidation] = PenalisedCv, **settings)
 )
 def test_an_objective_scores_the_same_either_way(hand_table, monkeypatch, kind, settings):
     short = scores_of(hand_table, kind, **settings)
-    monkeypatch.setattr(BoostedRows, "predict", None)  # would be called in vain
+    monkeypatch.setattr(BoostedRows, "predict", None)  # must not be called
     monkeypatch.setattr("hpo.objectives.cross_validation.refusal", lambda *_: "")
     assert scores_of(hand_table, kind, **settings) == short
 

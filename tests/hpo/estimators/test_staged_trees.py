@@ -16,7 +16,7 @@ from hpo.estimators.factory import staged_of
 from hpo.estimators.staged_trees import CURVE_KEY
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
-from hpo.records import WALL_KEY, Incarnation, part_key
+from hpo.records import WALL_KEY, WorkerRun, part_key
 from hpo.report.study_page import write_report
 from hpo.spec.space import StagedDimension, distributions
 from hpo.study.export import trials_frame
@@ -86,7 +86,7 @@ def worked(begin_study):
     def work(**changes):
         record = begin_study(**make_staged(**changes))
         _, objective = record.open_objective()
-        Worker(record, objective, "w").run(Incarnation("host", 1))
+        Worker(record, objective, "w").run(WorkerRun("host", 1))
         return record
 
     return work
@@ -129,7 +129,7 @@ def test_a_trial_goes_on_at_its_next_part_with_the_stored_curves(worked, begin_s
     for part in range(2):
         scores = {**objective.score_part(params, part), WALL_KEY: 0.1}
         record.ledger.save_parts(claim, {part: scores})
-    record.ledger.bury("first", "killed by SIGKILL")
+    record.ledger.reap("first", "killed by SIGKILL")
     asked, plain = [], objective.score_part
 
     def score_part(params, part):
@@ -137,7 +137,7 @@ def test_a_trial_goes_on_at_its_next_part_with_the_stored_curves(worked, begin_s
         return plain(params, part)
 
     objective.score_part = score_part
-    Worker(record, objective, "second").run(Incarnation("host", 1))
+    Worker(record, objective, "second").run(WorkerRun("host", 1))
     trial = record.optuna_study().best_trial
     assert asked == [2]
     assert (trial.value, trial.params) == (whole.value, whole.params)

@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from hpo.cli import main
 from hpo.errors import FailedStudyError
 from hpo.launch.slurm_workers import (
-    MAX_FRUITLESS_REFILLS,
+    MAX_REFILLS_WITHOUT_PROGRESS,
     comment_of,
     find_wanted,
     reconcile,
     refill,
 )
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study.record import StudyRecord, find
 from slurm.queue import QueuedJob, list_jobs
@@ -195,7 +195,7 @@ def test_workers_that_fail_at_once_are_not_submitted_for_ever(hpo, site):
     hpo("submit", write_study(trials=4), "--workers", "2", "--slurm", "setup=exit 7")
     record = site.record()
     wanted = find_wanted(record, os.environ["HPO_STORAGE"])
-    for _ in range(MAX_FRUITLESS_REFILLS):
+    for _ in range(MAX_REFILLS_WITHOUT_PROGRESS):
         wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
         assert len(refill(record, wanted).submitted) == 2
     wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
@@ -254,23 +254,23 @@ def queued(job_id: str, state: str, restarts: int = 0) -> QueuedJob:
 )
 def test_leases_and_queue_are_joined(begin_study, slurm_cluster, jobs, reason):
     record = begin_study(trials=4)
-    worker = Incarnation("n1", 1, cluster="hpotest", job="7_0", restarts=0)
-    record.ledger.enter("w1", worker)
-    record.ledger.enter("elsewhere", Incarnation("n1", 1, cluster="other", job="7_0", restarts=0))
-    record.ledger.enter("local", Incarnation("here", 1))
+    worker = WorkerRun("n1", 1, cluster="hpotest", job="7_0", restarts=0)
+    record.ledger.register("w1", worker)
+    record.ledger.register("elsewhere", WorkerRun("n1", 1, cluster="other", job="7_0", restarts=0))
+    record.ledger.register("local", WorkerRun("here", 1))
     record.ledger.claim("w1")
-    buried, _ = reconcile(record, jobs)
-    assert buried == ([("w1", reason)] if reason else [])
+    reaped, _ = reconcile(record, jobs)
+    assert reaped == ([("w1", reason)] if reason else [])
     assert record.ledger.counts().free == (1 if reason else 0)
 
 
-def test_a_job_that_slurm_has_forgotten_is_buried_when_it_is_silent(begin_study, slurm_cluster):
+def test_a_job_that_slurm_has_forgotten_is_reaped_when_it_is_silent(begin_study, slurm_cluster):
     record = begin_study(trials=4, lease_s=1.0)
-    record.ledger.enter("w1", Incarnation("n1", 1, cluster="hpotest", job="7_0", restarts=0))
+    record.ledger.register("w1", WorkerRun("n1", 1, cluster="hpotest", job="7_0", restarts=0))
     record.ledger.claim("w1")
     time.sleep(0.7)
-    buried, _ = reconcile(record, [])
-    assert buried == [("w1", "SLURM does not know its job 7_0 any more")]
+    reaped, _ = reconcile(record, [])
+    assert reaped == [("w1", "SLURM does not know its job 7_0 any more")]
 
 
 def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
 def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
     hpo("submit", write_study(), "--workers", "0")
     record = find(open_storage("sqlite:///hpo.db", create=False), "x")
-    record.ledger.enter("w1", Incarnation("node7", 1))
+    record.ledger.register("w1", WorkerRun("node7", 1))
     record.storage.engine.dispose()
     said = hpo("worker", "x", code=2).stderr
     log = Path(said.partition("log: ")[2].strip()).read_text()

@@ -28,14 +28,14 @@ import hpo.analysis.best_model
 import hpo.objectives.cross_validation
 import hpo.report.study_page
 from features.table import Column, Target
-from hpo.analysis.best_model import TEST_LOOK, Evaluation, evaluate
+from hpo.analysis.best_model import TEST_EVALUATION, Evaluation, evaluate
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.commands.results.compare import print_comparison
 from hpo.errors import HpoError
 from hpo.estimators.factory import make_estimator
 from hpo.objectives.metrics import bootstrap_intervals
-from hpo.records import Incarnation, part_key
+from hpo.records import WorkerRun, part_key
 from hpo.report.figures.search import MAX_CURVES, search_figures
 from hpo.report.formatting import METRIC_LABELS, number, percent
 from hpo.report.freshness import STAMP_NAME
@@ -150,7 +150,7 @@ def evaluated(record: StudyRecord) -> Evaluation:
 
 def looks(record: StudyRecord) -> list[dict[str, Any]]:
     """Return the looks at the test set."""
-    return [event for event in record.ledger.events() if event["kind"] == TEST_LOOK]
+    return [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
 
 
 # A finished study -----------------------------------------------------------------------------
@@ -284,13 +284,13 @@ def test_a_second_look_is_a_reason_for_caution(
     write_report(record, tmp_path)
     longer = begin_study(trials=12, **FOREST)
     page = Page(write_report(longer, tmp_path))
-    assert "has been looked at once. Whoever goes on with a study" in page.text
+    assert "has been evaluated once. Whoever goes on with a study" in page.text
     assert "budget: 2 → 12 trials" in page.text
     assert page.plots["parity"] == 1
     work(longer)
     page = Page(write_report(longer, tmp_path))
     assert len(looks(longer)) == 2
-    assert "has been looked at 2 times" in page.text
+    assert "has been evaluated 2 times" in page.text
 
 
 def test_a_maximised_score_and_a_study_without_intervals_are_shown(
@@ -312,7 +312,7 @@ def test_an_unfinished_study_has_no_test_figures(
     path = write_report(record, tmp_path)
     page = Page(path)
     assert "stopped, 3 of 6 trials" in page.text
-    assert "The test set is looked at once, when the budget is finished" in page.text
+    assert "The test set is evaluated once, when the budget is finished" in page.text
     assert "None yet. The test set is looked at once" in page.text
     assert "Held-out test set" not in page.text
     assert page.plots["parity"] == 1
@@ -361,9 +361,9 @@ def test_a_study_whose_trials_all_failed_is_shown(
 
 def test_deaths_are_told(begin_study: Callable[..., StudyRecord], tmp_path: Path) -> None:
     record = begin_study(trials=2)
-    record.ledger.enter("ghost", Incarnation("node7", 1))
+    record.ledger.register("ghost", WorkerRun("node7", 1))
     record.ledger.claim("ghost")
-    record.ledger.bury("ghost", "ended by signal 9")
+    record.ledger.reap("ghost", "ended by signal 9")
     page = Page(write_report(record, tmp_path))
     assert "1 worker died" in page.text
     assert next(row for row in page.rows if "ghost" in row)[1:] == [

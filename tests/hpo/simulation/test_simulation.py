@@ -19,12 +19,12 @@ from hpo.records import WALL_KEY
 from hpo.simulation.call_costs import price_calls
 from hpo.simulation.engine import simulate
 from hpo.simulation.memory_ledger import MemoryLedger
-from hpo.simulation.scenario import Cluster, Faults, Result, Spread, Table
+from hpo.simulation.scenario import Cluster, DurationTrace, Faults, Result, Spread
 from hpo.study.record import find
 from tests.support.ledgers import begin_without_table
 from tests.support.studies import ROOT
 
-TABLE = Table.make(3, 20.0, n_rows=50)
+TABLE = DurationTrace.make(3, 20.0, n_rows=50)
 # Trials fail by their own fault alone.
 HARDY = {"max_deaths": 1000}
 
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_result():
 
 @pytest.mark.parametrize(("workers", "trials"), [(1, 4), (7, 28), (7, 30), (10, 3)])
 def test_without_faults_the_makespan_is_the_arithmetic(workers, trials):
-    table = Table.make(5, 60.0, spread=0.0)
+    table = DurationTrace.make(5, 60.0, spread=0.0)
     rounds = math.ceil(trials / workers)
     result = simulate(Cluster(workers, trials), table)
     assert result.makespan_s == pytest.approx(rounds * 5 * 60.0)
@@ -129,7 +129,7 @@ def test_without_faults_the_makespan_is_the_arithmetic(workers, trials):
 def test_a_store_that_is_too_slow_shows():
     quick = Cluster(400, 1200, ramp_s=20.0, store_service_s=0.001)
     slow = replace(quick, store_service_s=0.05)
-    table = Table.make(5, 10.0)
+    table = DurationTrace.make(5, 10.0)
     before, after = simulate(quick, table), simulate(slow, table)
     assert before.store_busy < 0.2 < 0.9 < after.store_busy
     assert before.longest_wait_s < 1.0 < 10.0 < after.longest_wait_s
@@ -160,8 +160,8 @@ def test_jobs_that_reach_their_time_limit_give_their_trials_back_and_come_again(
     assert_books_are_exact(result)
     assert result.faults.keys() == {"time limit"}
     assert result.restart_s is None
-    assert result.calls["enter"] > cluster.workers
-    assert result.calls["claim again"] == result.calls["give_back"] > 0
+    assert result.calls["register"] > cluster.workers
+    assert result.calls["claim again"] == result.calls["release"] > 0
     assert result.parts_unfinished <= result.faults["time limit"]
 
 
@@ -186,7 +186,7 @@ def test_a_study_whose_trials_all_die_stops_with_the_reason():
 def test_what_does_not_end_is_given_up():
     cluster = Cluster(3, 3, faults=Faults(preemption=2000.0))
     with pytest.raises(HpoError, match=r"0 of 3 trials are finished, and it would not end"):
-        simulate(cluster, Table.make(1, 600.0))
+        simulate(cluster, DurationTrace.make(1, 600.0))
     with pytest.raises(HpoError, match=r"time limit of 100 s leaves -20 s .* raise --time-limit-s"):
         simulate(Cluster(3, 3, time_limit_s=100.0), TABLE)
     with pytest.raises(HpoError, match=r"kill: must be finite and not below 0, got -1"):
@@ -208,7 +208,7 @@ def test_a_large_cluster_keeps_exact_books(workers, trials, lease_s):
         faults=Faults.of_all_kinds(0.2),
         **HARDY,
     )
-    result = simulate(cluster, Table.make(5, 60.0))
+    result = simulate(cluster, DurationTrace.make(5, 60.0))
     assert_books_are_exact(result)
     assert result.outcome == "finished"
     assert result.parts_scored == trials * 5
@@ -227,8 +227,8 @@ def test_quantiles_are_values_that_occurred():
 def test_every_call_is_priced_as_one_transaction():
     prices = price_calls()
     assert {price.transactions for price in prices.values()} == {1}
-    assert prices["claim in vain"].statements < prices["claim"].statements
-    assert prices["leave"].statements < prices["enter"].statements
+    assert prices["claim without a trial"].statements < prices["claim"].statements
+    assert prices["deregister"].statements < prices["register"].statements
 
 
 # Against the real thing ---------------------------------------------------------------------------
@@ -248,7 +248,8 @@ def count(name):
         return answer
     setattr(Ledger, name, counted)
 
-for name in ("enter", "claim", "save_params", "save_parts", "finish", "fail", "give_back", "leave"):
+steps = ("claim", "save_params", "save_parts", "finish", "fail", "release")
+for name in ("register", *steps, "deregister"):
     count(name)
 code = cli.main(["worker", "x", "--storage", sys.argv[1], "--logs", "logs"])
 pathlib.Path(sys.argv[2]).write_text(json.dumps(calls))
@@ -283,14 +284,14 @@ def finished_study(tmp_path_factory):
 
 def test_a_simulation_calls_the_store_as_real_workers_do(finished_study):
     record, real = finished_study
-    table = Table.from_study(find(record.storage, "x"))
+    table = DurationTrace.from_study(find(record.storage, "x"))
     assert len(table.rows) == 16
     assert {len(row) for row in table.rows} == {3}
     assert 0.05 <= table.mean_part_s <= table.longest_part_s
     assert all(math.isfinite(scores["score"]) for row in table.rows for scores in row)
     simulated = simulate(Cluster(4, 16), table).calls
     assert {kind: n for kind, n in simulated.items() if kind in real} == real
-    assert simulated.keys() - real.keys() <= {"renew", "claim in vain"}
+    assert simulated.keys() - real.keys() <= {"renew", "claim without a trial"}
 
 
 def test_the_command_takes_its_durations_from_a_study(finished_study, capsys):
@@ -308,16 +309,16 @@ def test_the_command_takes_its_durations_from_a_study(finished_study, capsys):
 def test_a_study_without_finished_trials_cannot_be_simulated(tmp_path):
     record = begin_without_table(f"sqlite:///{tmp_path / 'hpo.db'}", name="x")
     with pytest.raises(HpoError, match="study 'x': no trial has finished"):
-        Table.from_study(record)
+        DurationTrace.from_study(record)
     record.storage.remove_session()
     record.storage.engine.dispose()
 
 
 def test_a_table_has_the_mean_that_was_asked_for():
-    table = Table.make(4, 60.0, seed=5)
+    table = DurationTrace.make(4, 60.0, seed=5)
     assert table.mean_part_s == pytest.approx(60.0, rel=0.05)
-    assert table == Table.make(4, 60.0, seed=5)
-    assert table != Table.make(4, 60.0, seed=6)
+    assert table == DurationTrace.make(4, 60.0, seed=5)
+    assert table != DurationTrace.make(4, 60.0, seed=6)
     assert {len(row) for row in table.rows} == {4}
     assert all(scores[WALL_KEY] > 0.0 for row in table.rows for scores in row)
 

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError, StudyNotFoundError
-from hpo.records import Claim, Incarnation
+from hpo.records import Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.storage import copying
 from hpo.storage.backends import open_storage
@@ -73,7 +73,7 @@ def some_of_everything(begin_study):
     record = begin_study(trials=9)
     space = distributions(record.spec.space)
     ledger = record.ledger
-    ledger.enter("w1", Incarnation("node é", 4))
+    ledger.register("w1", WorkerRun("node é", 4))
     for score in (0.1, 1 / 3, math.inf, -math.inf):
         claim = ledger.claim("w1")
         assert isinstance(claim, Claim)
@@ -85,8 +85,8 @@ def some_of_everything(begin_study):
     ledger.fail(claim, "a reason: 'ångström' \\ \n")
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 2.5}, space)
-    ledger.give_back(claim)
-    ledger.leave("w1", "done")
+    ledger.release(claim)
+    ledger.deregister("w1", "done")
     with record.storage.write() as c:
         record.storage.record_event(c, record.study_id, "looked", trial=1)
     study = record.optuna_study()
@@ -183,7 +183,7 @@ def test_the_last_bit_of_a_float_counts(storage, begin_study):
 
 def test_a_study_that_is_worked_on_is_not_copied(target, storage, begin_study):
     record = begin_study(trials=2)
-    record.ledger.enter("w1", Incarnation("node", 1))
+    record.ledger.register("w1", WorkerRun("node", 1))
     assert isinstance(record.ledger.claim("w1"), Claim)
     with pytest.raises(HpoError, match=r"1 of its trials are being worked .* \(hpo stop small\)"):
         copy_studies(storage, target)
@@ -194,7 +194,7 @@ def test_a_study_that_is_worked_on_is_not_copied(target, storage, begin_study):
     # The dead worker's trial is taken over in the copy as it would be here; said to be dead, since
     # no lease is over within one lease of a server's start.
     ledger = find(target, "small").ledger
-    ledger.bury("w1", "killed")
+    ledger.reap("w1", "killed")
     claim = ledger.claim("w2")
     assert isinstance(claim, Claim)
     assert (claim.number, claim.attempt) == (0, 2)

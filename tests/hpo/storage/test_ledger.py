@@ -29,7 +29,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError, StorageError
-from hpo.records import Answer, Claim, Incarnation, Settled
+from hpo.records import Answer, Claim, ResolvedTrial, WorkerRun
 from tests.support.ledgers import ALL_KINDS, ENDED, Bench, Seen, find_kind, make_sqlite_bench
 
 N_PARTS = 3
@@ -109,7 +109,7 @@ def test_a_trial_is_settled_when_it_is_told(ledger, bench):
     for part in range(2):
         ledger.save_parts(claim, {part: {"score": 1.0 + part, "r2": 0.5, "curve": "kept"}})
     parts = [{"score": 3.0, "r2": math.nan}, {"score": 4.0, "r2": 0.5}]
-    settled = Settled({"max_iter": 20}, {"max_iter": IntDistribution(10, 30, step=10)}, parts)
+    settled = ResolvedTrial({"max_iter": 20}, {"max_iter": IntDistribution(10, 30, step=10)}, parts)
     assert ledger.claim("w1").parts[0]["curve"] == "kept"
     for _ in range(2):  # as if the first answer had been lost
         ledger.finish(claim, {"score": 3.5}, settled=settled)
@@ -133,7 +133,7 @@ def test_a_trial_given_back_goes_on_with_its_parameters_at_its_next_part(ledger,
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     ledger.save_parts(claim, {0: {"score": 1.5}})
-    ledger.give_back(claim)
+    ledger.release(claim)
     assert trial_of(bench, claim).state is TrialState.WAITING
     again = ledger.claim("w2")
     assert again.trial_id == claim.trial_id
@@ -153,7 +153,7 @@ def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger,
         lambda: ledger.save_parts(claim, {0: {"score": 0.0}}),
         lambda: ledger.finish(claim, {"score": 0.0}),
         lambda: ledger.fail(claim, "too late"),
-        lambda: ledger.give_back(claim),
+        lambda: ledger.release(claim),
     ):
         with pytest.raises(LostLeaseError):
             act()
@@ -164,17 +164,17 @@ def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger,
 
 
 def test_a_renewed_lease_is_not_reaped(ledger, bench):
-    ledger.enter("w1", Incarnation("host", 1))
+    ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
     bench.let_leases_run_out()
     ledger.renew("w1")
     assert ledger.claim("w2").number == 1
 
 
-def test_a_buried_workers_trial_is_free_at_once(ledger):
-    ledger.enter("w1", Incarnation("host", 1))
+def test_a_reaped_workers_trial_is_free_at_once(ledger):
+    ledger.register("w1", WorkerRun("host", 1))
     claim = ledger.claim("w1")
-    ledger.bury("w1", "killed by SIGKILL")
+    ledger.reap("w1", "killed by SIGKILL")
     assert ledger.claim("w2").trial_id == claim.trial_id
     death = next(event for event in ledger.events() if event["kind"] == "death")
     assert (death["trial"], death["worker"], death["reason"]) == (0, "w1", "killed by SIGKILL")
@@ -182,9 +182,9 @@ def test_a_buried_workers_trial_is_free_at_once(ledger):
 
 def test_a_trial_that_kills_its_workers_fails_and_another_takes_its_unit(ledger, bench):
     first = ledger.claim("w1")
-    ledger.bury("w1", "killed by SIGKILL")
+    ledger.reap("w1", "killed by SIGKILL")
     ledger.claim("w2")
-    ledger.bury("w2", "killed by SIGSEGV")
+    ledger.reap("w2", "killed by SIGSEGV")
     trial = trial_of(bench, first)
     assert trial.state is TrialState.FAIL
     assert trial.user_attrs["failure"] == "2 workers died on it; the last: killed by SIGSEGV"
@@ -215,7 +215,7 @@ def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
         ledger.save_parts(claim, {0: {"score": 1.5}})
     assert ledger.claim("w1").parts == ({"score": 1.5},)
     for _ in range(2):
-        ledger.give_back(claim)
+        ledger.release(claim)
     assert ledger.counts().free == 1
     again = ledger.claim("w1")
     for _ in range(2):
@@ -226,8 +226,8 @@ def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
     counts = ledger.counts()
     assert (counts.finished, counts.failed, counts.held, counts.free) == (1, 1, 0, 0)
     for _ in range(2):
-        ledger.enter("w9", Incarnation("host", 1))
-        ledger.bury("w9", "killed")
+        ledger.register("w9", WorkerRun("host", 1))
+        ledger.reap("w9", "killed")
     assert ledger.claim("w9") is Answer.DISMISSED
 
 
@@ -258,16 +258,16 @@ def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
     ledger.save_parts(claim, {0: {"score": 0.5}})
     ledger.stop("now")
     assert ledger.renew("w1") is Answer.STOPPED
-    ledger.give_back(claim)
+    ledger.release(claim)
     ledger.stop(None)
     assert ledger.claim("w2").parts == ({"score": 0.5},)
 
 
-def test_a_worker_that_was_buried_is_told_to_leave(ledger):
-    ledger.enter("w1", Incarnation("host", 1))
+def test_a_worker_that_was_reaped_is_told_to_leave(ledger):
+    ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
     assert ledger.renew("w1") is None
-    assert ledger.bury("w1", "its job is over: NODE_FAIL")
+    assert ledger.reap("w1", "its job is over: NODE_FAIL")
     assert ledger.renew("w1") is Answer.DISMISSED
     assert ledger.claim("w1") is Answer.DISMISSED
 
@@ -398,16 +398,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
-    def give_back(self, data) -> None:
+    def release(self, data) -> None:
         claim = self.pick(data)
-        self.ledger.give_back(claim)
+        self.ledger.release(claim)
         self.lost.append(self.live.pop(claim.trial_id))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
-    def die_and_be_buried(self, data) -> None:
+    def die_and_be_reaped(self, data) -> None:
         claim = self.pick(data)
-        self.ledger.bury(claim.worker_id, "killed")
+        self.ledger.reap(claim.worker_id, "killed")
         self.lost.append(self.live.pop(claim.trial_id))
 
     @precondition(lambda self: self.live)
@@ -478,16 +478,16 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
     scores = {"score": source.random(), "r2": math.nan}
     calls: list[tuple[str, str, tuple[Any, ...]]] = [
         *[("worker", "claim", ())] * 3,
-        ("worker", "enter", (Incarnation("host", 1),)),
-        ("worker", "leave", ("done",)),
+        ("worker", "register", (WorkerRun("host", 1),)),
+        ("worker", "deregister", ("done",)),
         ("worker", "renew", ()),
-        ("worker", "bury", ("killed",)),
+        ("worker", "reap", ("killed",)),
         *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
         ("claim", "finish", (scores,)),
         ("claim", "finish", (scores, {}, "worse than most")),
         ("claim", "fail", ("refused",)),
-        ("claim", "give_back", ()),
+        ("claim", "release", ()),
         ("all", "set_budget", (source.randrange(3, 12),)),
         ("all", "stop", (source.choice([None, None, "gently", "now"]),)),
     ]

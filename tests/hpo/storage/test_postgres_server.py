@@ -60,7 +60,7 @@ def server_pid(server: Server) -> int:
 def wait_until(condition, timeout_s=30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 

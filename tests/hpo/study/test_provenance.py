@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import ConflictError
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.study import provenance
 from hpo.study.events import describe, tell
 from hpo.worker.log import lines_of_trial
@@ -93,11 +93,11 @@ def test_each_run_of_a_worker_is_told(begin_study):
     record = begin_study()
     made_with = provenance.collect_of_worker()
     for restarts in (0, 1):
-        record.ledger.enter(
+        record.ledger.register(
             f"w{restarts}",
-            Incarnation("node7", 9, "narval", "12_3", restarts, None, made_with),
+            WorkerRun("node7", 9, "narval", "12_3", restarts, None, made_with),
         )
-    record.ledger.leave("w0", "stopped: SIGUSR2")
+    record.ledger.deregister("w0", "stopped: SIGUSR2")
     told = tell(record)
     assert [w["restarts"] for w in told["workers"]] == [0, 1]
     assert told["workers"][0]["provenance"] == json.loads(json.dumps(made_with))

@@ -22,7 +22,7 @@ from hpo.cli import main
 from hpo.errors import ConflictError
 from hpo.records import Claim
 from hpo.study.export import trials_frame
-from hpo.tracking.replay import Replay, Target, run_id
+from hpo.tracking.replay import Replay, RunTarget, run_id
 from hpo.tracking.rows import make_row
 from hpo.tracking.run_file import _records, read_run
 from hpo.tracking.sessions import KIND, Logbook
@@ -120,7 +120,7 @@ def fail_trial(ledger, reason="ValueError: no") -> None:
 
 
 def replay(record, **options) -> Replay:
-    target = Target("offline", None, None, False, Path("reports"))
+    target = RunTarget("offline", None, None, False, Path("reports"))
     return Replay(record, target, say=lambda line: None, **options)
 
 
@@ -350,7 +350,7 @@ def test_only_the_server_knows_what_a_dead_online_session_sent(begin_study, monk
         step = 2
 
     monkeypatch.setattr(Replay, "_open_run", lambda self: Server)
-    target = Target("online", None, None, False, Path("reports"))
+    target = RunTarget("online", None, None, False, Path("reports"))
     online = Replay(record, target, say=lambda line: None)
     online._session, earlier = book.open("online", None, None, anew=False)
     online._settle(earlier)

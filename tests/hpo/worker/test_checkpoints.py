@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from hpo.errors import ObjectiveError, StopRequested
-from hpo.records import WALL_KEY, Incarnation
+from hpo.records import WALL_KEY, WorkerRun
 from hpo.simulation.call_costs import price_calls
 from hpo.simulation.memory_ledger import MemoryLedger
 from hpo.worker.loop import Draw, ScorePart, work
@@ -23,24 +23,24 @@ class Five:
 
 
 @pytest.fixture
-def books():
+def ledger():
     ledger = MemoryLedger(1, lease_s=60.0, max_deaths=3, max_failures=1, clock=lambda: 0.0)
-    ledger.enter("w", Incarnation("here", 1))
+    ledger.register("w", WorkerRun("here", 1))
     return ledger
 
 
-def begin(books, checkpoint_s):
+def begin(ledger, checkpoint_s):
     """Start a worker's loop and answer its draw; returns the loop before its first part."""
-    steps = work(books, "w", Five(), SPACE, 1.0, checkpoint_s)
+    steps = work(ledger, "w", Five(), SPACE, 1.0, checkpoint_s)
     assert isinstance(steps.send(None), Draw)
     return steps, steps.send({"x": 0.5})
 
 
-def stored_before_each_part(books, checkpoint_s, part_s=4.0):
-    steps, step = begin(books, checkpoint_s)
+def stored_before_each_part(ledger, checkpoint_s, part_s=4.0):
+    steps, step = begin(ledger, checkpoint_s)
     seen = []
     while isinstance(step, ScorePart):
-        seen.append(books.units[0].stored)
+        seen.append(ledger.units[0].stored)
         step = next_step(steps, {"score": 1.0, WALL_KEY: part_s})
     return seen
 
@@ -56,28 +56,28 @@ def next_step(steps, answer):
     ("checkpoint_s", "stored"),
     [(0.0, [0, 1, 2, 3, 4]), (10.0, [0, 0, 0, 3, 3]), (100.0, [0, 0, 0, 0, 0])],
 )
-def test_scores_are_stored_when_so_much_work_would_be_lost(books, checkpoint_s, stored):
-    assert stored_before_each_part(books, checkpoint_s) == stored
-    unit = books.units[0]
+def test_scores_are_stored_when_so_much_work_would_be_lost(ledger, checkpoint_s, stored):
+    assert stored_before_each_part(ledger, checkpoint_s) == stored
+    unit = ledger.units[0]
     assert (unit.state, unit.stored, sorted(unit.parts)) == ("finished", 5, [0, 1, 2, 3, 4])
     assert unit.scores == {"score": 5.0, WALL_KEY: 20.0}
 
 
-def test_who_leaves_stores_what_is_scored(books):
-    steps, _ = begin(books, 100.0)
+def test_who_leaves_stores_what_is_scored(ledger):
+    steps, _ = begin(ledger, 100.0)
     steps.send({"score": 1.0, WALL_KEY: 1.0})
     with pytest.raises(StopRequested):
         steps.throw(StopRequested("SIGTERM"))
-    assert (books.units[0].stored, books.units[0].worker_id) == (1, None)
-    again = books.claim("v")
+    assert (ledger.units[0].stored, ledger.units[0].worker_id) == (1, None)
+    again = ledger.claim("v")
     assert [part["score"] for part in again.parts] == [1.0]
 
 
-def test_a_trial_that_fails_keeps_the_parts_before(books):
-    steps, _ = begin(books, 100.0)
+def test_a_trial_that_fails_keeps_the_parts_before(ledger):
+    steps, _ = begin(ledger, 100.0)
     steps.send({"score": 1.0, WALL_KEY: 1.0})
     assert isinstance(steps.throw(ObjectiveError("no")), Draw)  # of the next trial
-    assert (books.units[0].state, books.units[0].stored) == ("failed", 1)
+    assert (ledger.units[0].state, ledger.units[0].stored) == ("failed", 1)
 
 
 def test_a_short_trial_is_three_transactions_of_ten_statements():

@@ -11,10 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import SpecError
-from hpo.records import WALL_KEY, Answer, Claim, Incarnation
+from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.report.study_page import write_report
 from hpo.simulation.engine import simulate
-from hpo.simulation.scenario import Cluster, Table
+from hpo.simulation.scenario import Cluster, DurationTrace
 from hpo.spec.sections import PruningSpec
 from hpo.storage.backends import open_storage
 from hpo.storage.schema import CLAIMS
@@ -112,7 +112,7 @@ def parabola(begin_study):
 
 def work(record, worker_id="w"):
     _, objective = record.open_objective()
-    return Worker(record, objective, worker_id).run(Incarnation("host", 1))
+    return Worker(record, objective, worker_id).run(WorkerRun("host", 1))
 
 
 def test_a_study_spends_its_budget_on_complete_and_pruned_trials(parabola, tmp_path):
@@ -169,7 +169,7 @@ def test_whoever_takes_a_trial_over_decides_by_what_is_stored(parabola, stored):
     for number in range(3):
         ledger.finish(claims[number], {"score": float(number), WALL_KEY: 1.5})
     for claim in claims[3:]:
-        ledger.bury(claim.worker_id, "killed by SIGKILL")
+        ledger.reap(claim.worker_id, "killed by SIGKILL")
     work(record)
     trials = record.optuna_study().get_trials(deepcopy=False)
     # Their means are 3 and 4, the median of the others is 1: no part more is computed.
@@ -245,12 +245,12 @@ def test_a_simulation_prunes_as_the_study_did(parabola):
     record = parabola()
     work(record)
     counts = record.ledger.counts()
-    table = Table.from_study(record)
+    table = DurationTrace.from_study(record)
     assert len(table.rows) == 20
     assert table.n_parts == 3
     assert sum(len(row) < 3 for row in table.rows) == counts.pruned
     rows = tuple(tuple(dict(part, wall_s=5.0) for part in row) for row in table.rows)
-    result = simulate(Cluster(workers=4, trials=40), Table(rows))
+    result = simulate(Cluster(workers=4, trials=40), DurationTrace(rows))
     assert (result.finished, result.pruned) == (40, 2 * counts.pruned)
     assert (result.overshoot, result.lost, result.told_twice, result.parts_repeated) == (0,) * 4
     assert result.parts_scored == 2 * sum(map(len, rows))

@@ -7,7 +7,7 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
-from hpo.records import Incarnation
+from hpo.records import WorkerRun
 from hpo.spec.space import distributions
 from hpo.worker.sampler import draw, trial_seed
 from hpo.worker.trial_cache import N_BEST, TrialHistory
@@ -44,7 +44,7 @@ def run_trials(record, history, n, source, workers=4):
         if source.random() < 0.1:
             record.ledger.fail(claim, "refused")
         elif not drawn or source.random() < 0.1:
-            record.ledger.give_back(claim)
+            record.ledger.release(claim)
         else:
             record.ledger.finish(claim, {"score": source.random()})
             told += 1
@@ -92,7 +92,7 @@ def test_a_worker_learns_from_every_trial_before(begin_study):
         cv=None,
         estimator=None,
     )
-    Worker(record, record.open_objective()[1], "w").run(Incarnation("host", 1))
+    Worker(record, record.open_objective()[1], "w").run(WorkerRun("host", 1))
     trials = record.optuna_study().get_trials()
     space = distributions(record.spec.space)
     for trial in trials:

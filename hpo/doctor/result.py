@@ -17,7 +17,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The outcome of one check.
 
     Attributes
@@ -45,7 +45,7 @@ class Finding:
         return asdict(self)
 
 
-def examine(name: str, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
+def examine(name: str, check: Callable[[], Sequence[CheckResult]]) -> list[CheckResult]:
     """Return what a check finds; one that fails itself has found a problem."""
     try:
         return list(check())
@@ -53,7 +53,7 @@ def examine(name: str, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
         text = str(exc).strip().splitlines()
         found = text[0] if text else "no message"
         return [
-            Finding(
+            CheckResult(
                 name,
                 "problem",
                 f"this check failed itself: {type(exc).__name__}: {found}",
