@@ -278,7 +278,8 @@ def _require_progress(record: StudyRecord, n: int) -> None:
     if n_submitted > MAX_REFILLS_WITHOUT_PROGRESS:
         raise FailedStudyError(
             f"workers were submitted {n_submitted} times and no part was scored in between; {n} "
-            f"more are not submitted. See what they printed in {folder}; when that is mended: hpo submit"
+            f"more are not submitted. See what they printed in {folder}; when that is mended: "
+            "hpo submit"
         )
 
 

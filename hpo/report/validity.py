@@ -175,7 +175,8 @@ def _test_evaluations(material: Evidence) -> ValidityFinding:
     if len(evaluations) == 1 and not went_on:
         text = (
             f"One, on {utc(evaluations[0]['at'])}, after {_trials(evaluations[0]['finished'])}, "
-            f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in choosing it."
+            f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in choosing "
+            "it."
         )
         return ValidityFinding("fine", title, text, tables)
     times = "once" if len(evaluations) == 1 else f"{len(evaluations)} times"
