@@ -11,25 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-
 FAILURE_KEY = "failure"
-
-
 PRUNED_KEY = "pruned"
-
-
 WORKER_KEY = "worker"
-
-
 WALL_KEY = "wall_s"
-
-
 # States of units that are spent: the budget's finished ones.
 SPENT = ("finished", "pruned")
-
-
-# The kind of event that is written down when workers are submitted to a cluster.
-SUBMITTED = "submitted"
 
 
 class Answer(enum.Enum):

@@ -18,9 +18,8 @@ from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
 from hpo.objectives.protocol import Objective
+from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
-
-TEST_EVALUATION = "test set looked at"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,14 +198,16 @@ def _record_look(
     n_features: int,
 ) -> None:
     """Record a test-set evaluation; reading the same model's scores again is none."""
-    evaluations = [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
+    evaluations = [
+        event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION
+    ]
     if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in evaluations):
         return
     with record.storage.write() as c:
         record.storage.record_event(
             c,
             record.study_id,
-            TEST_EVALUATION,
+            EventKind.TEST_EVALUATION,
             trial=trial,
             finished=finished,
             scores=dict(test.scores),

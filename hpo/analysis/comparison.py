@@ -8,12 +8,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.best_model import TEST_EVALUATION, Evaluation, Predictions, evaluate
+from hpo.analysis.best_model import Evaluation, Predictions, evaluate
 from hpo.analysis.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.analysis.reported import External, Reported, ReportedFile
 from hpo.objectives.metrics import Interval
 from hpo.records import WALL_KEY
 from hpo.spec.sections import CustomObjectiveSpec
+from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
 
@@ -148,7 +149,9 @@ def compare_study(record: StudyRecord) -> Row:
     trial = record.optuna_study().best_trial
     best, score = trial.number, trial.value
     evaluations = [
-        e for e in record.ledger.events() if e["kind"] == TEST_EVALUATION and e["trial"] == best
+        e
+        for e in record.ledger.events()
+        if e["kind"] == EventKind.TEST_EVALUATION and e["trial"] == best
     ]
     if evaluations and counts.done and "cv" in evaluations[-1]:
         return replace(_from_look(record.name, state, evaluations[-1]), score=score)

@@ -18,9 +18,8 @@ from hpo.errors import SpecError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.metrics import Metric
 from hpo.spec.sections import StudySpec
+from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
-
-NESTED = "nested cross-validation"
 
 
 def name_outer(name: str, fold: int) -> str:
@@ -80,7 +79,7 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
 def record_nested(record: StudyRecord, pooled: Predictions) -> None:
     """Write the outcome into the study whose search was examined."""
     record.ledger.record(
-        NESTED,
+        EventKind.NESTED,
         {
             "rows": len(pooled.y),
             "folds": int(pooled.fold.max()) + 1,

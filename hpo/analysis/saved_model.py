@@ -31,12 +31,12 @@ from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
+from hpo.storage.events import EventKind
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, fingerprint
 from hpo.study.record import StudyRecord
 
 MODEL_FORMAT = 1
-MODEL_SAVED = "model saved"
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
 # What an estimator in a joblib file is made of: another version need not read it, or predicts
 # otherwise without saying so.
@@ -131,7 +131,7 @@ def load(record: StudyRecord, folder: Path) -> Model:
         It was made by other versions.
     """
     data = _read(folder, MANIFEST_NAME)
-    saved = {event["manifest_sha256"] for event in record.ledger.events(MODEL_SAVED)}
+    saved = {event["manifest_sha256"] for event in record.ledger.events(EventKind.MODEL_SAVED)}
     if _sha256(data) not in saved:
         raise ModelError(
             f"model {folder}: its {MANIFEST_NAME} is none that study '{record.name}' saved, so "
@@ -296,7 +296,7 @@ def _save(record: StudyRecord, model: Model) -> Model:
             "(--models DIR)"
         ) from exc
     record.ledger.record(
-        MODEL_SAVED,
+        EventKind.MODEL_SAVED,
         {
             "trial": manifest["trial"],
             "folder": folder.name,

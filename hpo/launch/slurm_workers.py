@@ -16,7 +16,7 @@ from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError
 from hpo.launch.slurm_jobs import name_jobs, submit_command
-from hpo.records import SUBMITTED
+from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
 from hpo.study.status import WorkerStatus, list_workers
 from slurm.cluster import ClusterSpec
@@ -95,7 +95,7 @@ def find_wanted(record: StudyRecord, storage: str) -> DesiredWorkers:
     HpoError
         If none ever were.
     """
-    events = record.ledger.events(SUBMITTED)
+    events = record.ledger.events(EventKind.SUBMITTED)
     if not events:
         raise HpoError(
             f"study '{record.name}' was never submitted to a cluster; "
@@ -244,7 +244,7 @@ def _write_down(
     anew: bool,
 ) -> None:
     record.ledger.record(
-        SUBMITTED,
+        EventKind.SUBMITTED,
         {
             "wanted": wanted.workers,
             "cluster": wanted.cluster.model_dump(mode="json"),
@@ -268,7 +268,7 @@ def _require_few_failures(record: StudyRecord) -> None:
 
 def _require_progress(record: StudyRecord, n: int) -> None:
     progress, n_submitted, folder = record.ledger.progress(), 0, None
-    for event in reversed(record.ledger.events(SUBMITTED)):
+    for event in reversed(record.ledger.events(EventKind.SUBMITTED)):
         if event["progress"] != progress:
             break
         n_submitted += 1

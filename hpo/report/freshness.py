@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 
 import features.table
-from hpo.storage.schema import EVENTS, METADATA, TRIALS
+from hpo.storage.schema import EVENTS, METADATA, OPTUNA_METADATA, TRIALS
 from hpo.study import provenance
 from hpo.study.record import StudyRecord
 from hpo.system.atomic_files import replace_file
@@ -81,7 +80,7 @@ def _hash_rows(record: StudyRecord) -> dict[str, str]:
     trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == record.study_id)
     hashes = {}
     with record.storage.read() as c:
-        for table in (*models.BaseModel.metadata.sorted_tables, *METADATA.sorted_tables):
+        for table in (*OPTUNA_METADATA.sorted_tables, *METADATA.sorted_tables):
             if "study_id" in table.c:
                 own = table.c.study_id == record.study_id
             elif "trial_id" in table.c:

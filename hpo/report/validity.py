@@ -12,8 +12,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from features.table import FeatureTable
-from hpo.analysis.best_model import TEST_EVALUATION, Evaluation
-from hpo.analysis.nested_cv import NESTED
+from hpo.analysis.best_model import Evaluation
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.metrics import Metric, score_all
@@ -21,6 +20,7 @@ from hpo.objectives.protocol import Objective
 from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
 from hpo.report.tables import TextTable
+from hpo.storage.events import EventKind
 from hpo.study.fingerprint import PARTS, shorten
 from hpo.study.trials import Search, score
 
@@ -145,7 +145,7 @@ def _shared_groups(table: FeatureTable, objective: CrossValidation) -> ValidityF
 
 def _test_evaluations(material: Evidence) -> ValidityFinding:
     title = "Test-set evaluations"
-    evaluations = [event for event in material.events if event["kind"] == TEST_EVALUATION]
+    evaluations = [event for event in material.events if event["kind"] == EventKind.TEST_EVALUATION]
     if not evaluations and not material.holds_out:
         text = (
             "The engine holds nothing out in this study: every score on this page took part in "
@@ -175,8 +175,8 @@ def _test_evaluations(material: Evidence) -> ValidityFinding:
     if len(evaluations) == 1 and not went_on:
         text = (
             f"One, on {utc(evaluations[0]['at'])}, after {_trials(evaluations[0]['finished'])}, "
-            f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in choosing "
-            "it."
+            f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in "
+            "choosing it."
         )
         return ValidityFinding("fine", title, text, tables)
     times = "once" if len(evaluations) == 1 else f"{len(evaluations)} times"
@@ -211,7 +211,7 @@ def _selection(search: Search, events: Events, *, averaged: bool) -> ValidityFin
                 f" {near} of them score within one standard error over folds ({number(error)}) of "
                 "the best: the folds alone cannot tell which of them is better."
             )
-    nested = [event for event in events if event["kind"] == NESTED]
+    nested = [event for event in events if event["kind"] == EventKind.NESTED]
     if nested:
         text += f" {_in_words(nested[-1])}"
     return ValidityFinding("note", title, text)
@@ -267,11 +267,11 @@ def _changes(events: Events) -> ValidityFinding:
     title = "Changes since the study began"
     rows, accepted = [], 0
     for event in events:
-        if event["kind"] == "accepted":
+        if event["kind"] == EventKind.ACCEPTED:
             accepted += 1
             before, now = shorten(event["before"]), shorten(event["now"])
             rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
-        elif event["kind"] == "budget":
+        elif event["kind"] == EventKind.BUDGET:
             rows.append((utc(event["at"]), f"budget: {event['before']} → {event['after']} trials"))
     if not rows:
         text = "None: every trial had the same data, folds, space, objective, code and packages."
@@ -320,7 +320,7 @@ def _deaths(events: Events) -> ValidityFinding:
     rows = [
         (utc(event["at"]), str(event["trial"]), str(event["worker"]), str(event["reason"]))
         for event in events
-        if event["kind"] == "death"
+        if event["kind"] == EventKind.DEATH
     ]
     if not rows:
         return ValidityFinding("fine", title, "None.")

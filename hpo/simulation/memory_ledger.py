@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import NO_PARTS, Answer, Claim, Counts, Parts, ResolvedTrial, WorkerRun
+from hpo.storage.events import EventKind
 
 
 @dataclass(slots=True)
@@ -221,7 +222,7 @@ class MemoryLedger:
     def set_budget(self, budget: int) -> list[int]:
         """Raise or lower the budget, and return the numbers of the trials that it took back."""
         if self._budget != budget:
-            self.record("budget", {"before": self._budget, "after": budget})
+            self.record(EventKind.BUDGET, {"before": self._budget, "after": budget})
         self._budget = budget
         room = max(0, budget - self._finished)
         beyond = sorted(self._in_hand.values(), key=lambda unit: unit.number)[room:]
@@ -232,7 +233,7 @@ class MemoryLedger:
     def stop(self, how: str | None) -> None:
         """Let no new trial begin (`gently`), have all released (`now`), or go on (None)."""
         if self._stop != how:
-            self.record("stop", {"how": how})
+            self.record(EventKind.STOP, {"how": how})
         self._stop = how
 
     def stopped(self) -> str | None:
@@ -266,11 +267,11 @@ class MemoryLedger:
         failed = [(u.number, u.failure) for u in reversed(self.units) if u.failure is not None]
         return failed[:limit]
 
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+    def events(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
         """Return what happened to the study, oldest first; of one kind or of all."""
         return [event for event in self._events if kind in (None, event["kind"])]
 
-    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+    def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
         """Write down something that must not be forgotten."""
         self._events.append({"at": self._clock(), "kind": kind, **detail})
 
@@ -333,7 +334,7 @@ class MemoryLedger:
         assert unit.worker_id is not None
         unit.deaths += 1
         self.record(
-            "death",
+            EventKind.DEATH,
             {
                 "trial": unit.number,
                 "attempt": unit.attempt,

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.errors import HpoError, StorageError, StudyNotFoundError, suggest
-from hpo.storage.schema import CLAIMS, METADATA, OPTUNA_STUDIES, TRIALS
+from hpo.storage.schema import CLAIMS, METADATA, OPTUNA_METADATA, OPTUNA_STUDIES, TRIALS
 from hpo.storage.storage import StudyStorage
 
 Rows = list[dict[str, Any]]
@@ -73,7 +72,7 @@ class Copied:
 
 def study_tables() -> list[sa.Table]:
     """Return the tables whose rows belong to studies, those that others refer to first."""
-    tables = [*models.BaseModel.metadata.sorted_tables, *METADATA.sorted_tables]
+    tables = [*OPTUNA_METADATA.sorted_tables, *METADATA.sorted_tables]
     theirs = [table for table in tables if {"study_id", "trial_id"} & set(table.c.keys())]
     first = (OPTUNA_STUDIES, TRIALS)
     return [*first, *(table for table in theirs if table not in first)]

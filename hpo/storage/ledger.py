@@ -45,7 +45,6 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
@@ -63,6 +62,7 @@ from hpo.records import (
     WorkerRun,
     part_key,
 )
+from hpo.storage.events import EventKind
 from hpo.storage.schema import (
     ATTRIBUTES,
     CLAIMS,
@@ -74,6 +74,8 @@ from hpo.storage.schema import (
     TRIALS,
     VALUES,
     WORKERS,
+    store_part_value,
+    store_value,
 )
 from hpo.storage.storage import StudyStorage
 
@@ -247,7 +249,7 @@ class Ledger:
                 summary[PRUNED_KEY] = pruned
             else:
                 del summary["score"]
-                stored, kind = models.TrialValueModel.value_to_stored_repr(scores["score"])
+                stored, kind = store_value(scores["score"])
                 c.execute(
                     VALUES.insert().values(
                         trial_id=claim.trial_id, objective=0, value=stored, value_type=kind
@@ -297,7 +299,9 @@ class Ledger:
                     .where(STUDIES.c.study_id == self.study_id)
                     .values(budget=budget)
                 )
-                self.storage.record_event(c, self.study_id, "budget", before=before, after=budget)
+                self.storage.record_event(
+                    c, self.study_id, EventKind.BUDGET, before=before, after=budget
+                )
             # Waits for those that are being told at this moment, and counts them as finished.
             held = c.execute(self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update()).all()
             room = max(0, budget - _counts_of(self._look(c, "")).finished)
@@ -320,7 +324,7 @@ class Ledger:
                 c.execute(
                     STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how)
                 )
-                self.storage.record_event(c, self.study_id, "stop", how=how)
+                self.storage.record_event(c, self.study_id, EventKind.STOP, how=how)
 
     @_patient
     def lock_launcher(self, holder: str, for_s: float) -> bool:
@@ -390,7 +394,7 @@ class Ledger:
         return [(row.number, json.loads(row.value_json)) for row in rows]
 
     @_patient
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+    def events(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
         """Return what happened to the study, oldest first; of one kind or of all."""
         query = (
             sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail)
@@ -398,11 +402,13 @@ class Ledger:
             .order_by(EVENTS.c.event_id)
         )
         with self.storage.read() as c:
-            rows = c.execute(query if kind is None else query.where(EVENTS.c.kind == kind)).all()
+            rows = c.execute(
+                query if kind is None else query.where(EVENTS.c.kind == kind.value)
+            ).all()
         return [{"at": row.at, "kind": row.kind, **json.loads(row.detail)} for row in rows]
 
     @_patient
-    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+    def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
         """Write down something that must not be forgotten."""
         with self.storage.write() as c:
             self.storage.record_event(c, self.study_id, kind, **detail)
@@ -584,7 +590,7 @@ class Ledger:
         self.storage.record_event(
             c,
             self.study_id,
-            "death",
+            EventKind.DEATH,
             trial=row.number,
             attempt=row.attempt,
             part=row.parts,
@@ -699,9 +705,7 @@ def _reached(parts: Parts) -> dict[str, int]:
 
 
 def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str, Any]:
-    value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
-        scores["score"]
-    )
+    value, kind = store_part_value(scores["score"])
     return {
         "trial_id": trial_id,
         "step": part,

@@ -1,34 +1,35 @@
-"""The tables of a study's database: Optuna's own, and those of this package beside them."""
+"""The tables of a study's database: Optuna's own, and those of this package beside them.
+
+No other module imports the models of Optuna, which are not public.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
-TRIALS: sa.Table = models.TrialModel.__table__
-
-
-PARAMS: sa.Table = models.TrialParamModel.__table__
-
-
-VALUES: sa.Table = models.TrialValueModel.__table__
-
-
-PART_VALUES: sa.Table = models.TrialIntermediateValueModel.__table__
-
-
-ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
-
-
+OPTUNA_METADATA: sa.MetaData = models.BaseModel.metadata
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
+DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
+STUDY_USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
+SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
+TRIALS: sa.Table = models.TrialModel.__table__
+PARAMS: sa.Table = models.TrialParamModel.__table__
+VALUES: sa.Table = models.TrialValueModel.__table__
+PART_VALUES: sa.Table = models.TrialIntermediateValueModel.__table__
+ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
+TRIAL_SYSTEM_ATTRIBUTES: sa.Table = models.TrialSystemAttributeModel.__table__
 
+# How Optuna stores a number that SQL does not know, such as infinity: beside a kind.
+store_value = models.TrialValueModel.value_to_stored_repr
+value_of = models.TrialValueModel.stored_repr_to_value
+store_part_value = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+part_value_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
 
 # Optuna's schema of today, as its own migrations name it.
 SCHEMA_REVISION = "v3.2.0.a"
 
-
 METADATA = sa.MetaData()
-
 
 # One row per study: what it was begun with (JSON texts), and what is wanted of it now.
 STUDIES = sa.Table(
@@ -47,7 +48,6 @@ STUDIES = sa.Table(
     sa.Column("launcher", sa.String(128)),
     sa.Column("launcher_until", sa.Float),
 )
-
 
 # One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.
 CLAIMS = sa.Table(
@@ -71,7 +71,6 @@ CLAIMS = sa.Table(
     sa.Index("ix_hpo_claims_place", "study_id", "state", "worker_id"),
 )
 
-
 # One row per worker process: a job that SLURM runs again is another worker.
 WORKERS = sa.Table(
     "hpo_workers",
@@ -93,7 +92,6 @@ WORKERS = sa.Table(
     # Where this worker's results come from: commit, packages, machine. A JSON object.
     sa.Column("provenance", sa.Text),
 )
-
 
 # What happened to a study and must not be forgotten: accepted changes, deaths, evaluations of the
 # test set. `detail` is a JSON object.

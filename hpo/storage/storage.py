@@ -29,6 +29,7 @@ from sqlalchemy.exc import (
 )
 
 from hpo.errors import StorageError
+from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION
 
 BUSY_TIMEOUT_S = 60.0
@@ -172,12 +173,15 @@ class StudyStorage(RDBStorage):
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def record_event(
-        self, connection: sa.Connection, study_id: int, kind: str, **detail: Any
+        self, connection: sa.Connection, study_id: int, kind: EventKind, **detail: Any
     ) -> None:
         """Write down, within a transaction, something that must not be forgotten."""
         connection.execute(
             EVENTS.insert().values(
-                study_id=study_id, at=self.now(connection), kind=kind, detail=json.dumps(detail)
+                study_id=study_id,
+                at=self.now(connection),
+                kind=kind.value,
+                detail=json.dumps(detail),
             )
         )
 

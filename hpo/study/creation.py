@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
 import features.table
@@ -19,16 +18,12 @@ from hpo.plugins import make_importable
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate
 from hpo.spec.sections import CustomObjectiveSpec, StudySpec
-from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
+from hpo.storage.events import EventKind
+from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, compare_origin, fingerprint, fingerprint_of_spec
 from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_table_of
-
-SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
-
-
-DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
 
 
 def build_table(
@@ -118,7 +113,12 @@ def begin(
             _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
             for part in changed:
                 storage.record_event(
-                    c, study_id, "accepted", part=part, before=before[part], now=current[part]
+                    c,
+                    study_id,
+                    EventKind.ACCEPTED,
+                    part=part,
+                    before=before[part],
+                    now=current[part],
                 )
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
@@ -161,7 +161,7 @@ def _record_resumption(
     storage.record_event(
         c,
         stored.study_id,
-        "resumed",
+        EventKind.RESUMED,
         **now,
         command=origin["command"],
         changed=changed,

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from hpo.records import SPENT, SUBMITTED, Counts
-from hpo.storage.schema import CLAIMS, TRIALS, VALUES, WORKERS
-from hpo.study.creation import DIRECTIONS
+from hpo.records import SPENT, Counts
+from hpo.storage.events import EventKind
+from hpo.storage.schema import CLAIMS, DIRECTIONS, TRIALS, VALUES, WORKERS
 from hpo.study.record import StudyRecord
 
 # The rate is that of the trials finished within this time.
@@ -104,7 +104,7 @@ def take_status(record: StudyRecord) -> Status:
         name=record.name,
         counts=ledger.counts(),
         stop=ledger.stopped(),
-        submitted=bool(ledger.events(SUBMITTED)),
+        submitted=bool(ledger.events(EventKind.SUBMITTED)),
         best_score=None if best is None else best.value,
         best_trial=None if best is None else best.number,
         per_hour=record.storage.patiently(lambda: _rate(record)),
@@ -193,6 +193,6 @@ def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
 
 def _deaths(record: StudyRecord) -> dict[str, int]:
     deaths: dict[str, int] = {}
-    for event in record.ledger.events("death"):
+    for event in record.ledger.events(EventKind.DEATH):
         deaths[event["reason"]] = deaths.get(event["reason"], 0) + 1
     return dict(sorted(deaths.items(), key=lambda item: -item[1]))

@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.errors import ConflictError
+from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS, OPTUNA_STUDIES
 from hpo.study.record import StudyRecord
 
-KIND = "wandb"
 # Longer than anything that a session does without renewing its lease; only another machine, which
 # cannot see whether the process is alive, ever waits for it.
 LEASE_S = 300.0
@@ -145,7 +145,10 @@ class Logbook:
             )
             inserted = c.execute(
                 EVENTS.insert().values(
-                    study_id=self.record.study_id, at=now, kind=KIND, detail=_as_json(session)
+                    study_id=self.record.study_id,
+                    at=now,
+                    kind=EventKind.WANDB.value,
+                    detail=_as_json(session),
                 )
             )
             assert inserted.inserted_primary_key is not None
@@ -198,7 +201,9 @@ class Logbook:
     def _read(self, c: sa.Connection) -> list[Session]:
         rows = c.execute(
             sa.select(EVENTS.c.event_id, EVENTS.c.detail)
-            .where(EVENTS.c.study_id == self.record.study_id, EVENTS.c.kind == KIND)
+            .where(
+                EVENTS.c.study_id == self.record.study_id, EVENTS.c.kind == EventKind.WANDB.value
+            )
             .order_by(EVENTS.c.event_id)
         ).all()
         known = {item.name for item in fields(Session)}

@@ -19,11 +19,10 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import InMemoryStorage
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.storage.schema import PARAMS, PART_VALUES, TRIALS, VALUES
+from hpo.storage.schema import PARAMS, PART_VALUES, TRIALS, VALUES, part_value_of, value_of
 from hpo.storage.storage import StudyStorage
 
 # TPE fits its model of good parameters to at most this many trials; see `optuna.samplers`.
@@ -191,9 +190,7 @@ def _trial_of(
             p.param_name: distributions[p.param_name].to_external_repr(p.param_value)
             for p in drawn[row.trial_id]
         }
-    value = row.value_type and models.TrialValueModel.stored_repr_to_value(
-        row.value, row.value_type
-    )
+    value = row.value_type and value_of(row.value, row.value_type)
     return FrozenTrial(
         trial_id=row.trial_id,
         number=row.number,
@@ -206,9 +203,7 @@ def _trial_of(
         user_attrs={},
         system_attrs={},
         intermediate_values={
-            p.step: models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(
-                p.intermediate_value, p.intermediate_value_type
-            )
+            p.step: part_value_of(p.intermediate_value, p.intermediate_value_type)
             for p in parts[row.trial_id]
         },
     )

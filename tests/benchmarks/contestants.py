@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpo.storage.events import EventKind
 from tests.benchmarks.journalled import HIGH, LOW, Parts, score_whole
 
 STUDY = "x"
@@ -238,7 +239,7 @@ def crashes_of_hpo(folder: Path) -> list[str]:
         return []
     storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", create=False)
     try:
-        deaths = find(storage, STUDY).ledger.events("death")
+        deaths = find(storage, STUDY).ledger.events(EventKind.DEATH)
         return [json.dumps(death) for death in deaths if "exit code" in death["reason"]]
     finally:
         storage.engine.dispose()

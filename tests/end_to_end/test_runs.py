@@ -13,6 +13,7 @@ import optuna
 import psutil
 from optuna.trial import TrialState
 
+from hpo.storage.events import EventKind
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
 from tests.support.trials import claims, finished_trials
 
@@ -313,7 +314,6 @@ def test_a_damaged_table_stops_the_study_with_a_message(hpo):
 
 
 def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
-    from hpo.analysis.best_model import TEST_EVALUATION
     from hpo.storage.backends import open_storage
     from hpo.study.record import find
 
@@ -322,7 +322,9 @@ def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
     hpo("report", "t")
     hpo("report", "t")
     record = find(open_storage("sqlite:///hpo.db", create=False), "t")
-    looks = [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
+    looks = [
+        event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION
+    ]
     assert len(looks) == 1
     assert looks[0]["finished"] == 4
     record.storage.engine.dispose()

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from hpo.records import Counts
+from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS
 from hpo.study.record import StudyRecord
 
@@ -152,7 +153,7 @@ def check_books(record: StudyRecord, journal_path: Path, budget: int) -> dict[st
         "begun again before their score was stored": sum(begun.values()) - len(begun),
         "computed again after their score was stored": len(again),
         "attempts": int(attempts),
-        "deaths": len(record.ledger.events("death")),
+        "deaths": len(record.ledger.events(EventKind.DEATH)),
     }
     assert states == {TrialState.COMPLETE: budget}, figures
     assert again == [], figures

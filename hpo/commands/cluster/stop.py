@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpo.commands.common import add_shared, open_storage, print_line, say
 from hpo.launch.slurm_workers import stop_jobs
-from hpo.records import SUBMITTED
+from hpo.storage.events import EventKind
 from hpo.study.record import find
 from hpo.study.status import WorkerStatus, list_workers
 from slurm.errors import SlurmError
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     record.ledger.stop("now" if options.now else "gently")
     cancelled: list[str] = []
-    if record.ledger.events(SUBMITTED):
+    if record.ledger.events(EventKind.SUBMITTED):
         try:
             cancelled = stop_jobs(record, now=options.now)
         except SlurmError as exc:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hpo.analysis.best_model import TEST_EVALUATION
 from hpo.analysis.comparison import as_dicts, compare_study
 from hpo.analysis.reported import read_reported
 from hpo.cli import main
@@ -17,6 +16,7 @@ from hpo.records import WorkerRun
 from hpo.report.comparison_tables import lines
 from hpo.report.study_page import write_report
 from hpo.spec.variants import study_files
+from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS
 from hpo.study.creation import begin
 from hpo.study.record import Source
@@ -40,7 +40,7 @@ def work(record):
 
 
 def looks(record):
-    return [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
+    return [event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_look_of_an_earlier_version_is_read_too(begin_study, tmp_path):
     (look,) = looks(record)
     short = {key: look[key] for key in ("trial", "finished", "scores")}
     with record.storage.write() as c:
-        is_look = EVENTS.c.kind == TEST_EVALUATION
+        is_look = EVENTS.c.kind == EventKind.TEST_EVALUATION
         c.execute(sa.update(EVENTS).where(is_look).values(detail=json.dumps(short)))
     again = compare_study(record)
     assert again == whole

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpo.analysis.best_model import TEST_EVALUATION, Predictions
+from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison import Row, compare_study
 from hpo.analysis.differences import (
     ScoredStudy,
@@ -27,6 +27,7 @@ from hpo.records import WorkerRun
 from hpo.report.comparison_page import write_comparison
 from hpo.report.figures.comparison import MAX_DRAWN, comparison_figures, styles, wrap
 from hpo.report.study_page import write_report
+from hpo.storage.events import EventKind
 from hpo.worker.worker import Worker, new_worker_id
 from tests.support.pages import Page
 
@@ -221,7 +222,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
 ):
     monkeypatch.chdir(tmp_path)
     records = [finish(name, alpha) for name, alpha in (("a", 1.0), ("b", 300.0), ("c", 30.0))]
-    looks = [record.ledger.events(TEST_EVALUATION) for record in records]
+    looks = [record.ledger.events(EventKind.TEST_EVALUATION) for record in records]
     base = ("compare", "a", "b", "c", "--reports", ".")
 
     assert main(base) == 0
@@ -257,7 +258,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
 
     assert main((*base, "--against", "d")) == 2
     assert "--against d: is not among the studies" in capsys.readouterr().err
-    assert [record.ledger.events(TEST_EVALUATION) for record in records] == looks
+    assert [record.ledger.events(EventKind.TEST_EVALUATION) for record in records] == looks
 
 
 def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, monkeypatch):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import features.table
-from hpo.analysis.nested_cv import NESTED, count_outer
+from hpo.analysis.nested_cv import count_outer
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.factory import make_estimator
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import hold_out, make_folds
 from hpo.objectives.metrics import r2
 from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.study.record import find
 from tests.support.studies import make_spec
 
@@ -110,7 +111,7 @@ def test_the_search_is_repeated_for_every_fold_and_pooled(hpo):
     low, high = pooled["intervals"]["group"]["r2"]
     assert low < pooled["scores"]["r2"] < high
     assert pooled["cv"]["r2"] > 0.5
-    (event,) = [e for e in whole.ledger.events() if e["kind"] == NESTED]
+    (event,) = [e for e in whole.ledger.events() if e["kind"] == EventKind.NESTED]
     assert event["scores"] == pooled["scores"]
 
     # Again, nothing is computed anew, and the report of the whole study tells of it.

@@ -19,6 +19,7 @@ import pytest
 from hpo.launch.processes import worker_modules
 from hpo.report.freshness import STAMP_NAME, drawn_from, is_current, save_stamp
 from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.storage.schema import SCHEMA_REVISION
 from hpo.study.record import find
 from tests.support.studies import ROOT, command, make_spec, wait_until, write_study
@@ -278,7 +279,7 @@ def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_pa
     assert {name for name in before if before[name] != remarked[name]} == {"study_user_attributes"}
     with storage.write() as connection:
         storage.record_event(
-            connection, record.study_id, "accepted", part="code", before="1", now="2"
+            connection, record.study_id, EventKind.ACCEPTED, part="code", before="1", now="2"
         )
     now = drawn_from(record)
     assert {name for name in now if now[name] != remarked[name]} == {"hpo_events"}

@@ -28,7 +28,7 @@ import hpo.analysis.best_model
 import hpo.objectives.cross_validation
 import hpo.report.study_page
 from features.table import Column, Target
-from hpo.analysis.best_model import TEST_EVALUATION, Evaluation, evaluate
+from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.commands.results.compare import print_comparison
@@ -43,6 +43,7 @@ from hpo.report.study_page import write_report
 from hpo.report.tables import param_rows
 from hpo.report.validity import MAX_LISTED
 from hpo.spec.space import Dimension, FloatDimension, IntDimension
+from hpo.storage.events import EventKind
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord, find
@@ -150,7 +151,7 @@ def evaluated(record: StudyRecord) -> Evaluation:
 
 def looks(record: StudyRecord) -> list[dict[str, Any]]:
     """Return the looks at the test set."""
-    return [event for event in record.ledger.events() if event["kind"] == TEST_EVALUATION]
+    return [event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION]
 
 
 # A finished study -----------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from hpo.spec.space import distributions
 from hpo.storage import copying
 from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies, study_tables, take_snapshot
+from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, EVENTS, METADATA, STUDIES, TRIALS
 from hpo.study.record import find
 from tests.support.studies import ROOT
@@ -88,7 +89,7 @@ def some_of_everything(begin_study):
     ledger.release(claim)
     ledger.deregister("w1", "done")
     with record.storage.write() as c:
-        record.storage.record_event(c, record.study_id, "looked", trial=1)
+        record.storage.record_event(c, record.study_id, EventKind.TEST_EVALUATION, trial=1)
     study = record.optuna_study()
     study.set_user_attr("note", {"a": [1, None, "é"]})
     study.enqueue_trial({"alpha": 0.5})
@@ -163,7 +164,7 @@ def test_what_is_there_already_is_left_alone_if_identical_and_refused_if_not(
     assert not again.copied
     assert study_names(target) == ["before", "small"]
     with storage.write() as c:
-        storage.record_event(c, record.study_id, "looked", trial=2)
+        storage.record_event(c, record.study_id, EventKind.TEST_EVALUATION, trial=2)
     optuna.create_study(study_name="another", storage=storage)
     with pytest.raises(HpoError, match="holds another study 'small', or another state of it"):
         copy_studies(storage, target, ["another", "small"])

@@ -30,6 +30,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError, StorageError
 from hpo.records import Answer, Claim, ResolvedTrial, WorkerRun
+from hpo.storage.events import EventKind
 from tests.support.ledgers import ALL_KINDS, ENDED, Bench, Seen, find_kind, make_sqlite_bench
 
 N_PARTS = 3
@@ -246,7 +247,7 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     assert ledger.set_budget(3) == []
     again = ledger.claim("w2")
     assert (again.number, again.parts) == (2, ({"score": 0.5},))
-    budgets = [(e["before"], e["after"]) for e in ledger.events("budget")]
+    budgets = [(e["before"], e["after"]) for e in ledger.events(EventKind.BUDGET)]
     assert budgets == [(3, 2), (2, 3)]
 
 

@@ -23,6 +23,7 @@ from hpo.cli import main
 from hpo.errors import HpoError, StorageError
 from hpo.storage import postgres_programs
 from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.storage.postgres_programs import find_programs
 from hpo.storage.postgres_server import Server
 from hpo.storage.schema import EVENTS
@@ -165,7 +166,7 @@ def test_every_way_to_write_postgresql_is_psycopg_with_two_connections(postgres_
 def test_a_killed_server_is_started_again_and_nothing_is_lost(running, postgres_url):
     storage = open_storage(postgres_url, create=True)
     with storage.write() as c:
-        storage.record_event(c, 1, "before")
+        storage.record_event(c, 1, EventKind.STOP)
     pid, address = server_pid(running), running.address
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not running.status().running)
@@ -187,7 +188,7 @@ def test_a_killed_backend_takes_no_worker_along(running, postgres_url):
     wait_until(lambda: not Path(f"/proc/{backend}").exists())
     wait_until(lambda: running.status().running)
     with storage.write() as c:
-        storage.record_event(c, 1, "after")
+        storage.record_event(c, 1, EventKind.BUDGET)
     storage.engine.dispose()
 
 
@@ -291,8 +292,8 @@ def test_a_backup_of_a_busy_server_is_restored_by_the_command_that_is_said(runni
     def work() -> None:
         while not ended.is_set():
             with storage.write() as c:
-                storage.record_event(c, 1, "work", first=1)
-                storage.record_event(c, 1, "work", second=2)
+                storage.record_event(c, 1, EventKind.SUBMITTED, first=1)
+                storage.record_event(c, 1, EventKind.SUBMITTED, second=2)
 
     worker = threading.Thread(target=work)
     worker.start()

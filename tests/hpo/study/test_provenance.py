@@ -12,6 +12,7 @@ import pytest
 
 from hpo.errors import ConflictError
 from hpo.records import WorkerRun
+from hpo.storage.events import EventKind
 from hpo.study import provenance
 from hpo.study.events import describe, tell
 from hpo.worker.log import lines_of_trial
@@ -69,7 +70,7 @@ def elsewhere(begin_study, monkeypatch):
 
 def test_another_commit_is_written_down_with_its_difference(elsewhere):
     record = elsewhere()
-    (event,) = record.ledger.events("resumed")
+    (event,) = record.ledger.events(EventKind.RESUMED)
     assert event["changed"] == ["commit", "diff", "lock", "host"]
     assert (event["commit"], event["host"]) == ("b" * 40, "node7")
     assert event["difference"] == "-1\n+2"
@@ -86,7 +87,7 @@ def test_another_commit_is_refused_if_it_has_to_be_the_same(elsewhere):
     assert "commit: the commit of the checkout changed (aaaaaaaaaaaa -> bbbbbbbbbbbb)" in message
     assert "lock: the lock file changed" in message
     record = elsewhere()
-    assert len(record.ledger.events("resumed")) == 1, "a refused resumption leaves nothing"
+    assert len(record.ledger.events(EventKind.RESUMED)) == 1, "a refused resumption leaves nothing"
 
 
 def test_each_run_of_a_worker_is_told(begin_study):

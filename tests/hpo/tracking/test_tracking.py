@@ -21,11 +21,12 @@ from optuna.trial import TrialState
 from hpo.cli import main
 from hpo.errors import ConflictError
 from hpo.records import Claim
+from hpo.storage.events import EventKind
 from hpo.study.export import trials_frame
 from hpo.tracking.replay import Replay, RunTarget, run_id
 from hpo.tracking.rows import make_row
 from hpo.tracking.run_file import _records, read_run
-from hpo.tracking.sessions import KIND, Logbook
+from hpo.tracking.sessions import Logbook
 from tests.support.studies import ROOT, command, wait_until, write_study
 from tests.support.trials import SPACE, finish_trials, finished_trials
 
@@ -242,7 +243,7 @@ def test_kill_9_between_two_rows_loses_and_repeats_nothing(begin_study):
     assert logged() == list(range(13))
     assert [row["order"] for row in rows()] == list(range(13))
     assert rows()[-1]["best/score"] == 0.05
-    sessions = [event for event in record.ledger.events() if event["kind"] == KIND]
+    sessions = [event for event in record.ledger.events() if event["kind"] == EventKind.WANDB]
     assert [number for session in sessions for number in session["trials"]] == list(range(13))
 
 

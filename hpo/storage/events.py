@@ -1,0 +1,18 @@
+"""What can happen to a study that must not be forgotten: the kinds of events in `hpo_events`."""
+
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    """A kind of event, as it is stored."""
+
+    ACCEPTED = "accepted"  # a part of the study that changed, knowingly
+    BUDGET = "budget"  # raised or lowered
+    DEATH = "death"  # of a worker that held a trial
+    MODEL_SAVED = "model saved"
+    NESTED = "nested cross-validation"
+    RESUMED = "resumed"
+    STOP = "stop"  # stopped, or allowed to go on
+    SUBMITTED = "submitted"  # workers, to a cluster
+    TEST_EVALUATION = "test set looked at"
+    WANDB = "wandb"  # a session of Weights & Biases
