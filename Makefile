@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # compiles hpo/estimators/trees.c, with a compiler that it brings along.
 PACKAGES := hpo features slurm studies
 
-.PHONY: demo test check lock clean
+.PHONY: demo test test-fast check lock clean
 
 # The main job on embedded defaults: data, table, study with parallel workers, report.
 demo: $(VENV)/run.stamp
@@ -17,6 +17,10 @@ demo: $(VENV)/run.stamp
 # Most tests wait for processes: two at a time. The order of files is kept, the longest come early.
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# An answer in about a minute: without what needs servers, a browser, or more than a second or two.
+test-fast: $(VENV)/dev.stamp
+	$(BIN)/pytest -n 2 -q -m "not slow and not slurm and not postgresql and not chromium"
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ COMMANDS = {
         "results.compare",
         "print the scores of studies side by side and reported ones, and write a page about them",
     ),
-    "nested": ("results.nested", "repeat a study's whole search with each of its folds held out"),
+    "nested": ("studies.nested", "repeat a study's whole search with each of its folds held out"),
     "intervals": ("results.intervals", "make calibrated intervals of three quantile studies"),
     "rank": ("results.rank", "rank unmeasured materials by the best model of a finished study"),
     "features": ("tools.features", "build and show feature tables"),

@@ -25,9 +25,31 @@ from tests.support.slurm_cluster import PACKAGES, SlurmCluster, find_missing, ru
 from tests.support.studies import ROOT, make_spec, run_hpo
 
 
+# What a fixture needs is a marker of the tests that ask for it.
+NEEDS = {
+    "slurm_cluster": "slurm",
+    "postgres_server": "postgresql",
+    "browser": "chromium",
+}
+
+
 def pytest_configure() -> None:
     """Fit with one thread, as every command does."""
     use_one_thread()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they ask for and where they are, so that some can be left out."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in NEEDS:
+                item.add_marker(NEEDS[fixture])
+        # A parameter may ask for a server, too.
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "postgresql" in callspec.params.values():
+            item.add_marker("postgresql")
+        if "end_to_end" in item.path.parts:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
