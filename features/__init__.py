@@ -1,1 +1,1 @@
-"""Datasets in, immutable feature tables out; ``features.table`` is the door."""
+"""Datasets in, immutable feature tables out; `features.table` is the door."""

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all, whoever is killed when; and who makes which.
 
-Work in progress lies in ``<root>/.tmp/<token>/`` beside a ``<token>.lock`` that its owner holds
+Work in progress lies in `<root>/.tmp/<token>/` beside a `<token>.lock` that its owner holds
 locked. The kernel drops the lock when the owner dies, so the next one to come by can tell dead
 work from live work, also from other machines and containers, and clears it away.
 """
@@ -21,7 +21,7 @@ SCRATCH_NAME = ".tmp"
 
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """Yield an empty folder under ``root``, on its file system, and remove it afterwards."""
+    """Yield an empty folder under `root`, on its file system, and remove it afterwards."""
     parent = root / SCRATCH_NAME
     parent.mkdir(parents=True, exist_ok=True)
     lock_path, handle = _new_lock(parent)
@@ -37,7 +37,7 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 def clear_dead_scratch(root: Path) -> int:
-    """Remove what killed owners left under ``root`` and return how many of them there were."""
+    """Remove what killed owners left under `root` and return how many of them there were."""
     cleared = 0
     for lock_path in sorted((root / SCRATCH_NAME).glob("*.lock")):
         try:
@@ -53,7 +53,7 @@ def clear_dead_scratch(root: Path) -> int:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to a new file and wait until it is on the disk."""
+    """Write `data` to a new file and wait until it is on the disk."""
     with path.open("xb") as handle:
         handle.write(data)
         handle.flush()
@@ -61,7 +61,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the entries of ``folder`` are on the disk."""
+    """Wait until the entries of `folder` are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(root: Path, path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, under ``root``, in one step; readers see the old or the new."""
+    """Put `data` at `path`, under `root`, in one step; readers see the old or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(root) as scratch:
         staged = scratch / path.name

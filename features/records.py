@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Target:
-    """What ``y`` holds: ``value / unit``, or its decimal logarithm where ``log10`` is set."""
+    """What `y` holds: `value / unit`, or its decimal logarithm where `log10` is set."""
 
     name: str
     unit: str = ""
@@ -50,7 +50,7 @@ class SkippedRow:
 class PartialRow:
     """A row of the table with a family that could not be computed in full, and why.
 
-    ``id`` is ``"*"`` where the remark holds for a whole file, such as a column that it lacks.
+    `id` is `"*"` where the remark holds for a whole file, such as a column that it lacks.
     """
 
     line: int
@@ -62,7 +62,7 @@ class PartialRow:
 
 @dataclass(frozen=True, eq=False)
 class TableView:
-    """Some rows of a table, in table order: ``ids``, ``X``, ``X_new``, ``y`` and ``groups``."""
+    """Some rows of a table, in table order: `ids`, `X`, `X_new`, `y` and `groups`."""
 
     ids: NDArray[np.str_]
     X: NDArray[np.float64]
@@ -80,16 +80,16 @@ class FeatureTable:
     path : Path
         The folder that the table was read from.
     name, hash : str
-        ``<dataset>-<n_features>-<first 12 of hash>``, and the SHA-256 of the content in hex.
+        `<dataset>-<n_features>-<first 12 of hash>`, and the SHA-256 of the content in hex.
     ids, groups, formulas : array of shape (n_rows,)
         Row identifiers (unique), groups for group-wise validation, chemical formulas.
     X : array of shape (n_rows, n_features)
-        C-contiguous; NaN where a value is not known. Units are in ``columns``.
+        C-contiguous; NaN where a value is not known. Units are in `columns`.
     X_new : array of shape (n_rows, n_features)
         The features that each row would have, were nothing else of its group known: what folds of
-        whole groups validate on. It is ``X`` itself where rows borrow nothing from one another.
+        whole groups validate on. It is `X` itself where rows borrow nothing from one another.
     y : array of shape (n_rows,)
-        The target, in the unit and scale that ``target`` names.
+        The target, in the unit and scale that `target` names.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
 
@@ -125,7 +125,7 @@ class FeatureTable:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Column names in the order of ``X``."""
+        """Column names in the order of `X`."""
         return tuple(column.name for column in self.columns)
 
     @property
@@ -158,7 +158,7 @@ class FeatureTable:
         return replace(self, **pieces, hash=content_hash(**pieces))
 
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
-        """Return the rows that ``mask``, of shape (n_rows,), selects."""
+        """Return the rows that `mask`, of shape (n_rows,), selects."""
         X = self.X[mask]
         X_new = X if self.X_new is self.X else self.X_new[mask]
         picked = (self.ids[mask], X, X_new, self.y[mask], self.groups[mask])
@@ -196,8 +196,8 @@ class OwnRows:
     y : array of shape (n_rows,)
         The target.
     columns, target
-        What ``X`` and ``y`` hold. A column that was measured with the target, such as a second
-        target, is ``derived_from_target``.
+        What `X` and `y` hold. A column that was measured with the target, such as a second
+        target, is `derived_from_target`.
     is_train : array of shape (n_rows,)
         False for rows to hold out; None if there are none.
     skipped
@@ -243,7 +243,7 @@ class Candidates:
     lacking : dict of family to array of shape (n_usable,)
         True where a family could not be computed in full, nor be borrowed from training rows.
     remarks : dict
-        ``(row of X, family)`` to what the family says of that row.
+        `(row of X, family)` to what the family says of that row.
     """
 
     columns: tuple[str, ...]
@@ -260,7 +260,7 @@ class Candidates:
 
 
 class ContentHash:
-    """SHA-256 of all that a score on a table can depend on, fed with pieces of ``X`` in turn.
+    """SHA-256 of all that a score on a table can depend on, fed with pieces of `X` in turn.
 
     Neither time, nor path, nor byte order of the machine enters; every NaN counts as the same
     NaN, and minus zero as zero.
@@ -331,7 +331,7 @@ def content_hash(
     target: Target,
     X_new: NDArray[np.float64] | None = None,
 ) -> str:
-    """Return the hash of a whole table; see :class:`ContentHash`."""
+    """Return the hash of a whole table; see `ContentHash`."""
     digest = ContentHash(
         ids=ids,
         formulas=formulas,

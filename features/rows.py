@@ -38,7 +38,7 @@ class Remark:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One family's columns: ``values`` of shape (n_rows, n_columns), and what is missing."""
+    """One family's columns: `values` of shape (n_rows, n_columns), and what is missing."""
 
     values: NDArray[np.float64]
     remarks: tuple[Remark, ...] = ()
@@ -53,13 +53,13 @@ class Rows:
     amounts : Compositions
         Atoms of each element in the formula as it is written; D and T count as H.
     y : array of shape (n_rows,)
-        In the unit and scale of ``target``.
+        In the unit and scale of `target`.
     is_coerced : array of shape (n_rows,)
         True where the target was given as a threshold.
     cell : dict of arrays of shape (n_rows,)
-        By the names in ``CELL_FIELDS``; NaN where unknown, absent if the source has no such column.
+        By the names in `CELL_FIELDS`; NaN where unknown, absent if the source has no such column.
     cell_problems : dict
-        ``(row, field)`` to the reason why a cell value that was given is not used.
+        `(row, field)` to the reason why a cell value that was given is not used.
     cifs : tuple of bytes or None
         The CIF of each row, None where there is none.
     formula_remarks : dict

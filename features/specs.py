@@ -1,4 +1,4 @@
-"""What a study file says about its table: one model per dataset, unknown keys refused."""
+"""The table section of a study file: one model per dataset, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ class _Spec(BaseModel):
 class TransportSpec(_Spec):
     """Computed transport properties of inorganic compounds, by formula.
 
-    ``rows`` is the size of the subset of formulas that ``seed`` picks (None: all of them), and
-    ``test_fraction`` the share of it that is held out, whole chemical systems at a time.
+    `rows` is the size of the subset of formulas that `seed` picks (None: all of them), and
+    `test_fraction` the share of it that is held out, whole chemical systems at a time.
     """
 
     provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target"})
@@ -153,16 +153,16 @@ class ObelixSpec(_Spec):
 class BandGapSpec(_Spec):
     """Band gaps in eV, one row per composition.
 
-    ``source`` is where they are from: ``measured`` (``expt_gap.csv``, formulas alone),
-    ``materials_project`` (computed, with structures; a stored query, or one with the key in
-    ``MP_API_KEY``), ``binary_crystals`` (measured gaps of elements and binary compounds whose
-    structure is a simple known one), or ``auto``: Materials Project where a query is stored or a
+    `source` is where they are from: `measured` (`expt_gap.csv`, formulas alone),
+    `materials_project` (computed, with structures; a stored query, or one with the key in
+    `MP_API_KEY`), `binary_crystals` (measured gaps of elements and binary compounds whose
+    structure is a simple known one), or `auto`: Materials Project where a query is stored or a
     key is given, else measured.
 
-    ``test_fraction`` of the metals (gap 0) and of the others is held out, by ``split`` row by row
-    or whole chemical systems such as Ge-Si at a time, in an order that ``seed`` gives. Metals may
-    then be left out of the training rows (``train_metals``) and of the held-out ones
-    (``test_metals``), which leaves the other rows where they are.
+    `test_fraction` of the metals (gap 0) and of the others is held out, by `split` row by row
+    or whole chemical systems such as Ge-Si at a time, in an order that `seed` gives. Metals may
+    then be left out of the training rows (`train_metals`) and of the held-out ones
+    (`test_metals`), which leaves the other rows where they are.
     """
 
     provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target", "cif"})
@@ -208,10 +208,10 @@ class CellColumns(BaseModel):
 class CsvSpec(_Spec):
     """Your own CSV file.
 
-    ``path`` and ``cifs`` (a folder or a ``.tar.gz`` of ``<id>.cif`` files) are relative to the
-    study file's folder. ``formula``, ``target``, ``id``, ``group`` and ``split`` name columns.
-    Without ``split``, whole groups are held out, ``test_fraction`` of the rows in all; without
-    ``group``, rows of the same reduced formula are a group.
+    `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
+    study file's folder. `formula`, `target`, `id`, `group` and `split` name columns.
+    Without `split`, whole groups are held out, `test_fraction` of the rows in all; without
+    `group`, rows of the same reduced formula are a group.
     """
 
     dataset: Literal["csv"]
@@ -262,8 +262,8 @@ class CsvSpec(_Spec):
 class OwnSpec(BaseModel):
     """A table that a function of the study's own makes.
 
-    ``loader`` names it as ``module:function``; it is called with ``data_dir`` and the keys of
-    ``params``, and returns :class:`features.records.OwnRows`.
+    `loader` names it as `module:function`; it is called with `data_dir` and the keys of
+    `params`, and returns `features.records.OwnRows`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

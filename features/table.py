@@ -1,7 +1,7 @@
 """The door of this package: what a study sees of features.
 
-A study file describes a table (:data:`TableSpec`), :func:`build` makes it once, and
-:func:`read` loads it. Importing this module loads no chemistry, and reading a table needs none:
+A study file describes a table (`TableSpec`), `build` makes it once, and
+`read` loads it. Importing this module loads no chemistry, and reading a table needs none:
 a worker gets by with numpy, pydantic and pyarrow.
 """
 
@@ -94,7 +94,7 @@ def build(
     log: Callable[[str], None] | None = None,
     workers: int = 1,
 ) -> BuildResult:
-    """Build the table that ``spec`` describes, or find it built already.
+    """Build the table that `spec` describes, or find it built already.
 
     With nothing changed since the last build this takes milliseconds and imports no chemistry;
     with something changed, the families that do not depend on it are taken from a cache. Several
@@ -105,13 +105,13 @@ def build(
     spec : TableSpec
         The table to build.
     data_dir : Path or None
-        Where datasets lie: ``obelix`` looks in the folder itself and in its ``obelix/``, and with
-        None downloads the files, once; ``band_gap`` looks in the folder and its ``bandgap/``;
-        ``own`` hands it to the study's function.
+        Where datasets lie: `obelix` looks in the folder itself and in its `obelix/`, and with
+        None downloads the files, once; `band_gap` looks in the folder and its `bandgap/`;
+        `own` hands it to the study's function.
     tables_dir : Path
         Where tables are kept; made if absent.
     base_dir : Path
-        What relative paths in ``spec`` are relative to: the study file's folder.
+        What relative paths in `spec` are relative to: the study file's folder.
     log : callable, optional
         Receives one line of progress at a time.
     workers : int
@@ -153,14 +153,14 @@ def find_structures(
 ) -> Structures:
     """Find the structures of a table that any number of processes may describe together.
 
-    ``count_missing()`` of the result says how many descriptions are missing, and
-    ``describe(workers, log)`` makes those that nobody else is at work on. :func:`build` then takes
+    `count_missing()` of the result says how many descriptions are missing, and
+    `describe(workers, log)` makes those that nobody else is at work on. `build` then takes
     them from the cache, and makes what is still missing.
 
     Parameters
     ----------
     spec, data_dir, tables_dir, base_dir, log
-        As in :func:`build`.
+        As in `build`.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def read_candidates(
 
     The values are those that the rows of a table would have, made by the same code. No line is
     dropped: what cannot be read has its reason. Cells stand in the columns that the table's own
-    file has them in, or in the usual ones; the column ``cif`` names files, relative to ``path``.
+    file has them in, or in the usual ones; the column `cif` names files, relative to `path`.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def changed_families(table: FeatureTable, spec: AnySpec) -> list[str]:
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
-    """Return the atomic fractions of :data:`ELEMENTS`, of shape (n_formulas, 103).
+    """Return the atomic fractions of `ELEMENTS`, of shape (n_formulas, 103).
 
     A formula with an element beyond lawrencium is NaN.
 

@@ -1,4 +1,4 @@
-"""What storage, workers and launchers tell each other: claims, counts, worker runs, part scores."""
+"""Records that storage, workers and launchers exchange: claims, counts, runs, part scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs, nodes and itself. Asks squeue and scontrol; never needs accounting."""
+"""The queue, nodes and settings of SLURM, from squeue and scontrol; no accounting needed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is optimised: a folder of study files per system."""
+"""Studies: a folder of study files per system."""

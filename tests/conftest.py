@@ -24,7 +24,6 @@ from tests.support.requirements import SHARED_DATA, unavailable
 from tests.support.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 from tests.support.studies import ROOT, make_spec, run_hpo
 
-
 # What a fixture needs is a marker of the tests that ask for it.
 NEEDS = {
     "slurm_cluster": "slurm",

@@ -75,7 +75,8 @@ def test_every_documented_command_exists():
 def test_every_make_target_of_the_documents_exists():
     makefile = (ROOT / "Makefile").read_text()
     for document in DOCUMENTS:
-        for target in re.findall(r"(?m)(?:^|`)make ([a-z-]+)", document.read_text(encoding="utf-8")):
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"(?m)(?:^|`)make ([a-z-]+)", text):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name}: {target}"
 
 

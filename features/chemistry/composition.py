@@ -40,7 +40,7 @@ def composition_key(amounts: Mapping[str, float]) -> str:
 def anion_class(text: str) -> str:
     """Return the chemical class of a formula by its anions, such as "oxide" or "mixed anions".
 
-    Anions are the elements of :data:`ANIONS`; one that makes up a tenth of them or less does not
+    Anions are the elements of `ANIONS`; one that makes up a tenth of them or less does not
     count beside others. "no anion" if there is none, "unknown" for a text that is no formula.
     """
     try:
@@ -57,5 +57,5 @@ def anion_class(text: str) -> str:
 
 @cache
 def positions(symbols: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return where each of :data:`SYMBOLS` is among ``symbols``, -1 for nowhere."""
+    """Return where each of `SYMBOLS` is among `symbols`, -1 for nowhere."""
     return np.array([symbols.index(s) if s in symbols else -1 for s in SYMBOLS])

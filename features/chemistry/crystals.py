@@ -50,7 +50,7 @@ class Crystal:
 
     @property
     def element_charges(self) -> Array:
-        """Average oxidation state of each of ``symbols``, in elementary charges."""
+        """Average oxidation state of each of `symbols`, in elementary charges."""
         return np.array([self.states.average[symbol] for symbol in self.symbols])
 
     @property
@@ -98,7 +98,7 @@ def read_crystal(cif: bytes) -> tuple[Crystal, list[str]]:
 
 def crystal_of(structure: Any) -> Crystal:
     """Return a pymatgen structure as a crystal; oxidation states that it has are not used."""
-    # ``element`` of deuterium is D, whose chemistry is that of hydrogen.
+    # `element` of deuterium is D, whose chemistry is that of hydrogen.
     per_site = []
     for site in structure:
         amounts: dict[str, float] = {}
@@ -120,7 +120,7 @@ def crystal_of(structure: Any) -> Crystal:
 def find_neighbours(
     matrix: Array, centres: Array, points: Array, radius: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-    """Find every periodic image of ``points`` within ``radius`` angstrom of each centre.
+    """Find every periodic image of `points` within `radius` angstrom of each centre.
 
     Parameters
     ----------

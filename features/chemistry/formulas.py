@@ -31,12 +31,12 @@ _PAIRWISE = 8  # numpy adds up fewer numbers than these one after the other
 
 
 def parse_formula(text: str) -> dict[str, float]:
-    """Return the atoms of each element in ``text``, as pymatgen reads it; D and T count as H.
+    """Return the atoms of each element in `text`, as pymatgen reads it; D and T count as H.
 
     Raises
     ------
     ValueError
-        With the reason why ``text`` is not a formula of known elements.
+        With the reason why `text` is not a formula of known elements.
     """
     if text.strip() in _BLANK_FORMULAS:
         raise ValueError(f"formula {text!r}: it is empty; give the row a formula")
@@ -140,7 +140,7 @@ class Compositions(Sequence[Mapping[str, float]]):
     starts : integer array of shape (n_formulas + 1,)
         Where each formula begins in the other two, and where the last one ends.
     elements : integer array of shape (n_parts,)
-        Positions in :data:`SYMBOLS`.
+        Positions in `SYMBOLS`.
     amounts : array of shape (n_parts,)
     """
 
@@ -154,7 +154,7 @@ class Compositions(Sequence[Mapping[str, float]]):
 
     @classmethod
     def of(cls, mappings: Iterable[Mapping[str, float]]) -> Compositions:
-        """Put mappings, of symbols in :data:`SYMBOLS`, one after the other."""
+        """Put mappings, of symbols in `SYMBOLS`, one after the other."""
         growing = GrowingCompositions()
         for mapping in mappings:
             growing.append(mapping)
@@ -224,7 +224,7 @@ class GrowingCompositions:
         self._starts, self._elements, self._amounts = array("q", [0]), array("B"), array("d")
 
     def append(self, amounts: Mapping[str, float]) -> None:
-        """Put the amounts of symbols in :data:`SYMBOLS` at the end."""
+        """Put the amounts of symbols in `SYMBOLS` at the end."""
         self._elements.extend([_POSITION[symbol] for symbol in amounts])
         self._amounts.extend(amounts.values())
         self._starts.append(len(self._elements))

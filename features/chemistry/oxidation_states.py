@@ -44,7 +44,7 @@ def assign_states(amounts: Mapping[str, float]) -> OxidationStates:
     element only where nothing else balances, as in B12H12: else the program is split in two.
     p is how often a state of the element occurs in the ICSD, as pymatgen tabulates it for its own
     guesses (Ong et al., Comput. Mater. Sci. 68, 314 (2013)), which need integer amounts, divided
-    by ``UNUSUAL`` for unusual states. Where no states balance, ``slack`` is the net charge per
+    by `UNUSUAL` for unusual states. Where no states balance, `slack` is the net charge per
     atom of the least charged solution.
     """
     present = {symbol: amount for symbol, amount in amounts.items() if amount > 0.0}
@@ -57,12 +57,12 @@ def assign_states(amounts: Mapping[str, float]) -> OxidationStates:
 
 
 def average_states(elements: Ranks, fractions: Array) -> tuple[Array, Array]:
-    """Do what :func:`assign_states` does for many compositions of equally many elements.
+    """Do what `assign_states` does for many compositions of equally many elements.
 
     Parameters
     ----------
     elements, fractions : arrays of shape (n_compositions, n_elements)
-        Positions in :data:`features.chemistry.formulas.SYMBOLS`, and atomic fractions above 0.
+        Positions in `features.chemistry.formulas.SYMBOLS`, and atomic fractions above 0.
 
     Returns
     -------
@@ -80,8 +80,8 @@ def average_states(elements: Ranks, fractions: Array) -> tuple[Array, Array]:
 class _Solution:
     """A division of each element's atoms over its states, what it costs, what it lacks.
 
-    One for each composition: ``average`` of shape (n_compositions, n_elements), the others of
-    (n_compositions,). ``torn`` is the place of the element with states of both signs, or -1.
+    One for each composition: `average` of shape (n_compositions, n_elements), the others of
+    (n_compositions,). `torn` is the place of the element with states of both signs, or -1.
     """
 
     average: Array
@@ -110,10 +110,10 @@ class _Ladder:
 
 @dataclass(frozen=True, eq=False)
 class _Ladders:
-    """The ladders of all elements as arrays: of element k for each of ``_SIGNS``, from 3 k on.
+    """The ladders of all elements as arrays: of element k for each of `_SIGNS`, from 3 k on.
 
-    ``steps`` of shape (n_ladders, n_steps) names steps by their order, the cheapest first; what a
-    ladder has less than the longest is ``len(low)``.
+    `steps` of shape (n_ladders, n_steps) names steps by their order, the cheapest first; what a
+    ladder has less than the longest is `len(low)`.
     """
 
     lowest: Array

@@ -1,4 +1,4 @@
-"""How high a periodic landscape must be flooded to let something through."""
+"""Percolation of periodic energy landscapes: the level at which something gets through."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def percolation_levels(landscape: Array, highest: float = math.inf) -> tuple[flo
     Returns
     -------
     levels : tuple of float
-        Infinite where the region up to ``highest`` is not connected in so many directions.
+        Infinite where the region up to `highest` is not connected in so many directions.
     """
     values = np.unique(landscape[landscape <= highest])
     crossings = _Crossings(landscape)
@@ -86,7 +86,7 @@ class _Crossings:
         self.one, self.other, self.shift = self.one[order], self.other[order], self.shift[order]
 
     def directions(self, level: float) -> int:
-        """Return in how many directions the region up to ``level`` is connected."""
+        """Return in how many directions the region up to `level` is connected."""
         from scipy.ndimage import label
 
         labels, n_parts = label(self.landscape <= level, structure=np.ones((3, 3, 3)))
@@ -114,7 +114,7 @@ def periodic_rank(one: Sequence[int], other: Sequence[int], shifts: Sequence[Seq
     Parameters
     ----------
     one, other, shifts
-        An edge joins node ``one[n]`` of a cell to node ``other[n]`` of the cell ``shifts[n]``
+        An edge joins node `one[n]` of a cell to node `other[n]` of the cell `shifts[n]`
         away.
     """
     neighbours: dict[int, list[tuple[int, Sequence[int]]]] = {}

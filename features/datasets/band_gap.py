@@ -1,8 +1,8 @@
-"""The ``band_gap`` dataset: gaps in eV, measured by formula or computed by structure.
+"""The `band_gap` dataset: gaps in eV, measured by formula or computed by structure.
 
-Measured gaps are a CSV file of formulas and gaps, Matbench's ``expt_gap``. It was cleaned so that a
+Measured gaps are a CSV file of formulas and gaps, Matbench's `expt_gap`. It was cleaned so that a
 composition has one row, unless formulas are written in two ways; where such rows differ by more
-than :data:`SPREAD_EV`, the composition is left out, as those who made the file did (Dunn et al.,
+than `SPREAD_EV`, the composition is left out, as those who made the file did (Dunn et al.,
 npj Comput. Mater. 6, 138 (2020)), else their median is its gap.
 """
 
@@ -91,7 +91,7 @@ def _find_query(folders: Sequence[Path], spec: BandGapSpec, log: Log) -> Path | 
 
 
 def rows_of(spec: BandGapSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:
-    """Return one row per composition, with its split; what is left out is in ``skipped``.
+    """Return one row per composition, with its split; what is left out is in `skipped`.
 
     A group is a chemical system, such as Ge-Si: alloys of the same elements resemble each other.
     """

@@ -1,6 +1,6 @@
 """Elements and binary compounds of simple structure: lattice parameters and measured gaps.
 
-``binary_crystals.csv`` has them at room temperature, rounded from the usual compilations: Sze & Ng,
+`binary_crystals.csv` has them at room temperature, rounded from the usual compilations: Sze & Ng,
 Physics of Semiconductor Devices, 3rd ed. (2007), app. F; Madelung, Semiconductors: Data Handbook,
 3rd ed. (2004); Strehlow & Cook, J. Phys. Chem. Ref. Data 2, 163 (1973); Wyckoff, Crystal
 Structures 1 (1963). They differ by about 0.1 eV for semiconductors and up to 0.5 eV for ionic
@@ -56,9 +56,9 @@ def build_crystal(formula: str, structure: str, a: float, c: float) -> Structure
         An element for diamond, else two; in fluorite the one with a single atom is on the fcc
         sites.
     structure
-        A name in :data:`STRUCTURES`.
+        A name in `STRUCTURES`.
     a, c
-        Lattice parameters in angstrom; ``c`` counts for wurtzite alone.
+        Lattice parameters in angstrom; `c` counts for wurtzite alone.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from features.errors import DatasetError
 
 @dataclass(frozen=True)
 class CifSet:
-    """The CIFs of one source by stem (``abc`` for ``abc.cif``), and the stems met twice."""
+    """The CIFs of one source by stem (`abc` for `abc.cif`), and the stems met twice."""
 
     name: str
     cifs: dict[str, bytes]
@@ -31,12 +31,12 @@ class CifSet:
 
 
 def read_cifs(path: Path) -> CifSet:
-    """Read every ``.cif`` under the folder ``path``, or in the tar archive ``path``.
+    """Read every `.cif` under the folder `path`, or in the tar archive `path`.
 
     Raises
     ------
     DatasetError
-        There is nothing at ``path``, or it cannot be read.
+        There is nothing at `path`, or it cannot be read.
     """
     try:
         files = _in_folder(path) if path.is_dir() else _in_archive(path)

@@ -1,4 +1,4 @@
-"""The ``csv`` dataset: anybody's own file of formulas and a measured target."""
+"""The `csv` dataset: anybody's own file of formulas and a measured target."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """CSV files as people have them, read without losing a line.
 
-Separators ``,``, ``;`` and tab; UTF-8 with or without a byte-order mark, UTF-16 with one, else
+Separators `,`, `;` and tab; UTF-8 with or without a byte-order mark, UTF-16 with one, else
 Windows-1252; any line end; quoted fields with line breaks. Whatever cannot be read is reported
 with its line.
 """
@@ -22,7 +22,7 @@ _SEPARATORS = (",", ";", "\t")
 
 
 class Record(NamedTuple):
-    """One record of a CSV file; ``line`` is where it begins, the header being line 1."""
+    """One record of a CSV file; `line` is where it begins, the header being line 1."""
 
     line: int
     fields: tuple[str, ...]
@@ -39,7 +39,7 @@ class CsvFile:
     encoding: str
 
     def position(self, column: str, purpose: str) -> int:
-        """Return where ``column`` is; its absence is a DatasetError that names the nearest one."""
+        """Return where `column` is; its absence is a DatasetError that names the nearest one."""
         count = self.columns.count(column)
         if count == 1:
             return self.columns.index(column)
@@ -55,12 +55,12 @@ class CsvFile:
         )
 
     def find(self, names: tuple[str, ...]) -> str | None:
-        """Return the first of ``names`` that is a column, or None."""
+        """Return the first of `names` that is a column, or None."""
         return next((name for name in names if name in self.columns), None)
 
 
 def parse_csv(name: str, data: bytes) -> CsvFile:
-    """Parse the bytes of the file called ``name``.
+    """Parse the bytes of the file called `name`.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(name: str, text: str, separator: str) -> Iterator[_Piece]:
-    """Yield the records of ``text``, blank lines left out, and the lines that are none."""
+    """Yield the records of `text`, blank lines left out, and the lines that are none."""
     # newline="": a line break inside quotes stays as it is, and `line_num` counts every line.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:

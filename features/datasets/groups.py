@@ -1,4 +1,4 @@
-"""Which rows belong together, and which groups are held out."""
+"""Groups: rows that belong together, and groups that are held out."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def linked_groups(tokens: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 def hold_out(groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Pick whole groups to hold out and return which rows stay, of shape (n_rows,).
 
-    Groups are taken in an order that depends on ``seed`` and their names alone, as long as they
-    fit into ``fraction`` of the rows, so a row more or less moves few others across the split.
+    Groups are taken in an order that depends on `seed` and their names alone, as long as they
+    fit into `fraction` of the rows, so a row more or less moves few others across the split.
     """
     sizes = Counter(groups)
     room = round(fraction * len(groups))
@@ -58,5 +58,5 @@ def hold_out(groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bo
 
 
 def lot(seed: int, name: str) -> bytes:
-    """Return the lot that ``name`` draws: the same on every machine and in every release."""
+    """Return the lot that `name` draws: the same on every machine and in every release."""
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -45,7 +45,7 @@ class Entry:
     energy_above_hull : float
         In eV per atom; among polymorphs of a composition it orders as their energies do.
     structure : Structure, dict or None
-        As a dictionary in what :func:`load` returns; None where the entry is left out.
+        As a dictionary in what `load` returns; None where the entry is left out.
     left_out : str
         Why it is; "" if it is not.
     """
@@ -59,7 +59,7 @@ class Entry:
 
 
 def fetch(api_key: str, path: Path) -> tuple[int, int]:
-    """Ask Materials Project, clean what it answers, and store it as ``path``.
+    """Ask Materials Project, clean what it answers, and store it as `path`.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def fetch(api_key: str, path: Path) -> tuple[int, int]:
     Raises
     ------
     DatasetError
-        ``mp-api`` is not installed, Materials Project cannot be asked, or the file not written.
+        `mp-api` is not installed, Materials Project cannot be asked, or the file not written.
     """
     entries = clean(query(api_key))
     store(entries, path)
@@ -82,7 +82,7 @@ def query(api_key: str) -> list[Entry]:
     Raises
     ------
     DatasetError
-        ``mp-api`` is not installed, or Materials Project cannot be asked.
+        `mp-api` is not installed, or Materials Project cannot be asked.
     """
     try:
         release = version("mp-api")
@@ -123,7 +123,7 @@ def clean(entries: Iterable[Entry]) -> list[Entry]:
     """Leave out all but the lowest polymorph of each composition, and those with isolated atoms.
 
     In this order: a composition whose lowest polymorph has an atom with no other within
-    :data:`ISOLATED_ANGSTROM` is left out as a whole. Of equally low polymorphs the first by id is
+    `ISOLATED_ANGSTROM` is left out as a whole. Of equally low polymorphs the first by id is
     kept. The entries come back in the order of their ids.
     """
     ordered = sorted(entries, key=lambda entry: entry.material_id)
@@ -213,5 +213,5 @@ def write_cif(structure: dict[str, Any]) -> bytes:
 
 
 def given_key() -> str:
-    """Return the key in ``MP_API_KEY``; "" if there is none."""
+    """Return the key in `MP_API_KEY`; "" if there is none."""
     return os.environ.get(KEY_VARIABLE, "").strip()

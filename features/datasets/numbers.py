@@ -16,12 +16,12 @@ DECIMALS = 10
 
 
 def parse_number(text: str, what: str) -> float:
-    """Return the finite number that ``text`` writes.
+    """Return the finite number that `text` writes.
 
     Raises
     ------
     ValueError
-        With the reason why ``text`` is none, beginning with ``what``.
+        With the reason why `text` is none, beginning with `what`.
     """
     plain = text.strip().replace("\N{MINUS SIGN}", "-")
     if plain.lower() in _MISSING:
@@ -38,14 +38,14 @@ def parse_number(text: str, what: str) -> float:
 
 
 def parse_target(text: str, *, log10: bool) -> tuple[float, bool]:
-    """Return the target's value, and whether it was given as a threshold such as ``<1E-10``.
+    """Return the target's value, and whether it was given as a threshold such as `<1E-10`.
 
-    A threshold counts as the value. With ``log10`` the value is the decimal logarithm.
+    A threshold counts as the value. With `log10` the value is the decimal logarithm.
 
     Raises
     ------
     ValueError
-        With the reason why ``text`` gives no value.
+        With the reason why `text` gives no value.
     """
     threshold = _THRESHOLD.fullmatch(text.strip())
     value = parse_number(threshold.group(2) if threshold else text, "target")
@@ -55,12 +55,12 @@ def parse_target(text: str, *, log10: bool) -> tuple[float, bool]:
 
 
 def log10_of(value: float, what: str) -> float:
-    """Return the decimal logarithm of ``value``, to :data:`DECIMALS` decimals.
+    """Return the decimal logarithm of `value`, to `DECIMALS` decimals.
 
     Raises
     ------
     ValueError
-        ``value`` is not above 0.
+        `value` is not above 0.
     """
     if value <= 0.0:
         raise ValueError(f"{what} {value:g}: it must be above 0 for a logarithm")

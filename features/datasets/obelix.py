@@ -1,7 +1,7 @@
-"""The ``obelix`` dataset: measured Li-ion conductivities with unit cells and CIFs.
+"""The `obelix` dataset: measured Li-ion conductivities with unit cells and CIFs.
 
 OBELiX, CC-BY-4.0, https://github.com/NRC-Mila/OBELiX. Read from a folder, or else downloaded
-through the ``obelix-data`` package into the user's cache.
+through the `obelix-data` package into the user's cache.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def sources_of(
 def rows_of(spec: ObelixSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:
     """Return the train rows and then the test rows, each in file order.
 
-    The target is log10 of the conductivity in S/cm; ``<1E-10`` counts as 1e-10. Rows form a group
+    The target is log10 of the conductivity in S/cm; `<1E-10` counts as 1e-10. Rows form a group
     if they share a paper or a material, directly or through other rows, within train and within
-    test: a paper is one of the DOIs that the row lists (``a|b`` lists two), a material is its
+    test: a paper is one of the DOIs that the row lists (`a|b` lists two), a material is its
     atomic fractions to four decimals. That gives 118 groups in train; comparing the first DOI and
-    the formula as text gives 123, because ``Li10SnP2S12`` and ``Li3.335Sn0.33P0.67S4`` then pass
+    the formula as text gives 123, because `Li10SnP2S12` and `Li3.335Sn0.33P0.67S4` then pass
     for two materials.
     """
     del spec
@@ -160,7 +160,7 @@ def _find_cifs(folder: Path, name: str) -> Path:
 
 
 def _download(log: Log) -> Path:
-    """Return the user's cached copy of OBELiX, made with ``obelix-data`` if there is none."""
+    """Return the user's cached copy of OBELiX, made with `obelix-data` if there is none."""
     try:
         release = version("obelix-data")
     except PackageNotFoundError as exc:

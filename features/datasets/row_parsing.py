@@ -36,8 +36,8 @@ class Formula(NamedTuple):
 class Layout:
     """Where a dataset keeps what in its files.
 
-    The functions take a record's fields by column name; ``read_formula`` may raise ValueError
-    with a reason to skip the row. ``cell`` names the column of each cell field that there is.
+    The functions take a record's fields by column name; `read_formula` may raise ValueError
+    with a reason to skip the row. `cell` names the column of each cell field that there is.
     """
 
     columns: Mapping[str, str]  # required columns, name to purpose
@@ -51,7 +51,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Part:
-    """One CSV file of a dataset; ``is_train`` decides by a row's id and fields."""
+    """One CSV file of a dataset; `is_train` decides by a row's id and fields."""
 
     csv: CsvFile
     is_train: Callable[[str, Mapping[str, str]], bool]
@@ -77,7 +77,7 @@ class _Kept:
 
 
 def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] = ()) -> Rows:
-    """Read every row of ``parts``; a row that cannot be used is in ``skipped`` with its reason.
+    """Read every row of `parts`; a row that cannot be used is in `skipped` with its reason.
 
     Rows are grouped within each part.
 
@@ -260,7 +260,7 @@ def _match_cifs(
 
 
 def plain_formula(column: str) -> Callable[[Mapping[str, str]], Formula]:
-    """Return a reader of the formula in ``column``."""
+    """Return a reader of the formula in `column`."""
 
     def read(fields: Mapping[str, str]) -> Formula:
         text = fields[column]

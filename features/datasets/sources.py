@@ -29,7 +29,7 @@ Source = SourceFile | CifSet
 
 
 def read_source(path: Path, what: str) -> SourceFile:
-    """Read the file ``path``; a DatasetError calls it ``what`` if that fails."""
+    """Read the file `path`; a DatasetError calls it `what` if that fails."""
     try:
         return SourceFile(path.name, path.read_bytes())
     except FileNotFoundError as exc:

@@ -1,4 +1,4 @@
-"""The ``transport`` dataset: computed transport properties that come with matminer.
+"""The `transport` dataset: computed transport properties that come with matminer.
 
 Ricci et al., Sci. Data 4, 170085 (2017), doi:10.1038/sdata.2017.85: BoltzTraP on PBE bands at
 300 K and 1e18 carriers per cm^3, p- and n-type, one relaxation time for all. The file's columns
@@ -64,8 +64,8 @@ def sources_of(
 def rows_of(spec: TransportSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:
     """Return one row per formula, its target the median over the formula's polymorphs.
 
-    Composition cannot tell polymorphs apart, so one value stands for them. ``rows`` formulas are
-    drawn by ``seed``: a smaller draw is part of a larger one. A group is a chemical system, such
+    Composition cannot tell polymorphs apart, so one value stands for them. `rows` formulas are
+    drawn by `seed`: a smaller draw is part of a larger one. A group is a chemical system, such
     as Li-O, since formulas of the same elements resemble each other.
     """
     del needs

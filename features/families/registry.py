@@ -1,8 +1,8 @@
 """The feature families: one record each, and the one place to add a family.
 
-Importing this module imports no chemistry: a family's code is named as ``module:function`` and
+Importing this module imports no chemistry: a family's code is named as `module:function` and
 loaded when a table is built. The function takes the rows of a dataset
-(:class:`features.rows.Rows`) and returns a :class:`features.rows.Block`.
+(`features.rows.Rows`) and returns a `features.rows.Block`.
 """
 
 from __future__ import annotations

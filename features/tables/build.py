@@ -79,7 +79,7 @@ def build_table(
     log: Log,
     workers: int = 1,
 ) -> BuildResult:
-    """Build the table that ``spec`` describes; see :func:`features.table.build`."""
+    """Build the table that `spec` describes; see `features.table.build`."""
     started = time.perf_counter()
     families, needs, loader = _parts_of(spec)
     sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
@@ -104,7 +104,7 @@ def build_table(
 def find_structures(
     spec: Spec, *, data_dir: Path | None, tables_dir: Path, base_dir: Path, log: Log
 ) -> Structures:
-    """Find the structures of a table; see :func:`features.table.find_structures`."""
+    """Find the structures of a table; see `features.table.find_structures`."""
     families, needs, loader = _parts_of(spec)
     sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
     request = _request_key(spec, families, sources)

@@ -1,4 +1,4 @@
-"""What a build need not do again: finished tables by request, and family blocks by input.
+"""Caches of builds: finished tables by request, and family blocks by input.
 
 Keys are hashes of everything that the result depends on, so an entry is never out of date; one
 that is damaged is as good as absent.
@@ -35,7 +35,7 @@ _IMPORT = re.compile(r"^\s*(?:from|import)\s+(features\.\w+)", re.MULTILINE)
 
 
 def code_version(module: str) -> str:
-    """Return a hash of a module's source and of the ``features`` modules that it builds on."""
+    """Return a hash of a module's source and of the `features` modules that it builds on."""
     sources: dict[str, bytes] = {}
     waiting = [module]
     while waiting:
@@ -62,7 +62,7 @@ def package_versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hex, of ``parts`` as JSON."""
+    """Return the SHA-256, in hex, of `parts` as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,7 +79,7 @@ def naming_folder(tables_dir: Path) -> Iterator[None]:
 
 
 def find_table(tables_dir: Path, request: str) -> str | None:
-    """Return the name of the table that answered ``request`` before."""
+    """Return the name of the table that answered `request` before."""
     try:
         name = json.loads((tables_dir / INDEX_NAME / f"{request}.json").read_bytes())["table"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -88,7 +88,7 @@ def find_table(tables_dir: Path, request: str) -> str | None:
 
 
 def remember_table(tables_dir: Path, request: str, name: str) -> None:
-    """Note that the table ``name`` answers ``request``."""
+    """Note that the table `name` answers `request`."""
     path = tables_dir / INDEX_NAME / f"{request}.json"
     replace_file(tables_dir, path, json.dumps({"table": name}).encode())
 

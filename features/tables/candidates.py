@@ -44,7 +44,7 @@ TOLERANCE = 1e-9
 def load_candidates(
     path: Path, spec: Spec, *, formula: str | None, log: Log, table: FeatureTable | None = None
 ) -> Candidates:
-    """Read and featurise a file of candidates; see :func:`features.table.read_candidates`."""
+    """Read and featurise a file of candidates; see `features.table.read_candidates`."""
     csv = parse_csv(path.name, read_source(path, "candidates").data)
     column = _formula_column(csv, spec, formula)
     position = csv.position(column, "formula")
@@ -101,14 +101,14 @@ def load_candidates(
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
-    """Return the fractions of H to Lr; see :func:`features.table.atomic_fractions`."""
+    """Return the fractions of H to Lr; see `features.table.atomic_fractions`."""
     amounts = [parse_formula(text) for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     return fraction_matrix(rows, ELEMENTS, "H to Lr")[0]
 
 
 def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
-    """Compare a table with what its families give now; see :mod:`features.table`."""
+    """Compare a table with what its families give now; see `features.table`."""
     train = np.flatnonzero(table.is_train)
     sample = train[np.unique(np.linspace(0, len(train) - 1, N_COMPARED).astype(np.int64))]
     formulas = table.formulas[sample].tolist()

@@ -1,4 +1,4 @@
-"""The ``own`` dataset: rows that a function of a study's own reads and describes.
+"""The `own` dataset: rows that a function of a study's own reads and describes.
 
 The function runs at every build, and its table is found again by what it holds: no list of what
 the table depends on has to be kept, and none can be wrong.
@@ -33,7 +33,7 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
     Raises
     ------
     DatasetError
-        There is no such function, it does not take these ``params``, or it returns something else.
+        There is no such function, it does not take these `params`, or it returns something else.
     TableError
         The rows make no table, or it cannot be written.
     """

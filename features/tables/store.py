@@ -1,4 +1,4 @@
-"""Tables on disk: ``<name>/table.parquet`` and ``<name>/manifest.json``.
+"""Tables on disk: `<name>/table.parquet` and `<name>/manifest.json`.
 
 A table folder appears by one rename and is never edited. The manifest carries the SHA-256 of the
 Parquet file, of the content, and of itself, so that a damaged table is refused, never used.
@@ -54,7 +54,7 @@ _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "
 
 
 def read(path: Path) -> FeatureTable:
-    """Read the table in the folder ``path`` and verify its format version and content.
+    """Read the table in the folder `path` and verify its format version and content.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _read_open(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) -
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and verify the manifest of the table in the folder ``path``, not the table itself.
+    """Read and verify the manifest of the table in the folder `path`, not the table itself.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def holds_table(folder: Path) -> bool:
-    """Return whether ``folder`` holds a whole table, without decoding it."""
+    """Return whether `folder` holds a whole table, without decoding it."""
     try:
         expected: str = read_manifest(folder)["parquet_sha256"]
         with _opened(folder / PARQUET_NAME) as handle:
@@ -130,7 +130,7 @@ def holds_table(folder: Path) -> bool:
 
 
 def build_result(folder: Path, *, reused: bool, started: float) -> BuildResult:
-    """Return what a build came to; ``started`` is its beginning on the performance counter."""
+    """Return what a build came to; `started` is its beginning on the performance counter."""
     manifest = read_manifest(folder)
     return BuildResult(
         path=folder,
@@ -146,7 +146,7 @@ def build_result(folder: Path, *, reused: bool, started: float) -> BuildResult:
 
 
 def table_name(dataset: str, columns: Sequence[Column], content: str) -> str:
-    """Return the name of a table, and of its folder; ``content`` is its hash."""
+    """Return the name of a table, and of its folder; `content` is its hash."""
     return f"{dataset}-{len(columns)}-{content[:12]}"
 
 
@@ -167,11 +167,11 @@ def write(
     partial: Sequence[PartialRow] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a table under ``tables_dir`` and return its folder; ``provenance`` joins the manifest.
+    """Write a table under `tables_dir` and return its folder; `provenance` joins the manifest.
 
-    ``X`` is an array, or pieces of consecutive rows that are made while they are written: one of
-    them is in memory at a time, and ``partial`` and ``provenance`` are read after the last one. Of
-    ``X_new``, which needs an array ``X``, the columns are kept that are not those of ``X``.
+    `X` is an array, or pieces of consecutive rows that are made while they are written: one of
+    them is in memory at a time, and `partial` and `provenance` are read after the last one. Of
+    `X_new`, which needs an array `X`, the columns are kept that are not those of `X`.
 
     Writing the same content again keeps the table that is there; if what was skipped or where it
     came from has changed, its manifest is replaced.
@@ -281,7 +281,7 @@ def _check_of(manifest: dict[str, Any]) -> str:
 
 
 def _differing(X: NDArray[np.float64], X_new: NDArray[np.float64] | None) -> list[int]:
-    """Return the positions of the columns of ``X_new`` that are not those of ``X``."""
+    """Return the positions of the columns of `X_new` that are not those of `X`."""
     if X_new is None:
         return []
     same = (X_new == X) | (np.isnan(X) & np.isnan(X_new))
@@ -293,7 +293,7 @@ def _pieces_of(
     X_new: NDArray[np.float64] | None,
     own: list[int],
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield pieces of ``X`` and, of the same rows, the columns that ``X_new`` has of its own."""
+    """Yield pieces of `X` and, of the same rows, the columns that `X_new` has of its own."""
     if not isinstance(X, np.ndarray):
         for piece in X:
             yield piece, piece[:, :0]

@@ -1,4 +1,4 @@
-"""What is known of single structures, and how processes share the ones that are not.
+"""The cache of single structures, which processes fill together.
 
 The folder of tables is all that they share: a description is a file there, which whoever makes it
 holds locked. Nobody has to be told what to do, a lock ends with its process however that ends, and
@@ -115,7 +115,7 @@ def describe_with_cache(
     """Return a family's block; what is known of a CIF is not computed again.
 
     Each CIF's values are written as soon as they are there, so a build that is killed goes on
-    where it was. ``version`` stands for all that the values depend on beside the CIF.
+    where it was. `version` stands for all that the values depend on beside the CIF.
     """
     rows_of: dict[str, list[int]] = {}
     for row, cif in enumerate(rows.cifs):

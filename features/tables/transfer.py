@@ -18,7 +18,7 @@ and never lend.
 
 A training row may have its prototypes in its own group, the same paper or material, and a new
 material has none there. So each row has a second set of features, those that it would have if it
-were new (``X_new`` of a table): with prototypes of other groups alone. Folds of whole groups
+were new (`X_new` of a table): with prototypes of other groups alone. Folds of whole groups
 validate on these; else they would promise what held-out rows do not keep.
 """
 
@@ -108,17 +108,17 @@ def borrow(
 ) -> Borrowed:
     """Give rows whose CIF could not be described the mean values of their prototypes.
 
-    In each family of ``spec.transfer`` a row whose indicator is 0 gets, in every other column, the
-    mean over its prototypes; the indicator stays 0. Two columns are added: ``n_prototypes``, how
+    In each family of `spec.transfer` a row whose indicator is 0 gets, in every other column, the
+    mean over its prototypes; the indicator stays 0. Two columns are added: `n_prototypes`, how
     many different training rows were borrowed from (0 where none is like the row, or none is
-    needed), and ``prototype_distance``, the mean composition distance to them (0 without any).
+    needed), and `prototype_distance`, the mean composition distance to them (0 without any).
 
     Parameters
     ----------
     X : array of shape (n_rows, n_columns)
         The families' columns.
     spec : Transfer
-        ``columns`` names these columns, and the two that are added.
+        `columns` names these columns, and the two that are added.
     donor_X : array of shape (n_donors, at least n_columns)
         The same columns of the training rows, in any order, before or after they borrowed.
     donor_ids : sequence of str
@@ -169,7 +169,7 @@ def without_borrowed(X: Array, spec: Transfer) -> Array:
     Parameters
     ----------
     X : array of shape (n_rows, n_columns + 2)
-        What :func:`borrow` returned.
+        What `borrow` returned.
     """
     own = X[:, : -len(TRANSFER_COLUMNS)].copy()
     families = np.array([column.family for column in spec.columns[: own.shape[1]]])

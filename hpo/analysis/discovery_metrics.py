@@ -1,4 +1,4 @@
-"""What a ranking is worth to who screens: whether it finds the values above a threshold."""
+"""Discovery metrics: whether a ranking finds the values above a threshold."""
 
 from __future__ import annotations
 

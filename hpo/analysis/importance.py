@@ -1,4 +1,4 @@
-"""What the best model relies on: how much worse it predicts when columns are shuffled.
+"""Permutation importance: how much worse the best model predicts when columns are shuffled.
 
 The columns of one feature family, or one column alone, are permuted together among the rows that
 a fold validates, so that they keep their values and lose what they say of the row; the model of

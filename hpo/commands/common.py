@@ -1,4 +1,4 @@
-"""What all commands share: options, the two streams, how a storage is opened."""
+"""Options, output streams and the opening of storages, shared by all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check of the doctor says, and the checks' common habits."""
+"""The result of a check: its verdict, what was found, what to do."""
 
 from __future__ import annotations
 

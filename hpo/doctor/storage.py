@@ -1,4 +1,4 @@
-"""What the doctor looks at in the storage of studies: whether it opens, how fast, its clock."""
+"""Checks of the storage of studies: whether it opens, how fast it is, its clock."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a trial is scored: the protocol, folds and metrics. May import `estimators`."""
+"""Objectives: the protocol, folds and metrics. May import `estimators`."""

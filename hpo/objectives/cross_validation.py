@@ -1,4 +1,4 @@
-"""What a trial is scored on, part by part.
+"""Objectives scored fold by fold: penalised cross-validation, quantiles, rank correlation.
 
 An objective names its parts, scores one of them for given parameters, and combines the scores.
 Reporting, checkpoints, restart in the middle and timing are the worker's, once for all of them.

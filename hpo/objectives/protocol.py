@@ -1,4 +1,4 @@
-"""What an objective is: named parts, a score for each, and how they are combined."""
+"""The protocol of an objective: named parts, a score for each, and how they are combined."""
 
 from __future__ import annotations
 

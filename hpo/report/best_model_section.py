@@ -1,4 +1,4 @@
-"""What the report shows of the best model: figures, and how its intervals hold."""
+"""The report's section on the best model: figures, and the coverage of its intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages have in common."""
+"""Renders pages that need no network from templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of a study, in words and tables for a reader."""
+"""Sentences and tables on the outcome of a study."""
 
 from __future__ import annotations
 

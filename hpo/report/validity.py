@@ -1,4 +1,4 @@
-"""What a study knows that speaks for or against its own scores."""
+"""Threats to validity: leaks, reuse of the test set, selection, failures, changes on the way."""
 
 from __future__ import annotations
 

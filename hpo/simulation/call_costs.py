@@ -1,4 +1,4 @@
-"""What a call of the ledger asks of its database: counted, not guessed.
+"""Costs of the ledger's calls: statements, counted on a real database.
 
 Each call is made once on a temporary SQLite file. What a sampler reads to draw parameters is not
 among them.

@@ -1,4 +1,4 @@
-"""What is simulated: durations of trials, faults, a cluster; and what comes out."""
+"""Scenarios: durations of trials, faults, a cluster; and the results of a simulation."""
 
 from __future__ import annotations
 

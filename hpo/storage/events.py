@@ -1,4 +1,4 @@
-"""What can happen to a study that must not be forgotten: the kinds of events in `hpo_events`."""
+"""Kinds of events in `hpo_events`: what happened to a study and must not be forgotten."""
 
 from enum import StrEnum
 

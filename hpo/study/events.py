@@ -1,4 +1,4 @@
-"""How a study came to be what it is: what it was begun with, and all that happened since."""
+"""The history of a study: what it was begun with, and all that happened since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit and what differs from it, the packages, the machine."""
+"""Provenance: the commit and what differs from it, the packages, the machine."""
 
 from __future__ import annotations
 

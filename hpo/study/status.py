@@ -1,4 +1,4 @@
-"""What is going on in a study, read from its storage alone."""
+"""The state of a study at one moment, read from its storage alone."""
 
 from __future__ import annotations
 

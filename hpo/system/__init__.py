@@ -1,1 +1,1 @@
-"""What the operating system says and gives: files, file systems, cores, memory, threads."""
+"""The operating system: files, file systems, cores, memory, threads."""

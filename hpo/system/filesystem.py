@@ -1,4 +1,4 @@
-"""Which file system a path lies on, and whether several machines can share it."""
+"""File systems: the one that a path lies on, and whether several machines can share it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, as its control groups allow."""
+"""Cores and memory that this process may use, as its control groups allow."""
 
 from __future__ import annotations
 

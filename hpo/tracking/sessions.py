@@ -1,4 +1,4 @@
-"""Who logs a study to Weights & Biases, where to, and how far: kept in the study's own storage.
+"""Sessions of Weights & Biases: who logs a study, where to, and how far; kept in its storage.
 
 A session is one process that logs, and one row of `hpo_events`: it is written before anything is
 logged, names every trial before its row is logged, and is closed when what it says is known to be

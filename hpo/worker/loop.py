@@ -1,4 +1,4 @@
-"""What a worker does, step by step: claim, sample, score parts, tell or prune.
+"""The steps of a worker: claim, sample, score parts, report or prune.
 
 `work` is a generator. It yields whatever takes time, and whoever drives it answers, or throws in
 what went wrong: `hpo.worker.worker` drives it for real, `hpo.simulation.engine` on a simulated

@@ -1,4 +1,4 @@
-"""What makes a worker leave: signals, a lost parent, the time limit; and its heartbeat."""
+"""Reasons for a worker to leave: signals, a lost parent, the time limit; and its heartbeat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a random forest is: the spread of its trees, and what their leaves leave open."""
+"""Standard deviations of random forests: the spread of the trees, and that within their leaves."""
 
 from __future__ import annotations
 

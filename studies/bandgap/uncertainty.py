@@ -1,4 +1,4 @@
-"""How well a forest's own standard deviation tells the size of its errors."""
+"""Calibration of a forest's own standard deviation against the size of its errors."""
 
 from __future__ import annotations
 

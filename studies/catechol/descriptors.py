@@ -1,4 +1,4 @@
-"""What a model sees of a measurement: kinetics, and two solvents made into one description."""
+"""Descriptors of a measurement: kinetics, and two solvents made into one description."""
 
 from __future__ import annotations
 

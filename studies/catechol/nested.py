@@ -1,4 +1,4 @@
-"""What a search is worth: a trial is chosen for every fold by what that fold has no part in.
+"""Nested selection: a trial is chosen for every fold by the scores of the other folds.
 
     python -m studies.catechol.nested mlp lightgbm
 

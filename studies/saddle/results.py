@@ -1,4 +1,4 @@
-"""What comes out of a study: `hpo_results.json`, and the best settings for shells and programs."""
+"""The outcome of a study: `hpo_results.json`, and the best settings for shells and programs."""
 
 from __future__ import annotations
 

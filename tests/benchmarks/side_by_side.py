@@ -46,7 +46,7 @@ def compare(
 
 
 def heading(what: str, columns: Sequence[str] = ("usual", "ours", "ratio (min to max)")) -> str:
-    """Return the line above lines of :class:`Ratio`."""
+    """Return the line above lines of `Ratio`."""
     return f"{what:28} {columns[0]:>14} {columns[1]:>12}  {columns[2]}"
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def crystal(name: str) -> Any:
-    """Return one of ``CRYSTALS`` as a structure."""
+    """Return one of `CRYSTALS` as a structure."""
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
 

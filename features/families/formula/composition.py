@@ -28,7 +28,7 @@ def _are(symbols: frozenset[str]) -> NDArray[np.bool_]:
 
 
 def smact_vector(rows: Rows, _log: Log) -> Block:
-    """Compute the atomic fractions of H to Lr, the vector of ``smact``'s ``ml_rep_generator``.
+    """Compute the atomic fractions of H to Lr, the vector of `smact`'s `ml_rep_generator`.
 
     After Legrain et al., Chem. Mater. 2017, doi:10.1021/acs.chemmater.7b00789. A formula with an
     element beyond lawrencium has no such vector: its row is NaN.
@@ -38,7 +38,7 @@ def smact_vector(rows: Rows, _log: Log) -> Block:
 
 
 def coerced_flag(rows: Rows, _log: Log) -> Block:
-    """Flag the rows whose target is a threshold such as ``<1E-10``."""
+    """Flag the rows whose target is a threshold such as `<1E-10`."""
     return Block(rows.is_coerced.astype(np.float64).reshape(-1, 1))
 
 
@@ -47,7 +47,7 @@ def fraction_matrix(
 ) -> tuple[NDArray[np.float64], tuple[Remark, ...]]:
     """Return the atomic fractions, of shape (n_rows, n_symbols), and remarks on the rest.
 
-    A row with an element outside ``symbols`` is NaN and has a remark that names ``covering``.
+    A row with an element outside `symbols` is NaN and has a remark that names `covering`.
     """
     atoms = rows.amounts
     columns, row_of = positions(symbols)[atoms.elements], atoms.rows
@@ -63,7 +63,7 @@ def fraction_matrix(
 def unknown_elements(
     rows: Rows, symbols: tuple[str, ...], covering: str
 ) -> tuple[NDArray[np.int64], tuple[Remark, ...]]:
-    """Return the rows with an element outside ``symbols``, and a remark naming ``covering``."""
+    """Return the rows with an element outside `symbols`, and a remark naming `covering`."""
     atoms = rows.amounts
     unknown = np.unique(atoms.rows[positions(symbols)[atoms.elements] < 0])
     remarks = []

@@ -48,7 +48,7 @@ N_STATISTICS = 6  # minimum, maximum, range, mean, average deviation, mode
 ORBITALS = ("NsValence", "NpValence", "NdValence", "NfValence")
 NORMS = (2, 3, 5, 7, 10)
 
-# Amounts this close to the largest share the mode with it: the tolerances of ``numpy.isclose``.
+# Amounts this close to the largest share the mode with it: the tolerances of `numpy.isclose`.
 MODE_RTOL, MODE_ATOL = 1e-5, 1e-8
 
 _CHUNK_ROWS = 500  # keeps what is computed at once in the processor's cache
@@ -61,7 +61,7 @@ def magpie_statistics(rows: Rows, _log: Log) -> Block:
 
     Minimum, maximum, range (of the elements, whatever their amounts); mean, mean absolute deviation
     from it (over the atoms); and the value of the commonest element, the smallest value where
-    several are. They equal those of matminer's ``ElementProperty.from_preset("magpie")``: Ward et
+    several are. They equal those of matminer's `ElementProperty.from_preset("magpie")`: Ward et
     al., npj Comput. Mater. 2, 16028 (2016). Units are those of the table: g/mol, K, pm, cubic
     angstrom per atom, eV, Bohr magnetons.
 
@@ -90,7 +90,7 @@ def valence_orbitals(rows: Rows, _log: Log) -> Block:
     """Compute eight columns: mean number of s, p, d, f valence electrons per atom, and fractions.
 
     The last four are the first over the mean number of all valence electrons. They equal those of
-    matminer's ``ValenceOrbital``: Ward et al., npj Comput. Mater. 2, 16028 (2016). A formula with
+    matminer's `ValenceOrbital`: Ward et al., npj Comput. Mater. 2, 16028 (2016). A formula with
     an element beyond lawrencium is NaN.
     """
     atoms = rows.amounts
@@ -107,7 +107,7 @@ def valence_orbitals(rows: Rows, _log: Log) -> Block:
 def stoichiometry(rows: Rows, _log: Log) -> Block:
     """Compute six columns: the p-norms of the atomic fractions for p of 0, 2, 3, 5, 7 and 10.
 
-    The 0-norm is the number of elements. They equal those of matminer's ``Stoichiometry``: Ward et
+    The 0-norm is the number of elements. They equal those of matminer's `Stoichiometry`: Ward et
     al., npj Comput. Mater. 2, 16028 (2016). No table is needed, so no element is unknown.
     """
     values = np.empty((len(rows), 1 + len(NORMS)))
@@ -122,7 +122,7 @@ def stoichiometry(rows: Rows, _log: Log) -> Block:
 
 @cache
 def element_table(properties: tuple[str, ...]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return Magpie's properties of :data:`SYMBOLS`, and which of them are not known.
+    """Return Magpie's properties of `SYMBOLS`, and which of them are not known.
 
     Both of shape (n_symbols, n_properties). What is not known of an element up to lawrencium is the
     mean over all elements; beyond it, all is NaN.
@@ -160,7 +160,7 @@ def _statistics(weights: Array, values: Array) -> Array:
 
 
 def _average(values: Array, weights: Array) -> Array:
-    """Return what ``numpy.average`` gives row by row, of shape (n_rows, n_properties)."""
+    """Return what `numpy.average` gives row by row, of shape (n_rows, n_properties)."""
     average: Array = add_up(values * weights[:, :, None]) / add_up(weights)[:, None]
     return average
 

@@ -1,6 +1,6 @@
 """Element embeddings, averaged over the atoms of a formula.
 
-The vectors are those that the ``elementembeddings`` package carries. Its data files are read as
+The vectors are those that the `elementembeddings` package carries. Its data files are read as
 they lie, because importing the package imports numba and umap, which takes seconds.
 """
 

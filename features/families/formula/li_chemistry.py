@@ -27,20 +27,20 @@ def li_chemistry(rows: Rows, _log: Log) -> Block:
     """Compute 17 columns on anions, framework cations and how Li compares with them.
 
     Each element has one average oxidation state in a formula
-    (:func:`features.chemistry.oxidation_states.average_states`). Elements with a negative one
+    (`features.chemistry.oxidation_states.average_states`). Elements with a negative one
     are the anions, so sulfur is one in Li2S and none in Li2SO4; all others but Li are the framework
     cations. A ratio to none of them, or a mean over none of them, is 0: the numbers of anions and
     of framework cations tell. Means and fractions are over atoms.
 
-    - ``li_per_anion``, ``li_per_framework_cation``: atoms of Li per atom of the others.
-    - ``anion_fraction_O`` and on for S, Se, F, Cl, Br, I, N: the share of the anions that it is.
-    - ``electronegativity_contrast``: Pauling's, mean of the anions minus mean of the framework
+    - `li_per_anion`, `li_per_framework_cation`: atoms of Li per atom of the others.
+    - `anion_fraction_O` and on for S, Se, F, Cl, Br, I, N: the share of the anions that it is.
+    - `electronegativity_contrast`: Pauling's, mean of the anions minus mean of the framework
       cations, from Magpie's table.
-    - ``framework_cation_radius``: mean of the ionic radii that pymatgen tabulates for an element,
+    - `framework_cation_radius`: mean of the ionic radii that pymatgen tabulates for an element,
       averaged over its cations, in angstrom; 0 for the bare proton.
-    - ``framework_cation_charge``: mean oxidation state, in e.
-    - ``n_anion_elements``, ``n_framework_elements``: how many different ones there are.
-    - ``framework_entropy``, ``anion_entropy``: -sum of x ln x over the framework cations and over
+    - `framework_cation_charge`: mean oxidation state, in e.
+    - `n_anion_elements`, `n_framework_elements`: how many different ones there are.
+    - `framework_entropy`, `anion_entropy`: -sum of x ln x over the framework cations and over
       the anions, x being the fraction of them, which is the ideal entropy of mixing per atom over
       the Boltzmann constant.
 

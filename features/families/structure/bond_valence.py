@@ -91,7 +91,7 @@ def valence_sums(crystal: Crystal, *, soft: bool) -> Array:
 
     V = sum over the neighbours of occupancy * exp((R0 - R) / b): Brown and Altermatt, Acta Cryst.
     B 41, 244 (1985), with each anion weighted by its occupancy, as is usual for average
-    structures. ``soft`` takes the softness-sensitive parameters.
+    structures. `soft` takes the softness-sensitive parameters.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a CIF says about the bonds between nearest neighbours, whatever its elements."""
+"""Bonds between nearest neighbours in a CIF, whatever its elements."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FIRST_CUTOFF_ANGSTROM, LAST_CUTOFF_ANGSTROM = 4.0, 16.0
 def bonds(rows: Rows, log: Log) -> Block:
     """Compute nine columns on the bonds of each row's CIF; all 0 where there is none.
 
-    A bond joins an atom to one of its first shell, which reaches to ``SHELL_FACTOR`` times the
+    A bond joins an atom to one of its first shell, which reaches to `SHELL_FACTOR` times the
     distance of its nearest neighbour; the columns are averages over all bonds of all atoms. They
     are the volume per atom; mean and standard deviation of the length; the mean of the length over
     the sum of the two atomic radii (Slater's, as pymatgen has them); bonds per atom; the share of
     bonds between different elements; mean and standard deviation of the difference in Pauling's
-    electronegativity between the two. ``has_bonds`` is 1 where the CIF could be described, which
+    electronegativity between the two. `has_bonds` is 1 where the CIF could be described, which
     needs every site to hold one element alone.
     """
     return describe_cifs("bonds", describe_bonds, N_COLUMNS, rows, log)

@@ -66,10 +66,10 @@ def bvse(rows: Rows, log: Log) -> Block:
 def describe_bvse(cif: bytes) -> tuple[list[float], list[str]]:
     """Return the seven values for one CIF, and the reasons for what they lack.
 
-    All energies are in eV above the lowest of :func:`energy_grid`: the levels up to which Li is
+    All energies are in eV above the lowest of `energy_grid`: the levels up to which Li is
     free to go on without end in one, two and three directions; the share of the cell up to each
-    of ``ACCESSIBLE_EV``; the mean over the Li atoms of the energy where the CIF has them, each at
-    most ``HIGHEST_BARRIER_EV``, below 0 where a Li is without the others that share its site; and
+    of `ACCESSIBLE_EV`; the mean over the Li atoms of the energy where the CIF has them, each at
+    most `HIGHEST_BARRIER_EV`, below 0 where a Li is without the others that share its site; and
     1 where there are values.
 
     On 25 ordered crystals bvlain 0.25.1 has the same energies at the same points within 0.004 eV,
@@ -142,7 +142,7 @@ def morse_parameters(anion: str) -> tuple[int, float, float]:
     """Return charge of an anion, distance of least energy to Li+ and b, both in angstrom.
 
     What is not tabulated (hydrides, phosphides) gets the distance at which four anions share the
-    charge of a Li+ by :func:`features.families.structure.bond_valence.parameters_of`, and the mean
+    charge of a Li+ by `features.families.structure.bond_valence.parameters_of`, and the mean
     b of the others. From the conventional parameters of the nine tabulated anions that distance is
     within 0.09 angstrom of theirs, 0.05 in the root mean square.
 
@@ -221,7 +221,7 @@ def interactions(crystal: Crystal) -> Iterator[tuple[Interaction, NDArray[np.int
 
 
 def grid_shape(crystal: Crystal) -> tuple[int, int, int]:
-    """Return numbers of grid points along the axes that are ``SPACING_ANGSTROM`` apart or less."""
+    """Return numbers of grid points along the axes that are `SPACING_ANGSTROM` apart or less."""
     lengths = np.linalg.norm(crystal.matrix, axis=1)
     a, b, c = (max(1, math.ceil(length / SPACING_ANGSTROM - 1e-9)) for length in lengths)
     return a, b, c
@@ -231,7 +231,7 @@ def energy_grid(crystal: Crystal, shape: tuple[int, int, int]) -> Array:
     """Return the site energy in eV of a Li+ on the points (i / n, j / m, k / l) of the cell.
 
     Bond-valence site energies of Chen, Wong and Adams, Acta Cryst. B 75, 18 (2019): the sum over
-    all anions of :func:`attraction` and over all cations of :func:`repulsion`, here of averages:
+    all anions of `attraction` and over all cations of `repulsion`, here of averages:
     each ion counts by the occupancy of its site, and a cation by its average charge. All other
     Li are absent.
 
@@ -258,7 +258,7 @@ def energy_grid(crystal: Crystal, shape: tuple[int, int, int]) -> Array:
 
 
 def _ball(steps: Array, radius: float) -> tuple[NDArray[np.intp], Array]:
-    """Return all grid steps that may end within ``radius`` of a point near the origin.
+    """Return all grid steps that may end within `radius` of a point near the origin.
 
     Returns
     -------
@@ -278,7 +278,7 @@ def _ball(steps: Array, radius: float) -> tuple[NDArray[np.intp], Array]:
 def site_energies(crystal: Crystal) -> Array:
     """Return the site energy in eV of a Li+ on each site that holds Li, shape (n_li_sites,).
 
-    As :func:`energy_grid`, without what shares the site: it is not there when Li is.
+    As `energy_grid`, without what shares the site: it is not there when Li is.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a CIF says about the shape of its cell."""
+"""The shape of the unit cell in a CIF."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def describe_coordination(cif: bytes) -> tuple[list[float], list[str]]:
 
     Mean coordination number, by CrystalNN (Pan et al., Inorg. Chem. 60, 1590 (2021)), of Li, of
     the framework cations and of the anions: elements with a negative average oxidation state are
-    the anions, as in :func:`features.families.formula.li_chemistry.li_chemistry`; 0 for what
+    the anions, as in `features.families.formula.li_chemistry.li_chemistry`; 0 for what
     there is none of. The last is 1 where there are values: every site must be filled by one
     element.
     """
@@ -69,7 +69,7 @@ def describe_coordination(cif: bytes) -> tuple[list[float], list[str]]:
 def coordination_numbers(structure: Structure) -> NDArray[np.int64]:
     """Return the number of neighbours that CrystalNN finds for each site of an ordered structure.
 
-    They are those of ``CrystalNN().get_cn`` for the structure without oxidation states.
+    They are those of `CrystalNN().get_cn` for the structure without oxidation states.
 
     Raises
     ------

@@ -35,7 +35,7 @@ def describe_ewald(cif: bytes) -> tuple[list[float], list[str]]:
 
     Mean and standard deviation over the Li atoms of the site energy of a Li+ ion, which is half
     its charge times the potential that all other average charges make at its site, in eV, as
-    ``EwaldSummation.get_site_energy`` of pymatgen gives it on ordered crystals; energy of the
+    `EwaldSummation.get_site_energy` of pymatgen gives it on ordered crystals; energy of the
     cell per atom in eV; charge per atom for which no oxidation states were found, in e; and 1
     where there are values.
     """

@@ -1,4 +1,4 @@
-"""What a CIF says about its Li sites."""
+"""The surroundings of Li sites in a CIF."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FIRST_CUTOFF_ANGSTROM = 4.0
 def li_environment(rows: Rows, log: Log) -> Block:
     """Compute eight columns on the Li sites of each row's CIF; all 0 where there is none.
 
-    ``has_cif_struct`` is 1 where the CIF could be parsed. The next three count atoms by their
+    `has_cif_struct` is 1 where the CIF could be parsed. The next three count atoms by their
     occupancy: the atomic fraction of Li, Li atoms per volume, atoms other than Li per volume.
     The last four need every site to be fully occupied by one element, and are averages over the
     Li atoms: the distance to the nearest other Li, the length and the number of the Li-anion
-    contacts (``CONTACT_FACTOR`` says which they are), and the number of atoms in the cell that
+    contacts (`CONTACT_FACTOR` says which they are), and the number of atoms in the cell that
     symmetry makes equivalent.
     """
     return describe_cifs("li_environment", describe_cif, 8, rows, log)

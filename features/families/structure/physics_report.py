@@ -43,7 +43,7 @@ def describe_physics(cif: bytes) -> tuple[list[float], list[str]]:
     Mean and standard deviation over the Li sites of the bond-valence mismatch; the same of the
     Ewald energy in eV; mean Voronoi coordination number; and three columns that are 1 where the
     first two, the next two and the fifth could be computed. Disorder is what they mostly fail
-    on: ``bond_valence``, ``ewald`` and ``li_voronoi`` are the families that take it.
+    on: `bond_valence`, `ewald` and `li_voronoi` are the families that take it.
     """
     try:
         structure, reasons = parse_cif(cif)
@@ -64,7 +64,7 @@ def bond_valence_mismatches(structure: Structure, li: list[int]) -> list[float]:
     """Return abs(1 - V) of the Li sites for which it can be had.
 
     V = sum of exp((R0 - R) / b) over the neighbours that CrystalNN finds (Pan et al., Inorg. Chem.
-    60, 1590 (2021)); R0 and b as in :data:`features.families.structure.bond_valence.PARAMETERS`.
+    60, 1590 (2021)); R0 and b as in `features.families.structure.bond_valence.PARAMETERS`.
     Neighbours that are none of these anions do not count; a site is passed over if it, or anything
     around it, is disordered.
 
@@ -99,9 +99,9 @@ def _valence_sum(neighbours: list[Any]) -> float:
 
 
 def ewald_energies(structure: Structure, li: list[int]) -> list[float]:
-    """Return the Ewald energy of each Li site in eV, as ``EwaldSummation.get_site_energy`` has it.
+    """Return the Ewald energy of each Li site in eV, as `EwaldSummation.get_site_energy` has it.
 
-    Computed by :func:`features.families.structure.ewald.site_potentials`, which gives pymatgen's
+    Computed by `features.families.structure.ewald.site_potentials`, which gives pymatgen's
     number in a hundredth of the time. Each element has one whole oxidation state; where several
     choices make the cell neutral, the one whose states are most frequent in the ICSD.
 

@@ -20,7 +20,7 @@ _LATTICE = CELL_FIELDS[:6]
 def cell(rows: Rows, _log: Log) -> Block:
     """Compute density, volume per atom, Li atoms per cell, formula units per cell.
 
-    The cell holds ``formula_units`` times the formula as it is written.
+    The cell holds `formula_units` times the formula as it is written.
     """
     from pymatgen.core.periodic_table import Element
 

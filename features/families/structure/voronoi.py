@@ -156,7 +156,7 @@ class Cell:
 
 
 def voronoi_cell(vectors: Array) -> Cell | None:
-    """Return the Voronoi cell of the origin among points at ``vectors``, None if it is open.
+    """Return the Voronoi cell of the origin among points at `vectors`, None if it is open.
 
     The cell is the polar dual of the convex hull of the points inverted in a sphere (Preparata and
     Shamos, Computational Geometry, 1985, section 7.3); solid angles by Van Oosterom and Strackee,

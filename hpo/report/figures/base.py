@@ -1,4 +1,4 @@
-"""What the figures of a report have in common, and the figures of the best model."""
+"""Common parts of figures: size, colours, captions; and the folds' names."""
 
 from __future__ import annotations
 
