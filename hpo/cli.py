@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from hpo.commands.common import INTERRUPTED, Parser, add_commands, say
+from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
 from hpo.errors import HpoError
 from hpo.system.threads import use_one_thread
 
@@ -98,7 +98,8 @@ class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message=f"hpo {importlib.metadata.version('hpo')}\n")
+        print_line(f"hpo {importlib.metadata.version('hpo')}")
+        parser.exit()
 
 
 def _is_users_mistake(exc: Exception) -> bool:

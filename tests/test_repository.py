@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import importlib.metadata
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,82 @@ def test_the_lock_files_name_no_host_and_hold_what_the_project_needs():
         assert "://" not in text
         for package in ("optuna", "sqlalchemy", "submitit", "pymatgen", "matminer", "smact"):
             assert re.search(rf"^{package}==", text, re.MULTILINE)
+
+
+def sources(*folders: str) -> dict[Path, ast.Module]:
+    """The parsed modules below folders of the checkout, by path."""
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def imported(module: ast.Module) -> set[str]:
+    """Full names of what a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_no_test_file_imports_another():
+    for path, module in sources("tests").items():
+        assert not [name for name in imported(module) if ".test_" in name], path
+
+
+def test_every_module_says_what_it_is():
+    for path, module in sources("hpo", "features", "slurm", "studies", "tests").items():
+        text = ast.get_docstring(module)
+        if path.parts[0] != "tests":
+            assert text, path
+        if path.name == "__init__.py":
+            assert len(module.body) == 1, f"{path} does more than say what lives here"
+
+
+@pytest.mark.parametrize(
+    ("private", "home"),
+    [
+        (r"optuna\.(\w+\.)*_", "hpo/storage/schema.py"),
+    ],
+)
+def test_private_parts_of_libraries_are_imported_in_one_file(private, home):
+    users = {
+        str(path)
+        for path, module in sources("hpo", "features", "slurm", "studies").items()
+        if any(re.match(private, name) for name in imported(module))
+    }
+    assert users == {home}
+
+
+def test_files_and_folders_are_of_a_size_to_read():
+    modules = sources("hpo", "features", "slurm", "studies", "tests")
+    long = {str(p) for p in modules if len((ROOT / p).read_text().splitlines()) > 500}
+    assert not long
+    folders = Counter(path.parent for path in modules if path.name != "__init__.py")
+    del folders[Path("tests/benchmarks")]
+    assert not {str(folder) for folder, n in folders.items() if n > 15}
+
+
+def test_the_program_tells_its_version_and_is_a_module():
+    version = importlib.metadata.version("hpo")
+    for command in (["hpo"], [sys.executable, "-m", "hpo"]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (f"hpo {version}\n", "")
+
+
+def test_a_command_loads_no_other():
+    code = (
+        "import sys\nfrom hpo.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "loaded = [m for m in sys.modules if m.startswith('hpo.commands.')]\n"
+        "print(*sorted(m for m in loaded if m.count('.') > 2))"
+    )
+    for arguments, expected in (
+        (["--help"], ""),
+        (["check", "--help"], "hpo.commands.studies.check hpo.commands.studies.study_options"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == expected

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _VersionManager
 
 OPTUNA_METADATA: sa.MetaData = models.BaseModel.metadata
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
@@ -19,6 +20,9 @@ VALUES: sa.Table = models.TrialValueModel.__table__
 PART_VALUES: sa.Table = models.TrialIntermediateValueModel.__table__
 ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 TRIAL_SYSTEM_ATTRIBUTES: sa.Table = models.TrialSystemAttributeModel.__table__
+
+# What Optuna asks about its schema; only its migrations can answer.
+VersionManager = _VersionManager
 
 # How Optuna stores a number that SQL does not know, such as infinity: beside a kind.
 store_value = models.TrialValueModel.value_to_stored_repr

@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
 
 from hpo.errors import StorageError
 from hpo.storage.events import EventKind
-from hpo.storage.schema import EVENTS, SCHEMA_REVISION
+from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 
 BUSY_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 5.0
@@ -101,10 +101,7 @@ class StudyStorage(RDBStorage):
         return is_current
 
     def _ask_migrations(self) -> Any:
-        """Return what Optuna asks about its schema; only its migrations can answer."""
-        from optuna.storages._rdb.storage import _VersionManager
-
-        return _VersionManager(self.url, self.engine, self.scoped_session)
+        return VersionManager(self.url, self.engine, self.scoped_session)
 
     _version_manager: Any = functools.cached_property(_ask_migrations)
 
