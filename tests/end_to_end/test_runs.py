@@ -202,7 +202,7 @@ def test_a_change_that_one_study_cannot_hold_is_refused_even_if_accepted(hpo):
 
 
 def test_changed_code_is_a_conflict(hpo):
-    Path("mine.py").write_text((ROOT / "tests" / "objectives.py").read_text())
+    Path("mine.py").write_text((ROOT / "tests" / "support" / "objectives.py").read_text())
     path = write_study(trials=2)
     Path(path).write_text(Path(path).read_text().replace("tests.support.objectives", "mine"))
     hpo("run", path)

@@ -555,7 +555,7 @@ def test_the_command_line_treats_it_as_the_users_mistake(monkeypatch, capsys):
     def refuse(options):
         raise UnreachableError("SLURM cannot be asked: because")
 
-    monkeypatch.setattr("hpo.commands.studies.check.check", refuse)
+    monkeypatch.setattr("hpo.commands.studies.check.run", refuse)
     assert main(["check", "x.toml"]) == 2
     assert capsys.readouterr().err == "error: SLURM cannot be asked: because\n"
 

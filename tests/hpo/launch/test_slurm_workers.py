@@ -307,7 +307,9 @@ def test_slurm_on_a_single_machine_may_use_a_sqlite_file(hpo, slurm_cluster):
 
 def test_a_sqlite_file_is_refused_where_jobs_run_on_other_machines(hpo, monkeypatch, capsys):
     path = write_study()
-    monkeypatch.setattr("slurm.queue.node_hosts", lambda partition: {"node7", "node8"})
+    monkeypatch.setattr(
+        "hpo.commands.cluster.submit.node_hosts", lambda partition: {"node7", "node8"}
+    )
     assert main(["submit", path, "--workers", "2"]) == 2
     said = capsys.readouterr().err
     assert "hpo.db: this SQLite file is on a " in said

@@ -27,6 +27,7 @@ import features.table
 import hpo.analysis.best_model
 import hpo.objectives.cross_validation
 import hpo.report.study_page
+import hpo.study.integrity
 from features.table import Column, Target
 from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.analysis.calibration import calibrate
@@ -275,7 +276,7 @@ def test_the_test_set_is_looked_at_once_however_often_the_page_is_written(
     page = Page(write_report(record, tmp_path))
     (look,) = looks(record)
     assert "One, on " in page.text
-    assert f"after 2 trials, at trial {look['trial']} alone" in page.text
+    assert f"after 2 trials, with trial {look['trial']} alone" in page.text
 
 
 def test_a_second_look_is_a_reason_for_caution(
@@ -314,7 +315,7 @@ def test_an_unfinished_study_has_no_test_figures(
     page = Page(path)
     assert "stopped, 3 of 6 trials" in page.text
     assert "The test set is evaluated once, when the budget is finished" in page.text
-    assert "None yet. The test set is looked at once" in page.text
+    assert "None yet. The test set is evaluated once" in page.text
     assert "Held-out test set" not in page.text
     assert page.plots["parity"] == 1
     assert len(page.row("R²")) == 4
@@ -539,7 +540,7 @@ def test_a_conflict_leaves_predictions_out_and_names_what_changed(
 ) -> None:
     record = run(trials=2)
     changed = {**record.fingerprint, "packages": "numpy=9.9.9"}
-    monkeypatch.setattr(hpo.report, "fingerprint", lambda *_: changed)
+    monkeypatch.setattr(hpo.study.integrity, "fingerprint", lambda *_: changed)
     path = write_report(record, tmp_path)
     page = Page(path)
     assert "This page is written from stored results alone" in page.text
@@ -560,7 +561,9 @@ def test_predictions_of_an_earlier_page_are_not_taken_for_this_one(
 ) -> None:
     record = run(trials=2)
     write_report(record, tmp_path)
-    monkeypatch.setattr(hpo.report, "fingerprint", lambda *_: {**record.fingerprint, "code": "x"})
+    monkeypatch.setattr(
+        hpo.study.integrity, "fingerprint", lambda *_: {**record.fingerprint, "code": "x"}
+    )
     page = Page(write_report(record, tmp_path))
     assert "predictions.csv and figures, is from an earlier report" in page.text
     # The stored look still has its scores.

@@ -236,7 +236,8 @@ def test_every_call_is_priced_as_one_transaction():
 COUNTING_WORKER = """
 import collections, json, pathlib, sys
 from hpo import cli
-from hpo.ledger import Claim, Ledger
+from hpo.records import Claim
+from hpo.storage.ledger import Ledger
 
 calls = collections.Counter()
 def count(name):

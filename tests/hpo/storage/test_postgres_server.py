@@ -176,7 +176,7 @@ def test_a_killed_server_is_started_again_and_nothing_is_lost(running, postgres_
     assert server_pid(running) != pid
     # The same storage goes on with a new connection.
     with storage.read() as c:
-        assert c.execute(sa.select(EVENTS.c.kind)).scalar_one() == "before"
+        assert c.execute(sa.select(EVENTS.c.kind)).scalar_one() == EventKind.STOP
     storage.engine.dispose()
 
 
