@@ -17,7 +17,14 @@ from hpo.evaluation import Evaluation, evaluate
 from hpo.figure_files import FOLDER_NAME, write_figures
 from hpo.figures import name_folds
 from hpo.files import replace_file
-from hpo.fingerprint import PARTS, compare, fingerprint
+from hpo.fingerprint import (
+    NOT_COMPARABLE,
+    PARTS,
+    Fingerprint,
+    compare,
+    fingerprint,
+    is_comparable,
+)
 from hpo.ledger import WALL_KEY
 from hpo.objective import Objective, make_objective
 from hpo.page import render
@@ -121,15 +128,19 @@ def open_study(record: StudyRecord) -> Opened:
     try:
         compare(record.name, record.fingerprint, now)
     except ConflictError as exc:
-        before = record.fingerprint
-        differences = tuple(
-            (f"{part}: {PARTS[part]}", shorten(before.get(part, "")), shorten(now.get(part, "")))
-            for part in exc.changed
-        )
+        differences = tuple(_difference(record, part, now) for part in exc.changed)
         # What the folds were can still be told where rows and splits are the same.
         folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
         return Opened(_if_same(record, table), None if folds_changed else objective, differences)
     return Opened(table, objective)
+
+
+def _difference(record: StudyRecord, part: str, now: Fingerprint) -> tuple[str, str, str]:
+    before, what = record.fingerprint, f"{part}: {PARTS[part]}"
+    if not is_comparable(part, before, now):
+        how = f"hpo resume {record.name} --accept {part}"
+        what += f" ({NOT_COMPARABLE}; if you only upgraded, accept it: {how})"
+    return what, shorten(before.get(part, "")), shorten(now.get(part, ""))
 
 
 def _if_same(record: StudyRecord, table: FeatureTable | None) -> FeatureTable | None:

@@ -24,6 +24,7 @@ from hpo.fingerprint import (
     compare_origin,
     fingerprint,
     fingerprint_of_spec,
+    is_comparable,
 )
 from hpo.folds import hold_out
 from hpo.leaks import refuse_leaks
@@ -197,9 +198,9 @@ def begin(
             changed = compare(spec.name, before, current, accept)
             _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
             for part in changed:
-                storage.record_event(
-                    c, study_id, "accepted", part=part, before=before[part], now=current[part]
-                )
+                told = {} if is_comparable(part, before, current) else {"comparable": False}
+                values = {"before": before.get(part, ""), "now": current[part], **told}
+                storage.record_event(c, study_id, "accepted", part=part, **values)
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
     record = find(storage, spec.name)

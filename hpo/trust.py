@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from features.table import FeatureTable
 from hpo.evaluation import TEST_LOOK, Evaluation
-from hpo.fingerprint import PARTS
+from hpo.fingerprint import NOT_COMPARABLE, PARTS
 from hpo.folds import shared_group_fraction
 from hpo.ledger import FAILURE_KEY, Counts, part_key
 from hpo.metrics import Metric, score_all
@@ -260,9 +260,12 @@ def _refit(search: Search, evaluation: Evaluation, metrics: Mapping[str, Metric]
 
 def _changes(events: Events) -> Finding:
     title = "Changes since the study began"
-    rows, accepted = [], 0
+    rows, accepted, upgraded = [], 0, False
     for event in events:
-        if event["kind"] == "accepted":
+        if event["kind"] == "accepted" and not event.get("comparable", True):
+            upgraded = True
+            rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {NOT_COMPARABLE}"))
+        elif event["kind"] == "accepted":
             accepted += 1
             before, now = shorten(event["before"]), shorten(event["now"])
             rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
@@ -278,6 +281,9 @@ def _changes(events: Events) -> Finding:
             "were not scored alike, and the best of them may be the best only by that."
         )
         return Finding("caution", title, text, tables)
+    if upgraded:
+        text = f"Of the code that computes a score, {NOT_COMPARABLE}. The rest is as it was."
+        return Finding("note", title, text, tables)
     text = (
         "The budget was changed on the way. A study that goes on until its score pleases is more "
         "optimistic than one whose length was fixed before."
