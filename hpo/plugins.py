@@ -33,6 +33,10 @@ def resolve(name: str, what: str) -> Any:
             found = getattr(found, part)
     except ImportError as exc:
         raise SpecError(f"{what}: cannot import '{module_name}': {exc}") from exc
+    except SyntaxError as exc:
+        raise SpecError(
+            f"{what}: {exc.filename}, line {exc.lineno}: not valid Python ({exc.msg})"
+        ) from exc
     except OSError as exc:
         # LightGBM's wheel relies on the system's OpenMP runtime, which a bare machine lacks.
         hint = "; install it (Debian: libgomp1)" if "libgomp" in str(exc) else ""

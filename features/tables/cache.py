@@ -31,7 +31,10 @@ INDEX_NAME = ".index"
 BLOCKS_NAME = ".blocks"
 STRUCTURES_NAME = ".structures"
 
-_IMPORT = re.compile(r"^\s*(?:from|import)\s+(features\.\w+)", re.MULTILINE)
+# What stands behind `import` may be a module or a name in one.
+_IMPORT = re.compile(
+    r"^\s*(?:from|import) (features(?:\.\w+)+)(?: import (\([^)]*\)|[^\n]*))?", re.MULTILINE
+)
 
 
 def code_version(module: str) -> str:
@@ -46,8 +49,17 @@ def code_version(module: str) -> str:
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name)
         sources[name] = Path(spec.origin).read_bytes()
-        waiting += _IMPORT.findall(sources[name].decode())
+        for place, names in _IMPORT.findall(sources[name].decode()):
+            waiting.append(place)
+            waiting += filter(_is_module, (f"{place}.{name}" for name in re.findall(r"\w+", names)))
     return key_of({name: hashlib.sha256(source).hexdigest() for name, source in sources.items()})
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def package_versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -33,10 +33,11 @@ from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
 from hpo.storage.events import EventKind
 from hpo.study import provenance
-from hpo.study.fingerprint import compare, fingerprint
+from hpo.study.fingerprint import compare, fingerprint, is_comparable
 from hpo.study.record import StudyRecord
 
-MODEL_FORMAT = 1
+# 2: modules of the engine, which a joblib file names, have moved since 1.
+MODEL_FORMAT = 2
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
 # What an estimator in a joblib file is made of: another version need not read it, or predicts
 # otherwise without saying so.
@@ -141,8 +142,8 @@ def load(record: StudyRecord, folder: Path) -> Model:
     manifest = json.loads(data)
     if manifest["format"] != MODEL_FORMAT:
         raise ModelError(
-            f"model {folder}: format version {manifest['format']!r}, but this version reads "
-            f"{MODEL_FORMAT}; have it made anew: --refit"
+            f"model {folder}: another version of hpo saved it (format {manifest['format']!r}, "
+            f"this one reads {MODEL_FORMAT}); have it made anew: {_refit(record)}"
         )
     _check_versions(folder, manifest)
     model, calibration = (_read(folder, name) for name in (MODEL_NAME, CALIBRATION_NAME))
@@ -158,7 +159,21 @@ def load(record: StudyRecord, folder: Path) -> Model:
     make_importable(Path(record.source.file))
     with np.load(io.BytesIO(calibration), allow_pickle=False) as arrays:
         stored = Calibration(**{name: arrays[name] for name in arrays.files})
-    return Model(folder, manifest, joblib.load(io.BytesIO(model)), stored, fitted_now=False)
+    try:
+        estimator = joblib.load(io.BytesIO(model))
+    except Exception as exc:
+        # It is the file that was saved, so the classes that it names have moved or changed: those
+        # of a user's own module may raise anything.
+        raise ModelError(
+            f"model {folder}: {MODEL_NAME} cannot be loaded here ({type(exc).__name__}: {exc}), "
+            "because the code that it was made by has moved or changed; have it made anew: "
+            f"{_refit(record)}"
+        ) from exc
+    return Model(folder, manifest, estimator, stored, fitted_now=False)
+
+
+def _refit(record: StudyRecord) -> str:
+    return f"hpo rank {record.name} CANDIDATES.csv --refit"
 
 
 def _check_rankable(record: StudyRecord, table: FeatureTable) -> None:
@@ -253,6 +268,8 @@ def _open_objective(
             raise
         before, now = record.fingerprint["packages"], current["packages"]
         what = f"with {before}, here are {now}" if before != now else "by other code"
+        if exc.changed == ("code",) and not is_comparable("code", record.fingerprint, current):
+            what = "by code that an earlier version of hpo hashed as text, so it may have changed"
         raise ConflictError(
             f"study '{record.name}' was scored {what}: a model fitted here need not be the one "
             "that was scored. Install what the study ran with, or fit it knowingly: --refit",

@@ -21,7 +21,7 @@ from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
 from hpo.report.tables import TextTable
 from hpo.storage.events import EventKind
-from hpo.study.fingerprint import PARTS, shorten
+from hpo.study.fingerprint import NOT_COMPARABLE, PARTS, shorten
 from hpo.study.trials import Search, score
 
 MAX_LISTED = 200  # rows of a list; the page says how many more there are and what shows them
@@ -265,9 +265,12 @@ def _refit(
 
 def _changes(events: Events) -> ValidityFinding:
     title = "Changes since the study began"
-    rows, accepted = [], 0
+    rows, accepted, upgraded = [], 0, False
     for event in events:
-        if event["kind"] == EventKind.ACCEPTED:
+        if event["kind"] == EventKind.ACCEPTED and not event.get("comparable", True):
+            upgraded = True
+            rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {NOT_COMPARABLE}"))
+        elif event["kind"] == EventKind.ACCEPTED:
             accepted += 1
             before, now = shorten(event["before"]), shorten(event["now"])
             rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
@@ -283,6 +286,9 @@ def _changes(events: Events) -> ValidityFinding:
             "were not scored alike, and the best of them may be the best only by that."
         )
         return ValidityFinding("caution", title, text, tables)
+    if upgraded:
+        text = f"Of the code that computes a score, {NOT_COMPARABLE}. The rest is as it was."
+        return ValidityFinding("note", title, text, tables)
     text = (
         "The budget was changed on the way. A study that goes on until its score pleases is more "
         "optimistic than one whose length was fixed before."

@@ -22,7 +22,13 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
 from hpo.study import provenance
-from hpo.study.fingerprint import compare, compare_origin, fingerprint, fingerprint_of_spec
+from hpo.study.fingerprint import (
+    compare,
+    compare_origin,
+    fingerprint,
+    fingerprint_of_spec,
+    is_comparable,
+)
 from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_table_of
 
 
@@ -112,14 +118,9 @@ def begin(
             changed = compare(spec.name, before, current, accept)
             _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
             for part in changed:
-                storage.record_event(
-                    c,
-                    study_id,
-                    EventKind.ACCEPTED,
-                    part=part,
-                    before=before[part],
-                    now=current[part],
-                )
+                told = {} if is_comparable(part, before, current) else {"comparable": False}
+                values = {"before": before.get(part, ""), "now": current[part], **told}
+                storage.record_event(c, study_id, EventKind.ACCEPTED, part=part, **values)
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
     record = find(storage, spec.name)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib.util
-import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,22 +13,29 @@ from hpo.estimators import trees
 from hpo.objectives.protocol import Objective
 from hpo.spec.loading import canonical
 from hpo.spec.sections import StudySpec
+from hpo.study.code_meaning import Source, hash_meaning, imported_by, sha256, without_comments
 from hpo.study.provenance import versions
 
 Fingerprint = Mapping[str, str]
 
-# Modules whose text decides a score. What the command line or a report looks like does not.
+# How `code` is hashed: "1", the text of the modules, is that of fingerprints that do not say.
+CODE_FORMAT = "2"
+
+# Modules whose code decides a score. What the command line or a report looks like does not.
 SCORING_MODULES = (
+    "hpo.objectives.protocol",
+    "hpo.objectives.factory",
     "hpo.objectives.cross_validation",
-    "hpo.estimators.boosting",
-    "hpo.estimators.trees",
     "hpo.objectives.folds",
     "hpo.objectives.metrics",
+    "hpo.estimators.registry",
     "hpo.estimators.factory",
-    "hpo.estimators.lightgbm_ranker",
+    "hpo.estimators.boosting",
     "hpo.estimators.composite",
-    "hpo.spec.space",
+    "hpo.estimators.lightgbm_ranker",
     "hpo.estimators.staged_trees",
+    "hpo.estimators.trees",
+    "hpo.spec.space",
     "hpo.worker.sampler",
 )
 SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")
@@ -50,7 +53,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
 
 
 def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objective) -> Fingerprint:
-    """Return the hash of every part that the scores of a study depend on.
+    """Return the hash of every part that the scores of a study depend on, and `code_format`.
 
     The packages part is readable rather than hashed, so that a conflict can name versions.
     """
@@ -67,16 +70,17 @@ def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> 
     An objective of the user's own is asked for modules and packages that its scores depend on.
     """
     packages = versions((*SCORING_PACKAGES, *getattr(objective, "scoring_packages", ())))
-    modules = _modules(spec, getattr(objective, "scoring_modules", ()))
+    sources = _sources(spec, getattr(objective, "scoring_modules", ()))
     return {
-        "space": _sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
-        "objective": _sha256(
+        "space": sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
+        "objective": sha256(
             canonical(spec.objective),
             canonical(spec.estimator),
             f"seed={spec.seed}",
             *([canonical(spec.fit)] if spec.fit else []),
         ),
-        "code": _sha256(*(_source(module) for module in modules), trees.source()),
+        "code": sha256(hash_meaning(sources), without_comments(trees.source())),
+        "code_format": CODE_FORMAT,
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
     }
 
@@ -98,23 +102,46 @@ def compare(
     Raises
     ------
     ConflictError
-        If another part differs.
+        If another part differs, or cannot be compared.
     """
     for part in accepted:
         if part not in PARTS:
             raise SpecError(f"--accept {part}: no such part; {suggest(part, PARTS)}")
     changed = [part for part in PARTS if stored.get(part) != current.get(part)]
     refused = [part for part in changed if part not in accepted]
-    if refused:
-        lines = [f"study '{name}' was begun with something else:"]
-        for part in refused:
+    known = [part for part in refused if is_comparable(part, stored, current)]
+    lines = []
+    if known:
+        lines.append(f"study '{name}' was begun with something else:")
+        for part in known:
             before, now = stored.get(part, ""), current.get(part, "")
-            lines.append(f"  {part}: {PARTS[part]} changed ({_short(before)} -> {_short(now)})")
+            lines.append(f"  {part}: {PARTS[part]} changed ({shorten(before)} -> {shorten(now)})")
         lines.append("Undo the change, or begin another study (--name NEW), or go on knowingly:")
+    if known != refused:
+        lines.append(
+            f"study '{name}': whether its code changed cannot be told. An earlier version of hpo "
+            f"hashed it as text (code_format {_code_format(stored)}, here "
+            f"{_code_format(current)}). If you only upgraded hpo, accept it; you are asked once:"
+        )
+    if refused:
         lines.append(f"  --accept {','.join(refused)}   (written down in the study)")
         raise ConflictError("\n".join(lines), refused)
     return changed
 
+
+def is_comparable(part: str, stored: Fingerprint, current: Fingerprint) -> bool:
+    """Return whether two fingerprints can tell if a part changed; each was hashed by its version.
+
+    Only how code is hashed has ever changed.
+    """
+    return part != "code" or _code_format(stored) == _code_format(current)
+
+
+def _code_format(of: Fingerprint) -> str:
+    return of.get("code_format", "1")
+
+
+NOT_COMPARABLE = "whether it changed cannot be told, as an earlier version of hpo hashed its text"
 
 ORIGIN: Mapping[str, str] = MappingProxyType(
     {
@@ -142,7 +169,7 @@ def compare_origin(
         lines = [f"study '{name}' was begun elsewhere, and --strict forbids that:"]
         lines += [
             f"  {part}: {ORIGIN[part]} changed "
-            f"({_short(stored.get(part, ''))} -> {_short(current[part])})"
+            f"({shorten(stored.get(part, ''))} -> {shorten(current[part])})"
             for part in refused
         ]
         lines.append("Undo the change, or go on without --strict (written down in the study)")
@@ -150,71 +177,49 @@ def compare_origin(
     return changed
 
 
-def _modules(spec: StudySpec, more: Sequence[str]) -> list[str]:
+def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
     models = spec.estimator.parts.values() if spec.estimator else ()
     own = [spec.objective.name, *(model.name for model in models)]
     named = [name.partition(":")[0] for name in own if ":" in name]
-    return [*SCORING_MODULES, *_with_imported([*named, *more])]
+    engine = (_source(module) for module in SCORING_MODULES)
+    return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 
 
-def _with_imported(named: Sequence[str]) -> list[str]:
+def _with_imported(named: Sequence[str]) -> list[Source]:
     """Return modules, and those of the same folder that they import, directly or not.
 
     What lies in site-packages is not followed: its version says what it is.
     """
-    found: list[str] = []
+    found: dict[str, Source] = {}
     todo = list(named)
     while todo:
-        module = todo.pop(0)
-        if module not in found:
-            found.append(module)
-            todo += sorted(_imported_beside(module))
-    return found
+        source = _source(todo.pop(0))
+        if source and source.module not in found:
+            found[source.module] = source
+            todo += sorted(_imported_beside(source))
+    return [*found.values()]
 
 
-def _imported_beside(module: str) -> set[str]:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+def _imported_beside(source: Source) -> set[str]:
+    file, prefix = Path(source.file), f"{source.package}." if source.package else ""
+    if "site-packages" in file.parts or file.suffix != ".py":
         return set()
-    file, prefix = Path(spec.origin), f"{spec.parent}." if spec.parent else ""
-    if "site-packages" in file.parts:
-        return set()
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(_source(module))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            start = prefix.rstrip(".") if node.level else ""
-            whole = ".".join(part for part in (start, node.module) if part)
-            names |= {whole, *(f"{whole}.{alias.name}" for alias in node.names)}
-    beside = {name for name in names if name.startswith(prefix) and name != module}
     return {
         name
-        for name in beside
-        if (file.parent / f"{name.removeprefix(prefix).replace('.', '/')}.py").is_file()
+        for name in imported_by(source)
+        if name.startswith(prefix)
+        and name != source.module
+        and (file.parent / f"{name.removeprefix(prefix).replace('.', '/')}.py").is_file()
     }
 
 
-def _source(module: str) -> str:
-    loaded = sys.modules.get(module)
-    if loaded is not None:
-        return inspect.getsource(loaded)
+def _source(module: str) -> Source | None:
+    """Return the file of a module as it is now; None if it has none."""
     found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        return ""
-    return Path(found.origin).read_text(encoding="utf-8")
-
-
-def _sha256(*texts: str) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(len(text.encode()).to_bytes(8, "little"))
-        digest.update(text.encode())
-    return digest.hexdigest()
-
-
-def _short(value: str) -> str:
-    return value if " " in value or not value else value[:12]
+    read = getattr(found.loader, "get_data", None) if found else None
+    if found is None or found.origin is None or read is None:
+        return None
+    return Source(module, found.parent or "", found.origin, read(found.origin))
 
 
 def shorten(value: str) -> str:

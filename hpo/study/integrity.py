@@ -10,7 +10,15 @@ from hpo.errors import ConflictError, HpoError
 from hpo.objectives.factory import make_objective
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
-from hpo.study.fingerprint import PARTS, compare, fingerprint, shorten
+from hpo.study.fingerprint import (
+    NOT_COMPARABLE,
+    PARTS,
+    Fingerprint,
+    compare,
+    fingerprint,
+    is_comparable,
+    shorten,
+)
 from hpo.study.record import StudyRecord
 
 
@@ -55,17 +63,21 @@ def open_study(record: StudyRecord) -> StudyContents:
     try:
         compare(record.name, record.fingerprint, now)
     except ConflictError as exc:
-        before = record.fingerprint
-        differences = tuple(
-            (f"{part}: {PARTS[part]}", shorten(before.get(part, "")), shorten(now.get(part, "")))
-            for part in exc.changed
-        )
+        differences = tuple(_difference(record, part, now) for part in exc.changed)
         # What the folds were can still be told where rows and splits are the same.
         folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
         return StudyContents(
             _if_same(record, table), None if folds_changed else objective, differences
         )
     return StudyContents(table, objective)
+
+
+def _difference(record: StudyRecord, part: str, now: Fingerprint) -> tuple[str, str, str]:
+    before, what = record.fingerprint, f"{part}: {PARTS[part]}"
+    if not is_comparable(part, before, now):
+        how = f"hpo resume {record.name} --accept {part}"
+        what += f" ({NOT_COMPARABLE}; if you only upgraded, accept it: {how})"
+    return what, shorten(before.get(part, "")), shorten(now.get(part, ""))
 
 
 def _if_same(record: StudyRecord, table: FeatureTable | None) -> FeatureTable | None:

@@ -567,10 +567,15 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
     assert "scine-sparrow=" in before["packages"]
     source = hpo.study.fingerprint._source
     for changed in ("studies.saddle.gad", "studies.saddle.scine"):
-        monkeypatch.setattr(
-            "hpo.study.fingerprint._source",
-            lambda module, changed=changed: source(module) + "#" * (module == changed),
-        )
+
+        def change(module, changed=changed):
+            found = source(module)
+            if module != changed:
+                return found
+            assert found is not None
+            return found._replace(data=found.data + b"\nADDED = 1\n")
+
+        monkeypatch.setattr("hpo.study.fingerprint._source", change)
         assert fingerprint(spec, None, objective)["code"] != before["code"], changed
 
 

@@ -8,6 +8,8 @@ import math
 import pickle
 import shutil
 import signal
+import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -396,6 +398,61 @@ def test_a_model_by_other_versions_is_refused(
     assert model.folder == folder
     assert model.manifest["changed_since_study"] == ["packages"]
     assert saved_model.load(record, folder).manifest["packages"]["scikit-learn"] == "9.9"
+
+
+def test_a_model_by_an_earlier_version_is_fitted_anew(
+    workplace: Path,
+    record: StudyRecord,
+    hpo: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_csv(workplace / "new.csv", ["formula"], [[text] for text in formulas(20, 7)])
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_model, "MODEL_FORMAT", 1)
+        folder = saved_model.obtain(
+            record, table_of(record), workplace / "models", log=silent
+        ).folder
+    refused = hpo("rank", "mine", "new.csv", code=2).stderr
+    assert f"model models/{folder.name}: another version of hpo saved it (format 1" in refused
+    assert "have it made anew: hpo rank mine CANDIDATES.csv --refit" in refused
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv", "--refit").stdout
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv").stdout
+
+
+def test_a_model_of_classes_that_have_moved_is_fitted_anew(
+    workplace: Path,
+    record: StudyRecord,
+    hpo: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_csv(workplace / "new.csv", ["formula"], [[text] for text in formulas(20, 7)])
+    saved = saved_model.obtain(record, table_of(record), workplace / "models", log=silent)
+    with monkeypatch.context() as patch:
+        module = types.ModuleType("hpo.gone")
+        exec("class Gone:\n    pass\n", vars(module))
+        patch.setitem(sys.modules, "hpo.gone", module)
+        saved_model._save(record, replace(saved, estimator=vars(module)["Gone"]()))
+    refused = hpo("rank", "mine", "new.csv", code=2).stderr
+    assert "model.joblib cannot be loaded here (ModuleNotFoundError: No module named" in refused
+    assert "have it made anew: hpo rank mine CANDIDATES.csv --refit" in refused
+    patched = types.ModuleType("hpo.gone")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "hpo.gone", patched)
+        with pytest.raises(ModelError, match=r"\(AttributeError: .*--refit"):
+            saved_model.load(record, saved.folder)
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv", "--refit").stdout
+
+
+def test_a_study_of_an_earlier_version_has_a_model_fitted_knowingly(
+    workplace: Path, record: StudyRecord
+) -> None:
+    older = {name: part for name, part in record.fingerprint.items() if name != "code_format"}
+    record = replace(record, fingerprint={**older, "code": "0" * 64})
+    table = table_of(record)
+    with pytest.raises(ConflictError, match=r"an earlier version of hpo hashed as text.*--refit"):
+        saved_model.obtain(record, table, workplace / "m", log=silent)
+    model = saved_model.obtain(record, table, workplace / "m", refit=True, log=silent)
+    assert model.manifest["changed_since_study"] == ["code"]
 
 
 def test_a_folder_of_something_else_is_left_alone(workplace: Path, record: StudyRecord) -> None:
