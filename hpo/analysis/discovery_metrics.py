@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from features.table import Target
 from hpo.analysis.best_model import Predictions
+from hpo.analysis.bootstrap import N_RESAMPLES, bootstrap_intervals
 from hpo.errors import ObjectiveError, SpecError
-from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
+from hpo.objectives.metrics import Metric, score_all
 
 Floats = NDArray[np.float64]
 
 TOP_SHARE = 0.1
-N_RESAMPLES = 2000
 SET_NAMES = {"cv": "CV", "test": "test"}
 
 

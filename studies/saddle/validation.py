@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.paired_bootstrap import resample_counts
+from hpo.analysis.bootstrap import resample_counts
 from hpo.objectives.metrics import Interval
 from hpo.system.threads import use_one_thread
 from studies.saddle.calculators import Floats
