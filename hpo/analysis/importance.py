@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.table import FeatureTable
+from hpo.analysis.best_model import Evaluation
 from hpo.objectives.metrics import pinball_loss, rmse, spearman
-
-if TYPE_CHECKING:
-    from features.table import FeatureTable
-    from hpo.analysis.best_model import Evaluation
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

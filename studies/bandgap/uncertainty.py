@@ -152,7 +152,7 @@ def _describe(sure: Sure) -> dict[str, Any]:
         "coverage": {
             f"{level:.3f}": {
                 "observed": share,
-                "interval": [float(end) for end in wilson_interval(share, n_rows)],
+                "interval": [float(end[0]) for end in wilson_interval(share, n_rows)],
             }
             for level, share in covered.items()
         },

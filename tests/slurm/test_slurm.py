@@ -16,7 +16,7 @@ import pytest
 
 from hpo.cli import main
 from slurm.calls import call
-from slurm.cluster import ClusterSpec, find_cluster, load_clusters, parse_time, render_time
+from slurm.cluster import ClusterSpec, find_cluster, parse_time, render_time
 from slurm.errors import ClusterError, SlurmError, SubmitError, UnreachableError
 from slurm.queue import list_jobs, node_hosts, versions_and_limits
 from slurm.submit import cancel, current_job, requeue_self, submit
@@ -67,7 +67,7 @@ def test_a_cluster_file_is_read(clusters):
     assert (narval.memory_gb, narval.cpus, narval.requeue) == (8.0, 1, True)
     assert (narval.leave_before_s, narval.stagger_s) == (120, 120)
     assert narval.extra == {"mail-type": "FAIL"}
-    assert load_clusters(clusters) == {"narval": narval, "local": find_cluster("local")}
+    assert find_cluster("local") == find_cluster("local", clusters)
 
 
 def test_the_file_is_looked_for_in_four_places(clusters, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_wrong_variable_or_file_is_named(clusters, monkeypatch, tmp_path):
     flat = tmp_path / "flat.toml"
     flat.write_text('partition = "x"\n')
     with pytest.raises(ClusterError, match=r"partition: must stand in a section, as in"):
-        load_clusters(flat)
+        find_cluster(None, flat)
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path):
@@ -494,7 +494,7 @@ def test_a_controller_that_is_gone_is_not_an_empty_queue(slurm_cluster, tmp_path
 def test_what_a_site_is_like(slurm_cluster):
     site = versions_and_limits()
     assert (site.cluster, site.max_array, site.accounting) == ("hpotest", 101, False)
-    assert (site.kill_wait_s, site.min_job_age_s, site.preempt_mode) == (2, 60, "REQUEUE")
+    assert (site.kill_wait_s, site.preempt_mode) == (2, "REQUEUE")
     assert site.version[0].isdigit()
     assert node_hosts("urgent") == node_hosts() == {os.uname().nodename.split(".")[0]}
     assert node_hosts("nowhere,urgent") == node_hosts()

@@ -281,7 +281,6 @@ def _set_axis(axes: Axes, name: str, axis: Any) -> None:
     if axis.type == "log":
         getattr(of_axes, f"set_{name}scale")("log")
         getattr(of_axes, f"{name}axis").set_major_formatter(LogFormatter())
-        getattr(of_axes, f"{name}axis").set_major_formatter(LogFormatter())
         ends = None if ends is None else [10.0**end for end in ends]
     if ends is not None:
         getattr(of_axes, f"set_{name}lim")(*ends)

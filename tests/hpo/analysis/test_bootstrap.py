@@ -107,9 +107,8 @@ def test_intervals_are_those_of_drawing_one_resample_after_the_other(by_group):
         drawn = stream.integers(0, len(members), len(members))
         rows = np.concatenate([members[g] for g in drawn])
         scores.append(score_all(Y[rows], PREDICTED[rows], metrics))
-    groups = group_of_row.astype(str) if by_group else None
-    if by_group:  # named so that their order is that of the numbers
-        groups = np.char.zfill(groups, 2)
+    # Named so that their order is that of the numbers.
+    groups = np.char.zfill(group_of_row.astype(str), 2) if by_group else None
     found = bootstrap_intervals(Y, PREDICTED, groups, n_resamples=200, seed=7, metrics=metrics)
     for name in metrics:
         expected = np.quantile([of_one[name] for of_one in scores], [0.025, 0.975])
