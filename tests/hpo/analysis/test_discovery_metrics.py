@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import features.table
 from hpo.analysis import applicability_domain, discovery_metrics, ranking
@@ -38,6 +39,16 @@ def test_auc_by_hand() -> None:
     predicted = np.array([0.9, 0.4, 0.1, 0.4, 0.7])
     assert discovery_metrics.auc(above, predicted) == pytest.approx(4.5 / 6)
     assert math.isnan(discovery_metrics.auc(np.array([True]), np.array([1.0])))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_auc_is_that_of_scikit_learn_with_ties_and_without(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    for n_rows in (2, 5, 50, 500):
+        predicted = rng.normal(size=n_rows).round(decimals)
+        above = np.arange(n_rows) < rng.integers(1, n_rows)
+        found = discovery_metrics.auc(above, predicted)
+        assert found == pytest.approx(roc_auc_score(above, predicted), rel=1e-12)
 
 
 def test_precision_at_the_top_by_hand() -> None:
