@@ -2,7 +2,8 @@
 
 A study file describes a table (`TableSpec`), `build` makes it once, and
 `read` loads it. Importing this module loads no chemistry, and reading a table needs none:
-a worker gets by with numpy, pydantic and pyarrow.
+a worker gets by with numpy, pydantic and pyarrow. What makes tables is imported by the
+functions that make them, for workers' sake.
 """
 
 from __future__ import annotations

@@ -209,17 +209,6 @@ def find_cluster(
     return _validate(name, raw, source)
 
 
-def load_clusters(path: Path) -> dict[str, ClusterSpec]:
-    """Read and validate every section of a cluster file.
-
-    Raises
-    ------
-    ClusterError
-        With file, key, rule and value of what is wrong.
-    """
-    return {name: _validate(name, raw, str(path)) for name, raw in _read(path).items()}
-
-
 def parse_time(text: str) -> int:
     """Return seconds of `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS` or minutes.
 

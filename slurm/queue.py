@@ -93,8 +93,6 @@ class Site:
         Whether sacct can answer.
     kill_wait_s
         Between SIGTERM and SIGKILL.
-    min_job_age_s
-        How long squeue remembers a job that is over.
     preempt_mode
         What happens to preempted jobs, as in REQUEUE, CANCEL or OFF.
     """
@@ -104,7 +102,6 @@ class Site:
     max_array: int
     accounting: bool
     kill_wait_s: int
-    min_job_age_s: int
     preempt_mode: str
 
 
@@ -168,7 +165,6 @@ def versions_and_limits(timeout_s: float = TIMEOUT_S) -> Site:
         max_array=_number(values, "MaxArraySize"),
         accounting=values.get("AccountingStorageType", "").endswith("slurmdbd"),
         kill_wait_s=_number(values, "KillWait"),
-        min_job_age_s=_number(values, "MinJobAge"),
         preempt_mode=values.get("PreemptMode", "OFF"),
     )
 

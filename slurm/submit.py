@@ -229,6 +229,7 @@ def _submit_array(
     before: Sequence[str],
 ) -> list[str]:
     """Submit `n` jobs in one go; `before` is what the same submission has in the queue."""
+    # Whoever sends nothing, as a worker in its job, does without it.
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

@@ -120,6 +120,9 @@ def imported(module: ast.Module) -> set[str]:
 def test_no_test_file_imports_another():
     for path, module in sources("tests").items():
         assert not [name for name in imported(module) if ".test_" in name], path
+        texts = [node.value for node in ast.walk(module) if isinstance(node, ast.Constant)]
+        named = [text for text in texts if re.search(r"tests[.\w]*\.test_\w+:", str(text))]
+        assert not named, f"{path} names a test file as a module of a study"
 
 
 def test_every_module_says_what_it_is():

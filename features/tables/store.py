@@ -334,6 +334,7 @@ def _write_parquet(
     pieces: Iterable[NDArray[np.float64]],
 ) -> None:
     """Write each piece as a row group, beside the same rows of the table's own columns."""
+    # For tables that are written or read, not for all that know what a table is.
     import pyarrow as pa
     import pyarrow.parquet as pq
 

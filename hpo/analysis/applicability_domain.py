@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from features.table import ELEMENTS, atomic_fractions
 
@@ -38,7 +38,7 @@ class Domain:
 
     def nearest(self, fractions: Floats) -> tuple[Floats, NDArray[np.int64]]:
         """Return the distance to the nearest composition, 0 to 1, and which it is."""
-        distances, found = _tree(self.fractions).query(fractions, p=1)
+        distances, found = KDTree(self.fractions).query(fractions, p=1)
         return np.minimum(distances / 2.0, 1.0), found
 
 
@@ -51,15 +51,9 @@ def domain_of(formulas: Sequence[str]) -> Domain:
     distinct = fractions[known[first]]
     limit = 0.0
     if len(distinct) > 1:
-        distances, _ = _tree(distinct).query(distinct, k=2, p=1)
+        distances, _ = KDTree(distinct).query(distinct, k=2, p=1)
         limit = float(np.quantile(distances[:, 1] / 2.0, FOREIGN_LEVEL))
     return Domain(distinct, tuple(formulas[row] for row in known[first]), limit)
-
-
-def _tree(points: Floats) -> Any:
-    from scipy.spatial import KDTree
-
-    return KDTree(points)
 
 
 def look_around(fractions: Floats, domain: Domain) -> list[tuple[float, str, str]]:

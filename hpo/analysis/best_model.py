@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.table import FeatureTable, TableView, anion_classes
+from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import shared_group_fraction
-from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
+from hpo.objectives.metrics import Metric, score_all
 from hpo.objectives.protocol import Objective
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpo.analysis.best_model import Predictions
 from hpo.analysis.conformal import (
     Intervals,
     assess,
@@ -21,12 +21,8 @@ from hpo.analysis.conformal import (
 )
 from hpo.errors import HpoError
 
-if TYPE_CHECKING:
-    from hpo.analysis.best_model import Predictions
-
 COVERAGE = 0.9
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-Z_95 = 1.959963984540054  # normal quantile of 97.5 %
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.str_]
@@ -174,8 +170,8 @@ def calibration_curve(
     return curves
 
 
-def wilson_interval(share: ArrayLike, n_rows: int, z: float = Z_95) -> tuple[Floats, Floats]:
-    """Return the score interval of a binomial share.
+def wilson_interval(share: ArrayLike, n_rows: int) -> tuple[Floats, Floats]:
+    """Return the 95 % score interval of binomial shares.
 
     Wilson, J. Am. Stat. Assoc. 22, 209 (1927). It takes rows for independent.
 
@@ -185,11 +181,13 @@ def wilson_interval(share: ArrayLike, n_rows: int, z: float = Z_95) -> tuple[Flo
         Observed shares.
     n_rows
         Of how many rows.
-    z
-        Normal quantile of the interval's upper end; by default that of 95 %.
     """
-    p = np.asarray(share, dtype=np.float64)
-    scale = 1.0 + z * z / n_rows
-    centre = (p + z * z / (2 * n_rows)) / scale
-    half = z / scale * np.sqrt(p * (1 - p) / n_rows + z * z / (4 * n_rows**2))
-    return centre - half, centre + half
+    # Importing it takes longer than all else here, and there is no need of it for intervals.
+    from scipy.stats import binomtest
+
+    found = [
+        binomtest(round(held * n_rows), n_rows).proportion_ci(0.95, method="wilson")
+        for held in np.atleast_1d(share)
+    ]
+    low, high = np.array(found, dtype=np.float64).T
+    return low, high

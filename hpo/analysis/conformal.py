@@ -9,12 +9,10 @@ A score of conformity says by how much an interval missed a calibration row (neg
 interval of a new row is moved by a quantile of these scores with the finite-sample correction:
 of n scores the ceil((n + 1) * coverage)-th smallest.
 
-Sources: Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005); Romano,
-Patterson & Candès, Conformalized quantile regression, NeurIPS (2019), arXiv:1905.03222; Barber,
-Candès, Ramdas & Tibshirani, Predictive inference with the jackknife+, Ann. Stat. 49, 486 (2021);
-Chernozhukov, Fernández-Val & Galichon, Quantile and probability curves without crossing,
-Econometrica 78, 1093 (2010); Lee, Barber & Willett, Distribution-free inference with hierarchical
-data, arXiv:2306.06342.
+Sources: Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005); Romano, Patterson
+& Candès, Conformalized quantile regression, NeurIPS (2019), arXiv:1905.03222; Chernozhukov,
+Fernández-Val & Galichon, Quantile and probability curves without crossing, Econometrica 78, 1093
+(2010); Lee, Barber & Willett, Distribution-free inference with hierarchical data, arXiv:2306.06342.
 """
 
 from __future__ import annotations
@@ -22,22 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpo.analysis.best_model import Predictions
 from hpo.errors import HpoError
-
-if TYPE_CHECKING:
-    from hpo.analysis.best_model import Predictions
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.str_]
 
 # The sums n * coverage of exact fractions come out a rounding error too high or too low.
 ROUNDING = 1e-9
-CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,52 +278,6 @@ def cross_calibrate_residuals(
     return Intervals(centre - half, centre, centre + half, coverage)
 
 
-def cv_plus(
-    held_out: HeldOut, predicted_by_fold: Mapping[int, ArrayLike], coverage: float = 0.9
-) -> Intervals:
-    """Return CV+ intervals of new rows, from the models of the folds (Barber et al. 2021).
-
-    With the model m_k of the fold that held calibration row i out and its absolute residual r_i,
-    an interval reaches from the floor((1 - coverage) * (n + 1))-th smallest m_k(x) - r_i to the
-    ceil(coverage * (n + 1))-th smallest m_k(x) + r_i; the centre is the median of all m_k(x).
-    Whatever the models, coverage is at least 2 * coverage - 1 up to a term of the size of a fold;
-    as a rule it is near the nominal one.
-
-    Parameters
-    ----------
-    held_out
-        Calibration rows with one prediction each.
-    predicted_by_fold
-        For every fold, what its model predicts for the new rows: arrays of shape (n_new,).
-    coverage
-        Nominal coverage, at least 0.5 and below 1.
-
-    Raises
-    ------
-    HpoError
-        If a fold's predictions are missing, or shapes or the coverage are not as said.
-    """
-    _require_half(coverage)
-    residuals, n = _residuals(held_out), len(held_out.y)
-    folds, fold_of_row = np.unique(held_out.fold, return_inverse=True)
-    missing = [int(fold) for fold in folds if int(fold) not in predicted_by_fold]
-    if missing:
-        raise HpoError(f"CV+ needs the predictions of every fold's model, lacks those of {missing}")
-    by_fold = np.column_stack(
-        [np.asarray(predicted_by_fold[int(fold)], dtype=np.float64) for fold in folds]
-    )
-    rank = _upper_rank(n, coverage)
-    lower, upper = np.full(len(by_fold), -math.inf), np.full(len(by_fold), math.inf)
-    if rank <= n:
-        # By symmetry the lower end is an upper one of what is turned round.
-        for rows in np.array_split(np.arange(len(by_fold)), -(-len(by_fold) // CHUNK_ROWS) or 1):
-            of_row = by_fold[rows][:, fold_of_row]
-            upper[rows] = np.partition(of_row + residuals, rank - 1, axis=1)[:, rank - 1]
-            lower[rows] = -np.partition(residuals - of_row, rank - 1, axis=1)[:, rank - 1]
-    centre = np.median(by_fold, axis=1)
-    return Intervals(np.minimum(lower, centre), centre, np.maximum(upper, centre), coverage)
-
-
 def assess(intervals: Intervals, y: ArrayLike, labels: Labels | None = None) -> Assessment:
     """Return how often intervals hold the measured value, over all rows and by label.
 
@@ -367,7 +315,7 @@ def _assess(
 def _require_half(coverage: float) -> None:
     """Refuse what would be narrower than half of the values.
 
-    Ends that are not let past the median hold too many then, and those of CV+ change sides.
+    Ends that are not let past the median hold too many then.
     """
     if not 0.5 <= coverage < 1:
         raise HpoError(f"coverage must be at least 0.5 and below 1, got {coverage}")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
+from hpo.analysis.bootstrap import Difference, paired_differences
 from hpo.analysis.comparison import HEADS, METRIC_NAMES, Row
-from hpo.analysis.paired_bootstrap import Difference, paired_differences
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
 from hpo.errors import HpoError
 

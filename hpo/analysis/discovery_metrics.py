@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from features.table import Target
 from hpo.analysis.best_model import Predictions
+from hpo.analysis.bootstrap import N_RESAMPLES, bootstrap_intervals
 from hpo.errors import ObjectiveError, SpecError
-from hpo.objectives.metrics import Metric, bootstrap_intervals, score_all
+from hpo.objectives.metrics import Metric, score_all
 
 Floats = NDArray[np.float64]
 
 TOP_SHARE = 0.1
-N_RESAMPLES = 2000
 SET_NAMES = {"cv": "CV", "test": "test"}
 
 
@@ -50,7 +50,8 @@ class RankingValue:
 def auc(above: NDArray[np.bool_], predicted: Floats) -> float:
     """Return the area under the ROC curve; NaN if all values are on one side.
 
-    The Mann-Whitney form: Hanley & McNeil, Radiology 143, 29 (1982). Ties count a half.
+    The Mann-Whitney form: Hanley & McNeil, Radiology 143, 29 (1982). Ties count a half. Equal to
+    scikit-learn's `roc_auc_score`, which takes a hundred times as long, on thousands of resamples.
     """
     low = np.sort(predicted[~above])
     high = predicted[above]

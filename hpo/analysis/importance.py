@@ -6,22 +6,21 @@ that fold predicts these rows again. The increase of the error over all out-of-f
 family's importance. Breiman, Machine Learning 45, 5 (2001); Fisher, Rudin & Dominici, JMLR 20,
 177 (2019). Correlated columns stand in for one another: what one of them says is not missed while
 the others say it. Only training rows are touched, by the models that the folds have anyway.
+scikit-learn's `permutation_importance` knows neither families of columns nor a model per fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.table import FeatureTable
+from hpo.analysis.best_model import Evaluation
 from hpo.objectives.metrics import pinball_loss, rmse, spearman
-
-if TYPE_CHECKING:
-    from features.table import FeatureTable
-    from hpo.analysis.best_model import Evaluation
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import get_tags
 
 from features.table import Candidates, FeatureTable, families
 from hpo.analysis.applicability_domain import Floats, domain_of, look_around
@@ -250,8 +251,6 @@ def _patterns(X: Floats) -> NDArray[np.int8]:
 
 
 def _takes_nan(estimator: Any) -> bool:
-    from sklearn.utils import get_tags
-
     try:
         return bool(get_tags(estimator).input_tags.allow_nan)
     except AttributeError:  # an estimator of the user's own need not be scikit-learn's

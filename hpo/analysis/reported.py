@@ -75,17 +75,6 @@ class ReportedFile(BaseModel):
         return {study: one for one in self.experiment for study in one.studies}
 
 
-def read_reported(path: Path) -> dict[str, Reported]:
-    """Read reported figures, by the names of the studies that repeat the experiments.
-
-    Raises
-    ------
-    SpecError
-        If the file cannot be read, or a study stands for two experiments.
-    """
-    return read_reported_file(path).by_study
-
-
 def read_reported_file(path: Path) -> ReportedFile:
     """Read a whole file of reported figures.
 

@@ -1,10 +1,12 @@
 """Looks at what studies stand on: storage, folders, cluster, machine and installation.
 
-Nothing is changed and nothing is left behind; every check has a time limit and a verdict.
+Nothing is changed and nothing is left behind; every check has a time limit and a verdict. What is
+not Python's or ours is imported by the checks that need it: it may be what is missing.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -24,6 +26,8 @@ from hpo.doctor.storage import check_storage
 from hpo.study.provenance import git_state
 from hpo.system import resources
 from hpo.system.filesystem import locate, nearest_existing
+from slurm.errors import SlurmError
+from slurm.queue import versions_and_limits
 
 FREE_BYTES = 1 * GB
 FREE_INODES = 10_000
@@ -293,8 +297,6 @@ def _normal(name: str) -> str:
 
 def check_openmp() -> list[CheckResult]:
     """Return whether the library is there that LightGBM expects the system to have."""
-    import ctypes
-
     if not sys.platform.startswith("linux"):
         return [CheckResult("openmp", "not checked", "LightGBM's need of libgomp is Linux's alone")]
     try:
@@ -335,9 +337,6 @@ def check_git() -> list[CheckResult]:
 
 def check_slurm() -> list[CheckResult]:
     """Return whether SLURM is there and answers, and those of its settings that matter to us."""
-    from slurm.errors import SlurmError
-    from slurm.queue import versions_and_limits
-
     if shutil.which("sbatch") is None:
         found = "not installed: no sbatch on PATH"
         return [CheckResult("slurm", "not checked", found, "only needed for jobs on a cluster")]

@@ -1,4 +1,7 @@
-"""Checks of the storage of studies: whether it opens, how fast it is, its clock."""
+"""Checks of the storage of studies: whether it opens, how fast it is, its clock.
+
+As in `hpo.doctor.checks`, libraries are imported where they are needed: one may be missing.
+"""
 
 from __future__ import annotations
 

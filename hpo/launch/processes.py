@@ -227,6 +227,7 @@ def worker_modules(spec: StudySpec) -> list[str]:
     These may begin threads, or take hold of a device, which no fork would survive: each worker
     imports them for itself.
     """
+    # For launchers: what forks workers imports this module, and has to stay small.
     from hpo.estimators.registry import REGISTRY
 
     modules = list(_MODULES)

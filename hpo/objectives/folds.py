@@ -94,6 +94,7 @@ def shared_group_fraction(folds: Sequence[Fold], groups: NDArray[np.str_]) -> fl
 
 
 def _validation_rows(cv: AnyCv, groups: NDArray[np.str_]) -> list[Indices]:
+    # It takes a second, which studies without a table need not wait.
     from sklearn.model_selection import GroupKFold, KFold
 
     rows = np.arange(len(groups), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Scores of a regression and their bootstrap intervals."""
+"""Scores of a regression."""
 
 from __future__ import annotations
 
@@ -95,59 +95,3 @@ def score_all(
 ) -> dict[str, float]:
     """Return every metric by name."""
     return {name: metric(y, predicted) for name, metric in metrics.items()}
-
-
-def bootstrap_intervals(
-    y: Floats,
-    predicted: Floats,
-    groups: NDArray[np.str_] | None = None,
-    *,
-    level: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    metrics: Mapping[str, Metric] = METRICS,
-) -> dict[str, Interval]:
-    """Return percentile bootstrap intervals of every metric.
-
-    Parameters
-    ----------
-    y, predicted
-        Arrays of shape (n_rows,).
-    groups
-        Array of shape (n_rows,). If given, whole groups are drawn rather than rows, which
-        allows for rows that come from one paper or one composition.
-    level
-        Coverage of the interval.
-    n_resamples
-        Number of resamples.
-    seed
-        Seed of the resampling.
-    metrics
-        The metrics by name.
-
-    Notes
-    -----
-    Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13. Resamples in which a
-    metric is undefined are left out of its percentiles.
-    """
-    rng = np.random.default_rng(seed)
-    members: list[NDArray[np.int64]] | None = None
-    if groups is not None:
-        _, group_of_row = np.unique(groups, return_inverse=True)
-        members = [np.flatnonzero(group_of_row == g) for g in range(int(group_of_row.max()) + 1)]
-    draws: dict[str, list[float]] = {name: [] for name in metrics}
-    for _ in range(n_resamples):
-        if members is None:
-            rows = rng.integers(0, len(y), len(y))
-        else:
-            drawn = rng.integers(0, len(members), len(members))
-            rows = np.concatenate([members[g] for g in drawn])
-        for name, value in score_all(y[rows], predicted[rows], metrics).items():
-            draws[name].append(value)
-    tail = (1.0 - level) / 2.0
-    intervals = {}
-    for name, values in draws.items():
-        finite = np.array(values)[np.isfinite(values)]
-        low, high = np.quantile(finite, [tail, 1.0 - tail]) if len(finite) else (np.nan, np.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
+from hpo.analysis.best_model import Evaluation, Predictions
 from hpo.analysis.calibration import Calibrated, Labels
 from hpo.analysis.conformal import Assessment, assess
+from hpo.records import WALL_KEY, part_key
 from hpo.report.formatting import (
     METRIC_LABELS,
     NO_BREAK,
@@ -19,20 +25,6 @@ from hpo.report.formatting import (
     number,
     shown_metrics,
 )
-
-if TYPE_CHECKING:
-    from hpo.analysis.best_model import Predictions
-
-import functools
-import math
-from collections.abc import Set
-from dataclasses import dataclass
-from typing import Any
-
-from optuna.trial import FrozenTrial
-
-from hpo.analysis.best_model import Evaluation, Predictions
-from hpo.records import WALL_KEY, part_key
 from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
 from hpo.study.trials import Search, score
 

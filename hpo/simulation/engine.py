@@ -15,7 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError, StopRequested
 from hpo.records import WALL_KEY, Answer, Claim
@@ -33,9 +33,6 @@ from hpo.simulation.scenario import (
 )
 from hpo.simulation.store import SimulatedStore
 from hpo.worker.loop import Pause, ScorePart, Scores, Step, poll_interval, work
-
-if TYPE_CHECKING:
-    pass
 
 _PARAMS: Mapping[str, Any] = {"x": 0.5}
 # A simulation with this many times the events that it ought to have will not end.

@@ -7,19 +7,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY, part_key
+from hpo.study.record import StudyRecord
 from hpo.worker.loop import Scores
 
-if TYPE_CHECKING:
-    from hpo.study.record import StudyRecord
-
-
 HOUR_S = 3600.0
-
-
 TIME_LIMIT, PREEMPTION = "time limit", "preemption"
 
 
@@ -71,8 +67,6 @@ class DurationTrace:
         HpoError
             If no trial has finished yet.
         """
-        from optuna.trial import TrialState
-
         rows, complete = [], False
         for trial in record.optuna_study().get_trials(deepcopy=False):
             complete = complete or trial.state is TrialState.COMPLETE

@@ -137,6 +137,7 @@ def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]
 
 def distribution_of(dimension: Any) -> BaseDistribution:
     """Return the Optuna distribution of a dimension, drawn or not."""
+    # A study file is checked without Optuna, which takes a quarter of a second.
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,

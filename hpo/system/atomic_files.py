@@ -1,4 +1,8 @@
-"""Files that are written wholly or not at all."""
+"""Files that are written wholly or not at all.
+
+Of folders that several machines write to, and that outlive a loss of power, `features.atomic_files`
+takes care; the engine's files are written by one process each and can be written again.
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ def hold_one_thread() -> Mapping[str, int]:
 
     A library that did not heed the variables is told again, which the log says.
     """
+    # Not before there are libraries to be held: commands that compute nothing import this.
     import threadpoolctl
 
     found: dict[str, int] = {}

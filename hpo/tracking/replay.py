@@ -22,17 +22,17 @@ rows of a folder count their steps from 0, which `wandb sync` moves behind what 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import wandb
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -40,20 +40,19 @@ from hpo.errors import ConflictError, HpoError
 from hpo.study.export import export
 from hpo.study.record import StudyRecord
 from hpo.study.status import take_status
+from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row
-from hpo.tracking.run_file import Written, read_run
+from hpo.tracking.run_file import (
+    POLL_S,
+    WRITER_TIMEOUT_S,
+    Written,
+    read_run,
+    wait_for_writer,
+)
 from hpo.tracking.sessions import Logbook, Session
 
-if TYPE_CHECKING:
-    from wandb import Run, Settings
-
-INIT_TIMEOUT_S = 15.0
-FINISH_TIMEOUT_S = 60.0
-# How long the service of a process that was killed may go on writing to its file.
-WRITER_TIMEOUT_S = 20.0
 # How long a report is waited for that `hpo run` is about to write.
 REPORT_TIMEOUT_S = 60.0
-POLL_S = 0.2
 
 TRIALS_NAME = "trials.csv"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -137,7 +136,7 @@ class Replay:
         self.record, self.target, self._say = record, target, say
         self._asked_to_stop, self._parent_pid = stopped, parent_pid
         self._logbook = Logbook(record)
-        self._run: Run | None = None
+        self._run: wandb.Run | None = None
         self._before: list[int] = []
         self._reported = 0
         self._best: tuple[float, int] | None = None
@@ -207,7 +206,7 @@ class Replay:
         try:
             written = read_run(path)
             if session.is_local and not written.ended:
-                _wait_for_writer(path)
+                wait_for_writer(path)
                 written = read_run(path)
         except OSError as exc:
             raise ConflictError(
@@ -303,6 +302,7 @@ class Replay:
 
     def _report(self) -> Path | None:
         """Return the study's report: the one that is there if it is of now, or a new one."""
+        # It loads what draws, of which a session that ends before its study has no need.
         from hpo.report.study_page import PAGE_NAME, write_report
 
         page = self.target.reports_dir / self.record.name / PAGE_NAME
@@ -327,14 +327,12 @@ class Replay:
 
     # The run ----------------------------------------------------------------------------------
 
-    def _open_run(self) -> Run:
+    def _open_run(self) -> wandb.Run:
         """Open the run when there is something to log."""
         if self._run is not None:
             return self._run
-        import wandb
-
         session = self._session
-        with _quiet(), _explained(self.target.mode):
+        with quiet(), explained(self.target.mode):
             run = wandb.init(
                 id=run_id(self.record, session.generation),
                 name=self.record.name,
@@ -345,7 +343,7 @@ class Replay:
                 dir=Path(os.environ.get("WANDB_DIR") or ".").resolve(),
                 config=self.record.spec.model_dump(mode="json"),
                 allow_val_change=True,
-                settings=_settings(),
+                settings=settings(),
             )
         run.define_metric("*", step_metric=ORDER_KEY)
         self._run = run
@@ -362,11 +360,11 @@ class Replay:
             return
         self._logbook.save(session)
         try:
-            with _quiet():
+            with quiet():
                 self._run.finish()
         except Exception as exc:
             self._logbook.release(session)
-            _give_up_service()
+            give_up_service()
             late = isinstance(exc, TimeoutError)
             reason = "the server did not take everything in time" if late else f"it broke: {exc!r}"
             raise HpoError(
@@ -429,88 +427,3 @@ class Replay:
 
     def _named(self) -> str:
         return f"study '{self.record.name}'"
-
-
-def _settings() -> Settings:
-    """Return settings under which nothing but the study is logged, and nothing waits for ever."""
-    import wandb
-
-    return wandb.Settings(
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        disable_job_creation=True,
-        finish_timeout=FINISH_TIMEOUT_S,
-        finish_timeout_raises=True,
-        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
-        login_timeout=INIT_TIMEOUT_S,
-        quiet=True,
-        save_code=False,
-        show_info=False,
-        show_warnings=False,
-        silent=True,
-        x_disable_machine_info=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-        # Short, so that a process that is killed leaves little to be logged again.
-        x_transaction_log_flush_interval=1.0,
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the library keep what it says to people to itself: this command says it."""
-    with Path(os.devnull).open("w", encoding="utf-8") as sink, contextlib.redirect_stderr(sink):
-        yield
-
-
-@contextlib.contextmanager
-def _explained(mode: str) -> Iterator[None]:
-    """Turn what the library raises into one message."""
-    import wandb
-
-    try:
-        yield
-    except (wandb.Error, TimeoutError, OSError) as exc:
-        reason = " ".join(str(exc).split())
-        host = os.environ.get("WANDB_BASE_URL", "")
-        at = f" at {host}" if host else ""
-        hint = "log without a network: --mode offline" if mode == "online" else "see WANDB_DIR"
-        raise HpoError(
-            f"Weights & Biases{at} cannot be used: {reason} (nothing is lost; {hint})"
-        ) from exc
-
-
-def _give_up_service() -> None:
-    """End the library's own process here, where it is quiet, rather than when Python ends."""
-    import wandb
-
-    with contextlib.suppress(Exception), _quiet():
-        wandb.teardown()
-
-
-def _wait_for_writer(path: Path) -> None:
-    """Wait until no process of this machine writes to a file any more.
-
-    Raises
-    ------
-    ConflictError
-        If one still does.
-    """
-    deadline = time.monotonic() + WRITER_TIMEOUT_S
-    while _is_open(path):
-        if time.monotonic() > deadline:
-            raise ConflictError(f"{path}: is still being written by another process", ())
-        time.sleep(POLL_S)
-
-
-def _is_open(path: Path) -> bool:
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if link.readlink() == path:
-                return True
-    return False
-
-
-# Beside `hpo run` -----------------------------------------------------------------------------

@@ -7,8 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from features.datasets.materials_project import FILE_NAME, KEY_VARIABLE, fetch, given_key
+from features.datasets.sources import user_cache
+from features.table import ELEMENTS, FeatureTable, atomic_fractions
+from hpo.analysis import saved_model
+from hpo.analysis.saved_model import Model
 from hpo.cli import run
 from hpo.commands.common import (
     Parser,
@@ -20,15 +27,16 @@ from hpo.commands.common import (
     print_line,
     say,
 )
-from hpo.errors import ModelError, SpecError
-
-if TYPE_CHECKING:
-    from features.table import FeatureTable
-    from hpo.analysis.saved_model import Model
-    from hpo.objectives.cross_validation import CrossValidation
-    from hpo.report.figures.base import Figure
-    from hpo.study.record import StudyRecord
-    from studies.bandgap.figures import Points
+from hpo.errors import HpoError, ModelError, SpecError
+from hpo.objectives.cross_validation import CrossValidation
+from hpo.report.figures.base import Figure
+from hpo.report.figures.files import write_figures
+from hpo.study.record import StudyRecord, find
+from hpo.system.atomic_files import replace_file
+from studies.bandgap import silicon_germanium as sige
+from studies.bandgap.figures import COLOURS, Curve, Points, alloy_figure, uncertainty_figures
+from studies.bandgap.forests import predict_with_deviation
+from studies.bandgap.uncertainty import describe, judge, lines_of
 
 N_COMPOSITIONS = 101
 
@@ -79,9 +87,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def query(options: argparse.Namespace) -> int:
     """Ask Materials Project, and store the answer."""
-    from features.datasets.materials_project import FILE_NAME, KEY_VARIABLE, fetch, given_key
-    from features.datasets.sources import user_cache
-
     path = options.output or user_cache() / FILE_NAME
     if path.name != FILE_NAME:
         raise SpecError(f"--output {path}: must be called {FILE_NAME}, as it is looked for")
@@ -98,9 +103,6 @@ def query(options: argparse.Namespace) -> int:
 
 def uncertainty(options: argparse.Namespace) -> int:
     """Print and draw how well forests know their errors."""
-    from studies.bandgap.figures import uncertainty_figures
-    from studies.bandgap.uncertainty import describe, judge, lines_of
-
     described, figures = {}, []
     for name in options.names:
         record, table, objective, model = _open(options, name)
@@ -115,24 +117,18 @@ def uncertainty(options: argparse.Namespace) -> int:
 
 def alloys(options: argparse.Namespace) -> int:
     """Print and draw the gap of Si(1-x)Ge(x) as studies of composition predict it."""
-    import numpy as np
-
-    from studies.bandgap.figures import Curve, alloy_figure
-    from studies.bandgap.forests import predict_with_deviation
-    from studies.bandgap.silicon_germanium import SYSTEMS, describe_compositions, sum_up
-
     folder = options.output / "alloys"
     x = np.linspace(0.0, 1.0, N_COMPOSITIONS)
     curves: list[Curve] = []
     found: dict[str, Any] = {}
     for name in options.names:
         record, table, objective, model = _open(options, name)
-        without = np.flatnonzero(~np.isin(table.train.groups, SYSTEMS))
+        without = np.flatnonzero(~np.isin(table.train.groups, sige.SYSTEMS))
         counts = {"train": len(table.train.y) - len(without)}
-        counts["test"] = int(np.isin(table.test.groups, SYSTEMS).sum())
+        counts["test"] = int(np.isin(table.test.groups, sige.SYSTEMS).sum())
         found[name] = {"si_ge_rows": counts}
         assert record.spec.table is not None
-        X = describe_compositions(x.tolist(), folder, record.spec.table, table).X
+        X = sige.describe_compositions(x.tolist(), folder, record.spec.table, table).X
         for title, forest, told in (
             (f"{name}, {counts['train']} Si-Ge rows in training", model.estimator, True),
             (f"{name}, no Si-Ge row in training", objective.fit(_best(record), without), False),
@@ -140,7 +136,7 @@ def alloys(options: argparse.Namespace) -> int:
             points = _measured_rows(table, told=told)
             curve = Curve(title, x, *predict_with_deviation(forest, X), points)
             curves.append(curve)
-            found[name][title] = sum_up(x, curve.gap)
+            found[name][title] = sige.sum_up(x, curve.gap)
             _tell(title, found[name][title], float(np.mean(curve.deviation)))
     figure = alloy_figure("alloys", "Silicon-germanium by composition", curves)
     _write(folder, found, [figure])
@@ -149,12 +145,6 @@ def alloys(options: argparse.Namespace) -> int:
 
 def variants(options: argparse.Namespace) -> int:
     """Print and draw the gap of ordered variants of Si(1-x)Ge(x) as a study predicts it."""
-    import numpy as np
-
-    from studies.bandgap import silicon_germanium as sige
-    from studies.bandgap.figures import COLOURS, Curve, Points, alloy_figure
-    from studies.bandgap.forests import predict_with_deviation
-
     record, table, objective, model = _open(options, options.name)
     without = np.flatnonzero(~np.isin(table.train.groups, sige.SYSTEMS))
     folder = options.output / "variants"
@@ -197,10 +187,6 @@ def _open(
     options: argparse.Namespace, name: str
 ) -> tuple[StudyRecord, FeatureTable, CrossValidation, Model]:
     """Open a finished study with its best forest, fitted on all training rows and kept."""
-    from hpo.analysis import saved_model
-    from hpo.objectives.cross_validation import CrossValidation
-    from hpo.study.record import find
-
     record = find(open_storage(options), name)
     table, objective = record.open_objective()
     if table is None or not isinstance(objective, CrossValidation):
@@ -214,16 +200,10 @@ def _best(record: StudyRecord) -> dict[str, Any]:
 
 def _measured_rows(table: FeatureTable, *, told: bool) -> tuple[Points, ...]:
     """Return the measured alloys of the two: what was trained on, if it was told, and the rest."""
-    import numpy as np
-
-    from features.table import ELEMENTS, atomic_fractions
-    from studies.bandgap.figures import COLOURS, Points
-    from studies.bandgap.silicon_germanium import SYSTEMS
-
     trained = table.is_train & told
     points = []
     for name, chosen in (("trained on", trained), ("held out", ~trained)):
-        rows = np.flatnonzero(np.isin(table.groups, SYSTEMS) & chosen)
+        rows = np.flatnonzero(np.isin(table.groups, sige.SYSTEMS) & chosen)
         if len(rows):
             x = atomic_fractions(table.formulas[rows].tolist())[:, ELEMENTS.index("Ge")]
             points.append(Points(f"measured, {name}", x, table.y[rows], COLOURS[name]))
@@ -231,12 +211,8 @@ def _measured_rows(table: FeatureTable, *, told: bool) -> tuple[Points, ...]:
 
 
 def _tell(title: str, found: dict[str, Any], deviation: float) -> None:
-    import numpy as np
-
-    from studies.bandgap.silicon_germanium import measured_gap, sum_up
-
     x = np.linspace(0.0, 1.0, N_COMPOSITIONS)
-    measured = sum_up(x, measured_gap(x))
+    measured = sige.sum_up(x, sige.measured_gap(x))
     between = "lies between" if found["si49ge51_between"] else "does not lie between"
     print_line(title)
     print_line(
@@ -251,10 +227,6 @@ def _tell(title: str, found: dict[str, Any], deviation: float) -> None:
 
 
 def _write(folder: Path, found: dict[str, Any], figures: list[Figure]) -> None:
-    from hpo.errors import HpoError
-    from hpo.report.figures.files import write_figures
-    from hpo.system.atomic_files import replace_file
-
     try:
         drawn = write_figures(figures, folder / "figures", together=True)
         replace_file(folder / "figures.json", json.dumps(found, indent=1))

@@ -60,6 +60,7 @@ def predict_with_variances(forest: Any, X: Floats) -> tuple[Floats, Floats, Floa
     ModelError
         If it is no forest, or its leaves keep no variance (criterion `absolute_error`, `poisson`).
     """
+    # A worker that fits one of these has imported it; a check of a study file need not.
     from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
     if not isinstance(forest, RandomForestRegressor | ExtraTreesRegressor):

@@ -12,12 +12,13 @@ from scipy.special import erf, ndtri
 
 from features.table import FeatureTable, TableView
 from hpo.analysis.best_model import Predictions, evaluate, score_predictions
+from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.analysis.calibration import Calibrated, Curve, calibration_curve, wilson_interval
 from hpo.analysis.conformal import Intervals, assess, calibrate_residuals, conformal_quantile
 from hpo.analysis.conformal import join_predictions as join
 from hpo.analysis.saved_model import Model
 from hpo.objectives.cross_validation import CrossValidation
-from hpo.objectives.metrics import METRICS, bootstrap_intervals, spearman
+from hpo.objectives.metrics import METRICS, spearman
 from hpo.study.record import StudyRecord
 from studies.bandgap.forests import predict_with_variances
 
@@ -151,7 +152,7 @@ def _describe(sure: Sure) -> dict[str, Any]:
         "coverage": {
             f"{level:.3f}": {
                 "observed": share,
-                "interval": [float(end) for end in wilson_interval(share, n_rows)],
+                "interval": [float(end[0]) for end in wilson_interval(share, n_rows)],
             }
             for level, share in covered.items()
         },

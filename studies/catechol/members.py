@@ -187,6 +187,7 @@ class LightGbm(Member):
     def _fit_predict(
         self, train: Measurements, asked: list[Measurements], seed: int
     ) -> list[Floats]:
+        # It needs a library of the system that other members do without.
         import lightgbm
 
         X = self._describe(train)
@@ -241,6 +242,7 @@ class Kernel(Member):
         asked: list[Measurements],
         seed: int,  # noqa: ARG002  nothing is drawn
     ) -> list[Floats]:
+        # Only this member needs it, and it takes as long to import as all else here.
         from scipy.linalg import cho_factor, cho_solve
 
         mean = train.y.mean(axis=0)

@@ -311,6 +311,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_xyz(folder: Path, name: str, numbers: Any, positions: Any) -> None:
+    # An extra of its own: see pyproject.toml.
     from ase import Atoms
     from ase.io import write
 

@@ -107,6 +107,7 @@ def _read(source: Source) -> Iterator[Molecule]:
 
 
 def _wanted(molecule: Molecule, source: Source) -> bool:
+    # An extra of its own: see pyproject.toml.
     from ase.data import chemical_symbols
 
     if not source.min_atoms <= len(molecule.numbers) <= source.max_atoms:

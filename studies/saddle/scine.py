@@ -99,6 +99,7 @@ class Scine:
 
 
 def _symbol(number: int) -> str:
+    # An extra of its own: see pyproject.toml.
     from ase.data import chemical_symbols
 
     return str(chemical_symbols[number])

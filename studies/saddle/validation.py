@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.paired_bootstrap import resample_counts
+from hpo.analysis.bootstrap import resample_counts
+from hpo.analysis.calibration import wilson_interval
 from hpo.objectives.metrics import Interval
 from hpo.system.threads import use_one_thread
 from studies.saddle.calculators import Floats
@@ -190,14 +191,12 @@ def compare(
 
 def rate(runs: Sequence[Run], n_steps: int) -> Rate:
     """Return how often searches converge, and after how many steps."""
-    from scipy.stats import binomtest
-
     steps = [run.steps for run in runs if run.converged]
-    interval = binomtest(len(steps), len(runs)).proportion_ci(LEVEL, method="wilson")
+    low, high = wilson_interval(len(steps) / len(runs), len(runs))
     return Rate(
         len(steps),
         len(runs),
-        (float(interval.low), float(interval.high)),
+        (float(low[0]), float(high[0])),
         float(np.mean(steps)) if steps else None,
         float(np.mean([_spent(run, n_steps) for run in runs])),
     )

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from features.table import (
-    Column,
     DatasetError,
-    OwnRows,
     OwnSpec,
-    SkippedRow,
-    Target,
     build,
     changed_families,
     find_structures,
@@ -23,33 +19,9 @@ from features.table import (
 from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.spec.loading import validate
+from tests.support.own_tables import CALLS
 
-LOADER = "tests.features.test_own:load_rows"
-CALLS: list[dict[str, object]] = []
-
-
-def load_rows(data_dir, *, n_rows=6, shift=0.0):
-    """Rows of a file of numbers."""
-    CALLS.append({"data_dir": data_dir, "n_rows": n_rows})
-    path = data_dir / "numbers.csv"
-    numbers = np.loadtxt(path)[:n_rows] + shift
-    return OwnRows(
-        ids=[f"row-{k}" for k in range(len(numbers))],
-        groups=[f"group-{k % 3}" for k in range(len(numbers))],
-        labels=["water"] * len(numbers),
-        X=np.column_stack([numbers, numbers**2]),
-        y=numbers * 3.0,
-        columns=[Column("x", "made", "m"), Column("twin", "made", derived_from_target=True)],
-        target=Target("y", "m"),
-        skipped=[SkippedRow(9, "row-9", path.name, "no number")],
-        sources=[path],
-        citation="nobody",
-    )
-
-
-def load_nothing(data_dir):
-    """No rows."""
-    return data_dir
+LOADER = "tests.support.own_tables:load_rows"
 
 
 def build_own(tmp_path, loader=LOADER, **params):
@@ -97,10 +69,10 @@ def test_the_same_content_is_one_table_and_other_content_is_another(tmp_path):
     ("loader", "params", "message"),
     [
         ("no_such_module:load", {}, r"\[table\] loader: cannot import 'no_such_module'"),
-        ("tests.features.test_own:lost", {}, "has no 'lost'"),
-        ("tests.features.test_own:LOADER", {}, "is no function"),
+        ("tests.support.own_tables:lost", {}, "has no 'lost'"),
+        ("tests.support.own_tables:CALLS", {}, "is no function"),
         (LOADER, {"n_rosw": 3}, r"cannot be called as .*n_rosw"),
-        ("tests.features.test_own:load_nothing", {}, "must return features.table.OwnRows"),
+        ("tests.support.own_tables:load_nothing", {}, "must return features.table.OwnRows"),
     ],
 )
 def test_a_wrong_function_is_named(tmp_path, loader, params, message):
@@ -143,7 +115,7 @@ alpha = { type = "float", low = 0.1, high = 10.0 }
 
 
 def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path, capsys):
-    (tmp_path / "beside_the_file.py").write_text("from tests.features.test_own import load_rows\n")
+    (tmp_path / "beside_the_file.py").write_text("from tests.support.own_tables import load_rows\n")
     (tmp_path / "own.toml").write_text(STUDY)
     try:
         assert main(["run", "own.toml", "--workers", "1", "--data", str(tmp_path)]) == 0

@@ -71,3 +71,21 @@ class Witness(Parabola):
         descriptor = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, f"{line} {os.getpid()} {time.monotonic()}\n".encode())
         os.close(descriptor)
+
+
+class Slope:
+    """alpha in one part, and half of it beside it."""
+
+    direction = "minimize"
+    score_name = "slope"
+    parts = ("all",)
+    splits_hash = ""
+
+    def __init__(self, table, *, seed) -> None:
+        pass
+
+    def score_part(self, params, part):
+        return {"score": params["alpha"]}
+
+    def combine(self, parts):
+        return {"score": parts[0]["score"], "half": parts[0]["score"] / 2}

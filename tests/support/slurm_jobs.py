@@ -1,4 +1,4 @@
-"""What the SLURM tests run inside jobs; imported there by name."""
+"""What the SLURM tests submit, and run inside jobs; imported there by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import signal
 import time
 from pathlib import Path
 
+from slurm.cluster import ClusterSpec
 from slurm.submit import current_job, requeue_self
+
+SMALL = ClusterSpec(name="small", memory_gb=0.1, max_array=50)
 
 
 def write_job(folder: Path) -> None:

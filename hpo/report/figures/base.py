@@ -186,13 +186,10 @@ def _parity_caption(*, has_unit: bool, level: float | None, two: bool) -> str:
     )
 
 
-def _add_lines(
-    figure: go.Figure, predictions: Predictions, ends: Ends, level: float | None
-) -> None:
-    """Add the line of perfect prediction, and an RMSE around it where the value is predicted."""
-    offsets = ((0.0, "solid"), (1.0, "dash"), (-1.0, "dash"))
-    for offset, dash in offsets if level is None else offsets[:1]:
-        shift = offset * predictions.scores["rmse"]
+def add_lines(figure: go.Figure, ends: Ends, rmse: float | None) -> None:
+    """Add the line of perfect prediction, and dashed ones an RMSE from it where one is given."""
+    shifts = [(0.0, "solid")] + ([] if rmse is None else [(rmse, "dash"), (-rmse, "dash")])
+    for shift, dash in shifts:
         figure.add_scatter(
             x=ends,
             y=[end + shift for end in ends],
@@ -208,7 +205,7 @@ def _parity_panel(
     figure = go.Figure()
     has_unit = "rmse" in predictions.scores
     if has_unit:
-        _add_lines(figure, predictions, ends[0], level)
+        add_lines(figure, ends[0], predictions.scores["rmse"] if level is None else None)
     rows = pick_rows(len(predictions.y))
     for fold, (name, colour) in name_folds(predictions).items():
         of_fold = rows[predictions.fold[rows] == fold]

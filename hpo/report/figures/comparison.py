@@ -22,6 +22,7 @@ from hpo.report.figures.base import (
     Ends,
     Figure,
     Panel,
+    add_lines,
     apply_style,
     find_ends,
     name_axis,
@@ -134,18 +135,7 @@ def _of_many(shown: Sequence[ScoredStudy], drawn: Sequence[ScoredStudy]) -> str:
 
 def _scatter(entries: Sequence[Scatter], ends: Ends, target: str) -> go.Figure:
     figure = go.Figure()
-    shifts = [(0.0, "solid")]
-    if len(entries) == 1:
-        rmse = entries[0][1].scores["rmse"]
-        shifts += [(rmse, "dash"), (-rmse, "dash")]
-    for shift, dash in shifts:
-        figure.add_scatter(
-            x=ends,
-            y=[end + shift for end in ends],
-            mode="lines",
-            line={"color": MUTED, "width": 1, "dash": dash},
-            hoverinfo="skip",
-        )
+    add_lines(figure, ends, entries[0][1].scores["rmse"] if len(entries) == 1 else None)
     for name, rows, colour in entries:
         picked = pick_rows(len(rows.y))
         figure.add_scatter(

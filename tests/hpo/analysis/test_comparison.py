@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.analysis.comparison import as_dicts, compare_study
-from hpo.analysis.reported import read_reported
+from hpo.analysis.reported import read_reported_file
 from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.records import WorkerRun
@@ -46,7 +46,7 @@ def looks(record):
 @pytest.fixture
 def reported(tmp_path):
     (tmp_path / "reported.toml").write_text(REPORTED)
-    return read_reported(tmp_path / "reported.toml")
+    return read_reported_file(tmp_path / "reported.toml").by_study
 
 
 def test_a_comparison_shows_what_the_one_look_saw_and_looks_at_nothing(
@@ -135,9 +135,9 @@ def test_a_wrong_file_of_reported_figures_is_named(tmp_path, change, message):
     path = tmp_path / "reported.toml"
     path.write_text(REPORTED.replace(change[0], change[1], 1))
     with pytest.raises(SpecError, match=message):
-        read_reported(path)
+        read_reported_file(path)
     with pytest.raises(SpecError, match=r"no\.toml: cannot be read"):
-        read_reported(tmp_path / "no.toml")
+        read_reported_file(tmp_path / "no.toml")
 
 
 # A folder of studies ---------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from hpo.analysis.conformal import (
     conformal_quantile,
     cross_calibrate_quantiles,
     cross_calibrate_residuals,
-    cv_plus,
     join_predictions,
     repair_crossing,
 )
@@ -74,22 +73,6 @@ def test_residual_intervals_cover_as_often_as_they_say(coverage):
     require_coverage(covered, coverage, 60)
 
 
-def test_cv_plus_of_refitted_models_covers_as_often_as_it_says():
-    covered = []
-    for seed in range(SEEDS):
-        rng = np.random.default_rng(seed)
-        X, noise = rng.normal(size=60 + NEW), rng.normal(size=60 + NEW)
-        y, fold = X + noise, np.arange(60) % 5
-        held_out, by_fold = np.empty((60, 1)), {}
-        for k in range(5):
-            slope, offset = np.polyfit(X[:60][fold != k], y[:60][fold != k], 1)
-            held_out[fold == k, 0] = slope * X[:60][fold == k] + offset
-            by_fold[k] = slope * X[60:] + offset
-        rows = HeldOut(y[:60], held_out, fold, labels(range(60)))
-        covered.append(assess(cv_plus(rows, by_fold, 0.9), y[60:]).coverage)
-    assert 0.88 < np.mean(covered) < 0.94
-
-
 def test_a_row_of_a_new_group_is_covered_if_groups_are_what_is_drawn():
     by_row, by_group = [], []
     for seed in range(SEEDS):
@@ -138,18 +121,6 @@ def test_quantile_intervals_by_hand():
     assert [*made.lower, *made.centre, *made.upper, *made.width] == [-1.0, 1.0, 3.0, 4.0]
 
 
-def test_cv_plus_by_hand():
-    # Rows 0 and 1 in fold 0, row 2 in fold 1; residuals 1, 2, 3; ranks of n = 3 at 0.5: 2 and 2.
-    held_out = HeldOut(
-        np.array([1.0, 2.0, 3.0]), np.zeros((3, 1)), np.array([0, 0, 1]), labels(range(3))
-    )
-    made = cv_plus(held_out, {0: [10.0], 1: [20.0]}, 0.5)
-    # m - r: 9, 8, 17; m + r: 11, 12, 23
-    assert [*made.lower, *made.centre, *made.upper] == [9.0, 15.0, 15.0]
-    with pytest.raises(HpoError, match=r"lacks those of \[1\]"):
-        cv_plus(held_out, {0: [10.0]}, 0.5)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_crosses_and_no_width_is_negative(seed):
     # Quantiles far too wide: the shift is negative and would turn narrow intervals inside out.
@@ -164,7 +135,6 @@ def test_nothing_crosses_and_no_width_is_negative(seed):
         cross_calibrate_quantiles(held_out),
         calibrate_residuals(single(held_out), quantiles[:, 1]),
         cross_calibrate_residuals(single(held_out)),
-        cv_plus(single(held_out), {k: quantiles[:, k % 3] for k in range(5)}),
     ):
         assert (made.lower <= made.centre).all()
         assert (made.centre <= made.upper).all()
@@ -241,7 +211,6 @@ def test_wrong_shapes_and_coverages_are_refused():
     for made in (
         lambda: calibrate_quantiles(held_out, quantiles, 0.05),
         lambda: cross_calibrate_quantiles(held_out, 0.05),
-        lambda: cv_plus(single(held_out), {}, 0.05),
     ):
         with pytest.raises(HpoError, match=r"at least 0.5 and below 1, got 0.05"):
             made()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hpo.analysis.best_model import Predictions
+from hpo.analysis.bootstrap import paired_differences
 from hpo.analysis.comparison import Row, compare_study
 from hpo.analysis.differences import (
     ScoredStudy,
@@ -18,7 +19,6 @@ from hpo.analysis.differences import (
     remarks,
 )
 from hpo.analysis.discovery_metrics import auc, precision_at_top
-from hpo.analysis.paired_bootstrap import paired_differences
 from hpo.analysis.predictions_csv import read_predictions
 from hpo.cli import main
 from hpo.errors import HpoError

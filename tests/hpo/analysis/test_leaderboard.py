@@ -47,28 +47,10 @@ scores = {{ score = 9.0 }}
 STUDY = """
 trials = 2
 [objective]
-name = "tests.hpo.analysis.test_leaderboard:Slope"
+name = "tests.support.objectives:Slope"
 [space]
 alpha = { type = "float", low = 1.0, high = 3.0 }
 """
-
-
-class Slope:
-    """alpha in one part, and half of it beside it."""
-
-    direction = "minimize"
-    score_name = "slope"
-    parts = ("all",)
-    splits_hash = ""
-
-    def __init__(self, table, *, seed) -> None:
-        pass
-
-    def score_part(self, params, part):
-        return {"score": params["alpha"]}
-
-    def combine(self, parts):
-        return {"score": parts[0]["score"], "half": parts[0]["score"] / 2}
 
 
 def points_of(x, y):
@@ -203,7 +185,7 @@ def test_studies_that_were_measured_outside_have_a_line_of_their_own(begin_study
         record = begin_study(
             name=name,
             trials=1,
-            objective={"name": "tests.hpo.analysis.test_leaderboard:Slope"},
+            objective={"name": "tests.support.objectives:Slope"},
             space={"alpha": {"type": "float", "low": alpha, "high": alpha + 1e-9}},
             table=None,
             cv=None,

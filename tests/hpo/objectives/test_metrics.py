@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and scipy; what a bootstrap interval promises."""
+"""Metrics against scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from sklearn.metrics import (
 )
 
 from hpo.objectives.metrics import (
-    METRICS,
-    bootstrap_intervals,
     coverage,
     mae,
     pinball_loss,
-    quantile_metrics,
     r2,
     rmse,
-    score_all,
     spearman,
 )
 
@@ -65,41 +61,3 @@ def test_a_constant_prediction_ranks_nothing():
 def test_a_constant_target_has_no_r2_and_no_rank():
     assert np.isnan(r2(np.ones(50), PREDICTED))
     assert np.isnan(spearman(np.ones(50), PREDICTED))
-
-
-def test_intervals_hold_the_score_and_shrink_with_the_level():
-    wide = bootstrap_intervals(Y, PREDICTED, level=0.95, n_resamples=500)
-    narrow = bootstrap_intervals(Y, PREDICTED, level=0.5, n_resamples=500)
-    for name, value in score_all(Y, PREDICTED).items():
-        assert wide[name][0] < value < wide[name][1]
-        assert wide[name][0] < narrow[name][0] < narrow[name][1] < wide[name][1]
-
-
-def test_drawing_whole_groups_of_equal_rows_widens_the_interval():
-    y, predicted = np.repeat(Y, 8), np.repeat(PREDICTED, 8)
-    groups = np.repeat([f"g{i}" for i in range(50)], 8)
-    by_row = bootstrap_intervals(y, predicted, n_resamples=500)["r2"]
-    by_group = bootstrap_intervals(y, predicted, groups, n_resamples=500)["r2"]
-    assert by_group[1] - by_group[0] > 2 * (by_row[1] - by_row[0])
-
-
-def test_the_interval_of_a_mean_error_covers_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for repetition in range(100):
-        errors = rng.normal(size=80)
-        low, high = bootstrap_intervals(errors, np.zeros(80), n_resamples=200, seed=repetition)[
-            "mae"
-        ]
-        covered += low <= np.sqrt(2 / np.pi) <= high
-    assert 85 <= covered <= 100
-
-
-def test_every_metric_has_an_interval():
-    assert bootstrap_intervals(Y, PREDICTED, n_resamples=10).keys() == METRICS.keys()
-    metrics = quantile_metrics(0.9)
-    assert bootstrap_intervals(Y, PREDICTED, n_resamples=10, metrics=metrics).keys() == {
-        "pinball",
-        "coverage",
-        *METRICS,
-    }

@@ -16,6 +16,7 @@ from sklearn.metrics import mean_pinball_loss
 import features.table
 import hpo.analysis.best_model
 from hpo.analysis.best_model import evaluate
+from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.checks import check_estimator
 from hpo.estimators.factory import make_estimator
@@ -23,7 +24,7 @@ from hpo.estimators.lightgbm_ranker import MAX_QUERY_ROWS, grade
 from hpo.objectives.cross_validation import SpearmanCv
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import make_folds
-from hpo.objectives.metrics import METRICS, bootstrap_intervals
+from hpo.objectives.metrics import METRICS
 from hpo.records import Claim, part_key
 from hpo.report.study_page import write_report
 from hpo.spec.sections import EstimatorSpec, InterleavedCv

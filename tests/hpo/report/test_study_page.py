@@ -30,12 +30,12 @@ import hpo.report.study_page
 import hpo.study.integrity
 from features.table import Column, Target
 from hpo.analysis.best_model import Evaluation, evaluate
+from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.commands.results.compare import print_comparison
 from hpo.errors import HpoError
 from hpo.estimators.factory import make_estimator
-from hpo.objectives.metrics import bootstrap_intervals
 from hpo.records import WorkerRun, part_key
 from hpo.report.figures.search import MAX_CURVES, search_figures
 from hpo.report.formatting import METRIC_LABELS, number, percent

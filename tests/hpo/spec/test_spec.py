@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from features.table import TransportSpec
-from hpo.analysis.reported import read_reported
+from hpo.analysis.reported import read_reported_file
 from hpo.errors import AbsentError, SpecError
 from hpo.estimators.checks import check_estimator
 from hpo.objectives.factory import make_objective
@@ -247,7 +247,7 @@ def test_reported_figures_are_of_studies_that_exist(folder):
     if not (folder / REPORTED_NAME).is_file():
         return
     specs = {path.stem: load(path) for path in study_files(folder)}
-    reported = read_reported(folder / REPORTED_NAME)
+    reported = read_reported_file(folder / REPORTED_NAME).by_study
     assert set(reported) <= set(specs)
     for name, experiment in reported.items():
         n_features = len(expected_columns(specs[name]))

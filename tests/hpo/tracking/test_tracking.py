@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -25,7 +24,7 @@ from hpo.storage.events import EventKind
 from hpo.study.export import trials_frame
 from hpo.tracking.replay import Replay, RunTarget, run_id
 from hpo.tracking.rows import make_row
-from hpo.tracking.run_file import _records, read_run
+from hpo.tracking.run_file import MESSAGES, _records, read_run
 from hpo.tracking.sessions import Logbook
 from tests.support.studies import ROOT, command, wait_until, write_study
 from tests.support.trials import SPACE, finish_trials, finished_trials
@@ -67,11 +66,10 @@ def runs() -> list[Path]:
 
 
 def records(kind: str) -> list[Any]:
-    messages = importlib.import_module("wandb.proto.wandb_internal_pb2")
     found = []
     for path in runs():
         for data in _records(path.read_bytes()):
-            record = messages.Record()
+            record = MESSAGES.Record()
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == kind:
                 found.append(getattr(record, kind))

@@ -1,22 +1,24 @@
-"""Differences between models on the same rows, with paired bootstrap intervals.
+"""Bootstrap intervals of scores, and of their differences between models on the same rows.
 
-Every model is scored on the same resamples, so that what makes a resample hard or easy for all of
-them cancels out of a difference. Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 8
+For differences every model is scored on the same resamples, so that what makes a resample hard or
+easy for all of them cancels out. Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 8
 (two samples that are paired) and 16; percentile intervals as in ch. 13.
 
 A resample is kept as the number of times that it holds each row. Sums over it are then products of
 matrices, and a value's mean rank in it follows from the counts of the values up to it.
+`scipy.stats.bootstrap` draws no whole groups, and calls a function per resample or needs all of
+them in memory at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.objectives.metrics import METRICS, Interval, score_all
+from hpo.objectives.metrics import METRICS, Interval, Metric, score_all
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,6 +42,56 @@ class Difference:
     value: float
     row: Interval
     group: Interval
+
+
+def bootstrap_intervals(
+    y: Floats,
+    predicted: Floats,
+    groups: NDArray[np.str_] | None = None,
+    *,
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> dict[str, Interval]:
+    """Return percentile bootstrap intervals of every metric.
+
+    Parameters
+    ----------
+    y, predicted
+        Arrays of shape (n_rows,).
+    groups
+        Array of shape (n_rows,). If given, whole groups are drawn rather than rows, which
+        allows for rows that come from one paper or one composition.
+    level
+        Coverage of the interval.
+    n_resamples
+        Number of resamples.
+    seed
+        Seed of the resampling.
+    metrics
+        The metrics by name; others than the usual ones are called once per resample.
+
+    Notes
+    -----
+    Resamples in which a metric is undefined are left out of its percentiles.
+    """
+    usual = [name for name, metric in metrics.items() if METRICS.get(name) is metric]
+    scores: dict[str, list[Floats]] = {name: [] for name in metrics}
+    for counts in resample_counts(len(y), groups, n_resamples, seed):
+        found = score_resamples(y, predicted[:, None], counts, usual)
+        for name in usual:
+            scores[name].append(found[name][:, 0])
+        for name in metrics.keys() - found.keys():
+            scores[name].append(_score_each(y, predicted, counts, metrics[name]))
+    tail = (1.0 - level) / 2.0
+    return {name: _percentiles(np.concatenate(parts), tail) for name, parts in scores.items()}
+
+
+def _score_each(y: Floats, predicted: Floats, counts: Ints, metric: Metric) -> Floats:
+    """Return a metric of every resample, written out; array of shape (n_resamples,)."""
+    written = (np.repeat(np.arange(len(y)), of_one) for of_one in counts)
+    return np.array([metric(y[rows], predicted[rows]) for rows in written], dtype=np.float64)
 
 
 def paired_differences(
@@ -138,8 +190,10 @@ def resample_counts(
         yield counts[:, member]
 
 
-def score_resamples(y: Floats, predicted: Floats, counts: Ints) -> Mapping[str, Floats]:
-    """Return every metric of every model on every resample, in arrays (n_resamples, n_models).
+def score_resamples(
+    y: Floats, predicted: Floats, counts: Ints, names: Collection[str] = tuple(METRICS)
+) -> Mapping[str, Floats]:
+    """Return metrics of every model on every resample, in arrays (n_resamples, n_models).
 
     Parameters
     ----------
@@ -149,21 +203,31 @@ def score_resamples(y: Floats, predicted: Floats, counts: Ints) -> Mapping[str, 
         Array of shape (n_rows, n_models).
     counts
         Array of shape (n_resamples, n_rows): how often a resample holds a row.
+    names
+        Which of the usual metrics.
     """
     weights = counts.astype(np.float64)
     total = weights.sum(axis=1, keepdims=True)
     errors = predicted - y[:, None]
     squares = weights @ errors**2
+    found: dict[str, Floats] = {}
+    if "rmse" in names:
+        found["rmse"] = np.sqrt(squares / total)
+    if "mae" in names:
+        found["mae"] = weights @ np.abs(errors) / total
+    if "r2" in names:
+        found["r2"] = 1.0 - squares / _spread(y, weights, total[:, 0])[:, None]
+    if "spearman" in names:
+        found["spearman"] = _rank_correlations(y, predicted, weights)
+    return found
+
+
+def _spread(y: Floats, weights: Floats, total: Floats) -> Floats:
+    """Return the sum of squared distances from each resample's mean; NaN where there is none."""
     centred = y - y.mean()
-    spread = weights @ centred**2 - (weights @ centred) ** 2 / total[:, 0]
+    spread = weights @ centred**2 - (weights @ centred) ** 2 / total
     # A resample of one value alone has no spread, but for rounding.
-    spread = np.where(spread > 1e-12 * total[:, 0] * max(np.ptp(y), 1e-300) ** 2, spread, np.nan)
-    return {
-        "rmse": np.sqrt(squares / total),
-        "mae": weights @ np.abs(errors) / total,
-        "r2": 1.0 - squares / spread[:, None],
-        "spearman": _rank_correlations(y, predicted, weights),
-    }
+    return np.where(spread > 1e-12 * total * max(np.ptp(y), 1e-300) ** 2, spread, np.nan)
 
 
 def _rank_correlations(y: Floats, predicted: Floats, weights: Floats) -> Floats:

@@ -1,0 +1,152 @@
+"""Candidates have the features of a table's rows, and gaps that the model has learned to bear."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import features.table
+from features.table import Candidates, CsvSpec, FeatureTable, families, read_candidates
+from hpo.analysis import ranking, saved_model
+from hpo.analysis.saved_model import Calibration, Model
+from hpo.errors import ModelError
+from hpo.study.record import StudyRecord
+from tests.support.materials import LICL, silent
+from tests.support.rankings import formulas, table_of, write_csv
+
+COMPOSITION_ONLY = [name for name, info in families().items() if info.needs == ("formula",)]
+
+
+def make_table(folder: Path, text: str, **settings: Any) -> tuple[CsvSpec, FeatureTable]:
+    (folder / "known.csv").write_text(text)
+    raw = {"dataset": "csv", "path": "known.csv", "id": "id", "test_fraction": 0.0, **settings}
+    spec = CsvSpec.model_validate(raw)
+    built = features.table.build(spec, data_dir=None, tables_dir=folder / "t", base_dir=folder)
+    return spec, features.table.read(built.path)
+
+
+@pytest.mark.parametrize("family", COMPOSITION_ONLY)
+def test_candidates_have_the_features_of_a_tables_rows(tmp_path: Path, family: str) -> None:
+    texts = [*dict.fromkeys(formulas(60, 5)), "Li1.3Al0.3Ti1.7(PO4)3", "La0.5Li0.5TiO3", "D2O"]
+    lines = "".join(f"m{i},{text},1\n" for i, text in enumerate(texts))
+    spec, table = make_table(tmp_path, f"id,formula,target\n{lines}", families=[family])
+    # In another order and number, and beside a row that cannot be read.
+    write_csv(tmp_path / "new.csv", ["FORMULA"], [[text] for text in ["Qq", *texts[::-1]]])
+    found = read_candidates(tmp_path / "new.csv", spec)
+    assert found.usable.tolist() == list(range(1, len(texts) + 1))
+    np.testing.assert_allclose(found.X[::-1], table.X, rtol=0, atol=1e-9)
+    assert features.table.changed_families(table, spec) == []
+
+
+def test_a_family_that_gives_other_values_now_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "id,formula,target\na,Li2O,1\nb,LiCl,2\n"
+    spec, table = make_table(tmp_path, text, families=["ratios", "smact"])
+    monkeypatch.setattr("features.families.formula.composition.ANIONS", frozenset({"O"}))
+    assert features.table.changed_families(table, spec) == ["ratios"]
+
+
+STRUCTURED = "id,formula,target,a,b,c,alpha,beta,gamma,Z,space_group\n"
+
+
+CELL = "5.13,5.13,5.13,90,90,90,4,225"
+
+
+def structured(folder: Path, n_with: int, n_without: int) -> tuple[CsvSpec, FeatureTable]:
+    """A table of LiCl, LiF, ... with cells and CIFs for some of its rows."""
+    (folder / "cifs").mkdir()
+    lines = ""
+    for i in range(n_with + n_without):
+        cell = CELL if i < n_with else ",,,,,,,"
+        lines += f"m{i},Li{i + 1}Cl,{i},{cell}\n"
+        if i < n_with:
+            (folder / "cifs" / f"m{i}.cif").write_bytes(LICL)
+    names = ["ratios", "cell", "cell_shape", "li_environment"]
+    return make_table(folder, STRUCTURED + lines, families=names, cifs="cifs")
+
+
+def make_model(table: FeatureTable, estimator: Any) -> Model:
+    train = table.train
+    estimator.fit(train.X, train.y)
+    predicted = estimator.predict(train.X)
+    fold = np.arange(len(train.y)) % 2
+    known = Calibration(train.y, predicted, fold.astype(np.int64), train.groups)
+    return Model(Path("none"), {}, estimator, known, fitted_now=True)
+
+
+def ranked(found: Candidates, table: FeatureTable, estimator: Any) -> ranking.Ranking:
+    return ranking.rank(found, make_model(table, estimator), table, coverage=0.5, log=silent)
+
+
+def boosting() -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=2)
+
+
+def test_structures_are_read_where_the_table_has_them(tmp_path: Path) -> None:
+    spec, table = structured(tmp_path, 3, 1)
+    (tmp_path / "new.csv").write_text(
+        "formula,CIF,a,b,c,alpha,beta,gamma,Z,space_group\n"
+        f"Li1Cl,cifs/m0.cif,{CELL}\nLi2Cl,cifs/none.cif,{CELL}\n"
+    )
+    found = read_candidates(tmp_path / "new.csv", spec)
+    np.testing.assert_array_equal(found.X, table.X[:1])
+    assert "CIF 'cifs/none.cif': cannot be read" in found.reasons[1]
+
+
+def test_gaps_that_training_rows_had_are_borne(tmp_path: Path) -> None:
+    spec, table = structured(tmp_path, 6, 2)
+    (tmp_path / "new.csv").write_text("formula\nLi5Cl\nLi3Cl\n")
+    found = read_candidates(tmp_path / "new.csv", spec)
+    assert ranked(found, table, boosting()).rank.min() > 0
+
+    class Deaf:
+        """An estimator that is not scikit-learn's and takes no NaN."""
+
+        def fit(self, X: Any, y: Any) -> None:
+            """Learn nothing."""
+
+        def predict(self, X: Any) -> Any:
+            return np.zeros(len(X))
+
+    with pytest.raises(ModelError, match=r"families cell: no candidate has the data"):
+        ranked(found, table, Deaf())
+
+
+def test_gaps_that_no_training_row_had_are_refused(tmp_path: Path) -> None:
+    spec, table = structured(tmp_path, 8, 0)
+    (tmp_path / "new.csv").write_text("formula\nLi5Cl\nLi3Cl\n")
+    with pytest.raises(ModelError, match="families cell, cell_shape, li_environment: no candidate"):
+        ranked(read_candidates(tmp_path / "new.csv", spec), table, boosting())
+
+    # Only those that lack something, where others do not.
+    (tmp_path / "new.csv").write_text(
+        f"formula,cif,a,b,c,alpha,beta,gamma,Z,space_group\nLi1Cl,cifs/m0.cif,{CELL}\n"
+        f"Li3Cl,,{CELL}\n"
+    )
+    found = ranked(read_candidates(tmp_path / "new.csv", spec), table, boosting())
+    assert found.rank.tolist() == [1, 0]
+    assert "family cell_shape" in found.reasons[1]
+
+
+def test_an_element_that_a_family_does_not_know_is_no_gap_to_bear(tmp_path: Path) -> None:
+    lines = "".join(f"m{i},Li{i + 1}Cl,{i}\n" for i in range(8))
+    spec, table = make_table(tmp_path, f"id,formula,target\n{lines}", families=["smact"])
+    (tmp_path / "new.csv").write_text("formula\nLiOg\nLi3Cl\n")
+    found = ranked(read_candidates(tmp_path / "new.csv", spec), table, boosting())
+    assert found.rank.tolist() == [0, 1]
+    assert "Og is not in the SMACT vector" in found.reasons[0]
+
+
+def test_features_made_from_the_target_cannot_rank(record: StudyRecord) -> None:
+    table = table_of(record)
+    first, *others = table.columns
+    leaky = replace(table, columns=(replace(first, derived_from_target=True), *others))
+    with pytest.raises(ModelError, match="li_atomic_fraction is made from the measured value"):
+        saved_model.obtain(record, leaky, Path("m"), log=silent)

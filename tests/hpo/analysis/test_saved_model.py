@@ -1,0 +1,174 @@
+"""Saved models: used again, refitted, and never unpickled unless the study wrote them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpo.analysis import saved_model
+from hpo.analysis.saved_model import Model
+from hpo.errors import ConflictError, ModelError
+from hpo.study import provenance
+from hpo.study.record import StudyRecord, find
+from tests.support.materials import silent
+from tests.support.rankings import formulas, table_of, write_csv
+
+
+def test_a_saved_model_is_used_again_and_refit_replaces_it(
+    workplace: Path, record: StudyRecord
+) -> None:
+    said: list[str] = []
+
+    def get(**options: Any) -> Model:
+        return saved_model.obtain(
+            record, table_of(record), workplace / "m", log=said.append, **options
+        )
+
+    first = get()
+    second = get()
+    assert len(said) == 1
+    assert (first.fitted_now, second.fitted_now) == (True, False)
+    X = table_of(record).train.X
+    np.testing.assert_array_equal(first.estimator.predict(X), second.estimator.predict(X))
+    np.testing.assert_array_equal(first.calibration.y, second.calibration.y)
+    assert get(refit=True).folder == first.folder
+    assert [path.name for path in (workplace / "m").iterdir()] == [first.folder.name]
+    assert get(folder=first.folder).manifest["trial"] == record.optuna_study().best_trial.number
+    manifest = json.loads((first.folder / "manifest.json").read_text())
+    assert manifest["study"] == "mine"
+    assert manifest["table"]["hash"] == table_of(record).hash
+    assert [column["name"] for column in manifest["columns"]] == list(
+        table_of(record).feature_names
+    )
+    assert manifest["training_rows"] == len(X)
+
+
+class Trap:
+    """What unpickling carries out."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("sprung", "w"))
+
+
+def test_no_file_is_unpickled_that_the_study_did_not_write(
+    workplace: Path, record: StudyRecord
+) -> None:
+    table = table_of(record)
+    folder = saved_model.obtain(record, table, workplace / "m", log=silent).folder
+    trap = pickle.dumps(Trap())
+    (folder / "model.joblib").write_bytes(trap)
+    with pytest.raises(ModelError, match=r"model\.joblib is not the file that was saved"):
+        saved_model.load(record, folder)
+
+    # Not even with a manifest that says so.
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["model.joblib"] = saved_model._sha256(trap)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    with pytest.raises(ModelError, match=r"is none that study 'mine' saved.*--refit"):
+        saved_model.load(record, folder)
+    assert not Path("sprung").exists()
+    assert saved_model.obtain(record, table, workplace / "m", refit=True, log=silent).fitted_now
+
+
+def test_another_studys_model_is_refused(workplace: Path, record: StudyRecord) -> None:
+    other = find(record.storage, "mixed")
+    folder = saved_model.obtain(other, table_of(other), workplace / "m", log=silent).folder
+    with pytest.raises(ModelError, match="is none that study 'mine' saved"):
+        saved_model.load(record, folder)
+
+
+def test_a_model_by_other_versions_is_refused(
+    workplace: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table_of(record)
+    folder = saved_model.obtain(record, table, workplace / "m", log=silent).folder
+    versions = provenance.versions
+    now = versions(("scikit-learn",))["scikit-learn"]
+
+    def another(packages: tuple[str, ...]) -> dict[str, str]:
+        return {**versions(packages), "scikit-learn": "9.9"}
+
+    monkeypatch.setattr("hpo.study.provenance.versions", another)
+    monkeypatch.setattr("hpo.study.fingerprint.versions", another)
+    with pytest.raises(ConflictError, match=f"made by scikit-learn {now}, here is 9.9.*--refit"):
+        saved_model.obtain(record, table, workplace / "m", log=silent)
+    with pytest.raises(ConflictError, match=r"was scored with.*scikit-learn=9\.9.*--refit"):
+        saved_model.obtain(record, table, workplace / "elsewhere", log=silent)
+    model = saved_model.obtain(record, table, workplace / "m", refit=True, log=silent)
+    assert model.folder == folder
+    assert model.manifest["changed_since_study"] == ["packages"]
+    assert saved_model.load(record, folder).manifest["packages"]["scikit-learn"] == "9.9"
+
+
+def test_a_model_by_an_earlier_version_is_fitted_anew(
+    workplace: Path,
+    record: StudyRecord,
+    hpo: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_csv(workplace / "new.csv", ["formula"], [[text] for text in formulas(20, 7)])
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_model, "MODEL_FORMAT", 1)
+        folder = saved_model.obtain(
+            record, table_of(record), workplace / "models", log=silent
+        ).folder
+    refused = hpo("rank", "mine", "new.csv", code=2).stderr
+    assert f"model models/{folder.name}: another version of hpo saved it (format 1" in refused
+    assert "have it made anew: hpo rank mine CANDIDATES.csv --refit" in refused
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv", "--refit").stdout
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv").stdout
+
+
+def test_a_model_of_classes_that_have_moved_is_fitted_anew(
+    workplace: Path,
+    record: StudyRecord,
+    hpo: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_csv(workplace / "new.csv", ["formula"], [[text] for text in formulas(20, 7)])
+    saved = saved_model.obtain(record, table_of(record), workplace / "models", log=silent)
+    with monkeypatch.context() as patch:
+        module = types.ModuleType("hpo.gone")
+        exec("class Gone:\n    pass\n", vars(module))
+        patch.setitem(sys.modules, "hpo.gone", module)
+        saved_model._save(record, replace(saved, estimator=vars(module)["Gone"]()))
+    refused = hpo("rank", "mine", "new.csv", code=2).stderr
+    assert "model.joblib cannot be loaded here (ModuleNotFoundError: No module named" in refused
+    assert "have it made anew: hpo rank mine CANDIDATES.csv --refit" in refused
+    patched = types.ModuleType("hpo.gone")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "hpo.gone", patched)
+        with pytest.raises(ModelError, match=r"\(AttributeError: .*--refit"):
+            saved_model.load(record, saved.folder)
+    assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv", "--refit").stdout
+
+
+def test_a_study_of_an_earlier_version_has_a_model_fitted_knowingly(
+    workplace: Path, record: StudyRecord
+) -> None:
+    older = {name: part for name, part in record.fingerprint.items() if name != "code_format"}
+    record = replace(record, fingerprint={**older, "code": "0" * 64})
+    table = table_of(record)
+    with pytest.raises(ConflictError, match=r"an earlier version of hpo hashed as text.*--refit"):
+        saved_model.obtain(record, table, workplace / "m", log=silent)
+    model = saved_model.obtain(record, table, workplace / "m", refit=True, log=silent)
+    assert model.manifest["changed_since_study"] == ["code"]
+
+
+def test_a_folder_of_something_else_is_left_alone(workplace: Path, record: StudyRecord) -> None:
+    (workplace / "thesis").mkdir()
+    (workplace / "thesis" / "chapter").write_text("1")
+    with pytest.raises(ModelError, match="holds something else than a model"):
+        saved_model.obtain(
+            record, table_of(record), workplace, folder=workplace / "thesis", refit=True, log=silent
+        )
+    assert (workplace / "thesis" / "chapter").read_text() == "1"

@@ -1,0 +1,173 @@
+"""clusters.toml: where it is looked for, what stands above it, what is wrong in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slurm.cluster import ClusterSpec, find_cluster, parse_time, render_time
+from slurm.errors import ClusterError
+
+VALID = """
+[narval]
+partition = ["short", "long"]
+time_limit = "1-12:00:00"
+memory_gb = 8
+setup = ["module load python/3.11"]
+extra = { mail-type = "FAIL" }
+
+[local]
+partition = "work"
+"""
+
+
+@pytest.fixture
+def clusters(tmp_path: Path, monkeypatch) -> Path:
+    """A valid cluster file, found because HPO_CLUSTERS names it."""
+    path = tmp_path / "mine.toml"
+    path.write_text(VALID)
+    monkeypatch.setenv("HPO_CLUSTERS", str(path))
+    return path
+
+
+def test_a_cluster_file_is_read(clusters):
+    narval = find_cluster("narval")
+    assert narval.partition == "short,long"
+    assert narval.time_limit_s == 36 * 3600
+    assert (narval.memory_gb, narval.cpus, narval.requeue) == (8.0, 1, True)
+    assert (narval.leave_before_s, narval.stagger_s) == (120, 120)
+    assert narval.extra == {"mail-type": "FAIL"}
+    assert find_cluster("local") == find_cluster("local", clusters)
+
+
+def test_the_file_is_looked_for_in_four_places(clusters, tmp_path, monkeypatch):
+    here, home = tmp_path / "here", tmp_path / "home" / ".config" / "hpo"
+    for folder in (here, home):
+        folder.mkdir(parents=True)
+        (folder / "clusters.toml").write_text(f'[{folder.name}]\npartition = "p"\n')
+    explicit = tmp_path / "explicit.toml"
+    explicit.write_text("[explicit]\n")
+    monkeypatch.chdir(here)
+    assert find_cluster(path=explicit).name == "explicit"
+    assert find_cluster("local").name == "local"
+    monkeypatch.delenv("HPO_CLUSTERS")
+    assert find_cluster().name == "here"
+    (here / "clusters.toml").unlink()
+    assert find_cluster().name == "hpo"
+    (home / "clusters.toml").unlink()
+    assert find_cluster() == ClusterSpec(name="default")
+
+
+def test_overrides_stand_above_variables_above_the_file(clusters, monkeypatch):
+    monkeypatch.setenv("HPO_SLURM_PARTITION", "urgent")
+    monkeypatch.setenv("HPO_SLURM_MEMORY_GB", "2.5")
+    monkeypatch.setenv("HPO_SLURM_ACCOUNT", "12345")
+    monkeypatch.setenv("HPO_SLURM_SETUP", "module load gcc")
+    monkeypatch.setenv("HPO_SLURM_QOS", "")
+    spec = find_cluster(
+        "narval", overrides=["memory_gb=3", "requeue=false", "extra.mail-user=a@b.c"]
+    )
+    assert (spec.partition, spec.memory_gb, spec.account) == ("urgent", 3.0, "12345")
+    assert (spec.setup, spec.requeue, spec.qos) == (("module load gcc",), False, None)
+    assert spec.extra == {"mail-type": "FAIL", "mail-user": "a@b.c"}
+    assert spec.time_limit == "1-12:00:00"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('partiton = "x"', r"\[bad\] partiton: unknown key; did you mean 'partition'\?"),
+        ('name = "x"', r"\[bad\] name: unknown key"),
+        ("partition = 3", r"partition: input should be a valid string, got 3"),
+        ('time_limit = "3:00"', "time_limit: must be D-HH:MM:SS, HH:MM:SS or minutes, got '3:00'"),
+        ('time_limit = "0"', "time_limit: must be longer than nothing, got '0'"),
+        ("memory_gb = 0", "memory_gb: input should be greater than 0, got 0"),
+        ('memory_gb = "4"', "memory_gb: input should be a valid number, got '4'"),
+        ("cpus = 0", "cpus: .* greater than or equal to 1, got 0"),
+        ("cpus = true", "cpus: .* valid integer, got True"),
+        ("max_array = 0", "max_array: .* greater than or equal to 1, got 0"),
+        ("throttle = -1", "throttle: .* greater than or equal to 0, got -1"),
+        ('requeue = "yes"', "requeue: .* valid boolean, got 'yes'"),
+        ('qos = "a\\nb"', r"qos: must be one line of text, got 'a\\nb'"),
+        ('setup = ["a\\nb"]', r"setup.0: must be one line of text"),
+        ("extra = { mem = 3 }", "extra: 'mem' has a key of its own: memory_gb"),
+        ("extra = { no-requeue = true }", "extra: 'no-requeue' has a key of its own: requeue"),
+        ('extra = { comment = "x" }', "extra: 'comment' is set by every submission itself"),
+        ("extra = { exclusive = false }", "extra: 'exclusive' must be true or a value"),
+        ('extra = { "--hold" = true }', "extra: '--hold' must be a long option of sbatch"),
+        (
+            'time_limit = "10:00:00"\nleave_before_s = 7000\nstagger_s = 200',
+            r"leave_before_s \+ stagger_s must be less than 20% of time_limit"
+            r" \(7200 s of 36000 s\), got 7000 \+ 200",
+        ),
+        ('x = "1"\n[b', "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, line, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(f"[bad]\n{line}\n")
+    with pytest.raises(ClusterError, match=message) as caught:
+        find_cluster("bad", path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("narvla", [], r"mine.toml: no cluster 'narvla'; did you mean 'narval'\? \(valid: default"),
+        ("narval", ["cpu=2"], r"\[narval\] cpu: unknown key; did you mean 'cpus'"),
+        ("narval", ["cpus"], "cpus: must be key=value, as in partition=long"),
+        ("narval", ["cpus.x=1"], "cpus.x=1: 'cpus' is a value, not a section"),
+        ("narval", ["cpus=many"], r"\[narval\] cpus: .*valid integer, got 'many'"),
+    ],
+)
+def test_a_wrong_name_or_override_is_named(clusters, name, overrides, message):
+    with pytest.raises(ClusterError, match=message):
+        find_cluster(name, overrides=overrides)
+
+
+def test_a_wrong_variable_or_file_is_named(clusters, monkeypatch, tmp_path):
+    monkeypatch.setenv("HPO_SLURM_PARTITON", "x")
+    with pytest.raises(ClusterError, match="did you mean 'HPO_SLURM_PARTITION'"):
+        find_cluster("narval")
+    monkeypatch.setenv("HPO_CLUSTERS", str(tmp_path / "none.toml"))
+    with pytest.raises(ClusterError, match=r"none.toml: cannot be read: No such file"):
+        find_cluster("narval")
+    flat = tmp_path / "flat.toml"
+    flat.write_text('partition = "x"\n')
+    with pytest.raises(ClusterError, match=r"partition: must stand in a section, as in"):
+        find_cluster(None, flat)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('[bad]\npartiton = "x"\ncpus = 0\nmemory_gb = -1\n')
+    with pytest.raises(ClusterError) as caught:
+        find_cluster("bad", path)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "rendered"),
+    [
+        ("90", 5400, "01:30:00"),
+        ("3:00:00", 10800, "03:00:00"),
+        ("0:20:30", 1230, "00:20:30"),
+        ("48:00:00", 172800, "2-00:00:00"),
+        ("2-3", 183600, "2-03:00:00"),
+        ("1-02:03", 93780, "1-02:03:00"),
+        ("7-00:00:00", 604800, "7-00:00:00"),
+    ],
+)
+def test_times_are_read_and_written_as_slurm_does(text, seconds, rendered):
+    assert parse_time(text) == seconds
+    assert render_time(seconds) == rendered
+    assert ClusterSpec(name="x", time_limit=text).time_limit == rendered
+
+
+@pytest.mark.parametrize("minutes", [1, 5, 20, 24, 25, 60, 10000])
+def test_unless_it_is_said_workers_leave_within_a_fifth_of_any_limit(minutes):
+    spec = ClusterSpec(name="x", time_limit=str(minutes))
+    assert spec.time_limit_s is not None
+    assert 0 < spec.leave_before_s + spec.stagger_s < 0.2 * spec.time_limit_s
