@@ -181,7 +181,7 @@ def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
     models = spec.estimator.parts.values() if spec.estimator else ()
     own = [spec.objective.name, *(model.name for model in models)]
     named = [name.partition(":")[0] for name in own if ":" in name]
-    engine = (_source(module) for module in SCORING_MODULES)
+    engine = (read_source(module) for module in SCORING_MODULES)
     return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 
 
@@ -193,7 +193,7 @@ def _with_imported(named: Sequence[str]) -> list[Source]:
     found: dict[str, Source] = {}
     todo = list(named)
     while todo:
-        source = _source(todo.pop(0))
+        source = read_source(todo.pop(0))
         if source and source.module not in found:
             found[source.module] = source
             todo += sorted(_imported_beside(source))
@@ -213,7 +213,12 @@ def _imported_beside(source: Source) -> set[str]:
     }
 
 
-def _source(module: str) -> Source | None:
+def hash_code(modules: Sequence[str]) -> str:
+    """Return a hash of what modules mean, comments and layout aside."""
+    return hash_meaning(tuple(source for name in modules if (source := read_source(name))))
+
+
+def read_source(module: str) -> Source | None:
     """Return the file of a module as it is now; None if it has none."""
     found = importlib.util.find_spec(module)
     read = getattr(found.loader, "get_data", None) if found else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.saddle.calculators import Evaluation, Floats
+from studies.saddle.calculators.registry import Evaluation, Floats
 
 # Rotation about the axis of a linear molecule moves nothing: below this share of the largest
 # singular value, a rotation is none.

@@ -32,11 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import ObjectiveError, suggest
-from studies.saddle.calculators import (
-    Calculator,
-    FailedCalculationError,
-    Floats,
-)
+from studies.saddle.calculators.registry import Calculator, FailedCalculationError, Floats
 from studies.saddle.eckart import free_basis, vibrational_basis, vibrational_modes
 
 # What is smaller than this share of the smallest value so far is progress, and no rounding.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpo.errors import ObjectiveError
-from studies.saddle.calculators import Floats, require
+from studies.saddle.calculators.registry import Floats, require
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.objectives.protocol import Direction, Params, Scores
 from hpo.spec.loading import canonical, validate_as
-from studies.saddle.calculators import Calculator, make_calculator
+from studies.saddle.calculators.registry import Calculator, make_calculator
 from studies.saddle.gad import Settings
 from studies.saddle.geometries import G2Source, Molecule, Source, read_molecules
 from studies.saddle.samples import (
@@ -40,7 +40,7 @@ class SaddleSpec(BaseModel):
     Attributes
     ----------
     calculator
-        `name` of a calculator, and what it is called with: `studies.saddle.calculators`.
+        `name` of a calculator, and what it is called with: `studies.saddle.calculators.registry`.
     geometries
         The molecules: `studies.saddle.geometries`.
     held_out

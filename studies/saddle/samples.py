@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies.saddle.calculators import Calculator, Floats
+from studies.saddle.calculators.registry import Calculator, Floats
 from studies.saddle.gad import Outcome, Settings, search
 from studies.saddle.geometries import Molecule
 

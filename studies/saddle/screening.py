@@ -14,26 +14,28 @@ anew, and gets the same: workers need no such file, it only saves them the time.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-import studies.saddle.calculators
-import studies.saddle.eckart
-import studies.saddle.gad
 from hpo.errors import ObjectiveError
+from hpo.study.fingerprint import hash_code
 from hpo.system.atomic_files import replace_file
-from studies.saddle.calculators import Calculator, versions
+from studies.saddle.calculators.registry import Calculator, versions
 from studies.saddle.gad import Settings
 from studies.saddle.samples import Sample, hash_samples, search_from
 
 NOT_CONVERGED = 1000
+# Modules by which a screening comes about.
+CODE = (
+    "studies.saddle.gad",
+    "studies.saddle.eckart",
+    "studies.saddle.calculators.registry",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +105,7 @@ def screen(
         described,
         versions(calculator),
         repr((Settings(), n_steps, max_gradient)),
-        *(inspect.getsource(module) for module in _modules()),
+        hash_code(CODE),
     ]
     key = hashlib.sha256("\0".join(depends_on).encode()).hexdigest()
     path = folder / f"{key[:16]}.json"
@@ -156,10 +158,6 @@ def select(
     return Selection(
         tuple(order[: min(n_hard, n_difficult)]), tuple(easy[place] for place in places)
     )
-
-
-def _modules() -> tuple[ModuleType, ...]:
-    return (studies.saddle.gad, studies.saddle.eckart, studies.saddle.calculators)
 
 
 def _screen_one(

@@ -21,7 +21,7 @@ from hpo.analysis.bootstrap import resample_counts
 from hpo.analysis.calibration import wilson_interval
 from hpo.objectives.metrics import Interval
 from hpo.system.threads import use_one_thread
-from studies.saddle.calculators import Floats
+from studies.saddle.calculators.registry import Floats
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem
 from studies.saddle.samples import Sample, search_from

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studies.saddle.calculators import (
-    make_calculator,
-)
+from studies.saddle.calculators.registry import make_calculator
 from studies.saddle.objective import SaddleSearch
 from tests.support.saddle import (
     PARAMS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpo.errors import ObjectiveError
-from studies.saddle.calculators import (
+from studies.saddle.calculators.registry import (
     FailedCalculationError,
     MissingCalculatorError,
     make_calculator,

@@ -8,11 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from studies.saddle.calculators import (
-    Evaluation,
-    FailedCalculationError,
-    make_calculator,
-)
+from studies.saddle.calculators.registry import Evaluation, FailedCalculationError, make_calculator
 from studies.saddle.eckart import free_basis, vibrational_basis, vibrational_modes
 from studies.saddle.gad import Settings, _TimeStep, search, surplus
 from tests.support.saddle import (

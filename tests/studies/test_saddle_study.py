@@ -62,8 +62,8 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
     spec = load(FOLDER / "g2_far.toml")
     before = fingerprint(spec, None, objective)
     assert "scine-sparrow=" in before["packages"]
-    source = hpo.study.fingerprint._source
-    for changed in ("studies.saddle.gad", "studies.saddle.scine"):
+    source = hpo.study.fingerprint.read_source
+    for changed in ("studies.saddle.gad", "studies.saddle.calculators.scine"):
 
         def change(module, changed=changed):
             found = source(module)
@@ -72,7 +72,7 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
             assert found is not None
             return found._replace(data=found.data + b"\nADDED = 1\n")
 
-        monkeypatch.setattr("hpo.study.fingerprint._source", change)
+        monkeypatch.setattr("hpo.study.fingerprint.read_source", change)
         assert fingerprint(spec, None, objective)["code"] != before["code"], changed
 
 

@@ -19,7 +19,7 @@ import pytest
 from hpo.errors import ObjectiveError
 from hpo.estimators import trees
 from hpo.study.code_meaning import Source, hash_meaning, without_comments
-from hpo.study.fingerprint import SCORING_MODULES, _source, fingerprint_of_spec
+from hpo.study.fingerprint import SCORING_MODULES, fingerprint_of_spec, read_source
 from tests.support.studies import ROOT, make_spec, write_study
 
 MODULES = {
@@ -87,7 +87,7 @@ def test_code_that_cannot_be_read_is_named_by_file_and_line(tmp_path, monkeypatc
 
 def engine():
     """The text of every scoring module."""
-    sources = [_source(module) for module in SCORING_MODULES]
+    sources = [read_source(module) for module in SCORING_MODULES]
     return {source.module: source.data.decode() for source in sources if source}
 
 

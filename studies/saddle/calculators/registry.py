@@ -128,12 +128,12 @@ def require(module: str, package: str, install: str = INSTALL) -> Any:
 # By the name in a study file: the module and the class that is called with the other settings.
 _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "scine": ("studies.saddle.scine", "Scine"),
-        "tblite": ("studies.saddle.xtb", "Tblite"),
-        "torchani": ("studies.saddle.neural", "TorchAni"),
-        "hip": ("studies.saddle.hip", "Hip"),
-        "mueller_brown": ("studies.saddle.analytic", "MuellerBrown"),
-        "double_wells": ("studies.saddle.analytic", "DoubleWells"),
+        "scine": ("studies.saddle.calculators.scine", "Scine"),
+        "tblite": ("studies.saddle.calculators.xtb", "Tblite"),
+        "torchani": ("studies.saddle.calculators.neural", "TorchAni"),
+        "hip": ("studies.saddle.calculators.hip", "Hip"),
+        "mueller_brown": ("studies.saddle.calculators.analytic", "MuellerBrown"),
+        "double_wells": ("studies.saddle.calculators.analytic", "DoubleWells"),
     }
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.saddle.calculators import (
+from studies.saddle.calculators.registry import (
     Evaluation,
     FailedCalculationError,
     Floats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.saddle.calculators import Evaluation, Floats
+from studies.saddle.calculators.registry import Evaluation, Floats
 
 
 class MuellerBrown:

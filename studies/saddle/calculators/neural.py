@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import ObjectiveError
-from studies.saddle.calculators import (
+from studies.saddle.calculators.registry import (
     EV_PER_HARTREE,
     Evaluation,
     FailedCalculationError,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import ObjectiveError, suggest
-from studies.saddle.calculators import (
+from studies.saddle.calculators.registry import (
     Evaluation,
     FailedCalculationError,
     Floats,

@@ -1,0 +1,1 @@
+"""Calculators of energies and gradients, by name."""
