@@ -116,7 +116,7 @@ class _Ours:
         assert isinstance(claim, Claim)
         params = draw(self.history, claim.number, self.space, spec.sampler, spec.seed)
         ledger.save_params(claim, params, self.space)
-        self.history.note(claim.number, params, self.space)
+        self.history.note(claim.trial_id, params, self.space)
         score = score_of(params)
         parts = {part: {"score": score, "wall_s": 0.0} for part in range(N_PARTS)}
         ledger.finish(claim, {"score": score, "wall_s": 0.0}, parts)
