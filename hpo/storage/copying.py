@@ -125,9 +125,6 @@ def take_snapshot(c: sa.Connection, name: str) -> Snapshot | None:
 
 def _read_source(source: StudyStorage, names: Sequence[str]) -> list[Snapshot]:
     with source.read() as c:
-        if c.dialect.name == "postgresql":
-            # One moment for all tables; SQLite reads so by itself.
-            c = c.execution_options(isolation_level="REPEATABLE READ")
         query = sa.select(OPTUNA_STUDIES.c.study_name).order_by(OPTUNA_STUDIES.c.study_id)
         there = list(c.execute(query).scalars())
         if not there:

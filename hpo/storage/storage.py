@@ -129,6 +129,9 @@ class StudyStorage(RDBStorage):
     def read(self) -> Iterator[sa.Connection]:
         """Open one transaction that reads alone: one consistent state of the study."""
         with self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                # One moment for all statements; SQLite reads so by itself.
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     def now(self, connection: sa.Connection) -> float:

@@ -1,35 +1,44 @@
-"""Reads the trials of a study by plain SQL: all of them, or those that a condition names.
+"""Reads the trials of a study by plain SQL: all, those that a condition names, or what has changed.
 
 Optuna's own storage makes an object of every row, which takes ten times as long and as much memory.
+Whoever follows a study keeps its `Position`: the trials that had not ended, by id, and the last id.
+What has changed since costs as much as there are open and new trials, whichever is the oldest one.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.storage.schema import (
     ATTRIBUTES,
+    CLAIMS,
     PARAMS,
     PART_VALUES,
     TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     VALUES,
     part_value_of,
+    store_value,
     value_of,
 )
 
 # So many trials are in memory at once while all are read.
 BATCH = 2000
 Condition = sa.ColumnElement[bool]
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
 read_distribution = functools.lru_cache(json_to_distribution)
 
 
@@ -153,6 +162,229 @@ def read_trials(
                 system_attrs=system[row.trial_id],
                 intermediate_values=part_values[row.trial_id],
             )
+
+
+class TrialChange(NamedTuple):
+    """A trial that is new, or had not ended when it was read last.
+
+    Attributes
+    ----------
+    value
+        Its score; None where there is none.
+    n_params
+        How many parameters are stored of it.
+    """
+
+    trial_id: int
+    number: int
+    state: TrialState
+    value: float | None
+    n_params: int
+
+
+class Mark(NamedTuple):
+    """A moment of a PostgreSQL server, to look back at.
+
+    Attributes
+    ----------
+    transaction
+        No transaction of this number or a higher one had ended.
+    last_id, n_trials
+        The last trial that was seen, and how many were seen that can have been preceded by others.
+    """
+
+    transaction: int
+    last_id: int
+    n_trials: int
+
+
+class Position(NamedTuple):
+    """Up to where the trials of a study are known.
+
+    Attributes
+    ----------
+    open_ids
+        Trials that had not ended.
+    last_id
+        The last trial; 0 where there was none.
+    settled_id
+        Nothing can appear any more up to this id.
+    n_unsettled
+        How many trials are known beyond it.
+    mark
+        When all transactions from before it have ended, its last trial is settled. None on SQLite,
+        where one transaction writes at a time and everything is settled at once.
+    """
+
+    open_ids: frozenset[int]
+    last_id: int
+    settled_id: int = 0
+    n_unsettled: int = 0
+    mark: Mark | None = None
+
+
+def read_position(c: sa.Connection, study_id: int) -> Position:
+    """Return the position of somebody who knows all trials that there are now."""
+    mine = TRIALS.c.study_id == study_id
+    opened = c.execute(sa.select(TRIALS.c.trial_id).where(mine, TRIALS.c.state.in_(_OPEN)))
+    position = Position(frozenset(opened.scalars()), 0)
+    query = sa.select(sa.func.coalesce(sa.func.max(TRIALS.c.trial_id), 0), sa.func.count())
+    last_id, n_trials = c.execute(query.where(mine)).one()
+    position = position._replace(last_id=last_id, n_unsettled=n_trials)
+    if c.dialect.name == "sqlite":
+        return position
+    _, transaction = c.execute(sa.select(_OLDEST, _NEXT)).one()
+    return position._replace(mark=Mark(transaction, last_id, n_trials))
+
+
+def read_changes(
+    c: sa.Connection, study_id: int, position: Position
+) -> tuple[list[TrialChange], Position] | None:
+    """Return what may have changed since a position, in the order of ids, and the new position.
+
+    Returns
+    -------
+    tuple or None
+        None if a trial has appeared whose id is lower than the last one that was seen, and
+        everything must be read anew. Neither `Ledger` nor Optuna lets that happen, since both make
+        trials one at a time under a lock on the study's row; on PostgreSQL, ids are given out
+        before they are committed, and other programs may take no lock.
+    """
+    known = _changes(study_id, trials_among(position.open_ids))
+    query = sa.union_all(known, _changes(study_id, TRIALS.c.trial_id > position.last_id))
+    changes = _read_changes(c, query)
+    new = [change.trial_id for change in changes if change.trial_id > position.last_id]
+    position = position._replace(
+        open_ids=frozenset(change.trial_id for change in changes if change.state in _OPEN),
+        last_id=max(new, default=position.last_id),
+        n_unsettled=position.n_unsettled + len(new),
+    )
+    settled = position if position.mark is None else _settle(c, study_id, position, position.mark)
+    return None if settled is None else (changes, settled)
+
+
+def read_as_changed(
+    c: sa.Connection, study_id: int, trial_ids: Collection[int]
+) -> list[TrialChange]:
+    """Return some trials as if they had changed, in the order of ids."""
+    return _read_changes(c, _changes(study_id, trials_among(trial_ids)))
+
+
+def read_latest_ids(c: sa.Connection, study_id: int, n: int) -> list[int]:
+    """Return the ids of the n trials of the highest numbers that have ended, the last one first."""
+    query = sa.select(TRIALS.c.trial_id).where(TRIALS.c.state.not_in(_OPEN))
+    ordered = query.order_by(TRIALS.c.number.desc(), TRIALS.c.trial_id.desc()).limit(n)
+    return list(c.execute(_of_study(ordered, study_id, ())).scalars())
+
+
+def read_best_ids(c: sa.Connection, study_id: int, n: int, *, maximise: bool) -> list[int]:
+    """Return the ids of the n complete trials of the best scores, older ones first among equals."""
+    score = sa.case(
+        *((VALUES.c.value_type == store_value(at)[1], at) for at in (math.inf, -math.inf)),
+        else_=VALUES.c.value,
+    )
+    query = (
+        sa.select(TRIALS.c.trial_id)
+        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.state == TrialState.COMPLETE)
+        .order_by(score.desc() if maximise else score, TRIALS.c.number, TRIALS.c.trial_id)
+        .limit(n)
+    )
+    return list(c.execute(_of_study(query, study_id, ())).scalars())
+
+
+def read_finished_parts(
+    c: sa.Connection, study_id: int, n_parts: int, trial_ids: Collection[int] | None = None
+) -> NDArray[np.float64]:
+    """Return the part scores of finished units of budget, those that have a score of every part.
+
+    Parameters
+    ----------
+    trial_ids
+        Which ones; all of the study without it.
+
+    Returns
+    -------
+    Array of shape (n_units, n_parts), in the order of the trials' ids.
+    """
+    which = (
+        CLAIMS.c.study_id == study_id
+        if trial_ids is None
+        else CLAIMS.c.trial_id.in_(_listed(trial_ids))
+    )
+    query = (
+        sa.select(PART_VALUES.c.trial_id, PART_VALUES.c.step, PART_VALUES.c.intermediate_value)
+        .join(CLAIMS, CLAIMS.c.trial_id == PART_VALUES.c.trial_id)
+        .where(which, CLAIMS.c.state == "finished")
+    )
+    # Numbers of a long study take less memory than its rows.
+    rows = c.execute(query.execution_options(yield_per=BATCH))
+    cells = np.fromiter(itertools.chain.from_iterable(rows), np.float64).reshape(-1, 3)
+    cells = cells[np.lexsort((cells[:, 1], cells[:, 0]))]
+    _, first, counts = np.unique(cells[:, 0], return_index=True, return_counts=True)
+    scores: NDArray[np.float64] = cells[first[counts == n_parts, None] + np.arange(n_parts), 2]
+    return scores
+
+
+def trials_among(trial_ids: Collection[int]) -> Condition:
+    """Return the condition that a trial is one of these, however many they are."""
+    return TRIALS.c.trial_id.in_(_listed(trial_ids))
+
+
+# The number of the oldest transaction that goes on, and one above all that have ended.
+_SNAPSHOT = sa.func.txid_current_snapshot()
+_OLDEST = sa.func.txid_snapshot_xmin(_SNAPSHOT, type_=sa.BigInteger)
+_NEXT = sa.func.txid_snapshot_xmax(_SNAPSHOT, type_=sa.BigInteger)
+
+
+def _settle(c: sa.Connection, study_id: int, position: Position, mark: Mark) -> Position | None:
+    """Look back, once whatever was under way has ended; None if a trial has appeared since."""
+    between = TRIALS.c.trial_id.between(position.settled_id + 1, mark.last_id)
+    count = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, between)
+    row = sa.select(_OLDEST, _NEXT, count.select_from(TRIALS).scalar_subquery())
+    oldest, transaction, n_trials = c.execute(row).one()
+    if oldest < mark.transaction:
+        return position
+    if n_trials != mark.n_trials:
+        return None
+    left = position.n_unsettled - n_trials
+    return position._replace(
+        settled_id=mark.last_id,
+        n_unsettled=left,
+        mark=Mark(transaction, position.last_id, left),
+    )
+
+
+def _read_changes(c: sa.Connection, query: sa.Executable) -> list[TrialChange]:
+    changes = (
+        TrialChange(
+            row.trial_id,
+            row.number,
+            row.state,
+            None if row.value_type is None else value_of(row.value, row.value_type),
+            row.n_params,
+        )
+        for row in c.execute(query)
+    )
+    return sorted(changes, key=lambda change: change.trial_id)
+
+
+def _changes(study_id: int, which: Condition) -> sa.Select[Any]:
+    drawn = sa.select(sa.func.count()).where(PARAMS.c.trial_id == TRIALS.c.trial_id)
+    query = sa.select(
+        TRIALS.c.trial_id,
+        TRIALS.c.number,
+        TRIALS.c.state,
+        VALUES.c.value,
+        VALUES.c.value_type,
+        drawn.scalar_subquery().label("n_params"),
+    ).outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+    return _of_study(query, study_id, (which,))
+
+
+def _listed(trial_ids: Collection[int]) -> sa.BindParameter[Collection[int]]:
+    # As text: databases allow only so many parameters.
+    return sa.bindparam(None, sorted(trial_ids), expanding=True, literal_execute=True)
 
 
 def _belonging(

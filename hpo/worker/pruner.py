@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
+from optuna.trial import TrialState
 
 from hpo.records import Claim
-from hpo.storage.schema import CLAIMS, PART_VALUES
+from hpo.storage.trial_reader import (
+    Position,
+    read_changes,
+    read_finished_parts,
+    read_position,
+)
 
 if TYPE_CHECKING:
     from hpo.objectives.protocol import Objective, Scores
@@ -80,41 +85,26 @@ class CompleteParts:
 
     def __init__(self, record: StudyRecord, n_parts: int) -> None:
         self._storage, self._study_id, self._n_parts = record.storage, record.study_id, n_parts
-        self._settled: list[Floats] = []
-        self._below = 0  # trials of a lower id are at their end, and among the settled ones
+        self._scores = np.empty((0, n_parts))
+        self._position: Position | None = None
 
     def read(self) -> Floats:
         """Return an array of shape (n_complete, n_parts)."""
-        rows = self._storage.patiently(self._read_new)
-        found: dict[int, dict[int, float]] = {}
-        for row in rows:
-            found.setdefault(row.trial_id, {})[row.step] = row.intermediate_value
-        oldest = rows[0].oldest_open if rows else None
-        new: list[Floats] = []
-        for trial_id, scores in found.items():
-            if len(scores) == self._n_parts:
-                values = np.array([scores[part] for part in range(self._n_parts)])
-                settled = oldest is not None and trial_id < oldest
-                (self._settled if settled else new).append(values)
-        if oldest is not None:
-            self._below = oldest
-        return np.array([*self._settled, *new]).reshape(-1, self._n_parts)
+        self._storage.patiently(self._update)
+        return self._scores
 
-    def _read_new(self) -> Sequence[Any]:
-        mine = CLAIMS.c.study_id == self._study_id
-        oldest = sa.select(sa.func.min(CLAIMS.c.trial_id)).where(mine, CLAIMS.c.state == "open")
-        query = (
-            sa.select(
-                CLAIMS.c.trial_id,
-                PART_VALUES.c.step,
-                PART_VALUES.c.intermediate_value,
-                oldest.scalar_subquery().label("oldest_open"),
-            )
-            .join(PART_VALUES, PART_VALUES.c.trial_id == CLAIMS.c.trial_id)
-            .where(mine, CLAIMS.c.state == "finished", CLAIMS.c.trial_id >= self._below)
-        )
+    def _update(self) -> None:
         with self._storage.read() as c:
-            return c.execute(query).all()
+            found = self._position and read_changes(c, self._study_id, self._position)
+            if found:
+                changes, position = found
+                ended = [row.trial_id for row in changes if row.state is TrialState.COMPLETE]
+                new = read_finished_parts(c, self._study_id, self._n_parts, ended) if ended else ()
+                scores = np.concatenate([self._scores, new]) if len(new) else self._scores
+            else:
+                position = read_position(c, self._study_id)
+                scores = read_finished_parts(c, self._study_id, self._n_parts)
+        self._position, self._scores = position, scores
 
 
 class Pruner:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
 
 from hpo.spec.sections import SamplerSpec
 from hpo.worker.trial_cache import TrialHistory
+
+_UNSEEN = create_trial(state=TrialState.RUNNING)
 
 
 def draw(
@@ -41,17 +44,20 @@ def draw(
     """
     if not space:
         return {}
-    history.update(undrawn=number)
     source = _make_sampler(sampler, trial_seed(seed, number))
-    study, trial = history.study, history.running(number)
-    found = history.common_space()
-    # Complete trials have parameters that are read off a curve, too, which nobody draws.
-    joint = {name: found[name] for name in found if name in space}
-    together = source.sample_relative(study, trial, joint)
+    together: Mapping[str, Any] = {}
+    trial = _UNSEEN
+    # A random sampler looks at no trial.
+    if not isinstance(source, RandomSampler):
+        history.update()
+        trial, found = history.running(number), history.common_space()
+        # Complete trials have parameters that are read off a curve, too, which nobody draws.
+        joint = {name: found[name] for name in found if name in space}
+        together = source.sample_relative(history.study, trial, joint)
     return {
         name: together[name]
         if name in together
-        else source.sample_independent(study, trial, name, distribution)
+        else source.sample_independent(history.study, trial, name, distribution)
         for name, distribution in space.items()
     }
 

@@ -111,7 +111,7 @@ class Worker:
         if isinstance(step, ScorePart):
             if step.claim is self._undrawn and step.params:
                 # Parameters are stored before the first part.
-                self._history.note(step.claim.number, step.params, self._space)
+                self._history.note(step.claim.trial_id, step.params, self._space)
                 self._undrawn = None
             return self._score_part(step.params, step.part)
         if isinstance(step, Draw):
