@@ -167,6 +167,75 @@ class FeatureTable:
         return TableView(*picked)
 
 
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """What a table will hold, as far as that is known before any feature is computed.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the dataset.
+    ids, formulas, groups : tuples of length n_rows
+        As in `FeatureTable`.
+    y : array of shape (n_rows,)
+        The target.
+    is_train : array of shape (n_rows,)
+        False for the held-out rows.
+    columns, target, skipped
+        As in `FeatureTable`.
+    X : array of shape (n_rows, n_features) or None
+        The features of a table of a study's own, which come with its rows; None for others.
+    """
+
+    dataset: str
+    ids: tuple[str, ...]
+    formulas: tuple[str, ...]
+    groups: tuple[str, ...]
+    y: NDArray[np.float64]
+    is_train: NDArray[np.bool_]
+    columns: tuple[Column, ...]
+    target: Target
+    skipped: tuple[SkippedRow, ...] = ()
+    X: NDArray[np.float64] | None = None
+
+    def with_features(self, X: NDArray[np.float64]) -> FeatureTable:
+        """Return a table of these rows in memory alone, with features of shape (n_rows, n)."""
+        ids, groups, formulas = (
+            np.array(texts, dtype=np.str_) for texts in (self.ids, self.groups, self.formulas)
+        )
+        X, y, is_train = X.copy(), self.y.copy(), self.is_train.copy()
+        for array in (ids, groups, formulas, X, y, is_train):
+            array.setflags(write=False)
+        content = content_hash(
+            ids=ids,
+            formulas=formulas,
+            groups=groups,
+            is_train=is_train,
+            X=X,
+            y=y,
+            columns=self.columns,
+            target=self.target,
+        )
+        return FeatureTable(
+            path=Path(),
+            name=f"{self.dataset}-{len(self.columns)}-{content[:12]}",
+            hash=content,
+            dataset=self.dataset,
+            ids=ids,
+            X=X,
+            X_new=X,
+            y=y,
+            groups=groups,
+            is_train=is_train,
+            formulas=formulas,
+            columns=self.columns,
+            target=self.target,
+            skipped=self.skipped,
+            partial=(),
+            manifest={},
+        )
+
+
 @dataclass(frozen=True)
 class BuildResult:
     """What a build did: which table, whether it was there already, and what is missing."""

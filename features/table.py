@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.elements import ELEMENTS
-from features.errors import DatasetError, FamilyError, FeaturesError, TableError
+from features.errors import (
+    DatasetError,
+    FamilyError,
+    FeaturesError,
+    TableError,
+    describe_failure,
+)
 from features.families.registry import FAMILIES, FamilyInfo
 from features.records import (
     BuildResult,
@@ -26,6 +32,7 @@ from features.records import (
     OwnRows,
     PartialRow,
     SkippedRow,
+    TableRows,
     TableView,
     Target,
     content_hash,
@@ -67,6 +74,7 @@ __all__ = [
     "PartialRow",
     "SkippedRow",
     "TableError",
+    "TableRows",
     "TableSpec",
     "TableView",
     "Target",
@@ -77,11 +85,13 @@ __all__ = [
     "changed_families",
     "content_hash",
     "datasets",
+    "describe_failure",
     "families",
     "find_structures",
     "read",
     "read_candidates",
     "read_manifest",
+    "read_rows",
     "write",
 ]
 
@@ -94,6 +104,7 @@ def build(
     base_dir: Path,
     log: Callable[[str], None] | None = None,
     workers: int = 1,
+    inspect: Callable[[TableRows], None] | None = None,
 ) -> BuildResult:
     """Build the table that `spec` describes, or find it built already.
 
@@ -117,6 +128,9 @@ def build(
         Receives one line of progress at a time.
     workers : int
         Local processes that share the CIFs of families that take one at a time.
+    inspect : callable, optional
+        Receives the rows before any feature of theirs is computed; what it raises ends the build.
+        Not called where the table is built already, or has features that come with its rows.
 
     Raises
     ------
@@ -141,7 +155,42 @@ def build(
         base_dir=base_dir,
         log=log,
         workers=workers,
+        inspect=inspect,
     )
+
+
+def read_rows(
+    spec: AnySpec,
+    *,
+    data_dir: Path | None,
+    base_dir: Path,
+    log: Callable[[str], None] | None = None,
+) -> TableRows:
+    """Read the rows that a table would have; compute no feature, and write nothing.
+
+    What `build` refuses before it computes features is refused here in the same words. A
+    dataset that is downloaded once is downloaded, if it has not been.
+
+    Parameters
+    ----------
+    spec, data_dir, base_dir, log
+        As in `build`.
+
+    Raises
+    ------
+    DatasetError
+        A source is missing or has no usable row.
+    TableError
+        The rows make no table.
+    """
+    log = log or _silent
+    if isinstance(spec, OwnSpec):
+        from features.tables.own import read_own
+
+        return read_own(spec, data_dir)
+    from features.tables.build import read_rows as read
+
+    return read(spec, data_dir=data_dir, base_dir=base_dir, log=log)
 
 
 def find_structures(

@@ -1,13 +1,35 @@
-"""Finds what a study file names as `module:attribute`."""
+"""Finds what a study file names as `module:attribute`, and imports it without being taken down."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
+import signal
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import SpecError
+from features.table import describe_failure
+from hpo.errors import SpecError, StopRequested
+
+# Imports one module after the other, each said before and all said at the end: a module that ends
+# the process cannot pass for one that was imported, whatever the exit code. One that raises is
+# told by whoever imports it for good.
+_TRIAL = """
+import importlib, json, os, sys
+names, sys.path[:] = json.loads(sys.argv[1])
+for name in names:
+    os.write(2, f"\\n{name}\\n".encode())
+    try:
+        importlib.import_module(name)
+    except BaseException:
+        pass
+os.write(2, b"\\n\\n")
+os._exit(0)
+"""
 
 
 def make_importable(study_file: Path) -> None:
@@ -18,29 +40,100 @@ def make_importable(study_file: Path) -> None:
             sys.path.append(folder)
 
 
+def try_imports(named: Mapping[str, str]) -> None:
+    """Refuse modules that end the process that imports them: by os._exit, a signal, an abort.
+
+    Only what is of the study's own is tried, and not imported yet: modules that are installed have
+    been imported by others.
+
+    Parameters
+    ----------
+    named
+        What says so in the study file, as "[objective] name", to `module:attribute`.
+
+    Raises
+    ------
+    SpecError
+        Naming the first such module, its file, and how it ended.
+    """
+    modules = {what: name.partition(":")[0] for what, name in named.items()}
+    own = {module: what for what, module in modules.items() if _is_own(module)}
+    if not own:
+        return
+    arguments = json.dumps([list(own), sys.path])
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _TRIAL, arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.stderr.endswith(b"\n\n"):
+        return
+    lines = done.stderr.decode(errors="replace").splitlines()
+    ended = next((line for line in reversed(lines) if line in own), next(iter(own)))
+    how = (
+        f"killed by {signal.Signals(-done.returncode).name}"
+        if done.returncode < 0
+        else f"exit code {done.returncode}"
+    )
+    raise SpecError(
+        f"{own[ended]}: cannot import '{ended}': it ends the process that imports it ({how}; "
+        f"{_file_of(ended)}); let it define things, and do nothing else"
+    )
+
+
 def resolve(name: str, what: str) -> Any:
     """Import `module:attribute`.
 
     Raises
     ------
     SpecError
-        If there is no such module or attribute; `what` says which setting named it.
+        If there is no such module or attribute, or the module fails, whatever it raises; `what`
+        says which setting named it.
     """
     module_name, _, attribute = name.partition(":")
     try:
-        found = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except ImportError as exc:
-        raise SpecError(f"{what}: cannot import '{module_name}': {exc}") from exc
-    except SyntaxError as exc:
-        raise SpecError(
-            f"{what}: {exc.filename}, line {exc.lineno}: not valid Python ({exc.msg})"
-        ) from exc
-    except OSError as exc:
-        # LightGBM's wheel relies on the system's OpenMP runtime, which a bare machine lacks.
-        hint = "; install it (Debian: libgomp1)" if "libgomp" in str(exc) else ""
-        raise SpecError(f"{what}: '{module_name}' lacks a system library: {exc}{hint}") from exc
-    except AttributeError as exc:
-        raise SpecError(f"{what}: module '{module_name}' has no '{attribute}'") from exc
+        module = importlib.import_module(module_name)
+    except (KeyboardInterrupt, StopRequested):
+        raise
+    except BaseException as exc:  # a user's module may raise anything, or leave by sys.exit
+        if isinstance(exc, OSError) and "shared object" in str(exc):
+            # LightGBM's wheel relies on the system's OpenMP runtime, which a bare machine lacks.
+            hint = "; install it (Debian: libgomp1)" if "libgomp" in str(exc) else ""
+            raise SpecError(f"{what}: '{module_name}' lacks a system library: {exc}{hint}") from exc
+        if isinstance(exc, SyntaxError):
+            raise SpecError(
+                f"{what}: {exc.filename}, line {exc.lineno}: not valid Python ({exc.msg})"
+            ) from exc
+        raise SpecError(f"{what}: cannot import '{module_name}': {describe_failure(exc)}") from exc
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise SpecError(f"{what}: module '{module_name}' has no '{attribute}'")
+        found = getattr(found, part)
     return found
+
+
+def _is_own(module: str) -> bool:
+    """Whether a module is of the study's own, and not imported yet."""
+    if module in sys.modules:
+        return False
+    file = _file_of(module)
+    return file is not None and not {"site-packages", "dist-packages"} & {*file.parts}
+
+
+def _file_of(module: str) -> Path | None:
+    """Return the file or folder of a module, of a package that of its first part; None if none.
+
+    Nothing is imported for that.
+    """
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+    if found is None:
+        return None
+    if found.origin is not None and found.has_location:
+        return Path(found.origin)
+    return next((Path(place) for place in found.submodule_search_locations or ()), None)

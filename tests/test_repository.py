@@ -138,6 +138,7 @@ def test_every_module_says_what_it_is():
     ("private", "home"),
     [
         (r"optuna\.(\w+\.)*_", "hpo/storage/schema.py"),
+        (r"sklearn\.(\w+\.)*_", "hpo/estimators/sklearn_private.py"),
     ],
 )
 def test_private_parts_of_libraries_are_imported_in_one_file(private, home):

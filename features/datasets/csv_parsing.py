@@ -11,7 +11,7 @@ import codecs
 import csv
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -40,19 +40,34 @@ class CsvFile:
 
     def position(self, column: str, purpose: str) -> int:
         """Return where `column` is; its absence is a DatasetError that names the nearest one."""
-        count = self.columns.count(column)
-        if count == 1:
-            return self.columns.index(column)
-        if count > 1:
-            raise DatasetError(
-                f"{self.name}: column {column!r}, the {purpose}, is there {count} times; "
-                "rename all but one"
-            )
-        nearest = difflib.get_close_matches(column, self.columns, n=1, cutoff=0.0)
-        raise DatasetError(
-            f"{self.name}: there is no column {column!r} for the {purpose}; "
-            f"the nearest is {nearest[0]!r}. Columns: {', '.join(self.columns)}"
-        )
+        self.require({column: purpose})
+        return self.columns.index(column)
+
+    def require(self, purposes: Mapping[str, str]) -> None:
+        """Refuse the file unless each column, given with its purpose, is there once.
+
+        Raises
+        ------
+        DatasetError
+            Naming all columns that are not, and the nearest to each.
+        """
+        problems, absent = [], False
+        for column, purpose in purposes.items():
+            count = self.columns.count(column)
+            if count > 1:
+                problems.append(
+                    f"column {column!r}, the {purpose}, is there {count} times; rename all but one"
+                )
+            elif count == 0:
+                absent = True
+                nearest = difflib.get_close_matches(column, self.columns, n=1, cutoff=0.0)
+                problems.append(
+                    f"there is no column {column!r} for the {purpose}; "
+                    f"the nearest is {nearest[0]!r}"
+                )
+        if problems:
+            there = f". Columns: {', '.join(self.columns)}" if absent else ""
+            raise DatasetError(f"{self.name}: {'; '.join(problems)}{there}")
 
     def find(self, names: tuple[str, ...]) -> str | None:
         """Return the first of `names` that is a column, or None."""

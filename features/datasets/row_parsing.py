@@ -90,8 +90,7 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
     skipped: list[SkippedRow] = []
     groups: list[str] = []
     for part in parts:
-        for column, purpose in {**layout.columns, **_purposes(layout)}.items():
-            part.csv.position(column, purpose)
+        part.csv.require({**layout.columns, **_purposes(layout)})
         skipped += _read_part(part, layout, kept)
         groups += linked_groups(kept.tokens[len(groups) :])
     if not kept.ids:

@@ -16,7 +16,7 @@ from features.atomic_files import clear_dead_scratch
 from features.datasets.sources import Source
 from features.errors import DatasetError, FamilyError
 from features.families.registry import FAMILIES, FamilyInfo, Need
-from features.records import WHOLE_FILE, BuildResult, PartialRow
+from features.records import WHOLE_FILE, BuildResult, PartialRow, TableRows
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.specs import CITATIONS, FamiliesSpec
 from features.tables.cache import (
@@ -35,6 +35,7 @@ from features.tables.store import (
     PIECE_ROWS,
     TABLE_FORMAT,
     build_result,
+    check_rows,
     holds_table,
     read_manifest,
     write,
@@ -78,6 +79,7 @@ def build_table(
     base_dir: Path,
     log: Log,
     workers: int = 1,
+    inspect: Callable[[TableRows], None] | None = None,
 ) -> BuildResult:
     """Build the table that `spec` describes; see `features.table.build`."""
     started = time.perf_counter()
@@ -90,6 +92,9 @@ def build_table(
         if found is None:
             rows = loader.rows_of(spec, sources, needs)
             log(f"{spec.dataset}: {len(rows)} rows, {len(rows.skipped)} skipped")
+            outlined = _outline(spec, rows)
+            if inspect is not None:
+                inspect(outlined)
             provenance = {"request": request, **_provenance(spec, families, sources, rows)}
             folder = _make(tables_dir, spec, families, rows, provenance, log, workers)
             remember_table(tables_dir, request, folder.name)
@@ -99,6 +104,32 @@ def build_table(
     verb = "reused" if result.reused else "built"
     log(f"{spec.dataset}: {verb} {result.name}, {result.n_rows} rows x {result.n_features} columns")
     return result
+
+
+def read_rows(spec: Spec, *, data_dir: Path | None, base_dir: Path, log: Log) -> TableRows:
+    """Read the rows that a table would have; see `features.table.read_rows`."""
+    _, needs, loader = _parts_of(spec)
+    sources = loader.sources_of(spec, data_dir=data_dir, base_dir=base_dir, needs=needs, log=log)
+    rows = loader.rows_of(spec, sources, needs)
+    log(f"{spec.dataset}: {len(rows)} rows, {len(rows.skipped)} skipped")
+    return _outline(spec, rows)
+
+
+def _outline(spec: Spec, rows: Rows) -> TableRows:
+    """Return what is known of a table before its features; TableError if it can be none."""
+    outlined = TableRows(
+        dataset=spec.dataset,
+        ids=rows.ids,
+        formulas=rows.formulas,
+        groups=rows.groups,
+        y=rows.y,
+        is_train=rows.is_train,
+        columns=spec.columns,
+        target=rows.target,
+        skipped=rows.skipped,
+    )
+    check_rows(outlined)
+    return outlined
 
 
 def find_structures(

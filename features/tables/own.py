@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from features.errors import DatasetError
-from features.records import BuildResult, OwnRows, content_hash
+from features.errors import DatasetError, FeaturesError, describe_failure
+from features.records import BuildResult, OwnRows, TableRows, content_hash
 from features.rows import Log
 from features.specs import OwnSpec
 from features.tables.cache import package_versions
-from features.tables.store import build_result, holds_table, table_name, write
+from features.tables.store import (
+    build_result,
+    check_features,
+    check_rows,
+    holds_table,
+    table_name,
+    write,
+)
 
 NAME = "own"
 
@@ -33,33 +41,67 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
     Raises
     ------
     DatasetError
-        There is no such function, it does not take these `params`, or it returns something else.
+        There is no such function, it does not take these `params`, it fails, or it returns
+        something else.
     TableError
         The rows make no table, or it cannot be written.
     """
     started = time.perf_counter()
-    rows = _load(spec, data_dir)
-    is_train = np.ones(len(rows.ids), dtype=bool) if rows.is_train is None else rows.is_train
+    made = _load(spec, data_dir)
+    rows, X = _outline(spec, made)
     content: dict[str, Any] = {
         "ids": rows.ids,
-        "formulas": rows.labels,
-        "X": rows.X,
+        "formulas": rows.formulas,
+        "X": X,
         "y": rows.y,
         "groups": rows.groups,
-        "is_train": is_train,
+        "is_train": rows.is_train,
         "columns": rows.columns,
         "target": rows.target,
     }
     folder = tables_dir / table_name(NAME, rows.columns, content_hash(**content))
     reused = holds_table(folder)
     if not reused:
-        account = _provenance(spec, rows)
+        account = _provenance(spec, made)
         folder = write(
             tables_dir, dataset=NAME, **content, skipped=rows.skipped, provenance=account
         )
     log(f"{NAME}: {'reused' if reused else 'built'} {folder.name} by {spec.loader}")
     found = build_result(folder, reused=reused, started=started)
-    return replace(found, skipped=tuple(rows.skipped))
+    return replace(found, skipped=rows.skipped)
+
+
+def read_own(spec: OwnSpec, data_dir: Path | None) -> TableRows:
+    """Call the function, and return what a table would hold; see `build_own`."""
+    rows, X = _outline(spec, _load(spec, data_dir))
+    return replace(rows, X=X)
+
+
+def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float64]]:
+    """Return the rows that a function returned, and their features, if they make a table."""
+    try:
+        X = np.asarray(made.X, dtype=np.float64)
+        y = np.asarray(made.y, dtype=np.float64)
+        n_rows = len(made.ids)
+        held_out = made.is_train is not None
+        rows = TableRows(
+            dataset=NAME,
+            ids=tuple(str(text) for text in made.ids),
+            formulas=tuple(str(text) for text in made.labels),
+            groups=tuple(str(text) for text in made.groups),
+            y=y,
+            is_train=np.asarray(made.is_train if held_out else np.ones(n_rows), dtype=bool),
+            columns=tuple(made.columns),
+            target=made.target,
+            skipped=tuple(made.skipped),
+        )
+        check_rows(rows)
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise DatasetError(
+            f"[table] loader {spec.loader}: what it returned makes no table: {exc}"
+        ) from exc
+    check_features(X, n_rows, len(rows.columns))
+    return rows, X
 
 
 def _load(spec: OwnSpec, data_dir: Path | None) -> OwnRows:
@@ -70,7 +112,14 @@ def _load(spec: OwnSpec, data_dir: Path | None) -> OwnRows:
         raise DatasetError(
             f"[table] loader {spec.loader}: cannot be called as (data_dir, **{spec.params}): {exc}"
         ) from exc
-    rows = loader(data_dir, **spec.params)
+    try:
+        rows = loader(data_dir, **spec.params)
+    except FeaturesError:
+        raise
+    except (Exception, SystemExit) as exc:  # somebody else's function may raise anything
+        raise DatasetError(
+            f"[table] loader {spec.loader}: failed with {describe_failure(exc)}"
+        ) from exc
     if not isinstance(rows, OwnRows):
         raise DatasetError(
             f"[table] loader {spec.loader}: must return features.table.OwnRows, returned "
@@ -83,10 +132,15 @@ def _resolve(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # somebody else's module may raise anything
+        raise DatasetError(
+            f"[table] loader: cannot import '{module_name}': {describe_failure(exc)}"
+        ) from exc
+    try:
         for part in attribute.split("."):
             found = getattr(found, part)
-    except ImportError as exc:
-        raise DatasetError(f"[table] loader: cannot import '{module_name}': {exc}") from exc
     except AttributeError as exc:
         raise DatasetError(f"[table] loader: '{module_name}' has no '{attribute}'") from exc
     if not callable(found):

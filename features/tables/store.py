@@ -34,6 +34,7 @@ from features.records import (
     FeatureTable,
     PartialRow,
     SkippedRow,
+    TableRows,
     Target,
     content_hash,
 )
@@ -181,7 +182,18 @@ def write(
     TableError
         The pieces do not fit together, or the folder cannot be written.
     """
-    _check_pieces(ids, formulas, y, groups, is_train, columns)
+    check_rows(
+        TableRows(
+            dataset=dataset,
+            ids=tuple(ids),
+            formulas=tuple(formulas),
+            groups=tuple(groups),
+            y=y,
+            is_train=is_train,
+            columns=tuple(columns),
+            target=target,
+        )
+    )
     digest = ContentHash(
         ids=ids,
         formulas=formulas,
@@ -315,12 +327,29 @@ def _digested(
         n_met += len(piece)
         if piece.shape[1:] != (n_columns,) or n_met > n_rows:
             raise _misfit(piece.shape, n_rows, n_columns)
-        if np.isinf(piece).any():
-            raise TableError("table: X must be finite or NaN; skip the other rows")
+        _refuse_infinite(piece)
         digest.add(piece)
         yield np.hstack([piece, own])
     if n_met != n_rows:
         raise _misfit((n_met, n_columns), n_rows, n_columns)
+
+
+def check_features(X: NDArray[np.float64], n_rows: int, n_columns: int) -> None:
+    """Refuse features that are not of so many rows and columns, or are infinite.
+
+    Raises
+    ------
+    TableError
+        Saying which.
+    """
+    if X.shape != (n_rows, n_columns):
+        raise _misfit(X.shape, n_rows, n_columns)
+    _refuse_infinite(X)
+
+
+def _refuse_infinite(X: NDArray[np.float64]) -> None:
+    if np.isinf(X).any():
+        raise TableError("table: X must be finite or NaN; skip the other rows")
 
 
 def _misfit(shape: tuple[int, ...], n_rows: int, n_columns: int) -> TableError:
@@ -406,31 +435,32 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return np.asarray(np.from_dlpack(column.combine_chunks()), dtype=np.float64)
 
 
-def _check_pieces(
-    ids: Sequence[str],
-    formulas: Sequence[str],
-    y: NDArray[np.float64],
-    groups: Sequence[str],
-    is_train: NDArray[np.bool_],
-    columns: Sequence[Column],
-) -> None:
-    n_rows = len(ids)
-    lengths = {len(formulas), len(y), len(groups), len(is_train), n_rows}
+def check_rows(rows: TableRows) -> None:
+    """Refuse rows that make no table, whatever their features.
+
+    Raises
+    ------
+    TableError
+        Pieces differ in length, names are there twice, a target is not finite, or no row is left
+        to train on.
+    """
+    n_rows = len(rows.ids)
+    lengths = {len(rows.formulas), len(rows.y), len(rows.groups), len(rows.is_train), n_rows}
     if n_rows == 0 or len(lengths) != 1:
         raise TableError(f"table: its pieces must have one length above 0, not {sorted(lengths)}")
-    names = [column.name for column in columns]
+    names = [column.name for column in rows.columns]
     if not names:
         raise TableError("table: it has no feature column; name a family")
-    for what, values in (("ids", ids), ("column names", names)):
+    for what, values in (("ids", rows.ids), ("column names", names)):
         if len(set(values)) < len(values):
             value, count = Counter(values).most_common(1)[0]
             raise TableError(f"table: {what} must be unique, but {value!r} is there {count} times")
     taken = sorted(RESERVED_NAMES & set(names))
     if taken:
         raise TableError(f"table: {taken[0]!r} is the table's own column; rename the feature")
-    if not np.isfinite(y).all():
+    if not np.isfinite(rows.y).all():
         raise TableError("table: y must be finite; skip the other rows")
-    if not np.any(is_train):
+    if not np.any(rows.is_train):
         raise TableError("table: no row is a train row; hold out fewer rows")
 
 

@@ -119,6 +119,11 @@ def open_storage(options: argparse.Namespace, *, create: bool = False) -> StudyS
     return open_storage(options.storage, create=create)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number and what it counts, as in "1 trial" and "3 trials"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):

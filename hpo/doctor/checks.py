@@ -311,11 +311,11 @@ def check_trees() -> list[CheckResult]:
     """Return whether estimator 'hist_gradient_boosting' is fitted by compiled trees of our own."""
     from hpo.estimators import trees
 
-    reason = trees.missing()
-    if not reason:
+    verdict = trees.installed()
+    if verdict.suits:
         return [CheckResult("trees", "ok", "compiled, for estimator 'hist_gradient_boosting'")]
     remedy = "without them trials give the same scores, but take several times as long"
-    return [CheckResult("trees", "warning", reason, remedy)]
+    return [CheckResult("trees", "warning", verdict.reason, remedy)]
 
 
 def check_git() -> list[CheckResult]:

@@ -7,7 +7,7 @@ as no tree can prefer them; rows of the other side are predicted from their bins
 grown by `hpo.estimators.trees`, and where that declines, by scikit-learn's own code, in the order
 of its own `fit`, so that predictions are the same bit for bit, which tests compare.
 
-That order is known of the versions in `KNOWN_VERSIONS` alone, and for the settings that `refusal`
+That order is known of the versions in `CHECKED_VERSIONS` alone, and for the settings that `judge`
 lets pass. Everything else is fitted by `fit`.
 """
 
@@ -18,16 +18,30 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import sklearn
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor as Boosting
+from sklearn.utils import check_array, check_random_state
 
 from hpo.estimators import trees
+from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.sklearn_private import (
+    ALMOST_INF,
+    CHECKED_VERSIONS,
+    BinMapper,
+    Loss,
+    TreeGrower,
+    find_binning_thresholds,
+    update_leaves_values,
+    update_raw_predictions,
+)
+from hpo.estimators.suitability import OTHER_KIND, SUITABLE, Verdict, declined
 
 _log = logging.getLogger(__name__)
-Floats = NDArray[np.float64]
-KNOWN_VERSIONS = ("1.9",)
 LOSSES = frozenset({"squared_error", "absolute_error", "quantile"})
 # Above this, scikit-learn stops early by itself, and from far more on it bins a sample of the rows.
 MAX_ROWS = 10_000
@@ -35,20 +49,18 @@ MAX_KEPT_BYTES = 32_000_000
 
 
 @functools.cache
-def known_version() -> str:
-    """Return why this version of scikit-learn is fitted by its own `fit`; "" if it need not be."""
-    import sklearn
-
-    if any(sklearn.__version__.startswith(f"{version}.") for version in KNOWN_VERSIONS):
-        return ""
-    return (
+def judge_version() -> Verdict:
+    """Return whether the order of `fit` is known of this version of scikit-learn."""
+    if any(sklearn.__version__.startswith(f"{version}.") for version in CHECKED_VERSIONS):
+        return SUITABLE
+    return declined(
         f"scikit-learn {sklearn.__version__} is fitted by its own fit: the shorter way is known "
-        f"of {', '.join(KNOWN_VERSIONS)} alone"
+        f"of {', '.join(CHECKED_VERSIONS)} alone"
     )
 
 
-def refusal(model: Any, n_rows: int) -> str | None:
-    """Return why a model cannot be fitted here; "" if that is beside the point, None if it can.
+def judge(model: Regressor, n_rows: int) -> Verdict:
+    """Return whether a model can be fitted here.
 
     Parameters
     ----------
@@ -57,25 +69,31 @@ def refusal(model: Any, n_rows: int) -> str | None:
     n_rows
         Number of rows that it is to be fitted on.
     """
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    if type(model) is not HistGradientBoostingRegressor:
-        return ""
+    if type(model) is not Boosting:
+        return OTHER_KIND
+    boosting: Boosting = model
     plain = {
-        "loss": model.loss in LOSSES,
-        "early_stopping": model.early_stopping in ("auto", False),
-        "categorical_features": model.categorical_features in ("from_dtype", None),
-        "monotonic_cst": model.monotonic_cst is None,
-        "interaction_cst": model.interaction_cst is None,
-        "warm_start": not model.warm_start,
-        "verbose": not model.verbose,
+        "loss": boosting.loss in LOSSES,
+        "early_stopping": boosting.early_stopping in ("auto", False),
+        "categorical_features": boosting.categorical_features in ("from_dtype", None),
+        "monotonic_cst": boosting.monotonic_cst is None,
+        "interaction_cst": boosting.interaction_cst is None,
+        "warm_start": not boosting.warm_start,
+        "verbose": not boosting.verbose,
     }
     unusual = [name for name, is_plain in plain.items() if not is_plain]
     if unusual:
-        return f"{unusual[0]} is set, which scikit-learn's own fit knows alone"
+        return declined(f"{unusual[0]} is set, which scikit-learn's own fit knows alone")
     if n_rows > MAX_ROWS:
-        return f"more than {MAX_ROWS} rows are fitted by scikit-learn's own fit"
-    return known_version() or None
+        return declined(f"more than {MAX_ROWS} rows are fitted by scikit-learn's own fit")
+    return judge_version()
+
+
+class _Key(NamedTuple):
+    """What binning depends on beside the rows."""
+
+    max_bins: int
+    reduced: bool
 
 
 @dataclass(frozen=True)
@@ -120,21 +138,21 @@ class BoostedRows:
     """
 
     def __init__(self, X: Floats, y: Floats, X_other: Floats, weights: Floats | None) -> None:
-        from sklearn.utils import check_array
-
         self.X, self.X_other = (check_array(rows, ensure_all_finite=False) for rows in (X, X_other))
         self.y = check_array(y, dtype=np.float64, ensure_2d=False)
         self.weights = weights
-        self._bins: OrderedDict[tuple[int, bool], _Bins] = OrderedDict()
+        self._bins: OrderedDict[_Key, _Bins] = OrderedDict()
 
-    def predict(self, model: Any) -> tuple[Floats, Floats]:
+    def predict(self, model: Boosting) -> tuple[Floats, Floats]:
         """Fit a model, and return what it predicts of the other rows and of its own.
 
         The model is left as it is: what is fitted is not kept.
         """
         return next(self.predict_staged(model, [model.max_iter]))
 
-    def predict_staged(self, model: Any, numbers: Sequence[int]) -> Iterator[tuple[Floats, Floats]]:
+    def predict_staged(
+        self, model: Boosting, numbers: Sequence[int]
+    ) -> Iterator[tuple[Floats, Floats]]:
         """Fit a model, and yield both predictions at each of some numbers of trees, ascending."""
         model._validate_params()
         loss = model._get_loss(sample_weight=self.weights)
@@ -151,7 +169,12 @@ class BoostedRows:
                 return
 
     def _grow(
-        self, model: Any, loss: Any, bins: _Bins, trained: Floats, others: Floats
+        self,
+        model: Boosting,
+        loss: Loss,
+        bins: _Bins,
+        trained: Floats,
+        others: Floats,
     ) -> Iterator[int]:
         """Grow one tree after the other, add what it predicts, and yield how many there are."""
         gradients, hessians = loss.init_gradient_and_hessian(
@@ -181,17 +204,27 @@ class BoostedRows:
             yield n_trees
 
     def _grower(
-        self, model: Any, bins: _Bins, draws: trees.Draws | None, targets: trees.Targets
+        self,
+        model: Boosting,
+        bins: _Bins,
+        draws: trees.Draws | None,
+        targets: trees.Targets,
     ) -> trees.Grower | None:
-        reason = trees.refusal(*bins.trained.shape)
-        if reason:
-            _say(reason)
+        verdict = trees.judge(*bins.trained.shape)
+        if not verdict.suits:
+            _say(verdict.reason)
             return None
         return trees.Grower(
             bins.trained, bins.listed, bins.other, bins.has_missing, targets, model, draws
         )
 
-    def _search_values(self, model: Any, loss: Any, grower: trees.Grower, trained: Floats) -> None:
+    def _search_values(
+        self,
+        model: Boosting,
+        loss: Loss,
+        grower: trees.Grower,
+        trained: Floats,
+    ) -> None:
         """Set each leaf to what fits its rows best, which their gradients do not tell."""
         for leaf, rows in enumerate(grower.leaves):
             weights = None if self.weights is None else self.weights[rows]
@@ -200,9 +233,9 @@ class BoostedRows:
 
     # Bins -------------------------------------------------------------------------------------
 
-    def _binned(self, model: Any) -> _Bins:
+    def _binned(self, model: Boosting) -> _Bins:
         # Where each split looks at some columns alone, drawn at random, all have to be there.
-        key = (model.max_bins, model.max_features >= 1.0)
+        key = _Key(model.max_bins, model.max_features >= 1.0)
         if key not in self._bins:
             self._bins[key] = self._bin(*key)
             while len(self._bins) > 1 and self._kept_bytes() > MAX_KEPT_BYTES:
@@ -214,9 +247,7 @@ class BoostedRows:
         return sum(bins.n_bytes for bins in self._bins.values())
 
     def _bin(self, max_bins: int, reduced: bool) -> _Bins:
-        from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
-
-        mapper = _BinMapper(n_bins=max_bins + 1, n_threads=1)
+        mapper = BinMapper(n_bins=max_bins + 1, n_threads=1)
         mapper.bin_thresholds_ = self._find_thresholds(max_bins)
         mapper.is_categorical_ = np.zeros(self.X.shape[1], dtype=np.uint8)
         mapper.missing_values_bin_idx_ = max_bins
@@ -235,9 +266,6 @@ class BoostedRows:
 
     def _find_thresholds(self, max_bins: int) -> list[Floats]:
         """Return the edges of each column's bins, as `_BinMapper.fit` finds them one by one."""
-        from sklearn.ensemble._hist_gradient_boosting.binning import _find_binning_thresholds
-        from sklearn.ensemble._hist_gradient_boosting.common import ALMOST_INF
-
         values = self._sorted
         together = values.whole & (values.n_distinct > max_bins) & (self.weights is None)
         few = ~together & (values.n_distinct <= max_bins) & (values.n_distinct >= 2)
@@ -255,7 +283,7 @@ class BoostedRows:
             elif few[column] and self.weights is None:
                 found = values.midpoints(column)
             else:
-                found = _find_binning_thresholds(self.X[:, column], max_bins, self.weights)
+                found = find_binning_thresholds(self.X[:, column], max_bins, self.weights)
             thresholds.append(found)
         return thresholds
 
@@ -274,7 +302,7 @@ class _ScikitLearn:
 
     def __init__(
         self,
-        model: Any,
+        model: Boosting,
         bins: _Bins,
         draws: trees.Draws | None,
         targets: trees.Targets,
@@ -295,21 +323,15 @@ class _ScikitLearn:
         }
 
     def add_tree(
-        self, loss: Any, y: Floats, weights: Floats | None, trained: Floats, others: Floats
+        self, loss: Loss, y: Floats, weights: Floats | None, trained: Floats, others: Floats
     ) -> None:
         """Grow a tree, and add what it predicts of the rows of both sides."""
-        from sklearn.ensemble._hist_gradient_boosting._gradient_boosting import (
-            _update_raw_predictions,
-        )
-        from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import _update_leaves_values
-        from sklearn.ensemble._hist_gradient_boosting.grower import TreeGrower
-
         grower = TreeGrower(self._bins.trained, *self._targets, **self._settings)
         grower.grow()
         if not loss.differentiable:
-            _update_leaves_values(loss, grower, y, trained, weights)
+            update_leaves_values(loss, grower, y, trained, weights)
         predictor = grower.make_predictor(binning_thresholds=self._bins.thresholds)
-        _update_raw_predictions(trained, grower, 1)
+        update_raw_predictions(trained, grower, 1)
         others += predictor.predict_binned(self._bins.other, self._max_bins, 1)
 
 
@@ -335,9 +357,6 @@ class _Sorted:
 
     def midpoints(self, column: int) -> Floats:
         """Return what lies in the middle between neighbouring values."""
-        from numpy.lib.stride_tricks import sliding_window_view
-        from sklearn.ensemble._hist_gradient_boosting.common import ALMOST_INF
-
         if column not in self._midpoints:
             middle = sliding_window_view(self._distinct[column], 2).mean(axis=1)
             self._midpoints[column] = np.minimum(np.unique(middle), ALMOST_INF)
@@ -358,10 +377,8 @@ def _distinct_columns(binned: NDArray[np.uint8], n_bins: NDArray[np.uint32]) -> 
     return np.array(sorted(first.values()), dtype=np.int64)
 
 
-def _feature_stream(random_state: Any) -> np.random.Generator:
+def _feature_stream(random_state: int | None) -> np.random.Generator:
     """Return the stream that columns are drawn from, which is the second one that `fit` seeds."""
-    from sklearn.utils import check_random_state
-
     source = check_random_state(random_state)
     highest = np.iinfo(np.uint32).max
     source.randint(highest, dtype="u8")

@@ -2,68 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.table import Column
-from hpo.errors import SpecError
-from hpo.estimators.factory import adapt_estimator, bind, make_estimator, staged_of
-from hpo.estimators.registry import weight_argument
-from hpo.spec.sections import CompositeSpec, EstimatorSpec, StudySpec
+from hpo.errors import ObjectiveError, SpecError
+from hpo.estimators.factory import BoundEstimator, prepare
+from hpo.spec.sections import ParamValue, StudySpec
+from hpo.spec.space import CategoricalDimension
 
 
-def check_estimator(spec: StudySpec, source: str) -> None:
-    """Try the estimator at both ends of every dimension.
+def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
+    """Try the estimator over a table's columns at both ends of every dimension.
 
     Raises
     ------
     SpecError
-        If a parameter is unknown to the estimator, if it refuses a value, or if it cannot
-        predict what the objective scores.
+        If it names a column or a parameter that there is not, if it refuses a value, or if it
+        cannot predict what the objective scores.
     """
     if spec.estimator is None:
         return
-    try:
-        estimator = adapt_estimator(spec)
-        staged_of(spec)
-    except SpecError as exc:
-        raise SpecError(f"{source}: {exc}") from exc
-    from hpo.spec.space import CategoricalDimension
+    bound = prepare(spec, columns)
+    for params in _ends(spec):
+        _try(bound, params)
+    if spec.fit is not None and not bound.weight_argument:
+        raise SpecError(
+            f"[fit] group_weight: estimator '{bound.spec.name}' takes no weights of rows"
+        )
 
-    # What columns a table of the study's own has, its function alone knows.
-    if isinstance(estimator, CompositeSpec) and expected_columns(spec):
-        try:
-            estimator = bind(estimator, expected_columns(spec))
-        except SpecError as exc:
-            raise SpecError(f"{source}: {exc}") from exc
-    ends: list[dict[str, Any]] = [{}]
+
+def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
+    """Return the columns that a study's table will have, as its families declare them.
+
+    None of a table of the study's own: what columns it has, its function alone knows.
+    """
+    return spec.table.columns if spec.table else ()
+
+
+def _ends(spec: StudySpec) -> list[dict[str, ParamValue]]:
+    ends: list[dict[str, ParamValue]] = [{}]
     for name, dimension in spec.space.items():
         if isinstance(dimension, CategoricalDimension):
             ends.extend({name: choice} for choice in dimension.choices)
         else:
             ends.extend({name: end} for end in (dimension.low, dimension.high))
-    for params in ends:
-        try:
-            _check_values(make_estimator(estimator, params, spec.seed))
-        except SpecError as exc:
-            raise SpecError(f"{source}: {exc}") from exc
-        except Exception as exc:
-            tried = {**estimator.fixed, **params}
-            raise SpecError(
-                f"{source}: [estimator] {estimator.name} refuses {tried}: {exc}"
-            ) from exc
-    _check_weights(spec, estimator, source)
+    return ends
 
 
-def _check_weights(spec: StudySpec, estimator: EstimatorSpec, source: str) -> None:
-    if spec.fit is not None and not weight_argument(make_estimator(estimator, {}, spec.seed)):
-        raise SpecError(
-            f"{source}: [fit] group_weight: estimator '{estimator.name}' takes no weights of rows"
-        )
-
-
-def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
-    """Return the columns that a study's table will have, as its families declare them."""
-    return spec.table.columns if spec.table else ()
+def _try(bound: BoundEstimator, params: Mapping[str, ParamValue]) -> None:
+    try:
+        _check_values(bound.make(params))
+    except (SpecError, ObjectiveError):
+        raise
+    except (Exception, SystemExit) as exc:  # a user's own estimator may raise anything
+        tried = {**bound.spec.fixed, **params}
+        raise SpecError(f"[estimator] {bound.spec.name} refuses {tried}: {exc}") from exc
 
 
 def _check_values(estimator: Any) -> None:

@@ -13,9 +13,9 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import GroupKFold
 from sklearn.utils import get_tags
 
+from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import weight_argument
 
-Floats = NDArray[np.float64]
 Columns = tuple[int, ...]
 
 
@@ -53,9 +53,9 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        base: Any,
-        second: Any,
-        combiner: Any = None,
+        base: Regressor,
+        second: Regressor,
+        combiner: Regressor | None = None,
         *,
         base_columns: Columns,
         second_columns: Columns,
@@ -73,7 +73,7 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.base_predictions, self.inner_folds = base_predictions, inner_folds
 
     @property
-    def models(self) -> tuple[Any, ...]:
+    def models(self) -> tuple[Regressor, ...]:
         """The models that it is made of, as they were given."""
         return tuple(m for m in (self.base, self.second, self.combiner) if m is not None)
 
@@ -123,11 +123,15 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         corrected = base + second if self.predicts == "residual" else second
         return np.column_stack([base, corrected, X[:, self.combiner_columns]])
 
-    def _predict_training(self, model: Any, fitted: Any, X: Floats, y: Floats) -> Any:
+    def _predict_training(
+        self, model: Regressor, fitted: Regressor, X: Floats, y: Floats
+    ) -> Floats:
         """Return predictions of the rows that a model is trained on."""
         if self.base_predictions == "in_sample":
             return np.asarray(fitted.predict(X), dtype=np.float64)
-        return _recall(_predict_out_of_fold, model, X, y, _interleave(len(y), self.inner_folds))
+        fold = _interleave(len(y), self.inner_folds)
+        predicted: Floats = _recall(_predict_out_of_fold, model, X, y, fold)
+        return predicted
 
 
 class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -156,10 +160,10 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        members: Mapping[str, Any],
+        members: Mapping[str, Regressor],
         *,
         columns: Mapping[str, Columns],
-        combiner: Any = None,
+        combiner: Regressor | None = None,
         passthrough: bool = False,
         inner_folds: int = 5,
     ) -> None:
@@ -167,7 +171,7 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.combiner, self.passthrough, self.inner_folds = combiner, passthrough, inner_folds
 
     @property
-    def models(self) -> tuple[Any, ...]:
+    def models(self) -> tuple[Regressor, ...]:
         """The models that it is made of, as they were given."""
         combiner = () if self.combiner is None else (self.combiner,)
         return (*self.members.values(), *combiner)
@@ -234,10 +238,11 @@ def _recall(function: Callable[..., Any], *arguments: Any) -> Any:
     return _RECALLED[key]
 
 
-def _fit(model: Any, X: Floats, y: Floats, weights: Floats | None = None) -> Any:
+def _fit(model: Regressor, X: Floats, y: Floats, weights: Floats | None = None) -> Regressor:
     """Return a clone of the model, fitted with weights of rows if it takes them."""
     argument = weight_argument(model) if weights is not None else ""
-    return clone(model).fit(X, y, **({argument: weights} if argument else {}))
+    fitted: Regressor = clone(model).fit(X, y, **({argument: weights} if argument else {}))
+    return fitted
 
 
 def _interleave(n_rows: int, n_folds: int) -> NDArray[np.int64]:
@@ -258,7 +263,7 @@ def _divide(n_rows: int, n_folds: int, groups: NDArray[np.str_] | None) -> NDArr
 
 
 def _predict_out_of_fold(
-    model: Any, X: Floats, y: Floats, fold: NDArray[np.int64], weights: Floats | None = None
+    model: Regressor, X: Floats, y: Floats, fold: NDArray[np.int64], weights: Floats | None = None
 ) -> Floats:
     """Predict every row by a clone of the model that was fitted on the other folds."""
     predicted = np.empty(len(y))

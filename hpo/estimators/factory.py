@@ -1,17 +1,25 @@
-"""The regressors that a study file can name, and how their parameters are checked."""
+"""From the `[estimator]` of a study file to regressors: bound to a table, then made per trial."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
-from hpo.estimators.registry import REGISTRY, check_names, parameter_names, ranks_only
+from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.registry import (
+    REGISTRY,
+    check_names,
+    parameter_names,
+    ranks_only,
+    weight_argument,
+)
 from hpo.estimators.staged_trees import Staged
 from hpo.plugins import resolve
 from hpo.spec.sections import (
@@ -23,6 +31,7 @@ from hpo.spec.sections import (
     EstimatorSpec,
     GatedSpec,
     ModelSpec,
+    ObjectiveSpec,
     PenalisedCvSpec,
     QuantileSpec,
     SpearmanSpec,
@@ -31,13 +40,87 @@ from hpo.spec.sections import (
 from hpo.spec.space import StagedDimension
 
 
-def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Any:
+@dataclass(frozen=True)
+class BoundEstimator:
+    """The estimator of a study over the columns of its table.
+
+    Attributes
+    ----------
+    spec
+        The study file's `[estimator]` as its objective needs it: a composite one with the
+        positions of its columns, one of objective `quantile` with the parameters of that quantile.
+    seed
+        The `random_state` of what it makes.
+    staged
+        The parameter that is read off a curve; None if there is none.
+    """
+
+    spec: EstimatorSpec
+    seed: int = 42
+    staged: Staged | None = None
+
+    @property
+    def ranks_only(self) -> bool:
+        """Whether it predicts scores without a unit, which only rank rows."""
+        return ranks_only(self.spec)
+
+    @functools.cached_property
+    def weight_argument(self) -> str:
+        """What the weights of rows are called in its `fit`; "" if it takes none."""
+        return weight_argument(self.make({}))
+
+    def make(self, params: Mapping[str, Any]) -> Regressor:
+        """Return a fresh regressor with the fixed parameters and these.
+
+        Raises
+        ------
+        SpecError
+            If the estimator's name or a parameter is unknown.
+        """
+        return make_estimator(self.spec, params, self.seed)
+
+    def load(self) -> None:
+        """Load the packages of its models, which the first fit would load otherwise."""
+        for model in self.spec.parts.values():
+            registered = REGISTRY.get(model.name)
+            resolve(registered.factory if registered else model.name, "[estimator] name")
+
+    def check_rows(self, X: Floats) -> None:
+        """Refuse training rows, of shape (n_rows, n_columns), none of which passes the gate.
+
+        Raises
+        ------
+        SpecError
+            If the second model would have nothing to learn from.
+        """
+        if not isinstance(self.spec, BoundGatedSpec):
+            return
+        if not (X[:, self.spec.gate_columns] == 1.0).all(axis=1).any():
+            raise SpecError(
+                f"[estimator] gate: {' and '.join(self.spec.gate)} must be 1, which holds for none "
+                f"of the {len(X)} training rows: the second model would have nothing to learn from"
+            )
+
+
+def prepare(spec: StudySpec, columns: Sequence[Column]) -> BoundEstimator:
+    """Return the estimator of a study over the columns of its table, in the table's order.
+
+    Raises
+    ------
+    SpecError
+        If a column or a family that it names is not in the table, if it cannot predict what the
+        objective scores, or if a parameter that the objective sets is set otherwise or searched.
+    """
+    return BoundEstimator(_bind(_adapt(spec), columns), spec.seed, _staged_of(spec))
+
+
+def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Regressor:
     """Return a fresh regressor with the fixed and the given parameters.
 
     Parameters
     ----------
     spec
-        The study file's `[estimator]`; a composite one after `bind`.
+        The study file's `[estimator]`; a composite one as `prepare` returns it.
     params
         Parameters of a trial, or a subset; `part.parameter` for a part of a composite.
     seed
@@ -53,12 +136,13 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     if not isinstance(spec, CompositeSpec):
         return _make_model(spec, params, seed, "[estimator]")
     if not isinstance(spec, BoundGatedSpec | BoundEnsembleSpec):
-        raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (bind)")
+        raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (prepare)")
     by_part = _by_part(spec, params)
     made = {
         part: _make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
         for part, model in spec.parts.items()
     }
+    # With scikit-learn's divisions, half a second that a plain estimator does not need.
     from hpo.estimators.composite import EnsembleRegressor, GatedRegressor
 
     if isinstance(spec, BoundEnsembleSpec):
@@ -83,25 +167,10 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
     )
 
 
-def bind(
-    spec: EstimatorSpec, columns: Sequence[Column], X: NDArray[np.float64] | None = None
-) -> EstimatorSpec:
+def _bind(spec: EstimatorSpec, columns: Sequence[Column]) -> EstimatorSpec:
     """Return an estimator's spec with the columns that it names as positions in a table.
 
-    Parameters
-    ----------
-    spec
-        The study file's `[estimator]`; one that names no columns is returned as it is.
-    columns
-        The columns of the table, in its order.
-    X
-        Array of shape (n_rows, n_columns): the training rows, at least one of which must pass
-        the gate. Not looked at if None.
-
-    Raises
-    ------
-    SpecError
-        If a column or a family is not in the table, or if no row passes the gate.
+    One that names no columns is returned as it is.
     """
     if isinstance(spec, EnsembleSpec):
         seen = {
@@ -111,18 +180,12 @@ def bind(
         return BoundEnsembleSpec(**dict(spec), member_columns=seen)
     if not isinstance(spec, GatedSpec):
         return spec
-    gate = _find(spec.gate, columns, "[estimator] gate")
-    if X is not None and not (X[:, gate] == 1.0).all(axis=1).any():
-        raise SpecError(
-            f"[estimator] gate: {' and '.join(spec.gate)} must be 1, which holds for none of the "
-            f"{len(X)} training rows: the second model would have nothing to learn from"
-        )
     combiner = spec.combiner.columns if spec.combiner else ()
     return BoundGatedSpec(
         **dict(spec),
         base_columns=_seen(spec.base, columns, "[estimator.base] without"),
         second_columns=_seen(spec.second, columns, "[estimator.second] without"),
-        gate_columns=gate,
+        gate_columns=_find(spec.gate, columns, "[estimator] gate"),
         combiner_columns=_find(combiner, columns, "[estimator.combiner] columns"),
     )
 
@@ -173,7 +236,9 @@ def _by_part(spec: CompositeSpec, params: Mapping[str, Any]) -> dict[str, dict[s
     return by_part
 
 
-def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str) -> Any:
+def _make_model(
+    spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str
+) -> Regressor:
     registered = REGISTRY.get(spec.name)
     if registered is None and ":" not in spec.name:
         hint = suggest(spec.name, [*REGISTRY, *COMPOSITES, "module:attribute"])
@@ -184,22 +249,16 @@ def _make_model(spec: EstimatorSpec, params: Mapping[str, Any], seed: int, secti
     check_names({**spec.params, **params}, valid, fixed, f"{section} {spec.name}")
     if "random_state" in valid and "random_state" not in spec.params:
         fixed["random_state"] = seed
-    estimator = factory(**fixed, **spec.params, **params)
+    estimator: Regressor = factory(**fixed, **spec.params, **params)
     if registered and (registered.imputed or registered.scaled):
-        return _prepare(estimator, scale=registered.scaled)
+        return _impute(estimator, scale=registered.scaled)
     return estimator
 
 
-def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
+def _adapt(spec: StudySpec) -> EstimatorSpec:
     """Return the estimator of a study as its objective needs it.
 
     For objective `quantile` it has the parameters that make it predict that quantile.
-
-    Raises
-    ------
-    SpecError
-        If the estimator cannot predict what the objective scores, or a parameter that the
-        objective sets is set otherwise or searched.
     """
     estimator, objective = spec.estimator, spec.objective
     if estimator is None:
@@ -235,14 +294,8 @@ def adapt_estimator(spec: StudySpec) -> EstimatorSpec:
     return _predicting_quantile(estimator, objective.level, spec)
 
 
-def staged_of(spec: StudySpec) -> Staged | None:
-    """Return the parameter of a study that is read off a curve; None if there is none.
-
-    Raises
-    ------
-    SpecError
-        If the estimator has no such curve, or the objective does not score folds one by one.
-    """
+def _staged_of(spec: StudySpec) -> Staged | None:
+    """Return the parameter of a study that is read off a curve; None if there is none."""
     for name, dimension in spec.space.items():
         if isinstance(dimension, StagedDimension):
             trees = _trees_of(spec.estimator)
@@ -298,16 +351,18 @@ def _predicting_quantile(
     return model.model_copy(update={"params": {**model.params, **needed}})
 
 
-def _name_objective(objective: Any) -> str:
+def _name_objective(objective: ObjectiveSpec) -> str:
     metric = getattr(objective, "metric", None)
-    return f'{objective.name} with metric = "{metric}"' if metric else str(objective.name)
+    return f'{objective.name} with metric = "{metric}"' if metric else objective.name
 
 
-def _prepare(estimator: Any, *, scale: bool) -> Any:
+def _impute(estimator: Regressor, *, scale: bool) -> Regressor:
+    # For some estimators alone, and not before a worker makes one.
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     # A column that is empty in one fold must not change the number of columns.
     imputer = SimpleImputer(missing_values=np.nan, keep_empty_features=True)
-    return make_pipeline(imputer, *([StandardScaler()] if scale else []), estimator)
+    made: Regressor = make_pipeline(imputer, *([StandardScaler()] if scale else []), estimator)
+    return made

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from hpo.errors import ObjectiveError, SpecError, suggest
-from hpo.plugins import resolve
+from hpo.errors import SpecError, suggest
 from hpo.spec.sections import EstimatorSpec
 
 
@@ -92,13 +92,6 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
 )
 
 
-def load_estimator(spec: EstimatorSpec) -> None:
-    """Load the packages of an estimator's models, which its first fit would load otherwise."""
-    for model in spec.parts.values():
-        registered = REGISTRY.get(model.name)
-        resolve(registered.factory if registered else model.name, "[estimator] name")
-
-
 def ranks_only(estimator: EstimatorSpec) -> bool:
     """Return whether an estimator predicts scores without a unit, which only rank rows."""
     registered = REGISTRY.get(estimator.name)
@@ -106,15 +99,29 @@ def ranks_only(estimator: EstimatorSpec) -> bool:
 
 
 def parameter_names(factory: Any) -> frozenset[str]:
-    """Return the names of the parameters that an estimator's factory takes."""
-    names = getattr(factory, "_get_param_names", None)
-    if names is not None:
-        return frozenset(names())
+    """Return the names of the parameters that an estimator's factory takes.
+
+    Where a constructor takes more than it names, as XGBoost's do, an instance is asked.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be called.
+    """
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError) as exc:
-        raise ObjectiveError(f"[estimator] name: {factory!r} cannot be called: {exc}") from exc
-    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+        raise SpecError(f"[estimator] name: {factory!r} cannot be called: {exc}") from exc
+    own = getattr(factory, "_get_param_names", None)
+    if own is not None:
+        names = frozenset(own())
+    else:
+        names = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        # Making one may need arguments that are not known yet: then its names are all there are.
+        with contextlib.suppress(Exception):
+            names |= frozenset(factory().get_params(deep=False))
+    return names
 
 
 def check_names(
@@ -127,11 +134,14 @@ def check_names(
                 f"{name}: '{key}' is set to {fixed[key]!r} by every worker and cannot be changed"
             )
         if key not in valid:
-            raise SpecError(f"{name} has no parameter '{key}'; {suggest(key, valid - set(fixed))}")
+            settable = valid - set(fixed)
+            hint = f"; {suggest(key, settable)}" if settable else ": it takes none"
+            raise SpecError(f"{name} has no parameter '{key}'{hint}")
 
 
-def weight_argument(model: Any) -> str:
+def weight_argument(model: object) -> str:
     """Return what the weights of rows are called in a model's `fit`; "" if it takes none."""
+    # Half a second that `hpo --help` and a report of a finished study do not need.
     from sklearn.utils.validation import has_fit_parameter
 
     steps = getattr(model, "steps", None)

@@ -16,16 +16,27 @@ import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from hpo.spec.space import StagedDimension
+from hpo.estimators.protocol import Floats, Regressor
+from hpo.spec.space import StagedDimension
 
-Floats = NDArray[np.float64]
 CURVE_KEY = "curve"
+
+
+@runtime_checkable
+class _Staging(Protocol):
+    """A boosted model of scikit-learn, which says what it predicts after each of its trees."""
+
+    def staged_predict(self, X: Floats) -> Iterator[Floats]: ...
+
+
+class _Numbered(Protocol):
+    """One of LightGBM, which predicts with as many trees as it is told."""
+
+    def predict(self, X: Floats, num_iteration: int) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,12 @@ def without_curve(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != CURVE_KEY}
 
 
-def predict_staged(model: Any, X: Floats, numbers: Sequence[int]) -> Iterator[Floats]:
+def predict_staged(model: Regressor, X: Floats, numbers: Sequence[int]) -> Iterator[Floats]:
     """Yield what a fitted model predicts with each of some numbers of its trees, ascending."""
-    if not hasattr(model, "staged_predict"):  # LightGBM
+    if not isinstance(model, _Staging):
+        numbered = cast(_Numbered, model)
         for number in numbers:
-            yield np.asarray(model.predict(X, num_iteration=number), dtype=np.float64)
+            yield np.asarray(numbered.predict(X, num_iteration=number), dtype=np.float64)
         return
     stages = enumerate(model.staged_predict(X), start=1)
     reached, predicted = 0, np.empty(0)

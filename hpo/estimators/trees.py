@@ -13,10 +13,12 @@ import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpo.estimators.suitability import SUITABLE, Verdict, declined
 
 Floats = NDArray[np.float64]
 Targets = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -50,25 +52,40 @@ def source() -> str:
     return SOURCE.read_text(encoding="utf-8")
 
 
-def missing() -> str:
-    """Return why there are no compiled trees here; "" if there are."""
+class TreeSettings(Protocol):
+    """What a regressor says of its trees: attributes of `HistGradientBoostingRegressor`."""
+
+    max_bins: int
+    max_leaf_nodes: int | None
+    max_depth: int | None
+    min_samples_leaf: int
+    l2_regularization: float
+    learning_rate: float
+
+
+def installed() -> Verdict:
+    """Return whether there are compiled trees here that are those of their source."""
     found = _load()
-    return found if isinstance(found, str) else ""
+    return found if isinstance(found, Verdict) else SUITABLE
 
 
 @functools.cache
-def _load() -> ctypes.CDLL | str:
+def _load() -> ctypes.CDLL | Verdict:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         # Elsewhere scikit-learn may have been compiled with other roundings.
-        return f"compiled trees are known to be right on x86-64, not on {platform.machine()}"
+        return declined(
+            f"compiled trees are known to be right on x86-64, not on {platform.machine()}"
+        )
     again = "run `make demo` or `pip install --editable .` again"
     try:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError as exc:
-        return f"compiled trees: {LIBRARY.name} cannot be loaded ({exc}); {again}"
+        return declined(f"compiled trees: {LIBRARY.name} cannot be loaded ({exc}); {again}")
     library.source_hash.restype = ctypes.c_char_p
     if library.source_hash().decode() != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
-        return f"compiled trees: {SOURCE.name} was changed after {LIBRARY.name} was made; {again}"
+        return declined(
+            f"compiled trees: {SOURCE.name} was changed after {LIBRARY.name} was made; {again}"
+        )
     task = ctypes.POINTER(_Task)
     library.workspace_size.restype = ctypes.c_int64
     library.workspace_size.argtypes = [task]
@@ -103,11 +120,13 @@ class Listed:
         return cls(order[is_listed].astype(np.uint16), is_listed.sum(axis=1, dtype=np.int32))
 
 
-def refusal(n_rows: int, n_columns: int) -> str:
-    """Return why trees are not grown here; "" if they are."""
+def judge(n_rows: int, n_columns: int) -> Verdict:
+    """Return whether trees of so many rows and columns are grown here."""
     if n_rows > MAX_ROWS or n_columns > MAX_COLUMNS:
-        return f"more than {MAX_ROWS} rows or {MAX_COLUMNS} columns go to scikit-learn's own trees"
-    return missing()
+        return declined(
+            f"more than {MAX_ROWS} rows or {MAX_COLUMNS} columns go to scikit-learn's own trees"
+        )
+    return installed()
 
 
 class Draws:
@@ -176,7 +195,7 @@ class Grower:
         others: NDArray[np.uint8],
         has_missing: NDArray[np.uint8],
         targets: Targets,
-        model: Any,
+        model: TreeSettings,
         draws: Draws | None,
     ) -> None:
         n_rows, n_features = bins.shape

@@ -237,6 +237,8 @@ def worker_modules(spec: StudySpec) -> list[str]:
         modules.append("sklearn.model_selection")
     models = spec.estimator.parts.values() if spec.estimator else ()
     names = {model.name for model in models} & REGISTRY.keys()
+    if "hist_gradient_boosting" in names:
+        modules.append("hpo.estimators.boosting")
     return [*modules, *sorted({REGISTRY[name].factory.partition(":")[0] for name in names})]
 
 

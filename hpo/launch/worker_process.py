@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.estimators.registry import load_estimator
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.records import WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study import provenance
@@ -62,8 +62,8 @@ def run_worker(storage_url: str, name: str, settings: WorkerSettings) -> None:
         record = find(open_storage(storage_url, create=False), name)
         _require_shareable(record)
         _, objective = record.open_objective()
-        if record.spec.estimator is not None:
-            load_estimator(record.spec.estimator)
+        if isinstance(objective, CrossValidation):
+            objective.bound.load()
         threads = hold_one_thread()
     job = current_job()
     worker = Worker(record, objective, worker_id)

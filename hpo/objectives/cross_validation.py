@@ -10,18 +10,18 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.estimators.boosting import BoostedRows, refusal
-from hpo.estimators.factory import adapt_estimator, bind, make_estimator, staged_of
-from hpo.estimators.registry import ranks_only, weight_argument
-from hpo.estimators.staged_trees import Staged, predict_staged, without_curve
-from hpo.objectives.folds import Fold, hash_folds, make_folds, weigh_groups
+from hpo.estimators.factory import BoundEstimator, prepare
+from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.staged_trees import predict_staged, without_curve
+from hpo.estimators.suitability import declined
+from hpo.objectives.folds import Fold, Indices, hash_folds, make_folds, weigh_groups
 from hpo.objectives.metrics import (
     MAXIMISED,
     METRICS,
@@ -44,6 +44,9 @@ from hpo.spec.sections import (
 )
 from hpo.spec.space import distribution_of
 
+if TYPE_CHECKING:
+    from hpo.estimators.boosting import BoostedRows
+
 # Rows of all folds are kept, for what a worker does with them once, where they are not more.
 MAX_KEPT_BYTES = 64_000_000
 _log = logging.getLogger(__name__)
@@ -58,8 +61,8 @@ class CrossValidation(ABC):
         The training rows: arrays of shape (n_rows, n_features) and (n_rows,).
     folds
         Their division.
-    estimator
-        What is fitted; a composite one after `hpo.estimators.factory.bind`.
+    bound
+        What is fitted, and with which seed.
     X_new
         Array of the shape of X: what validated rows are predicted from; X if None.
     groups
@@ -67,10 +70,6 @@ class CrossValidation(ABC):
         where folds do not keep groups together.
     weights
         Array of shape (n_rows,): what each row counts in a fit; None if all count alike.
-    seed
-        The estimator's `random_state`.
-    staged
-        The parameter that is read off the curves of all folds; None if there is none.
 
     Attributes
     ----------
@@ -93,28 +92,35 @@ class CrossValidation(ABC):
 
     def __init__(
         self,
-        X: NDArray[np.float64],
-        y: NDArray[np.float64],
+        X: Floats,
+        y: Floats,
         folds: Sequence[Fold],
-        estimator: EstimatorSpec,
+        bound: BoundEstimator,
         *,
-        X_new: NDArray[np.float64] | None = None,
+        X_new: Floats | None = None,
         groups: NDArray[np.str_] | None = None,
-        weights: NDArray[np.float64] | None = None,
-        seed: int = 42,
-        staged: Staged | None = None,
+        weights: Floats | None = None,
     ) -> None:
-        self.staged = staged
         self.X, self.y, self.folds = X, y, tuple(folds)
         self.X_new = X if X_new is None else X_new
         self.groups, self.weights = groups, weights
-        self.estimator, self.seed = estimator, seed
-        if ranks_only(estimator):
+        self.bound, self.staged = bound, bound.staged
+        if bound.ranks_only:
             self.metrics, self.headline = RANK_METRICS, "spearman"
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
         self._boosted: dict[int, BoostedRows] = {}
         self._said: set[str] = set()
+
+    @property
+    def estimator(self) -> EstimatorSpec:
+        """What is fitted, as its study file and the columns of its table say."""
+        return self.bound.spec
+
+    @property
+    def seed(self) -> int:
+        """The `random_state` of what is fitted."""
+        return self.bound.seed
 
     @abstractmethod
     def score_part(self, params: Params, part: int) -> Scores:
@@ -139,27 +145,25 @@ class CrossValidation(ABC):
         names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
         return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
 
-    def fit(self, params: Params, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
+    def fit(self, params: Params, rows: Indices | slice = slice(None)) -> Regressor:
         """Return the estimator with these parameters, fitted on rows of the training part."""
-        return self._fit(make_estimator(self.estimator, params, self.seed), rows)
+        return self._fit(self.bound.make(params), rows)
 
-    def _fit(self, model: Any, rows: NDArray[np.int64] | slice) -> Any:
+    def _fit(self, model: Regressor, rows: Indices | slice) -> Regressor:
         settings: dict[str, Any] = {}
         if self.groups is not None and getattr(model, "takes_groups", False):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
-            settings[weight_argument(model)] = self.weights[rows]
+            settings[self.bound.weight_argument] = self.weights[rows]
         model.fit(self.X[rows], self.y[rows], **settings)
         return model
 
-    def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], NDArray[np.float64]]:
+    def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], Floats]:
         """Fit on the training part of a fold; return all metrics, and what it validates."""
         validated, trained = self._predict_fold(params, part)
         return self._score_sides(part, validated, trained), validated
 
-    def _score_sides(
-        self, part: int, validated: NDArray[np.float64], trained: NDArray[np.float64]
-    ) -> dict[str, float]:
+    def _score_sides(self, part: int, validated: Floats, trained: Floats) -> dict[str, float]:
         """Return all metrics of predictions of both sides of a fold."""
         fold, scores = self.folds[part], {}
         for side, predicted, rows in (
@@ -175,7 +179,7 @@ class CrossValidation(ABC):
     ) -> dict[str, Any]:
         """Score a fold by a penalised metric, or the curve of it where a parameter is staged."""
 
-        def score(*predicted: NDArray[np.float64]) -> dict[str, float]:
+        def score(*predicted: Floats) -> dict[str, float]:
             scores = self._score_sides(part, *predicted)
             return {"score": self._penalise(scores, metric, penalty), **scores}
 
@@ -184,14 +188,12 @@ class CrossValidation(ABC):
         points = [score(*predicted) for predicted in self._predict_stages(params, part)]
         return self.staged.keep(points, maximises=self.direction == "maximize")
 
-    def _predict_stages(
-        self, params: Params, part: int
-    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def _predict_stages(self, params: Params, part: int) -> Iterator[tuple[Floats, Floats]]:
         """Fit once; yield predictions of both sides of a fold at each number of trees."""
         assert self.staged is not None
         fold, numbers = self.folds[part], self.staged.numbers
         most = {**params, self.staged.name: numbers[-1]}
-        model = make_estimator(self.estimator, most, self.seed)
+        model = self.bound.make(most)
         boosted = self._boosted_rows(model, part)
         if boosted is not None:
             yield from boosted.predict_staged(model, numbers)
@@ -203,15 +205,13 @@ class CrossValidation(ABC):
             strict=True,
         )
 
-    def _predict_fold(
-        self, params: Params, part: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _predict_fold(self, params: Params, part: int) -> tuple[Floats, Floats]:
         """Fit on the training part of a fold; return predictions of what it validates, and of it.
 
         Bit for bit those of `fit` and `predict`, which the report repeats for the best trial.
         """
         fold = self.folds[part]
-        model = make_estimator(self.estimator, params, self.seed)
+        model = self.bound.make(params)
         boosted = self._boosted_rows(model, part)
         if boosted is not None:
             return boosted.predict(model)
@@ -222,16 +222,21 @@ class CrossValidation(ABC):
         )
         return validated, trained
 
-    def _boosted_rows(self, model: Any, part: int) -> BoostedRows | None:
+    def _boosted_rows(self, model: Regressor, part: int) -> BoostedRows | None:
         """Return the rows of a fold for the short way of boosting; None if that is not for it."""
+        # Loads scikit-learn, which an objective that is made and not scored does without.
+        from hpo.estimators.boosting import BoostedRows, judge
+
         fold = self.folds[part]
-        reason = refusal(model, len(fold.train))
-        if reason is None and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
-            reason = "the folds together are too large to be kept, and are fitted one by one"
-        if reason is not None:
-            if reason and reason not in self._said:
-                self._said.add(reason)
-                _log.info("%s", reason)
+        verdict = judge(model, len(fold.train))
+        if verdict.suits and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
+            verdict = declined(
+                "the folds together are too large to be kept, and are fitted one by one"
+            )
+        if not verdict.suits:
+            if verdict.reason and verdict.reason not in self._said:
+                self._said.add(verdict.reason)
+                _log.info("%s", verdict.reason)
             return None
         if part not in self._boosted:
             weights = None if self.weights is None else self.weights[fold.train]
@@ -280,8 +285,8 @@ class QuantileCv(CrossValidation):
     (1978)); a trial scores the mean over folds. Each fold keeps the coverage, too: the fraction
     of rows that are not above their predicted quantile. The usual metrics are kept beside them,
     but say little: a quantile away from 0.5 is not meant to be near the value. The estimator is
-    one that predicts the quantile of that `level`, between 0 and 1:
-    `hpo.estimators.factory.adapt_estimator`. Other arguments are those of `CrossValidation`.
+    one that predicts the quantile of that `level`, between 0 and 1, as
+    `hpo.estimators.factory.prepare` makes it. Other arguments are those of `CrossValidation`.
     """
 
     headline = "pinball"
@@ -332,7 +337,7 @@ class SpearmanCv(CrossValidation):
                     "have one value, which cannot be ranked; use fewer [cv] folds"
                 )
         self._of_params: dict[str, Any] = {}
-        self._predicted: dict[int, NDArray[np.float64]] = {}
+        self._predicted: dict[int, Floats] = {}
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold; score it, and it together with earlier folds."""
@@ -359,15 +364,14 @@ def cross_validation(
     if spec.cv is None:
         raise ObjectiveError(f"objective {objective.name} needs [cv]")
     train = table.train
-    estimator = bind(adapt_estimator(spec), table.columns, train.X)
-    over = (train.X, train.y, make_folds(spec.cv, train.groups), estimator)
+    bound = prepare(spec, table.columns)
+    bound.check_rows(train.X)
+    over = (train.X, train.y, make_folds(spec.cv, train.groups), bound)
     keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
     settings: dict[str, Any] = {
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
         "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
-        "seed": spec.seed,
-        "staged": staged_of(spec),
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from features.table import FeatureTable
-from hpo.errors import ObjectiveError
+import inspect
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from features.table import FeaturesError, FeatureTable, describe_failure
+from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
-from hpo.objectives.protocol import Objective
+from hpo.objectives.protocol import Direction, Objective
 from hpo.plugins import resolve
 from hpo.spec.sections import CustomObjectiveSpec, StudySpec
+
+_MEMBERS = ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
 
 
 def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
@@ -30,19 +36,65 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
 def _custom_objective(
     objective: CustomObjectiveSpec, spec: StudySpec, table: FeatureTable | None
 ) -> Objective:
+    what = f"[objective] {objective.name}"
     factory = resolve(objective.name, "[objective] name")
     try:
-        made = factory(table, seed=spec.seed, **objective.params)
-    except TypeError as exc:
+        inspect.signature(factory).bind(table, seed=spec.seed, **objective.params)
+    except (TypeError, ValueError) as exc:
         raise ObjectiveError(
-            f"[objective] {objective.name}: cannot be called as "
-            f"(table, seed={spec.seed}, **{dict(objective.params)}): {exc}"
+            f"{what}: cannot be called as (table, seed={spec.seed}, **{dict(objective.params)}): "
+            f"{exc}; name a class, or a function that makes an objective: one with "
+            f"{', '.join(_MEMBERS)}"
         ) from exc
-    if not isinstance(made, Objective):
-        missing = [
-            name
-            for name in ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
-            if not hasattr(made, name)
-        ]
-        raise ObjectiveError(f"[objective] {objective.name}: lacks {', '.join(missing)}")
-    return made
+    try:
+        made = factory(table, seed=spec.seed, **objective.params)
+    except (HpoError, FeaturesError):
+        raise
+    except (Exception, SystemExit) as exc:  # somebody else's class may raise anything
+        raise ObjectiveError(f"{what}: cannot be made: {describe_failure(exc)}") from exc
+    wrong = _faults(made)
+    if wrong:
+        raise ObjectiveError(f"{what}: {'; '.join(wrong)}")
+    found: Objective = made
+    return found
+
+
+def _faults(made: object) -> list[str]:
+    """Return what keeps something from being an objective.
+
+    What it computes when it is asked, by a property, is not asked for: that may take long.
+    """
+    missing = [name for name in _MEMBERS if _stored(made, name) is None]
+    if missing:
+        return [f"lacks {', '.join(missing)}"]
+    faults = [
+        f"{name} must be a method, is {getattr(made, name)!r}"
+        for name in ("score_part", "combine")
+        if not callable(getattr(made, name))
+    ]
+    direction, parts = _stored(made, "direction"), _stored(made, "parts")
+    if not _is_computed(direction) and direction not in get_args(Direction):
+        faults.append(f"direction must be {' or '.join(get_args(Direction))}, is {direction!r}")
+    for name in ("score_name", "splits_hash"):
+        value = _stored(made, name)
+        if not _is_computed(value) and not isinstance(value, str):
+            faults.append(f"{name} must be a text, is {value!r}")
+    if not _is_computed(parts) and not _are_parts(parts):
+        faults.append(f"parts must be one name or more, no two alike, are {parts!r}")
+    return faults
+
+
+def _stored(made: object, name: str) -> Any:
+    """Return a member without computing it; None if there is none."""
+    found = inspect.getattr_static(made, name, None)
+    return getattr(made, name, None) if found is None else found
+
+
+def _is_computed(member: object) -> bool:
+    return hasattr(type(member), "__get__")
+
+
+def _are_parts(parts: object) -> bool:
+    if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
+        return False
+    return 0 < len(parts) == len(set(map(str, parts))) and all(isinstance(p, str) for p in parts)

@@ -9,7 +9,7 @@ from hpo.errors import SpecError
 from hpo.spec.sections import StudySpec
 
 
-def refuse_leaks(spec: StudySpec, columns: Sequence[Column], source: str) -> None:
+def refuse_leaks(spec: StudySpec, columns: Sequence[Column]) -> None:
     """Refuse columns made from the measured value that the study file does not name.
 
     Parameters
@@ -18,8 +18,6 @@ def refuse_leaks(spec: StudySpec, columns: Sequence[Column], source: str) -> Non
         The study.
     columns
         Those of its table, or those that its families declare.
-    source
-        Named in the error.
 
     Raises
     ------
@@ -33,7 +31,7 @@ def refuse_leaks(spec: StudySpec, columns: Sequence[Column], source: str) -> Non
     named = ", ".join(f"'{column.name}' (family {column.family})" for column in refused)
     allowed = ", ".join(f'"{column.name}"' for column in derived)
     raise SpecError(
-        f"{source}: made from the target: {named}; a model reads part of the answer from it, and "
+        f"made from the target: {named}; a model reads part of the answer from it, and "
         "no new material comes with it. Leave the family out of [table] families, or use it "
         f"knowingly, with this line above the sections: allow_target_derived = [{allowed}]"
     )

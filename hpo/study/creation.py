@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from optuna.distributions import check_distribution_compatibility
 from optuna.study import StudyDirection
 
 import features.table
-from hpo.errors import ConflictError
+from features.table import FeaturesError, FeatureTable, OwnSpec, TableRows
+from hpo.errors import ConflictError, ObjectiveError, SpecError
+from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
+from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
-from hpo.plugins import make_importable
+from hpo.plugins import try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate
-from hpo.spec.sections import CustomObjectiveSpec, StudySpec
+from hpo.spec.sections import CompositeSpec, CustomObjectiveSpec, GatedSpec, StudySpec
+from hpo.spec.space import distributions
 from hpo.storage.events import EventKind
 from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
@@ -31,6 +38,108 @@ from hpo.study.fingerprint import (
 )
 from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_table_of
 
+# Rows times features above which a study is not checked before its features are computed, but when
+# they are: a stand-in would take as much memory as the table.
+MAX_STAND_IN = 20_000_000
+
+
+def check(spec: StudySpec, source: Source) -> None:
+    """Refuse a study that `hpo run` would refuse before any trial, in the same words.
+
+    The modules that it names are imported, the rows of its dataset are read, and its objective is
+    made, over them and features that stand in for those that the table will have. No feature is
+    computed and nothing is written, but for a dataset that has still to be downloaded, and what a
+    function or an objective of the study's own writes when it is called.
+
+    What is known only after the features are computed is not refused here: a feature family that
+    fails or finds nothing in these rows, a gate that no training row passes, an objective of the
+    study's own that does not like the values of its features, or fails in what it computes only
+    when it is asked (a property). Nor is what a storage says: whether it holds another study of
+    that name.
+
+    Raises
+    ------
+    SpecError
+        If the study file asks for what there is not, or a module that it names fails.
+    ObjectiveError
+        If the rows do not allow its folds, or its own objective is not one.
+    FeaturesError
+        If a source is missing, lacks a column or has no usable row.
+    """
+    check_declared(spec, source)
+    with _naming(source):
+        rows = None
+        if spec.table is not None:
+            rows = features.table.read_rows(
+                spec.table, data_dir=_data_dir(source), base_dir=Path(source.file).parent
+            )
+        _make_sound(spec, None if rows is None else _stand_in(spec, rows))
+
+
+def check_declared(spec: StudySpec, source: Source) -> None:
+    """Refuse what is wrong with a study whatever its data are; the first part of `check`.
+
+    Raises
+    ------
+    SpecError
+        If a module that it names ends the process, its estimator is not sound, or a declared
+        column is made from the target.
+    """
+    with _naming(source):
+        try_imports(_named_modules(spec))
+        columns = expected_columns(spec)
+        if columns:
+            check_estimator(spec, columns)
+            refuse_leaks(spec, columns)
+
+
+def _make_sound(spec: StudySpec, table: FeatureTable | None) -> Objective:
+    """Refuse what is wrong with a study over its table, or one that stands in for it."""
+    columns = table.columns if table else ()
+    if not expected_columns(spec):
+        check_estimator(spec, columns)
+    refuse_leaks(spec, columns)
+    return make_objective(spec, table)
+
+
+def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
+    """Return a table of these rows; features that are not known are drawn at random."""
+    if rows.X is not None:
+        return hold_out(spec.cv, rows.with_features(rows.X))
+    X = np.random.default_rng(0).normal(size=(len(rows.ids), len(rows.columns)))
+    if isinstance(spec.estimator, GatedSpec):
+        # Whether a row passes the gate is not known yet: here all do.
+        X[:, [column.name in spec.estimator.gate for column in rows.columns]] = 1.0
+    return hold_out(spec.cv, rows.with_features(X))
+
+
+def _named_modules(spec: StudySpec) -> dict[str, str]:
+    """Return the modules of others that a study names, by what names them."""
+    named = {}
+    if isinstance(spec.objective, CustomObjectiveSpec):
+        named["[objective] name"] = spec.objective.name
+    estimator = spec.estimator
+    for part, model in (estimator.parts if estimator else {}).items():
+        if ":" in model.name:
+            below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
+            named[f"[estimator{below}] name"] = model.name
+    if isinstance(spec.table, OwnSpec):
+        named["[table] loader"] = spec.table.loader
+    return named
+
+
+def _data_dir(source: Source) -> Path | None:
+    return Path(source.data_dir) if source.data_dir else None
+
+
+@contextlib.contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Say which study file an error is about."""
+    try:
+        yield
+    except (SpecError, ObjectiveError, FeaturesError) as exc:
+        raise type(exc)(f"{source.file}: {exc}") from exc
+
 
 def build_table(
     spec: StudySpec,
@@ -41,19 +150,26 @@ def build_table(
 ) -> Path | None:
     """Build the table of a study, or find it built; None if the study has none.
 
-    `stored` is the table of a study that goes on: good enough where the data are not here.
+    `stored` is the table of a study that goes on: good enough where the data are not here. What
+    `check` refuses of the rows is refused before their features are computed.
     """
     if spec.table is None:
         return None
-    make_importable(Path(source.file))
+
+    def inspect(rows: TableRows) -> None:
+        if len(rows.ids) * len(rows.columns) <= MAX_STAND_IN:
+            _make_sound(spec, _stand_in(spec, rows))
+
     try:
-        built = features.table.build(
-            spec.table,
-            data_dir=Path(source.data_dir) if source.data_dir else None,
-            tables_dir=tables_dir,
-            base_dir=Path(source.file).parent,
-            log=log,
-        )
+        with _naming(source):
+            built = features.table.build(
+                spec.table,
+                data_dir=_data_dir(source),
+                tables_dir=tables_dir,
+                base_dir=Path(source.file).parent,
+                log=log,
+                inspect=inspect,
+            )
     except features.table.DatasetError as exc:
         if stored is None or not stored.exists():
             raise
@@ -82,16 +198,16 @@ def begin(
 
     Raises
     ------
-    SpecError
-        If a column is made from the target and the study file does not say that it is meant.
+    SpecError, ObjectiveError
+        If the study is not sound over its table: what `check` refuses, and what only the values of
+        features say.
     ConflictError
         If the stored study was begun with something else that is not in `accept`; if `strict`,
         also if the commit, the lock file or Python changed.
     """
-    make_importable(Path(source.file))
-    table = read_table_of(spec, table_path)
-    refuse_leaks(spec, table.columns if table else (), source.file)
-    objective = make_objective(spec, table)
+    with _naming(source):
+        table = read_table_of(spec, table_path)
+        objective = _make_sound(spec, table)
     current = fingerprint(spec, table, objective)
     row = {
         "spec": canonical(spec),
@@ -191,10 +307,6 @@ def _check_searchable(
     spec: StudySpec, stored: StudySpec, objective: Objective, c: sa.Connection
 ) -> None:
     """Refuse what no acceptance can mend: Optuna cannot hold both in one study."""
-    from optuna.distributions import check_distribution_compatibility
-
-    from hpo.spec.space import distributions
-
     before, now = distributions(stored.space), distributions(spec.space)
     for dimension in before.keys() & now.keys():
         try:

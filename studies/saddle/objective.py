@@ -162,21 +162,46 @@ class SaddleSearch:
 
     def __init__(self, table: FeatureTable | None, *, seed: int, **params: Any) -> None:  # noqa: ARG002
         self.problem = Problem(params)
-        pool = self.problem.pool()
-        self.screened = self.problem.screen(pool)
-        selection = self.problem.select(self.screened)
-        self.n_hard = len(selection.hard)
-        chosen = [*selection.hard, *selection.watched]
-        self.samples = [pool[k] for k in chosen]
-        self.parts: Sequence[str] = tuple(
-            f"{'' if place < self.n_hard else 'watched '}{sample.name}"
-            for place, sample in enumerate(self.samples)
-        )
+        self.pool = self.problem.pool()
         calculator = self.problem.calculator
         # It is chosen by its name, and so imported by none of this file's.
         self.scoring_modules = (type(calculator).__module__,)
         self.scoring_packages = (*calculator.packages, "ase")
-        self.splits_hash = self._hash()
+
+    @cached_property
+    def screened(self) -> list[Screened]:
+        """How the default settings did: screened, which takes minutes, when it is asked for."""
+        return self.problem.screen(self.pool)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """Which samples a trial is scored on, and which it watches."""
+        return self.problem.select(self.screened)
+
+    @property
+    def n_hard(self) -> int:
+        """How many samples count."""
+        return len(self.selection.hard)
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Those that count, and then those that are watched."""
+        return [self.pool[k] for k in (*self.selection.hard, *self.selection.watched)]
+
+    @cached_property
+    def parts(self) -> Sequence[str]:
+        """The samples' names."""
+        return tuple(
+            f"{'' if place < self.n_hard else 'watched '}{sample.name}"
+            for place, sample in enumerate(self.samples)
+        )
+
+    @cached_property
+    def splits_hash(self) -> str:
+        """A hash of the samples, their order, and which of them count."""
+        spec = canonical(self.problem.spec.model_copy(update={"screenings": Path()}))
+        text = f"{hash_samples(self.samples)} {self.n_hard} {spec}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Search from one sample."""
@@ -222,12 +247,6 @@ class SaddleSearch:
                 "regressions": len(watched) - reached,
             }
         return total
-
-    def _hash(self) -> str:
-        """Return a hash of the samples, their order, and which of them count."""
-        spec = canonical(self.problem.spec.model_copy(update={"screenings": Path()}))
-        text = f"{hash_samples(self.samples)} {self.n_hard} {spec}"
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def mean_steps(parts: Sequence[Scores], n_steps: int) -> float:

@@ -75,12 +75,13 @@ def compiled(spec: StudySpec, table: FeatureTable) -> Score:
 def without_compiled_trees() -> Iterator[None]:
     """Let the engine's objective do without them."""
     from hpo.estimators import trees
+    from hpo.estimators.suitability import declined
 
-    load, trees.missing = trees.missing, lambda: "left out"
+    installed, trees.installed = trees.installed, lambda: declined("left out")
     try:
         yield
     finally:
-        trees.missing = load
+        trees.installed = installed
 
 
 def binned(spec: StudySpec, table: FeatureTable) -> Score:

@@ -118,10 +118,13 @@ def test_what_a_calculator_has_no_answer_for_is_left_out_and_said(scine, tmp_pat
 
 
 def test_a_screening_is_made_once_and_again_where_it_is_damaged(objective, tmp_path, monkeypatch):
+    assert not (tmp_path / "screenings").exists(), "screened before it was asked for"
+    assert objective.parts
     (path,) = (tmp_path / "screenings").iterdir()
     text = path.read_text()
     path.write_text(text[:100])
     again = SaddleSearch(None, seed=1, **PARAMS, screenings=str(tmp_path / "screenings"))
+    assert again.parts
     assert path.read_text() == text
     assert (again.parts, again.splits_hash) == (objective.parts, objective.splits_hash)
 
@@ -129,10 +132,10 @@ def test_a_screening_is_made_once_and_again_where_it_is_damaged(objective, tmp_p
         raise AssertionError("screened again")
 
     monkeypatch.setattr("studies.saddle.screening._screen_one", never)
-    SaddleSearch(None, seed=2, **PARAMS, screenings=str(tmp_path / "screenings"))
+    assert SaddleSearch(None, seed=2, **PARAMS, screenings=str(tmp_path / "screenings")).parts
     other = {**PARAMS, "noise_angstrom": 0.5}
     with pytest.raises(AssertionError):
-        SaddleSearch(None, seed=1, **other, screenings=str(tmp_path / "screenings"))
+        _ = SaddleSearch(None, seed=1, **other, screenings=str(tmp_path / "screenings")).parts
 
 
 def test_parts_are_samples_and_the_default_settings_repeat_their_screening(objective):

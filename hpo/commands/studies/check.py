@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import sys
 from pathlib import Path
 
-from hpo.commands.common import add_set, print_line, say
-from hpo.commands.studies.study_options import complain
+from hpo.commands.common import add_shared, count, print_line
+from hpo.commands.studies.study_options import add_file_options, add_trials, read_sound_studies
 from hpo.errors import HpoError
-from hpo.spec.loading import load
-from hpo.spec.variants import study_files
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,27 +16,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "studies", type=Path, nargs="+", metavar="STUDY", help="study files, or folders of them"
     )
-    add_set(parser)
+    add_file_options(parser)
+    add_trials(parser)
+    add_shared(parser, "data")
+    parser.set_defaults(name=None)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Validate study files; all of them, whatever is wrong with the first."""
-    wrong = 0
-    for path in _each_file(options.studies):
-        try:
-            spec = load(path, options.set)
-        except HpoError as exc:
-            say(f"error: {exc}")
-            wrong += 1
-            continue
-        if complain(spec, path):
-            wrong += 1
-        else:
-            print_line(f"{path}: ok, study '{spec.name}', {len(spec.space)} dimensions")
-    return HpoError.exit_code if wrong else 0
-
-
-def _each_file(paths: Sequence[Path]) -> Iterator[Path]:
-
-    for path in paths:
-        yield from study_files(path) if path.is_dir() else [path]
+    """Refuse what `hpo run` would refuse; all study files, whatever is wrong with the first."""
+    # Not even beside a module of the study's own.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        sound, n_wrong = read_sound_studies(options, options.studies)
+    finally:
+        sys.dont_write_bytecode = before
+    for path, spec, _ in sound:
+        print_line(f"{path}: ok, study '{spec.name}', {count(len(spec.space), 'dimension')}")
+    return HpoError.exit_code if n_wrong else 0

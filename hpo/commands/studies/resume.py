@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from hpo.commands.common import absolute, add_shared, from_variable, open_storage, positive
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_going_on
+from hpo.plugins import make_importable
 from hpo.study.record import find
 
 
@@ -26,5 +28,6 @@ def run(options: argparse.Namespace) -> int:
     source = record.source
     if options.data:
         source = replace(source, data_dir=absolute(options.data))
+    make_importable(Path(source.file))
     spec = (source.load() or record.spec).model_copy(update={"trials": trials})
     return run_study(options, spec, source, record.table_path)

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.table import FeaturesError
 from hpo.commands.common import (
     INTERRUPTED,
     add_shared,
+    count,
     from_variable,
     open_storage,
     positive,
@@ -26,10 +28,10 @@ from hpo.commands.results.status import summary
 from hpo.commands.studies.study_options import (
     add_study_options,
     begin_study,
-    complain,
+    read_sound_studies,
     read_study,
 )
-from hpo.errors import AbsentError, HpoError, SpecError
+from hpo.errors import HpoError, SpecError
 
 if TYPE_CHECKING:
     from hpo.launch.processes import WorkerSource
@@ -53,15 +55,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_folder(options: argparse.Namespace) -> int:
-    """Run every study file of a folder, one after another, and compare them."""
-    from features.table import FeaturesError
+    """Run every study file of a folder, one after another, and compare them.
+
+    All are checked before the first is run: a mistake in the last one should not come to light
+    hours later.
+    """
     from hpo.commands.results.compare import print_comparison
     from hpo.study.record import find
 
     if options.name is not None:
         raise SpecError(f"--name {options.name}: the studies of a folder have their files' names")
+    studies, n_wrong = read_sound_studies(options, [options.study])
+    if n_wrong:
+        raise SpecError(f"{options.study}: {count(n_wrong, 'study file')} not valid, none was run")
     worst, done = 0, []
-    for spec, source in _read_folder(options):
+    for _, spec, source in studies:
         try:
             code = run_study(options, spec, source, None, again=False)
         except (HpoError, FeaturesError) as exc:
@@ -77,35 +85,6 @@ def _run_folder(options: argparse.Namespace) -> int:
     records = [find(storage, name) for name in done]
     print_comparison(records, reports_dir=Path(options.reports))
     return worst
-
-
-def _read_folder(options: argparse.Namespace) -> list[tuple[StudySpec, Source]]:
-    """Read and check all study files of a folder before the first is run.
-
-    A mistake in the last one should not come to light hours later.
-    """
-    from hpo.spec.loading import load
-    from hpo.spec.variants import study_files
-
-    studies, complaints = [], 0
-    for path in study_files(options.study):
-        try:
-            # A study without a space is one trial, whatever the budget of the others.
-            trials = options.trials if load(path, options.set).space else None
-            one = {**vars(options), "study": path, "trials": trials}
-            spec, source = read_study(argparse.Namespace(**one))
-        except HpoError as exc:
-            if options.variant is not None and isinstance(exc, AbsentError):
-                say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
-                continue
-            say(f"error: {exc}")
-            complaints += 1
-            continue
-        complaints += complain(spec, path)
-        studies.append((spec, source))
-    if complaints:
-        raise SpecError(f"{options.study}: {complaints} study files are not valid, none was run")
-    return studies
 
 
 def run_study(
@@ -141,7 +120,8 @@ def run_study(
 
 def _say_finished(record: StudyRecord, *, again: bool) -> None:
     counts = record.ledger.counts()
-    told = f": {counts.finished} of {counts.budget} trials; nothing to do (more: --trials N)"
+    trials = f"{counts.finished} of {count(counts.budget, 'trial')}"
+    told = f": {trials}; nothing to do (more: --trials N)"
     say(f"study '{record.name}' is finished{told if again else ''}")
 
 
@@ -157,7 +137,6 @@ def _find_reported(
     That is found out without a worker, an estimator or a figure. None in all other cases, which
     `begin` tells apart.
     """
-    from hpo.plugins import make_importable
     from hpo.report.freshness import STAMP_NAME, is_current
     from hpo.study.creation import build_table, is_same
     from hpo.study.record import find, names
@@ -165,7 +144,6 @@ def _find_reported(
     folder = Path(options.reports) / spec.name
     if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
         return None
-    make_importable(Path(source.file))
     storage = open_storage(options, create=True)
     if spec.name not in names(storage):
         return None
@@ -187,7 +165,10 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
     workers = options.workers or len(os.sched_getaffinity(0))
     logs = Path(options.logs) / record.name
     launcher = LocalLauncher(record, workers, logs, progress, processes)
-    say(f"study '{record.name}': {record.spec.trials} trials, {workers} workers, logs in {logs}")
+    say(
+        f"study '{record.name}': {count(record.spec.trials, 'trial')}, "
+        f"{count(workers, 'worker')}, logs in {logs}"
+    )
     with _tracked(options, record, logs):
         try:
             finished = launcher.run()
@@ -197,7 +178,7 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
             return _finish(options, record)
     counts = record.ledger.counts()
     say(
-        f"stopped: {counts.finished} of {counts.budget} trials finished, nothing is lost; "
+        f"stopped: {counts.finished} of {count(counts.budget, 'trial')} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"
     )
     return INTERRUPTED

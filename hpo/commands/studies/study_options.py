@@ -1,13 +1,19 @@
-"""Options of commands that begin a study, and how a study file is read with them."""
+"""Options of commands that begin a study, and how a study file is read with them.
+
+What works on a study or its storage is imported by the functions that need it: `hpo run` reads the
+study file and starts its first worker before it loads as much itself.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from features.table import FeaturesError
 from hpo.commands.common import (
     absolute,
     add_set,
@@ -18,9 +24,10 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import AbsentError, HpoError
+from hpo.plugins import make_importable
 from hpo.spec.loading import load
 from hpo.spec.sections import StudySpec
-from hpo.spec.variants import VARIANTS_NAME, read_variant
+from hpo.spec.variants import VARIANTS_NAME, read_variant, study_files
 
 if TYPE_CHECKING:
     from hpo.study.record import Source, StudyRecord
@@ -32,6 +39,12 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", default=os.environ.get("HPO_NAME"), help="name of the study (default: the file's)"
     )
+    add_file_options(parser)
+    add_going_on(parser)
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is set over a study file, whatever is done with it then."""
     parser.add_argument(
         "--seed", type=int, help="seed of sampler and estimator", **from_variable("HPO_SEED")
     )
@@ -41,18 +54,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="as variants.toml beside the study file says; the study is named STUDY.NAME",
     )
-    add_going_on(parser)
 
 
 def add_going_on(parser: argparse.ArgumentParser) -> None:
     """Add what every command that begins a study or goes on with it takes."""
-    parser.add_argument(
-        "--trials",
-        type=positive,
-        metavar="N",
-        help="the budget",
-        **from_variable("HPO_TRIALS"),
-    )
+    add_trials(parser)
     parser.add_argument(
         "--accept",
         type=lambda text: tuple(part for part in text.split(",") if part),
@@ -68,8 +74,22 @@ def add_going_on(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, "storage", "data", "tables", "logs")
 
 
+def add_trials(parser: argparse.ArgumentParser) -> None:
+    """Add `--trials`."""
+    parser.add_argument(
+        "--trials",
+        type=positive,
+        metavar="N",
+        help="the budget",
+        **from_variable("HPO_TRIALS"),
+    )
+
+
 def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
-    """Read the study file that the options name, with what they set over it."""
+    """Read the study file that the options name, with what they set over it.
+
+    From here on, modules that lie beside it can be imported.
+    """
     from hpo.study.record import Source
 
     flags = {key: getattr(options, key) for key in ("name", "trials", "seed")}
@@ -86,37 +106,72 @@ def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
         spec = load(options.study, overrides)
         if spec.model_copy(update={"name": plain.name}) == plain:
             raise AbsentError(f"{options.study}: --variant {options.variant} changes nothing in it")
+    make_importable(options.study)
     return spec, Source(str(options.study.resolve()), tuple(overrides), absolute(options.data))
+
+
+class SoundStudy(NamedTuple):
+    """A study file in which `hpo.study.creation.check` found nothing wrong."""
+
+    path: Path
+    spec: StudySpec
+    source: Source
+
+
+def read_sound_studies(
+    options: argparse.Namespace, paths: Iterable[Path]
+) -> tuple[list[SoundStudy], int]:
+    """Read and check study files and folders of them, and say what is wrong with each.
+
+    Returns
+    -------
+    tuple
+        The sound ones, in order, and the number of the others.
+    """
+    from hpo.study.creation import check
+
+    sound, n_wrong = [], 0
+    for path, in_folder in _each_file(paths):
+        try:
+            spec, source = _read_one(options, path, in_folder=in_folder)
+            check(spec, source)
+        except (HpoError, FeaturesError) as exc:
+            if in_folder and options.variant is not None and isinstance(exc, AbsentError):
+                say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
+                continue
+            say(f"error: {exc}")
+            n_wrong += 1
+            continue
+        sound.append(SoundStudy(path, spec, source))
+    return sound, n_wrong
+
+
+def _each_file(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield study files, and whether each was found in a folder."""
+    for path in paths:
+        if path.is_dir():
+            yield from ((file, True) for file in study_files(path))
+        else:
+            yield path, False
+
+
+def _read_one(
+    options: argparse.Namespace, path: Path, *, in_folder: bool
+) -> tuple[StudySpec, Source]:
+    one = argparse.Namespace(**{**vars(options), "study": path})
+    if in_folder and not load(path, options.set).space:
+        # A study without a space is one trial, whatever the budget of the others.
+        one.trials = None
+    return read_study(one)
 
 
 def begin_study(
     options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None = None
 ) -> StudyRecord:
-    """Build the table of a study and begin it, or go on with it if it is the same."""
-    from hpo.estimators.checks import check_estimator, expected_columns
-    from hpo.plugins import make_importable
-    from hpo.spec.leakage import refuse_leaks
-    from hpo.study.creation import begin, build_table
+    """Check a study, build its table and begin it, or go on with it if it is the same."""
+    from hpo.study.creation import begin, build_table, check_declared
 
-    make_importable(Path(source.file))
-    check_estimator(spec, source.file)
-    refuse_leaks(spec, expected_columns(spec), source.file)
+    check_declared(spec, source)
     storage = open_storage(options, create=True)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return begin(storage, spec, source, table, options.accept, strict=options.strict)
-
-
-def complain(spec: StudySpec, path: Path) -> bool:
-    """Say what is wrong with a study as far as that can be told without its table."""
-    from hpo.estimators.checks import check_estimator, expected_columns
-    from hpo.plugins import make_importable
-    from hpo.spec.leakage import refuse_leaks
-
-    try:
-        make_importable(path)
-        check_estimator(spec, str(path))
-        refuse_leaks(spec, expected_columns(spec), str(path))
-    except HpoError as exc:
-        say(f"error: {exc}")
-        return True
-    return False

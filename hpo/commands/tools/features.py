@@ -25,6 +25,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import SpecError
 from hpo.launch.slurm_jobs import active_jobs, name_jobs, submit_command, wait_for_jobs
+from hpo.plugins import make_importable
 from hpo.spec.loading import apply_overrides, load, validate_as
 from hpo.system.filesystem import find_local
 from slurm.cluster import ClusterSpec, find_cluster
@@ -232,6 +233,7 @@ def _table_spec(options: argparse.Namespace) -> tuple[Any, Path]:
         if options.dataset or options.families:
             raise SpecError("give a study file, or --dataset and --families, not both")
         spec = load(options.study, options.set)
+        make_importable(options.study)
         if spec.table is None:
             raise SpecError(f"{options.study}: has no [table]")
         return spec.table, options.study.resolve().parent

@@ -120,6 +120,8 @@ def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path, capsys):
     try:
         assert main(["run", "own.toml", "--workers", "1", "--data", str(tmp_path)]) == 0
         assert "own: finished, 3 of 3 trials" in capsys.readouterr().out
+        assert main(["features", "build", "own.toml", "--data", str(tmp_path)]) == 0
+        assert "unchanged, reused" in capsys.readouterr().out
         # A column measured with the target is a feature only where the file says so.
         (tmp_path / "leaky.toml").write_text(STUDY.replace('["twin"]', "[]"))
         assert main(["run", "leaky.toml", "--workers", "1", "--data", str(tmp_path)]) == 2

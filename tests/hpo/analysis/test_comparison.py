@@ -198,11 +198,12 @@ def test_a_folder_runs_one_after_another_and_ends_with_the_comparison(run):
     written = page.stat().st_mtime_ns
 
     # Finished ones cost nothing, and one that fails does not keep the others from running.
-    lost = Path("family/one.toml").read_text().replace("data.csv", "lost.csv")
-    Path("family/lost.toml").write_text(lost)
+    gated = 'name = "gated"\ngate = ["n_elements"]\nbase.name = "ridge"\nsecond.name = "ridge"'
+    one = Path("family/one.toml").read_text()
+    Path("family/lost.toml").write_text(one.replace('name = "ridge"', gated))
     code, out, err = run("run", "family", "--workers", "1", "--trials", "3")
     assert code == 2
-    assert "lost.csv" in err
+    assert "lost.toml: [estimator] gate: n_elements must be 1, which holds for none" in err
     assert "study 'two' is finished" in err
     assert page.stat().st_mtime_ns == written
     assert out.splitlines() == table
@@ -223,12 +224,17 @@ def test_a_folder_runs_one_after_another_and_ends_with_the_comparison(run):
 def test_nothing_is_run_where_one_file_of_a_folder_is_wrong(run):
     write_family()
     path = Path("family/two.toml")
-    path.write_text(path.read_text().replace("ridge", "rigde"))
-    code, _, err = run("run", "family")
-    assert code == 2
-    assert "unknown 'rigde'" in err
-    assert "1 study files are not valid, none was run" in err
-    assert not Path("hpo.db").exists()
+    text = path.read_text()
+    for right, wrong, said in (
+        ("data.csv", "lost.csv", "there is no file"),
+        ("ridge", "rigde", "unknown 'rigde'"),
+    ):
+        path.write_text(text.replace(right, wrong))
+        code, _, err = run("run", "family")
+        assert code == 2
+        assert said in err
+        assert "1 study file not valid, none was run" in err
+        assert not Path("hpo.db").exists()
     code, out, _ = run("check", "family")
     assert (code, "family/one.toml: ok" in out) == (2, True)
     code, _, err = run("run", "family", "--name", "x")

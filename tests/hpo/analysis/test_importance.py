@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import hpo.analysis.importance
-import hpo.objectives.cross_validation
+import hpo.estimators.factory
 from hpo.analysis.best_model import evaluate
 from hpo.analysis.importance import Validated, find_importances, permute
 from hpo.estimators.factory import make_estimator
@@ -104,7 +106,7 @@ def test_the_models_of_the_folds_are_fitted_once_and_see_no_held_out_row(
     fitted, asked = [], []
 
     def make(spec, params, seed):
-        model = make_estimator(spec, params, seed)
+        model: Any = make_estimator(spec, params, seed)
         predict = model.predict
 
         def predict_and_tell(X):
@@ -115,7 +117,7 @@ def test_the_models_of_the_folds_are_fitted_once_and_see_no_held_out_row(
         fitted.append(model)
         return model
 
-    monkeypatch.setattr(hpo.objectives.cross_validation, "make_estimator", make)
+    monkeypatch.setattr(hpo.estimators.factory, "make_estimator", make)
     write_report(finished, tmp_path)
     table, objective = finished.open_objective()
     assert len(fitted) == len(objective.folds) + 1

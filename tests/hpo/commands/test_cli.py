@@ -85,13 +85,18 @@ def test_a_users_mistake_is_one_clear_message(capsys, arguments, said):
 
 
 def test_check_says_what_is_right_and_what_is_wrong_and_runs_nothing(capsys):
+    Path("mine.csv").write_text("formula,target\nLi2O,1\nNa2O,2\nK2O,3\nMgO,4\n")
     Path("right.toml").write_text(STUDY)
     Path("wrong.toml").write_text(STUDY.replace("folds", "foldz"))
     code, out, err = run(capsys, "check", "right.toml", "wrong.toml")
     assert code == 2
     assert out == "right.toml: ok, study 'right', 0 dimensions\n"
     assert "wrong.toml: cv.foldz: unknown key; did you mean 'folds'?" in err
-    assert sorted(path.name for path in Path().iterdir()) == ["right.toml", "wrong.toml"]
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "mine.csv",
+        "right.toml",
+        "wrong.toml",
+    ]
 
 
 def test_status_and_best_are_right_in_both_directions(begin_study, capsys):

@@ -15,6 +15,7 @@ from hpo.cli import main
 from hpo.doctor import checks
 from hpo.doctor.result import CheckResult, ask, examine
 from hpo.estimators import trees
+from hpo.estimators.suitability import SUITABLE, declined
 from hpo.system import resources
 from tests.support.folders import listing
 from tests.support.requirements import unavailable
@@ -64,9 +65,9 @@ def test_what_is_printed_is_aligned_and_remedies_stand_below(tmp_path, capsys, q
 
 
 def test_trees_that_are_not_compiled_are_a_warning(monkeypatch):
-    monkeypatch.setattr(trees, "missing", lambda: "")
+    monkeypatch.setattr(trees, "installed", lambda: SUITABLE)
     assert [(f.name, f.verdict) for f in checks.check_trees()] == [("trees", "ok")]
-    monkeypatch.setattr(trees, "missing", lambda: "compiled trees: they are gone")
+    monkeypatch.setattr(trees, "installed", lambda: declined("compiled trees: they are gone"))
     (found,) = checks.check_trees()
     assert (found.verdict, found.found) == ("warning", "compiled trees: they are gone")
     assert "several times as long" in found.remedy

@@ -11,7 +11,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 import features.table
 from hpo.estimators import boosting, trees
-from hpo.estimators.boosting import BoostedRows, refusal
+from hpo.estimators.boosting import BoostedRows, judge
+from hpo.estimators.factory import BoundEstimator
+from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
 from hpo.objectives.cross_validation import CrossValidation, PenalisedCv, QuantileCv
 from hpo.objectives.folds import make_folds
 from hpo.spec.sections import EstimatorSpec, InterleavedCv
@@ -70,13 +72,13 @@ def make_model(settings, seed=0, max_iter=25):
 
 @pytest.fixture(autouse=True)
 def needs_a_known_version():
-    if boosting.known_version():
-        pytest.skip(boosting.known_version())
+    if not boosting.judge_version().suits:
+        pytest.skip(boosting.judge_version().reason)
 
 
 def need_compiled_trees():
-    if trees.missing():
-        unavailable("trees", trees.missing())
+    if not trees.installed().suits:
+        unavailable("trees", trees.installed().reason)
 
 
 @pytest.fixture(params=["compiled", "scikit-learn's"])
@@ -85,7 +87,7 @@ def growers(request, monkeypatch):
     if request.param == "compiled":
         need_compiled_trees()
     else:
-        monkeypatch.setattr(trees, "missing", lambda: "compiled trees: left out")
+        monkeypatch.setattr(trees, "installed", lambda: declined("compiled trees: left out"))
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
@@ -97,7 +99,7 @@ def test_predictions_are_those_of_scikit_learn(name, weighted, growers):
         rows = BoostedRows(X[trained], Y[trained], X[~trained], weights)
         for seed in (0, 42):
             model = make_model(SETTINGS[name], seed)
-            assert refusal(model, N_TRAINED) is None
+            assert judge(model, N_TRAINED) == SUITABLE
             others, own = rows.predict(model)
             model.fit(X[trained], Y[trained], sample_weight=weights)
             assert np.array_equal(others, model.predict(X[~trained]))
@@ -218,19 +220,19 @@ def test_a_library_that_is_gone_or_older_than_its_source_is_not_used(
     source.write_text(trees.source() + "\n/* changed */\n")
     monkeypatch.setattr(trees, "SOURCE", source)
     monkeypatch.setattr(trees, "_load", trees._load.__wrapped__)
-    assert "trees.c was changed after _trees" in trees.missing()
+    assert "trees.c was changed after _trees" in trees.installed().reason
     with caplog.at_level(logging.INFO, logger="hpo.estimators.boosting"):
         assert scores_of(hand_table) == expected
-    assert [record.message for record in caplog.records] == [trees.missing()]
+    assert [record.message for record in caplog.records] == [trees.installed().reason]
     monkeypatch.setattr(trees, "LIBRARY", tmp_path / "_trees.so")
-    assert "_trees.so cannot be loaded" in trees.missing()
+    assert "_trees.so cannot be loaded" in trees.installed().reason
 
 
 def test_more_rows_or_columns_than_are_quick_are_left_to_scikit_learn():
     need_compiled_trees()
-    assert not trees.refusal(4_000, 65_535)
-    assert "4000 rows" in trees.refusal(4_001, 3)
-    assert "65535 columns" in trees.refusal(10, 65_536)
+    assert trees.judge(4_000, 65_535) == SUITABLE
+    assert "4000 rows" in trees.judge(4_001, 3).reason
+    assert "65535 columns" in trees.judge(10, 65_536).reason
 
 
 def test_bins_are_kept_and_serve_every_model():
@@ -276,22 +278,24 @@ def test_the_curve_is_that_of_staged_predictions():
     ],
 )
 def test_what_only_scikit_learn_knows_is_left_to_it(settings):
-    assert next(iter(settings)) in (refusal(make_model(settings), 100) or "")
+    assert next(iter(settings)) in judge(make_model(settings), 100).reason
 
 
 def test_many_rows_and_other_models_are_left_alone():
     class Another(HistGradientBoostingRegressor):  # type: ignore[misc]
         pass
 
-    assert "10000 rows" in (refusal(make_model({}), 10_001) or "")
-    assert refusal(Another(), 100) == ""
+    assert "10000 rows" in judge(make_model({}), 10_001).reason
+    assert judge(Another(), 100) == OTHER_KIND
 
 
 def test_another_version_is_fitted_by_its_own_fit_which_the_log_says(
     hand_table, monkeypatch, caplog
 ):
     expected = scores_of(hand_table)
-    monkeypatch.setattr(boosting, "known_version", lambda: "scikit-learn 9.9 is not known")
+    monkeypatch.setattr(
+        boosting, "judge_version", lambda: declined("scikit-learn 9.9 is not known")
+    )
     with caplog.at_level(logging.INFO, logger="hpo.objectives.cross_validation"):
         assert scores_of(hand_table) == expected
     assert [record.message for record in caplog.records] == ["scikit-learn 9.9 is not known"]
@@ -302,7 +306,7 @@ def scores_of(hand_table, kind: type[CrossValidation] = PenalisedCv, **settings)
     folds = make_folds(InterleavedCv(scheme="interleaved", folds=4), train.groups)
     params = {"loss": "quantile", "quantile": 0.2} if kind is QuantileCv else {}
     estimator = EstimatorSpec(name="hist_gradient_boosting", params=params)
-    objective = kind(train.X, train.y, folds, estimator, **settings)
+    objective = kind(train.X, train.y, folds, BoundEstimator(estimator), **settings)
     return [
         objective.score_part({"max_iter": 20, "max_bins": b}, k) for b in (9, 30) for k in (0, 3)
     ]
@@ -320,7 +324,7 @@ def scores_of(hand_table, kind: type[CrossValidation] = PenalisedCv, **settings)
 def test_an_objective_scores_the_same_either_way(hand_table, monkeypatch, kind, settings):
     short = scores_of(hand_table, kind, **settings)
     monkeypatch.setattr(BoostedRows, "predict", None)  # must not be called
-    monkeypatch.setattr("hpo.objectives.cross_validation.refusal", lambda *_: "")
+    monkeypatch.setattr(boosting, "judge", lambda *_: OTHER_KIND)
     assert scores_of(hand_table, kind, **settings) == short
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from sklearn.utils import get_tags
 import features.table
 from features.table import Column, Target
 from hpo.errors import ObjectiveError, SpecError
-from hpo.estimators.checks import check_estimator
+from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.composite import EnsembleRegressor, GatedRegressor
-from hpo.estimators.factory import bind, make_estimator
+from hpo.estimators.factory import make_estimator, prepare
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
 from hpo.spec.loading import canonical, load, validate
@@ -233,11 +234,11 @@ def test_a_study_scores_it_and_repeats_itself(table):
 
 
 def test_columns_are_found_by_name_and_family(table):
-    bound = bind(composite().estimator, table.columns, table.train.X)
+    bound = prepare(composite(), table.columns).spec
     assert isinstance(bound, BoundGatedSpec)
     assert (bound.base_columns, bound.second_columns) == (BASE, SECOND)
     assert bound.gate_columns == GATE
-    model = make_estimator(bound, {"base.alpha": 2.0, "second.alpha": 3.0}, 0)
+    model: Any = make_estimator(bound, {"base.alpha": 2.0, "second.alpha": 3.0}, 0)
     assert (model.base[-1].alpha, model.second[-1].alpha) == (2.0, 3.0)
     with pytest.raises(ObjectiveError, match="needs the columns of a table"):
         make_estimator(composite().estimator, {}, 0)
@@ -295,7 +296,7 @@ def test_a_wrong_name_in_the_space_is_named(space, message):
     gate = {"gate": ["n_elements"], "base": {"name": "ridge"}}
     spec = make_spec(estimator={**GATED, **gate}, space=space)
     with pytest.raises(SpecError, match=message):
-        check_estimator(spec, "my.toml")
+        check_estimator(spec, expected_columns(spec))
 
 
 def test_parameters_are_named_by_section_or_by_dotted_key(tmp_path):
@@ -445,7 +446,7 @@ def test_an_estimator_without_weights_is_named():
         estimator={"name": "k_neighbors"}, fit={"group_weight": 0.5}, space={}, trials=1
     )
     with pytest.raises(SpecError, match="'k_neighbors' takes no weights of rows"):
-        check_estimator(spec, "my.toml")
+        check_estimator(spec, expected_columns(spec))
 
 
 def test_groups_reach_the_inner_folds_where_the_folds_of_the_study_keep_them(table):
@@ -463,12 +464,10 @@ def test_groups_reach_the_inner_folds_where_the_folds_of_the_study_keep_them(tab
 
 
 def test_members_see_their_columns_and_take_their_parameters(table):
-    estimator = make_spec(estimator=ENSEMBLE, space={}, trials=1).estimator
-    assert estimator is not None
-    bound = bind(estimator, table.columns)
+    bound = prepare(make_spec(estimator=ENSEMBLE, space={}, trials=1), table.columns).spec
     assert isinstance(bound, BoundEnsembleSpec)
     assert bound.member_columns == {"plain": BASE, "all": SECOND}
-    model = make_estimator(bound, {"plain.alpha": 2.0, "all.alpha": 3.0}, 0)
+    model: Any = make_estimator(bound, {"plain.alpha": 2.0, "all.alpha": 3.0}, 0)
     assert [member[-1].alpha for member in model.members.values()] == [2.0, 3.0]
 
 
@@ -478,7 +477,7 @@ def test_an_ensemble_predicts_a_quantile_where_all_members_do(table):
     estimator = {"name": "ensemble", "members": {"a": boosted, "b": boosted}}
     study = make_spec(estimator=estimator, objective=objective, space={}, trials=1)
     made = folds_of(study, table)
-    model = make_estimator(made.estimator, {}, 0)
+    model: Any = make_estimator(made.estimator, {}, 0)
     assert [(m.loss, m.quantile) for m in model.members.values()] == [("quantile", 0.9)] * 2
     assert made.score_part({}, 0)["coverage_train"] > 0.7
     with pytest.raises(SpecError, match=r"'ridge' predicts no quantiles; .* or in an ensemble"):
@@ -517,16 +516,16 @@ def test_a_ranker_is_no_member():
     members = {"a": {"name": "ridge"}, "b": {"name": "lightgbm_ranker"}}
     spec = make_spec(estimator={"name": "ensemble", "members": members}, space={}, trials=1)
     with pytest.raises(SpecError, match="b: lightgbm_ranker predicts scores that have no unit"):
-        check_estimator(spec, "my.toml")
+        check_estimator(spec, expected_columns(spec))
 
 
 def test_a_wrong_parameter_of_a_member_names_its_section():
     spec = make_spec(estimator=ENSEMBLE, space={"all": {"aplha": ALPHA}})
     with pytest.raises(SpecError, match=r"family 'physics'"):
-        check_estimator(spec, "my.toml")
+        check_estimator(spec, expected_columns(spec))
     members = {"a": {"name": "ridge"}, "b": {"name": "ridge"}}
     spec = make_spec(
         estimator={"name": "ensemble", "members": members}, space={"b": {"aplha": ALPHA}}
     )
     with pytest.raises(SpecError, match=r"\[estimator\.members\.b\] ridge has no parameter 'apl"):
-        check_estimator(spec, "my.toml")
+        check_estimator(spec, expected_columns(spec))

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 import features.table
 from hpo.analysis.best_model import evaluate
 from hpo.errors import SpecError
-from hpo.estimators.checks import check_estimator
-from hpo.estimators.factory import staged_of
+from hpo.estimators.checks import expected_columns
+from hpo.estimators.factory import prepare
 from hpo.estimators.staged_trees import CURVE_KEY
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
@@ -183,9 +183,7 @@ def test_the_number_is_not_drawn():
 def test_what_has_no_curve_is_refused(changes, message):
     spec = make_spec(**{**make_staged(), **changes})
     with pytest.raises(SpecError, match=message):
-        staged_of(spec)
-    with pytest.raises(SpecError, match=message):
-        check_estimator(spec, "x.toml")
+        prepare(spec, expected_columns(spec))
 
 
 @pytest.mark.parametrize(

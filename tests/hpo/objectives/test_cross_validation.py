@@ -10,8 +10,8 @@ from sklearn.linear_model import LinearRegression
 
 import features.table
 from hpo.errors import ObjectiveError, SpecError
-from hpo.estimators.checks import check_estimator
-from hpo.estimators.factory import make_estimator
+from hpo.estimators.checks import check_estimator, expected_columns
+from hpo.estimators.factory import BoundEstimator, make_estimator
 from hpo.estimators.registry import REGISTRY
 from hpo.objectives.cross_validation import PenalisedCv
 from hpo.objectives.factory import make_objective
@@ -43,7 +43,12 @@ def penalised(table, metric="rmse", penalty=0.2, estimator="ridge") -> Penalised
     folds = make_folds(GroupKFoldCv(scheme="group_kfold", folds=4), table.train.groups)
     spec = EstimatorSpec(name=estimator, params=SMALL.get(estimator, {}))
     return PenalisedCv(
-        table.train.X, table.train.y, folds, spec, metric=metric, penalty=penalty, seed=3
+        table.train.X,
+        table.train.y,
+        folds,
+        BoundEstimator(spec, seed=3),
+        metric=metric,
+        penalty=penalty,
     )
 
 
@@ -90,10 +95,10 @@ def test_registered_estimators_take_missing_values(table, name):
 
 
 def test_the_seed_is_the_estimators_unless_the_file_says_otherwise():
-    spec = EstimatorSpec(name="random_forest")
-    assert make_estimator(spec, {}, 7).random_state == 7
-    spec = EstimatorSpec(name="random_forest", params={"random_state": 1})
-    assert make_estimator(spec, {}, 7).random_state == 1
+    for params, seed in (({}, 7), ({"random_state": 1}, 1)):
+        spec = EstimatorSpec(name="random_forest", params=params)
+        model: Any = make_estimator(spec, {}, 7)
+        assert model.random_state == seed
 
 
 @pytest.mark.parametrize(
@@ -119,9 +124,35 @@ def test_the_seed_is_the_estimators_unless_the_file_says_otherwise():
     ],
 )
 def test_a_wrong_estimator_or_parameter_is_named(changes, message):
-    with pytest.raises(SpecError, match=message) as caught:
-        check_estimator(make_spec(**changes), "my.toml")
-    assert str(caught.value).startswith("my.toml: ")
+    spec = make_spec(**changes)
+    with pytest.raises(SpecError, match=message):
+        check_estimator(spec, expected_columns(spec))
+
+
+class Generous:
+    """Takes more than its constructor names, as XGBoost's regressors do."""
+
+    def __init__(self, *, objective="squared", **more):
+        self.settings = {"n_estimators": 100, "objective": objective, **more}
+
+    @classmethod
+    def _get_param_names(cls):
+        return ["objective"]
+
+    def get_params(self, deep=True):
+        return {**self.settings, "max_depth": None}
+
+
+def test_an_estimator_that_takes_more_than_it_names_is_asked_for_its_parameters():
+    name = f"{__name__}:Generous"
+    depth = {"max_depth": {"type": "int", "low": 1, "high": 5}}
+    spec = make_spec(estimator={"name": name, "params": {"n_estimators": 7}}, space=depth)
+    check_estimator(spec, expected_columns(spec))
+    made: Any = make_estimator(EstimatorSpec(name=name, params={"n_estimators": 7}), {}, 0)
+    assert made.settings["n_estimators"] == 7
+    spec = make_spec(estimator={"name": name, "params": {"n_estimator": 7}}, space=depth)
+    with pytest.raises(SpecError, match=r"no parameter 'n_estimator'; did you mean 'n_estimators'"):
+        check_estimator(spec, expected_columns(spec))
 
 
 def test_a_missing_system_library_is_said_and_what_installs_it(monkeypatch):

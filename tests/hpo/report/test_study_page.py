@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import features.table
 import hpo.analysis.best_model
-import hpo.objectives.cross_validation
+import hpo.estimators.factory
 import hpo.report.study_page
 import hpo.study.integrity
 from features.table import Column, Target
@@ -513,7 +513,7 @@ def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
     def make_other(spec: Any, params: Mapping[str, Any], seed: int) -> Any:
         return make_estimator(spec, {**params, "alpha": 500.0}, seed)
 
-    monkeypatch.setattr(hpo.objectives.cross_validation, "make_estimator", make_other)
+    monkeypatch.setattr(hpo.estimators.factory, "make_estimator", make_other)
     page = Page(write_report(record, tmp_path))
     assert "Fitted again for this page, a fold scored up to" in page.text
 

@@ -12,7 +12,7 @@ import pytest
 from features.table import TransportSpec
 from hpo.analysis.reported import read_reported_file
 from hpo.errors import AbsentError, SpecError
-from hpo.estimators.checks import check_estimator
+from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
 from hpo.spec.loading import canonical, load, validate
 from hpo.spec.sections import KFoldCv
@@ -215,13 +215,12 @@ def need_models(spec):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_file_of_the_product_is_valid(path):
-    from hpo.estimators.checks import expected_columns
     from hpo.spec.leakage import refuse_leaks
 
     spec = load(path)
     need_models(spec)
-    check_estimator(spec, str(path))
-    refuse_leaks(spec, expected_columns(spec), str(path))
+    check_estimator(spec, expected_columns(spec))
+    refuse_leaks(spec, expected_columns(spec))
     assert spec.description
     promised = re.search(r"\((\d+) features\)", spec.description)
     assert promised is None or int(promised[1]) == len(expected_columns(spec))
@@ -242,7 +241,6 @@ REPORTED = {
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_reported_figures_are_of_studies_that_exist(folder):
-    from hpo.estimators.checks import expected_columns
 
     if not (folder / REPORTED_NAME).is_file():
         return
@@ -268,7 +266,7 @@ def test_variants_are_valid_wherever_they_concern_a_study(folder):
             with contextlib.suppress(AbsentError):
                 spec = load(path, variant.set)
                 need_models(spec)
-                check_estimator(spec, str(path))
+                check_estimator(spec, expected_columns(spec))
                 concerned += 1
         assert concerned, name
 
