@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import random
 import shutil
 import sqlite3
 import statistics
@@ -30,22 +29,15 @@ import sqlalchemy as sa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
-from hpo.records import Claim, WorkerRun
-from hpo.spec.loading import validate
+from hpo.records import Claim
 from hpo.spec.space import distributions
-from hpo.storage.backends import open_storage
 from hpo.storage.postgres_server import Server
 from hpo.storage.urls import resolve_url
-from hpo.study.creation import begin
-from hpo.study.record import Source, StudyRecord
+from hpo.study.record import StudyRecord
 from hpo.worker.sampler import draw
 from hpo.worker.trial_cache import TrialHistory
+from tests.benchmarks.filled_studies import N_PARTS, WORKER, begin_study, fill, score_of
 
-N_PARTS = 5
-SPACE: dict[str, Any] = {f"x{k}": {"type": "float", "low": 0.0, "high": 1.0} for k in range(5)} | {
-    "depth": {"type": "int", "low": 3, "high": 30},
-    "kind": {"type": "categorical", "choices": ["a", "b"]},
-}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -76,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for store, make in stores.items():
             url = make()
             for sampler in ("random", "tpe"):
-                record = _begin(url, sampler)
+                record = begin_study(url, f"of-{sampler}", sampler={"name": sampler})
                 for before in options.before:
-                    _fill(record, before)
+                    fill(record, before)
                     plain, ours = _compare(record, sampler, options.trials, Path(folder))
                     ratio = _median(plain) / _median(ours)
                     print(
@@ -87,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         flush=True,
                     )
             if options.status_of:
-                _fill(record, options.status_of)
+                fill(record, options.status_of)
                 times = sorted(_time_status(url, record.name) for _ in range(5))
                 print(
                     f"{store:11} hpo status of {options.status_of} trials: "
@@ -120,12 +112,12 @@ class _Ours:
 
     def __call__(self) -> None:
         ledger, spec = self.record.ledger, self.record.spec
-        claim = ledger.claim("w")
+        claim = ledger.claim(WORKER)
         assert isinstance(claim, Claim)
         params = draw(self.history, claim.number, self.space, spec.sampler, spec.seed)
         ledger.save_params(claim, params, self.space)
         self.history.note(claim.number, params, self.space)
-        score = _score(params)
+        score = score_of(params)
         parts = {part: {"score": score, "wall_s": 0.0} for part in range(N_PARTS)}
         ledger.finish(claim, {"score": score, "wall_s": 0.0}, parts)
 
@@ -142,17 +134,13 @@ class _Plain:
         params: dict[str, Any] = {f"x{k}": trial.suggest_float(f"x{k}", 0.0, 1.0) for k in range(5)}
         params["depth"] = trial.suggest_int("depth", 3, 30)
         params["kind"] = trial.suggest_categorical("kind", ["a", "b"])
-        score = _score(params)
+        score = score_of(params)
         for part in range(N_PARTS):
             trial.report(score, part)
             trial.set_user_attr(f"part {part}", {"score": score, "wall_s": 0.0})
         trial.set_user_attr("wall_s", 0.0)
         trial.set_user_attr("worker", "w")
         self.study.tell(trial, score)
-
-
-def _score(params: dict[str, Any]) -> float:
-    return float(sum((params[f"x{k}"] - 0.3) ** 2 for k in range(5)))
 
 
 def _measure(run: _Ours | _Plain) -> Cost:
@@ -187,35 +175,6 @@ def _show(costs: Sequence[Cost]) -> str:
 
 
 # Studies --------------------------------------------------------------------------------------
-
-
-def _begin(url: str, sampler: str) -> StudyRecord:
-    spec = validate(
-        {
-            "name": f"of-{sampler}",
-            "trials": 10**6,
-            "objective": {"name": "tests.support.objectives:Parabola"},
-            "sampler": {"name": sampler},
-            "space": SPACE,
-        },
-        "benchmark",
-    )
-    record = begin(open_storage(url, create=True), spec, Source("x.toml", (), None), None)
-    record.ledger.register("w", WorkerRun("here", 1))
-    return record
-
-
-def _fill(record: StudyRecord, n: int) -> None:
-    """Let a study have n finished trials, drawn at random."""
-    ledger, space = record.ledger, distributions(record.spec.space)
-    source = random.Random(0)
-    for _ in range(n - ledger.counts().finished):
-        claim = ledger.claim("w")
-        assert isinstance(claim, Claim)
-        params: dict[str, Any] = {f"x{k}": source.random() for k in range(5)}
-        params |= {"depth": source.randint(3, 30), "kind": source.choice("ab")}
-        ledger.save_params(claim, params, space)
-        ledger.finish(claim, {"score": _score(params)})
 
 
 @contextlib.contextmanager

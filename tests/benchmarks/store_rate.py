@@ -24,7 +24,8 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from tests.benchmarks.store_cost import SPACE, fresh_stores
+from tests.benchmarks.filled_studies import SPACE
+from tests.benchmarks.store_cost import fresh_stores
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "rate"
