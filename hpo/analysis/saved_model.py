@@ -35,6 +35,7 @@ from hpo.storage.events import EventKind
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, fingerprint
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import best_trial
 
 MODEL_FORMAT = 1
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
@@ -105,7 +106,7 @@ def obtain(
         The model, or the study, was made by other versions.
     """
     _check_rankable(record, table)
-    best = record.optuna_study().best_trial
+    best = best_trial(record)
     target = folder or models_dir / _folder_name(record, best.number, best.params)
     if not refit and (target / MANIFEST_NAME).is_file():
         model = load(record, target)
@@ -288,21 +289,20 @@ def _save(record: StudyRecord, model: Model) -> Model:
     }
     files[MANIFEST_NAME] = json.dumps(manifest, indent=1).encode()
     folder = model.folder
-    try:
-        _write_folder(folder, files)
-    except OSError as exc:
-        raise ModelError(
-            f"model {folder}: cannot be written ({exc}); name a folder that you may write to "
-            "(--models DIR)"
-        ) from exc
-    record.ledger.record(
-        EventKind.MODEL_SAVED,
-        {
-            "trial": manifest["trial"],
-            "folder": folder.name,
-            "manifest_sha256": _sha256(files[MANIFEST_NAME]),
-        },
-    )
+    saved = {
+        "trial": manifest["trial"],
+        "folder": folder.name,
+        "manifest_sha256": _sha256(files[MANIFEST_NAME]),
+    }
+    with record.writable() as writable:
+        try:
+            _write_folder(folder, files)
+        except OSError as exc:
+            raise ModelError(
+                f"model {folder}: cannot be written ({exc}); name a folder that you may write to "
+                "(--models DIR)"
+            ) from exc
+        writable.ledger.record(EventKind.MODEL_SAVED, saved)
     return Model(folder, manifest, model.estimator, model.calibration, fitted_now=True)
 
 

@@ -90,6 +90,7 @@ def _check_sqlite(url: str, path: Path) -> list[CheckResult]:
 
 
 def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckResult:
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
 
     shown = f"sqlite:///{path}"
@@ -100,7 +101,7 @@ def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckR
         begun = bool(connection.execute(query).fetchone()[0])
         if begun and mode == "wal" and integrity == "ok":
             # Asks for the version that wrote it; another mode would be switched by that.
-            open_storage(url, create=False).engine.dispose()
+            open_storage(url, Access.WORK).engine.dispose()
     except (sqlite3.Error, StorageError) as exc:
         said = str(exc).removeprefix(f"{shown}: ")
         remedy = "if it was a study storage, restore a copy of it; or give another (--storage)"
@@ -209,6 +210,7 @@ def _check_server(url: str, parsed: sa.URL) -> list[CheckResult]:
 def _server(shown: str, url: str, connection: sa.Connection) -> CheckResult:
     import sqlalchemy as sa
 
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
 
     settings = {
@@ -227,7 +229,7 @@ def _server(shown: str, url: str, connection: sa.Connection) -> CheckResult:
     highest = int(settings["max_connections"])
     if begun:
         try:
-            open_storage(url, create=False).engine.dispose()
+            open_storage(url, Access.WORK).engine.dispose()
         except StorageError as exc:
             said = str(exc).removeprefix(f"{shown}: ")
             return CheckResult("storage", "problem", f"{shown}: {said}", "give another (--storage)")

@@ -73,15 +73,16 @@ class DurationTrace:
         """
         from optuna.trial import TrialState
 
+        from hpo.study.snapshot import trials_of
+
         rows, complete = [], False
-        for trial in record.optuna_study().get_trials(deepcopy=False):
+        for trial in trials_of(record, TrialState.COMPLETE, TrialState.PRUNED):
             complete = complete or trial.state is TrialState.COMPLETE
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                keys = itertools.takewhile(
-                    lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
-                    map(part_key, itertools.count()),
-                )
-                rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
+            keys = itertools.takewhile(
+                lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
+                map(part_key, itertools.count()),
+            )
+            rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
         if not complete:
             raise HpoError(
                 f"study '{record.name}': no trial has finished, so there are no durations to "

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 
 import features.table
-from hpo.errors import ConflictError
+from hpo.errors import ConflictError, PlainStudyError
 from hpo.objectives.factory import make_objective
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
@@ -23,7 +23,7 @@ from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRI
 from hpo.storage.storage import StudyStorage
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, compare_origin, fingerprint, fingerprint_of_spec
-from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_table_of
+from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 
 
 def build_table(
@@ -107,7 +107,12 @@ def begin(
                 )
             )
         else:
-            stored = find_row(c, study_id, spec.name)
+            stored = find_row(c, study_id)
+            if stored is None:
+                raise PlainStudyError(
+                    f"study '{spec.name}' in this storage was made by Optuna alone and has no "
+                    "study file; choose another name (--name NEW)"
+                )
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)
             _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
@@ -148,7 +153,7 @@ def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bo
 def _record_resumption(
     storage: StudyStorage,
     c: sa.Connection,
-    stored: Any,
+    stored: StudyRow,
     name: str,
     origin: Mapping[str, Any],
     *,

@@ -21,6 +21,7 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import ModelError, SpecError
+from hpo.records import Access
 
 if TYPE_CHECKING:
     from features.table import FeatureTable
@@ -201,7 +202,7 @@ def _open(
     from hpo.objectives.cross_validation import CrossValidation
     from hpo.study.record import find
 
-    record = find(open_storage(options), name)
+    record = find(open_storage(options, Access.READ), name)
     table, objective = record.open_objective()
     if table is None or not isinstance(objective, CrossValidation):
         raise ModelError(f"study '{name}' has no table; name a study of band gaps")
@@ -209,7 +210,9 @@ def _open(
 
 
 def _best(record: StudyRecord) -> dict[str, Any]:
-    return dict(record.optuna_study().best_trial.params)
+    from hpo.study.snapshot import best_trial
+
+    return dict(best_trial(record).params)
 
 
 def _measured_rows(table: FeatureTable, *, told: bool) -> tuple[Points, ...]:

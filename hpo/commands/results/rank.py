@@ -23,9 +23,11 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import ModelError, SpecError
+from hpo.records import Access
 from hpo.report import ranking_csv
 from hpo.report.formatting import name_target
 from hpo.study.record import find
+from hpo.study.snapshot import best_trial
 
 N_REASONS = 5
 
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{options.name}_ranked.csv")
     if output.resolve() == options.candidates.resolve():
         raise SpecError(f"--output {output}: is the file of candidates; name another one")
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.READ), options.name)
     table = record.read_table()
     if table is None or record.spec.table is None:
         raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         ascending=options.ascending,
         log=say,
     )
-    best = record.optuna_study().best_trial.number
+    best = best_trial(record).number
     summary = _summarise(options, ranked, model, table, best)
     beside = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
     top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hpo.commands.common import absolute, add_shared, from_variable, open_storage, positive
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_going_on
+from hpo.records import Access
 from hpo.study.record import find
 
 
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Go on with a stored study; its file is read again if it is there."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     trials = options.trials or record.ledger.counts().budget
     source = record.source
     if options.data:

@@ -18,6 +18,7 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import AbsentError, HpoError
+from hpo.records import Access
 from hpo.spec.loading import load
 from hpo.spec.sections import StudySpec
 from hpo.spec.variants import VARIANTS_NAME, read_variant
@@ -101,7 +102,7 @@ def begin_study(
     make_importable(Path(source.file))
     check_estimator(spec, source.file)
     refuse_leaks(spec, expected_columns(spec), source.file)
-    storage = open_storage(options, create=True)
+    storage = open_storage(options, Access.CREATE)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return begin(storage, spec, source, table, options.accept, strict=options.strict)
 

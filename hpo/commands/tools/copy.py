@@ -7,6 +7,7 @@ import contextlib
 import json
 
 from hpo.commands.common import add_json, print_line
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies
 
@@ -28,9 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Copy studies from one storage to another."""
     with contextlib.ExitStack() as stack:
-        source = open_storage(options.source, create=False)
+        source = open_storage(options.source, Access.READ)
         stack.callback(source.engine.dispose)
-        target = open_storage(options.target, create=True)
+        target = open_storage(options.target, Access.CREATE)
         stack.callback(target.engine.dispose)
         copied = copy_studies(source, target, options.study)
     if options.json:

@@ -22,6 +22,7 @@ from hpo.analysis import applicability_domain, discovery_metrics, ranking, saved
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.cli import main
 from hpo.errors import ConflictError, ModelError, ObjectiveError
+from hpo.records import Access
 from hpo.spec.loading import load
 from hpo.storage.backends import open_storage
 from hpo.study import provenance
@@ -109,7 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
         run_hpo("run", "mine.toml", "--workers", "1")
-    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", create=False)
+    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", Access.WORK)
     source = Source(str(folder / "mixed.toml"), (), None)
     table_path = find(storage, "mine").table_path
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -134,7 +135,7 @@ def workplace(finished: Path, hpo: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(workplace: Path) -> Iterator[StudyRecord]:
-    storage = open_storage("sqlite:///hpo.db", create=False)
+    storage = open_storage("sqlite:///hpo.db", Access.WORK)
     yield find(storage, "mine")
     storage.remove_session()
     storage.engine.dispose()

@@ -291,12 +291,13 @@ def postgres_url():
 def test_a_server_is_looked_at_and_left_as_it_was(postgres_url):
     import sqlalchemy as sa
 
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
 
     findings = check_storage(postgres_url)
     assert [finding.verdict for finding in findings] == ["ok", "ok", "ok"], findings
     assert "no studies yet" in findings[0].found
-    storage = open_storage(postgres_url, create=True)
+    storage = open_storage(postgres_url, Access.CREATE)
     tables = set(sa.inspect(storage.engine).get_table_names())
     storage.remove_session()
     storage.engine.dispose()
