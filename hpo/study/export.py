@@ -34,19 +34,19 @@ class _Columns:
 
     def __init__(self, n_rows: int) -> None:
         self.values: dict[str, list[Any]] = {}
-        # Where each column turned up first: row, and its place among all of that row.
-        self.places: dict[str, tuple[int, int]] = {}
+        # Where each column turned up first: row, kind, and what it is sorted by within the kind.
+        self.places: dict[str, tuple[int, int, str]] = {}
         self._n_rows = n_rows
 
-    def put(self, name: str, row: int, value: Any, kind: int) -> None:
+    def put(self, name: str, row: int, value: Any, kind: int, key: str = "") -> None:
         column = self.values.get(name)
         if column is None:
             column = self.values[name] = [math.nan] * self._n_rows
-            self.places[name] = (row, kind)
+            self.places[name] = (row, kind, key)
         column[row] = value
 
     def frame(self) -> pd.DataFrame:
-        # Sorting keeps the order in which a row's columns of one kind turned up.
+        # Sorting keeps the order in which columns of one place turned up.
         ordered = sorted(self.values, key=self.places.__getitem__)
         return pd.DataFrame({name: self.values.pop(name) for name in ordered})
 
@@ -112,10 +112,10 @@ def _read_frame(c: sa.Connection, study_id: int, *, with_steps: bool) -> pd.Data
         at = row_of[trial_id]
         if isinstance(value, dict) and key.startswith(_PART):
             for name, score in value.items():
-                columns.put(f"{key}.{name}", at, score, 3)
+                columns.put(f"{key}.{name}", at, score, 3, key)
         else:
             plain = isinstance(value, str | int | float)
-            columns.put(key, at, value if plain else json.dumps(value), 3)
+            columns.put(key, at, value if plain else json.dumps(value), 3, key)
     return columns.frame()
 
 
