@@ -36,6 +36,7 @@ from hpo.study import provenance
 from hpo.study.fingerprint import compare, fingerprint
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import best_trial
+from hpo.wording import count_of
 
 MODEL_FORMAT = 1
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
@@ -166,7 +167,8 @@ def _check_rankable(record: StudyRecord, table: FeatureTable) -> None:
     counts = record.ledger.counts()
     if not counts.done:
         raise ModelError(
-            f"study '{record.name}': {counts.finished} of {counts.budget} trials are finished, and "
+            f"study '{record.name}': {counts.finished} of {count_of(counts.budget, 'trial')} "
+            "finished, and "
             f"the best model is known when all are; go on (hpo resume {record.name}) or lower the "
             f"budget (hpo budget {record.name} {max(counts.finished, 1)})"
         )

@@ -31,6 +31,7 @@ from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
 from hpo.study.status import Status
 from hpo.study.trials import Search
 from hpo.system.atomic_files import replace_file
+from hpo.wording import count_of
 
 PAGE_NAME = "report.html"
 
@@ -200,7 +201,10 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
         "Host": " ".join(str(origin.get(key, "")) for key in ("host", "platform")),
     }
     if table is not None:
-        facts["Table"] = f"{table.name}: {table.n_rows} rows, {table.n_features} features"
+        facts["Table"] = (
+            f"{table.name}: {count_of(table.n_rows, 'row')}, "
+            f"{count_of(table.n_features, 'feature')}"
+        )
         facts["Table hash"] = table.hash
         facts["Citation"] = _citation(table.manifest)
     elif record.table_path is not None:

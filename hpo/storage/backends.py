@@ -140,9 +140,9 @@ def _look_for_studies(connection: sa.Connection) -> None:
     if found != [SCHEMA_REVISION]:
         named = found[0] if found else "unknown"
         raise _UnreadableError(
-            f"its tables were made by another version of Optuna (schema {named}, here "
-            f"{SCHEMA_REVISION}). If that is older, make a copy of the database and bring the copy "
-            "up to date: optuna storage upgrade --storage URL"
+            "cannot be opened: its tables were made by another version of Optuna (schema "
+            f"{named}, here {SCHEMA_REVISION}). If that is older, make a copy of the database and "
+            "bring the copy up to date: optuna storage upgrade --storage URL"
         )
 
 

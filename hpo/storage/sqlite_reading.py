@@ -73,7 +73,7 @@ class SqliteReader:
             return self._connect_beside_others()
         if _size(self._wal):
             return self._connect_to_copy(self._wal)
-        if _is_wal(self._path):
+        if is_wal(self._path):
             return self._connect_unlocked()
         connection = self._connect("mode=ro")
         try:
@@ -196,7 +196,7 @@ def _touch(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def _is_wal(path: Path) -> bool:
+def is_wal(path: Path) -> bool:
     """Return whether a file is in write-ahead mode, which SQLite refuses to read without locks."""
     connection = _connect(path, "mode=ro&nolock=1", 0.0)
     try:

@@ -24,6 +24,7 @@ from hpo.storage.storage import StudyStorage
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, compare_origin, fingerprint, fingerprint_of_spec
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
+from hpo.wording import count_of
 
 
 def build_table(
@@ -54,10 +55,14 @@ def build_table(
         log(f"the data are not here, the stored table is used ({exc})")
         return stored
     how = "reused" if built.reused else f"built in {built.wall_s:.1f} s"
-    log(f"table {built.name}: {built.n_rows} rows, {built.n_features} features, {how}")
+    log(
+        f"table {built.name}: {count_of(built.n_rows, 'row')}, "
+        f"{count_of(built.n_features, 'feature')}, {how}"
+    )
     if built.skipped or built.partial:
         log(
-            f"  {len(built.skipped)} rows skipped, {len(built.partial)} remarks; "
+            f"  {count_of(len(built.skipped), 'row')} skipped, "
+            f"{count_of(len(built.partial), 'remark')}; "
             f"see: hpo features show {built.path}"
         )
     return built.path.resolve()

@@ -28,6 +28,7 @@ from hpo.report import ranking_csv
 from hpo.report.formatting import name_target
 from hpo.study.record import find
 from hpo.study.snapshot import best_trial
+from hpo.wording import count_of
 
 N_REASONS = 5
 
@@ -190,16 +191,16 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
     target, model = summary["target"], summary["model"]
     what = target["name"] + (f" in {target['unit']}" if target["unit"] else "")
     yield (
-        f"{summary['ranked']} of {summary['candidates']} candidates ranked by {what}"
+        f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
-        f"{summary['not_ranked']} not, {summary['duplicates']} duplicates, "
+        f"{summary['not_ranked']} not, {count_of(summary['duplicates'], 'duplicate')}, "
         f"{summary['ood']} out of the training domain (ood)"
     )
     reasons = list(summary["reasons"].items())
     for reason, count in reasons[:N_REASONS]:
         yield f"  {count} not ranked: {reason}"
     if len(reasons) > N_REASONS:
-        yield f"  and {len(reasons) - N_REASONS} more reasons, in the file"
+        yield f"  and {count_of(len(reasons) - N_REASONS, 'more reason')}, in the file"
     yield summary["calibration"]["text"]
     for caveat in summary["calibration"]["caveats"]:
         yield f"  {caveat}"
@@ -218,7 +219,8 @@ def _tell_value(value: dict[str, Any]) -> Iterator[str]:
         return f"{low:.2f} to {high:.2f} by row, {low_group:.2f} to {high_group:.2f} by group"
 
     yield (
-        f"out-of-fold, {value['above']} of {value['rows']} values above {value['threshold']:g}: "
+        f"out-of-fold, {value['above']} of {count_of(value['rows'], 'value')} above "
+        f"{value['threshold']:g}: "
         f"AUC {value['auc']:.3f} ({ends('auc')})"
     )
     yield (
