@@ -151,11 +151,7 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
     connect_args = {
         name: value for name, value in _POSTGRESQL_CONNECT_ARGS.items() if name not in url.query
     }
-    if access is Access.READ:
-        own = url.query.get("options", "")
-        connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
-    options = {
-        "connect_args": connect_args,
+    options: dict[str, Any] = {
         # A worker is two threads, itself and its heartbeat; a server has few connections to give.
         "pool_size": 1,
         "max_overflow": 1,
@@ -163,6 +159,11 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
         # A server that was started anew is met by a fresh connection, not by an error.
         "pool_pre_ping": True,
     }
+    if access is Access.READ:
+        own = url.query.get("options", "")
+        connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
+        options = {"poolclass": sa.NullPool}
+    options["connect_args"] = connect_args
     shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
     where = shown if "://" in given else f"{given} ({shown})"
     try:

@@ -29,6 +29,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 from hpo.errors import StorageError
@@ -51,6 +52,12 @@ class UnlockedConnection(sqlite3.Connection):
         return _state(self.path) != self.before
 
 
+class CopyConnection(sqlite3.Connection):
+    """A connection to a copy, which is there as long as its reader."""
+
+    reader: SqliteReader
+
+
 class SqliteReader:
     """Connects to one SQLite file for reading: each call looks anew at what is there."""
 
@@ -59,7 +66,7 @@ class SqliteReader:
         self._wal, self._shm, self._journal = (
             path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm", "-journal")
         )
-        self._copied: tuple[State, tempfile.TemporaryDirectory[str]] | None = None
+        self._copied: tuple[State, Path] | None = None
 
     def __call__(self) -> sqlite3.Connection:
         """Return a connection that changes nothing.
@@ -128,26 +135,27 @@ class SqliteReader:
                 self._path,
                 beside.name,
             )
-        copy = Path(self._copied[1].name) / self._path.name
-        connection = _connect(copy, "mode=rw", self._timeout_s)
+        connection = _connect(self._copied[1], "mode=rw", self._timeout_s, CopyConnection)
+        assert isinstance(connection, CopyConnection)
+        connection.reader = self
         connection.execute("PRAGMA query_only=1")
         return connection
 
-    def _copy(self, beside: Path) -> tuple[State, tempfile.TemporaryDirectory[str]]:
+    def _copy(self, beside: Path) -> tuple[State, Path]:
+        """Copy the file and the one beside it to where they are deleted with this object."""
+        folder = tempfile.mkdtemp(prefix="hpo-read-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         for _ in range(_COPY_ATTEMPTS):
             before = _state(self._path, beside)
-            folder = tempfile.TemporaryDirectory(prefix="hpo-read-")
             try:
                 for file in (self._path, beside):
-                    shutil.copyfile(file, Path(folder.name) / file.name)
+                    shutil.copyfile(file, Path(folder) / file.name)
             except OSError as exc:
-                folder.cleanup()
                 raise sqlite3.OperationalError(
-                    f"cannot be copied to {folder.name}, to be read there: {exc.strerror}"
+                    f"cannot be copied to {folder}, to be read there: {exc.strerror}"
                 ) from exc
             if _state(self._path, beside) == before:
-                return before, folder
-            folder.cleanup()
+                return before, Path(folder) / self._path.name
         raise sqlite3.OperationalError("is being changed all the time; look again later")
 
 
