@@ -4,6 +4,7 @@ HpoError                 the user can do something about it; exit code 2
 ├── SpecError            a study file, or a value set on the command line, is not valid
 │   └── AbsentError      there is nothing for a variant, or for `-=`, to change
 ├── StudyNotFoundError   no study of that name in the storage
+├── PlainStudyError      the study was made by Optuna alone and has no study file
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
 ├── ModelError           a study has no model to rank with, or a saved one must not be loaded
@@ -37,6 +38,10 @@ class AbsentError(SpecError):
 
 class StudyNotFoundError(HpoError):
     """The storage holds no study of that name."""
+
+
+class PlainStudyError(HpoError):
+    """The study was made by Optuna alone: it has trials, but no study file."""
 
 
 class StorageError(HpoError):
@@ -83,5 +88,7 @@ def suggest(wrong: str, valid: Iterable[str]) -> str:
     """Return a hint that names the valid value nearest to a wrong one, and then all of them."""
     options = sorted(valid)
     near = difflib.get_close_matches(wrong, options, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}(valid: {', '.join(options) if options else 'none'})"
+    if not options:
+        return "there are none"
+    listed = f"valid: {', '.join(options)}"
+    return f"did you mean '{near[0]}'? ({listed})" if near else listed

@@ -19,6 +19,14 @@ WALL_KEY = "wall_s"
 SPENT = ("finished", "pruned")
 
 
+class Access(enum.Enum):
+    """What a storage is opened for."""
+
+    READ = "nothing is changed, and nothing need be writable"
+    WORK = "studies that are there go on"
+    CREATE = "database and tables are made where they are missing"
+
+
 class Answer(enum.Enum):
     """What a worker that gets no trial is told."""
 

@@ -46,5 +46,7 @@ def suggest(wrong: str, valid: Iterable[str]) -> str:
     """Return a hint that names the valid word nearest to a wrong one, and then all of them."""
     options = sorted(valid)
     near = difflib.get_close_matches(wrong, options, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}(valid: {', '.join(options) if options else 'none'})"
+    if not options:
+        return "there are none"
+    listed = f"valid: {', '.join(options)}"
+    return f"did you mean '{near[0]}'? ({listed})" if near else listed

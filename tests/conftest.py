@@ -13,6 +13,7 @@ import pytest
 import features.table
 from features.table import Column, Target
 from hpo.errors import HpoError
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.postgres_server import Server
 from hpo.storage.storage import StudyStorage
@@ -130,7 +131,7 @@ def shared_postgres_url(postgres_server: Server) -> Iterator[str]:
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[StudyStorage]:
     """An empty storage in a SQLite file of its own."""
-    opened = open_storage(f"sqlite:///{tmp_path / 'hpo.db'}", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path / 'hpo.db'}", Access.CREATE)
     yield opened
     opened.remove_session()
     opened.engine.dispose()

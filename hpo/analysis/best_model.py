@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable, TableView, anion_classes
 from hpo.analysis.bootstrap import bootstrap_intervals
+from hpo.errors import StorageError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.metrics import Metric, score_all
 from hpo.objectives.protocol import Objective
 from hpo.storage.events import EventKind
-from hpo.study.record import StudyRecord
+from hpo.study.snapshot import StudySnapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ class Evaluation:
         The fitted model of every fold.
     X_validated
         Array of shape (n_validated, n_features): what the rows of `cv` were predicted from.
+    withheld
+        Why there is no `test` although the budget is finished and rows are held out; "" otherwise.
     """
 
     trial: int
@@ -86,28 +89,32 @@ class Evaluation:
     level: float | None
     fold_models: tuple[Any, ...]
     X_validated: NDArray[np.float64]
+    withheld: str = ""
 
 
 def evaluate(
-    record: StudyRecord, table: FeatureTable | None, objective: Objective, *, look: bool = True
+    snapshot: StudySnapshot, table: FeatureTable | None, objective: Objective, *, look: bool = True
 ) -> Evaluation | None:
     """Refit the best trial of a study.
 
     Returns None for an objective that is not cross-validation over a table, and before the
-    first trial has finished. Without `look`, the held-out rows are left alone.
+    first trial has finished. Without `look`, the held-out rows are left alone; they are, too, where
+    the study's storage cannot be written, for no evaluation of them goes unrecorded.
     """
     if table is None or not isinstance(objective, CrossValidation):
         return None
-    counts = record.ledger.counts()
-    if counts.finished == 0:
+    counts, best = snapshot.counts, snapshot.best
+    if counts.finished == 0 or best is None:
         return None
-    best = record.optuna_study().best_trial
     fold_models = _fit_folds(objective, best.params)
     cv = _score_folds(objective, fold_models, table.train)
-    test = None
+    test, withheld = None, ""
     if look and counts.done and not table.is_train.all():
         test = _predict_test(objective, best.params, table)
-        _record_look(record, best.number, counts.finished, cv, test, table.n_features)
+        try:
+            _record_look(snapshot, best.number, cv, test, table.n_features)
+        except StorageError as exc:
+            test, withheld = None, f"their evaluation cannot be written down ({exc})"
     return Evaluation(
         trial=best.number,
         params=best.params,
@@ -119,6 +126,7 @@ def evaluate(
         level=objective.level,
         fold_models=fold_models,
         X_validated=objective.X_new[np.isin(table.train.ids, cv.ids)],
+        withheld=withheld,
     )
 
 
@@ -191,34 +199,25 @@ def score_predictions(
 
 
 def _record_look(
-    record: StudyRecord,
-    trial: int,
-    finished: int,
-    cv: Predictions,
-    test: Predictions,
-    n_features: int,
+    snapshot: StudySnapshot, trial: int, cv: Predictions, test: Predictions, n_features: int
 ) -> None:
     """Record a test-set evaluation; reading the same model's scores again is none."""
-    evaluations = [
-        event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION
-    ]
+    evaluations = snapshot.events_of(EventKind.TEST_EVALUATION)
     if any(look["trial"] == trial and look["scores"] == dict(test.scores) for look in evaluations):
         return
-    with record.storage.write() as c:
-        record.storage.record_event(
-            c,
-            record.study_id,
-            EventKind.TEST_EVALUATION,
-            trial=trial,
-            finished=finished,
-            scores=dict(test.scores),
-            # What a comparison of studies shows, so that it need not fit anything again.
-            n_test=len(test.y),
-            intervals={"row": dict(test.row_intervals), "group": dict(test.group_intervals)},
-            cv=dict(cv.scores),
-            n_cv=len(cv.y),
-            n_features=n_features,
-        )
+    detail = {
+        "trial": trial,
+        "finished": snapshot.counts.finished,
+        "scores": dict(test.scores),
+        # What a comparison of studies shows, so that it need not fit anything again.
+        "n_test": len(test.y),
+        "intervals": {"row": dict(test.row_intervals), "group": dict(test.group_intervals)},
+        "cv": dict(cv.scores),
+        "n_cv": len(cv.y),
+        "n_features": n_features,
+    }
+    with snapshot.record.writable() as record:
+        record.ledger.record(EventKind.TEST_EVALUATION, detail)
 
 
 def classify(rows: Mapping[str, Predictions], table: FeatureTable) -> dict[str, NDArray[np.str_]]:

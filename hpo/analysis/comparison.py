@@ -17,6 +17,8 @@ from hpo.spec.sections import CustomObjectiveSpec
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import take_snapshot
+from hpo.wording import count_of
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
@@ -142,17 +144,13 @@ def compare_study(record: StudyRecord) -> Row:
 
     Figures on held-out rows are those of the one look that a finished study has had.
     """
-    counts = record.ledger.counts()
-    state = f"{counts.finished} of {counts.budget} trials"
-    if counts.finished == 0:
+    snapshot = take_snapshot(record)
+    counts, trial = snapshot.counts, snapshot.best
+    state = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
+    if counts.finished == 0 or trial is None:
         return Row(record.name, state, remark="no trial has finished")
-    trial = record.optuna_study().best_trial
     best, score = trial.number, trial.value
-    evaluations = [
-        e
-        for e in record.ledger.events()
-        if e["kind"] == EventKind.TEST_EVALUATION and e["trial"] == best
-    ]
+    evaluations = [e for e in snapshot.events_of(EventKind.TEST_EVALUATION) if e["trial"] == best]
     if evaluations and counts.done and "cv" in evaluations[-1]:
         return replace(_from_look(record.name, state, evaluations[-1]), score=score)
     if _predicts_nothing(record, trial):
@@ -162,13 +160,15 @@ def compare_study(record: StudyRecord) -> Row:
         changed = ", ".join(part for part, _, _ in opened.differences)
         remark = opened.problem or f"not as it was begun: {changed}"
         return Row(record.name, state, trial=best, score=score, remark=remark)
-    evaluation = evaluate(record, opened.table, opened.objective, look=bool(evaluations))
+    evaluation = evaluate(snapshot, opened.table, opened.objective, look=bool(evaluations))
     if evaluation is None or opened.table is None:
         remark = "an objective without predictions"
         return Row(record.name, state, trial=best, score=score, remark=remark)
     remark = ""
     if not counts.done:
         remark = "unfinished: the held-out rows wait"
+    elif evaluation.withheld:
+        remark = f"the held-out rows were left alone: {evaluation.withheld}"
     elif evaluation.test is None:
         remark = "held-out rows not evaluated yet, if there are any"
     row = _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)

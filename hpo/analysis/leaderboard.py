@@ -15,6 +15,7 @@ import numpy as np
 
 from hpo.errors import HpoError
 from hpo.objectives.metrics import Interval
+from hpo.wording import count_of
 
 COVERAGE = 0.95
 MIN_POINTS = 3
@@ -145,7 +146,7 @@ def describe_line(line: Line, name: str, target: float | None) -> list[str]:
     low, high = line.slope_interval
     text = [
         f"{name} = {line.slope:.4g} * score + {line.intercept:.4g} "
-        f"(R2 = {line.r2:.3f}, {line.n} experiments)",
+        f"(R2 = {line.r2:.3f}, {count_of(line.n, 'experiment')})",
         f"slope {line.slope:.4g}, standard error {line.slope_error:.2g}, 95 % {low:.4g} to "
         f"{high:.4g}; intercept {line.intercept:.4g}, standard error {line.intercept_error:.2g}",
     ]

@@ -20,6 +20,7 @@ from hpo.objectives.metrics import Metric
 from hpo.spec.sections import StudySpec
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import best_trial
 
 
 def name_outer(name: str, fold: int) -> str:
@@ -66,7 +67,7 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
         table, objective = record.open_objective()
         if table is None or not isinstance(objective, CrossValidation):
             raise SpecError(f"study '{record.name}': its objective predicts no rows of a table")
-        model = objective.fit(record.optuna_study().best_trial.params)
+        model = objective.fit(best_trial(record).params)
         metrics = objective.metrics
         views.append(table.test)
         predicted.append(np.asarray(model.predict(table.test.X), dtype=np.float64))

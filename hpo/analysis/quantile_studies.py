@@ -18,6 +18,7 @@ from hpo.analysis.differences import read_study
 from hpo.errors import HpoError
 from hpo.spec.sections import QuantileSpec
 from hpo.study.record import StudyRecord
+from hpo.wording import count_of
 
 SET_NAMES = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
 
@@ -97,7 +98,8 @@ def join_studies(
         counts = record.ledger.counts()
         if not counts.done:
             raise HpoError(
-                f"study '{record.name}': {counts.finished} of {counts.budget} trials are finished; "
+                f"study '{record.name}': {counts.finished} of "
+                f"{count_of(counts.budget, 'trial')} finished; "
                 f"go on with: hpo resume {record.name}"
             )
         by_level[objective.level] = record

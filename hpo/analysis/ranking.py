@@ -29,6 +29,7 @@ from hpo.analysis.applicability_domain import Floats, domain_of, look_around
 from hpo.analysis.conformal import HeldOut, assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import HpoError, ModelError, ObjectiveError
+from hpo.wording import count_of
 
 # A gap is known to a model if at least this share of its training rows had the same.
 MIN_COVERED = 0.05
@@ -146,7 +147,7 @@ def rank(
         reasons[candidates.usable[row]] = reason
     kept = np.setdiff1d(np.arange(len(candidates.usable)), np.fromiter(unfit, int, len(unfit)))
     lines = candidates.usable[kept]
-    log(f"predicting {len(kept)} candidates")
+    log(f"predicting {count_of(len(kept), 'candidate')}")
     predicted = np.full(n_lines, np.nan)
     if len(kept):
         X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
@@ -266,7 +267,7 @@ def describe_calibration(
     text = (
         f"{100 * coverage:g} % intervals: prediction ± {half_width:.3g} {unit}".rstrip()
         + f", from {facts['rows']} out-of-fold residuals of trial {model.manifest['trial']} "
-        f"({facts['scheme']}, {facts['folds']} folds)"
+        f"({facts['scheme']}, {count_of(facts['folds'], 'fold')})"
     )
     if shares:
         text += (

@@ -35,6 +35,8 @@ from hpo.storage.events import EventKind
 from hpo.study import provenance
 from hpo.study.fingerprint import compare, fingerprint, is_comparable
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import best_trial
+from hpo.wording import count_of
 
 # 2: modules of the engine, which a joblib file names, have moved since 1.
 MODEL_FORMAT = 2
@@ -106,7 +108,7 @@ def obtain(
         The model, or the study, was made by other versions.
     """
     _check_rankable(record, table)
-    best = record.optuna_study().best_trial
+    best = best_trial(record)
     target = folder or models_dir / _folder_name(record, best.number, best.params)
     if not refit and (target / MANIFEST_NAME).is_file():
         model = load(record, target)
@@ -180,7 +182,8 @@ def _check_rankable(record: StudyRecord, table: FeatureTable) -> None:
     counts = record.ledger.counts()
     if not counts.done:
         raise ModelError(
-            f"study '{record.name}': {counts.finished} of {counts.budget} trials are finished, and "
+            f"study '{record.name}': {counts.finished} of {count_of(counts.budget, 'trial')} "
+            "finished, and "
             f"the best model is known when all are; go on (hpo resume {record.name}) or lower the "
             f"budget (hpo budget {record.name} {max(counts.finished, 1)})"
         )
@@ -305,21 +308,20 @@ def _save(record: StudyRecord, model: Model) -> Model:
     }
     files[MANIFEST_NAME] = json.dumps(manifest, indent=1).encode()
     folder = model.folder
-    try:
-        _write_folder(folder, files)
-    except OSError as exc:
-        raise ModelError(
-            f"model {folder}: cannot be written ({exc}); name a folder that you may write to "
-            "(--models DIR)"
-        ) from exc
-    record.ledger.record(
-        EventKind.MODEL_SAVED,
-        {
-            "trial": manifest["trial"],
-            "folder": folder.name,
-            "manifest_sha256": _sha256(files[MANIFEST_NAME]),
-        },
-    )
+    saved = {
+        "trial": manifest["trial"],
+        "folder": folder.name,
+        "manifest_sha256": _sha256(files[MANIFEST_NAME]),
+    }
+    with record.writable() as writable:
+        try:
+            _write_folder(folder, files)
+        except OSError as exc:
+            raise ModelError(
+                f"model {folder}: cannot be written ({exc}); name a folder that you may write to "
+                "(--models DIR)"
+            ) from exc
+        writable.ledger.record(EventKind.MODEL_SAVED, saved)
     return Model(folder, manifest, model.estimator, model.calibration, fitted_now=True)
 
 

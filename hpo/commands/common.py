@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
+from hpo.records import Access
 
 if TYPE_CHECKING:
     from hpo.storage.storage import StudyStorage
@@ -112,16 +113,11 @@ def positive(text: str) -> int:
     return number
 
 
-def open_storage(options: argparse.Namespace, *, create: bool = False) -> StudyStorage:
+def open_storage(options: argparse.Namespace, access: Access) -> StudyStorage:
     """Open the storage that the options name."""
     from hpo.storage.backends import open_storage
 
-    return open_storage(options.storage, create=create)
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number and what it counts, as in "1 trial" and "3 trials"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return open_storage(options.storage, access)
 
 
 def storage_hint(options: argparse.Namespace) -> str:

@@ -5,6 +5,7 @@ As in `hpo.doctor.checks`, libraries are imported where they are needed: one may
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import statistics
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hpo.doctor.result import GB, MB, CheckResult, Verdict, examine
 from hpo.errors import StorageError
+from hpo.storage.sqlite_reading import SqliteReader, is_wal
 from hpo.system.filesystem import locate
 
 if TYPE_CHECKING:
@@ -72,10 +74,7 @@ def _check_sqlite(url: str, path: Path) -> list[CheckResult]:
         remedy = f"run 'hpo doctor' where its workers run; {_ONE_MACHINE}"
         return _not_open(CheckResult("storage", "warning", found, remedy))
     try:
-        # Not the mode that only reads, which would leave the files of write-ahead mode behind.
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None
-        )
+        connection = SqliteReader(path, BUSY_S)()
     except sqlite3.Error as exc:
         remedy = "see who owns the file and its folder, and whether they can be written"
         return _not_open(CheckResult("storage", "problem", f"{shown}: {exc}", remedy))
@@ -93,17 +92,18 @@ def _check_sqlite(url: str, path: Path) -> list[CheckResult]:
 
 
 def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckResult:
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
 
     shown = f"sqlite:///{path}"
     try:
-        mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+        mode = "wal" if is_wal(path) else "delete"
         integrity = _integrity(connection)
         query = "SELECT count(*) FROM sqlite_master WHERE name = 'version_info'"
         begun = bool(connection.execute(query).fetchone()[0])
-        if begun and mode == "wal" and integrity == "ok":
-            # Asks for the version that wrote it; another mode would be switched by that.
-            open_storage(url, create=False).engine.dispose()
+        if begun and integrity == "ok":
+            # Asks for the version that wrote it.
+            open_storage(url, Access.READ).engine.dispose()
     except (sqlite3.Error, StorageError) as exc:
         said = str(exc).removeprefix(f"{shown}: ")
         remedy = "if it was a study storage, restore a copy of it; or give another (--storage)"
@@ -123,7 +123,7 @@ def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckR
         remedies.append("no studies in it: see whether it is the file you meant (--storage)")
     elif mode != "wal":
         verdict = "warning"
-        remedies.append("not in write-ahead mode; the next 'hpo run' or 'hpo status' switches it")
+        remedies.append("not in write-ahead mode; the next 'hpo run' switches it")
     if free < FREE_BYTES:
         verdict = "warning"
         remedies.append("less than 1 GB free: make room before workers have to stop")
@@ -154,6 +154,10 @@ def _sqlite_latency(path: Path, connection: sqlite3.Connection) -> CheckResult:
     def read() -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
+    if not os.access(path.absolute().parent, os.W_OK):
+        read_ms = _median_ms(read, READS)
+        found = f"read {read_ms:.2f} ms (median of {READS}); this user may not write in its folder"
+        return CheckResult("database latency", "not checked", found, figures={"read_ms": read_ms})
     with tempfile.TemporaryDirectory(prefix=".hpo-doctor-", dir=path.absolute().parent) as folder:
         scratch = sqlite3.connect(Path(folder) / "scratch.db", timeout=BUSY_S, isolation_level=None)
 
@@ -212,6 +216,7 @@ def _check_server(url: str, parsed: sa.URL) -> list[CheckResult]:
 def _server(shown: str, url: str, connection: sa.Connection) -> CheckResult:
     import sqlalchemy as sa
 
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
 
     settings = {
@@ -230,7 +235,7 @@ def _server(shown: str, url: str, connection: sa.Connection) -> CheckResult:
     highest = int(settings["max_connections"])
     if begun:
         try:
-            open_storage(url, create=False).engine.dispose()
+            open_storage(url, Access.READ).engine.dispose()
         except StorageError as exc:
             said = str(exc).removeprefix(f"{shown}: ")
             return CheckResult("storage", "problem", f"{shown}: {said}", "give another (--storage)")

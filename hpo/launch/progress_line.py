@@ -7,6 +7,7 @@ from typing import TextIO
 
 from hpo.study.record import StudyRecord
 from hpo.study.status import Status
+from hpo.wording import count_of, plain_number
 
 # In a log file a line is worth writing when a tenth is done, or when this long has passed.
 LOG_INTERVAL_S = 60.0
@@ -73,9 +74,9 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
         Trials finished since then.
     """
     counts = status.counts
-    parts = [f"{counts.finished}/{counts.budget} trials"]
+    parts = [f"{counts.finished}/{count_of(counts.budget, 'trial')}"]
     if status.best_score is not None:
-        parts.append(f"best {status.best_score:.5g} (trial {status.best_trial})")
+        parts.append(f"best {plain_number(status.best_score, '.5g')} (trial {status.best_trial})")
     if done:
         workers = max(1, sum(worker.alive for worker in status.workers))
         parts.append(f"{elapsed_s * workers / done:.2g} s/trial")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.objectives.cross_validation import CrossValidation
-from hpo.records import WorkerRun
+from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study import provenance
 from hpo.study.record import StudyRecord, find
@@ -59,7 +59,7 @@ def run_worker(storage_url: str, name: str, settings: WorkerSettings) -> None:
     with loading():
         worker_id = settings.worker_id or new_worker_id()
         log = open_log(settings.logs / name, worker_id)
-        record = find(open_storage(storage_url, create=False), name)
+        record = find(open_storage(storage_url, Access.WORK), name)
         _require_shareable(record)
         _, objective = record.open_objective()
         if isinstance(objective, CrossValidation):

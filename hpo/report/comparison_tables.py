@@ -16,6 +16,7 @@ from hpo.analysis.comparison import (
     _minus,
 )
 from hpo.analysis.reported import Reported
+from hpo.wording import plain_number
 
 
 def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
@@ -132,13 +133,13 @@ def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
 def _number(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "-"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    return plain_number(value, "+.3f" if signed else ".3f")
 
 
 def _figure(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "-"
-    return f"{value:+.4g}" if signed else f"{value:.4g}"
+    return plain_number(value, "+.4g" if signed else ".4g")
 
 
 def _count(value: int | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from features.table import Target
+from hpo.wording import plain_number
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -51,11 +52,14 @@ def _interval(ends: tuple[float, float]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a score for a reader: three decimals, or three figures of small ones; a true minus."""
+    """Return a score for a reader: three decimals, or three figures of small ones; a true minus.
+
+    A whole number stays one, such as a score that counts something.
+    """
     if value is None or math.isnan(value):
         return "–"
-    small = value != 0 and not 0.1 <= abs(value) < 1000
-    return (f"{value:.3g}" if small else f"{value:.3f}").replace("-", "−")
+    small = not 0.1 <= abs(value) < 1000
+    return plain_number(value, ".3g" if small else ".3f").replace("-", "−")
 
 
 def percent(share: float) -> str:

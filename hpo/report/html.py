@@ -9,6 +9,8 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
+from hpo.wording import count_of
+
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Return a page that needs no network, from a template of ours and what it shows."""
@@ -19,5 +21,6 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["count_of"] = count_of
     plotly_js = Markup(plotly.offline.get_plotlyjs())
     return environment.get_template(template).render(**context, plotly_js=plotly_js)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from hpo.spec.sections import CustomObjectiveSpec
 from hpo.study.fingerprint import PARTS
 from hpo.study.integrity import StudyContents, open_study
 from hpo.study.record import StudyRecord
-from hpo.study.status import Status, take_status
+from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
+from hpo.study.status import Status
 from hpo.study.trials import Search
 from hpo.system.atomic_files import replace_file
+from hpo.wording import count_of
 
 PAGE_NAME = "report.html"
 
@@ -51,28 +54,32 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     HpoError
         If the files cannot be written.
     """
+    snapshot = take_snapshot(record, trials=True)
+    marks = drawn_from(snapshot)
     opened = open_study(record)
-    before = drawn_from(record)
     evaluation = None
     if opened.whole and opened.objective is not None:
-        evaluation = evaluate(record, opened.table, opened.objective)
+        evaluation = evaluate(snapshot, opened.table, opened.objective)
+        # The evaluation of the test set is an event of its own, which the page tells of.
+        events = take_events(record)
+        snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
     folder = reports_dir / record.name
     predictions = folder / PREDICTIONS_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_stamp(folder)
-        now, files = drawn_from(record), [folder / PAGE_NAME]
+        files = [folder / PAGE_NAME]
         if evaluation is not None:
             replace_file(predictions, predictions_csv(evaluation))
             files.append(predictions)
         stale = evaluation is None and predictions.exists()
-        context = _context(record, opened, evaluation)
+        context = _context(snapshot, opened, evaluation)
         page = render("report.html.j2", {**context, "stale_predictions": stale})
         replace_file(folder / PAGE_NAME, page)
         if evaluation is not None:
             files += write_figures(context["portrait"].figures, folder / FOLDER_NAME)
         if opened.whole:
-            save_stamp(folder, before, now, files)
+            save_stamp(folder, marks, files)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME
@@ -82,17 +89,17 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
 
 
 def _context(
-    record: StudyRecord, opened: StudyContents, evaluation: Evaluation | None
+    snapshot: StudySnapshot, opened: StudyContents, evaluation: Evaluation | None
 ) -> dict[str, Any]:
-    status = take_status(record)
-    search = _search(record, opened, evaluation, status)
+    record, status = snapshot.record, snapshot.status
+    search = _search(snapshot, opened)
     holds_out = not isinstance(record.spec.objective, CustomObjectiveSpec) and (
         opened.table is None or not bool(opened.table.is_train.all())
     )
     material = Evidence(
         search=search,
-        counts=status.counts,
-        events=record.ledger.events(),
+        counts=snapshot.counts,
+        events=snapshot.events,
         table=opened.table,
         objective=opened.objective,
         evaluation=evaluation,
@@ -142,20 +149,14 @@ def _scores(
     return scores
 
 
-def _search(
-    record: StudyRecord, opened: StudyContents, evaluation: Evaluation | None, status: Status
-) -> Search:
-    study = record.optuna_study()
-    trials = tuple(study.get_trials(deepcopy=False))
-    names = study.metric_names
-    # While workers run, a better trial may come between the refit and here.
-    best = evaluation.trial if evaluation else status.best_trial
+def _search(snapshot: StudySnapshot, opened: StudyContents) -> Search:
+    assert snapshot.trials is not None
     return Search(
-        name=record.name,
-        direction=study.direction,
-        trials=trials,
-        best=None if best is None else trials[best],
-        score_name=names[0] if names else "score",
+        name=snapshot.record.name,
+        direction=snapshot.direction,
+        trials=snapshot.trials,
+        best=snapshot.best,
+        score_name=snapshot.score_name,
         part_names=tuple(opened.objective.parts) if opened.objective else (),
     )
 
@@ -200,7 +201,10 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
         "Host": " ".join(str(origin.get(key, "")) for key in ("host", "platform")),
     }
     if table is not None:
-        facts["Table"] = f"{table.name}: {table.n_rows} rows, {table.n_features} features"
+        facts["Table"] = (
+            f"{table.name}: {count_of(table.n_rows, 'row')}, "
+            f"{count_of(table.n_features, 'feature')}"
+        )
         facts["Table hash"] = table.hash
         facts["Citation"] = _citation(table.manifest)
     elif record.table_path is not None:

@@ -27,6 +27,7 @@ from hpo.report.formatting import (
 )
 from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
 from hpo.study.trials import Search, score
+from hpo.wording import count_of, plain_number
 
 EDGE = 0.01  # share of a searched range, at either end
 
@@ -83,8 +84,10 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
         return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
     in_words = functools.partial(_in_words, evaluation, unit)
     text = f"{of}, trial {trial}, reaches {in_words(evaluation.cv)} in cross-validation"
+    if evaluation.withheld:
+        return f"{text}. The held-out rows were left alone: {evaluation.withheld}."
     if evaluation.test is not None:
-        rows = f"{len(evaluation.test.y)} held-out rows"
+        rows = count_of(len(evaluation.test.y), "held-out row")
         return f"{text}, and {in_words(evaluation.test)} on {rows}."
     if holds_out:
         return f"{text}. The held-out rows are evaluated once, when the budget is finished."
@@ -200,7 +203,7 @@ def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[s
         rows.append(
             {
                 "name": name,
-                "value": f"{value:.6g}" if isinstance(value, float) else str(value),
+                "value": plain_number(value, ".6g") if isinstance(value, float) else str(value),
                 "range": "not in the present space" if dimension is None else _range(dimension),
                 "place": None if place is None else round(100 * place, 1),
                 "edge": edge,

@@ -23,6 +23,7 @@ from hpo.report.tables import TextTable
 from hpo.storage.events import EventKind
 from hpo.study.fingerprint import NOT_COMPARABLE, PARTS, shorten
 from hpo.study.trials import Search, score
+from hpo.wording import count_of
 
 MAX_LISTED = 200  # rows of a list; the page says how many more there are and what shows them
 REFIT_TOLERANCE = 1e-6
@@ -92,19 +93,21 @@ def _derived_columns(table: FeatureTable, objective: Objective | None) -> Validi
     title = "Features made from the target"
     derived = [column for column in table.columns if column.derived_from_target]
     if not derived:
-        text = f"None of the {table.n_features} features is marked as made from the target."
+        features = count_of(table.n_features, "feature")
+        text = f"None of the {features} is marked as made from the target."
         return ValidityFinding("fine", title, text)
     named = ", ".join(f"{column.name} (family {column.family})" for column in derived)
     verb, them = ("is", "it") if len(derived) == 1 else ("are", "them")
     if objective is not None and not isinstance(objective, CrossValidation):
         text = (
-            f"{len(derived)} of {table.n_features} columns {verb} made from the target or measured "
+            f"{len(derived)} of {count_of(table.n_features, 'column')} {verb} made from the "
+            "target or measured "
             f"with it: {named}. The objective is the study's own: whether its models see {them} or "
             f"predict {them}, it alone knows."
         )
         return ValidityFinding("note", title, text)
     text = (
-        f"{len(derived)} of {table.n_features} features {verb} made from the target: "
+        f"{len(derived)} of {count_of(table.n_features, 'feature')} {verb} made from the target: "
         f"{named}. A model reads part of the answer from {them}, and no new material comes with "
         f"{them}. Leave {them} out before believing any score on this page."
     )
@@ -146,6 +149,9 @@ def _shared_groups(table: FeatureTable, objective: CrossValidation) -> ValidityF
 def _test_evaluations(material: Evidence) -> ValidityFinding:
     title = "Test-set evaluations"
     evaluations = [event for event in material.events if event["kind"] == EventKind.TEST_EVALUATION]
+    withheld = material.evaluation.withheld if material.evaluation is not None else ""
+    if not evaluations and withheld:
+        return ValidityFinding("note", title, f"None: the test set was left alone, {withheld}.")
     if not evaluations and not material.holds_out:
         text = (
             "The engine holds nothing out in this study: every score on this page took part in "
@@ -168,13 +174,14 @@ def _test_evaluations(material: Evidence) -> ValidityFinding:
     if not evaluations:
         text = (
             f"None yet. The test set is evaluated once, when the budget of "
-            f"{material.counts.budget} trials is finished."
+            f"{count_of(material.counts.budget, 'trial')} is finished."
         )
         return ValidityFinding("fine", title, text)
     went_on = not material.counts.done or evaluations[0]["finished"] < material.counts.finished
     if len(evaluations) == 1 and not went_on:
         text = (
-            f"One, on {utc(evaluations[0]['at'])}, after {_trials(evaluations[0]['finished'])}, "
+            f"One, on {utc(evaluations[0]['at'])}, after "
+            f"{count_of(evaluations[0]['finished'], 'trial')}, "
             f"with trial {evaluations[0]['trial']} alone. The held-out rows took no part in "
             "choosing it."
         )
@@ -226,7 +233,7 @@ def _ended_early(search: Search, what: str) -> ValidityFinding:
     after = Counter(len(trial.intermediate_values) for trial in pruned)
     listed = ", ".join(f"{count} after part {part}" for part, count in sorted(after.items()))
     text = (
-        f"{_count(len(pruned), 'trial')} ended early ({listed}), because the mean of their first "
+        f"{count_of(len(pruned), 'trial')} ended early ({listed}), because the mean of their first "
         f"parts was worse than that of most others; {len(finished)} were scored on all {n_parts} "
         f"parts. That saved {saved} of {wanted} {what} ({percent(saved / wanted)}). Had they gone "
         "on, one of them might still have become the best: pruning = false in the study file lets "
@@ -275,14 +282,19 @@ def _changes(events: Events) -> ValidityFinding:
             before, now = shorten(event["before"]), shorten(event["now"])
             rows.append((utc(event["at"]), f"{PARTS[event['part']]}: {before} → {now}"))
         elif event["kind"] == EventKind.BUDGET:
-            rows.append((utc(event["at"]), f"budget: {event['before']} → {event['after']} trials"))
+            rows.append(
+                (
+                    utc(event["at"]),
+                    f"budget: {event['before']} → {count_of(event['after'], 'trial')}",
+                )
+            )
     if not rows:
         text = "None: every trial had the same data, folds, space, objective, code and packages."
         return ValidityFinding("fine", title, text)
     tables = (_listed("Every change", ("when", "what"), rows),)
     if accepted:
         text = (
-            f"{_count(accepted, 'change')} accepted on the way. Trials from before and after it "
+            f"{count_of(accepted, 'change')} accepted on the way. Trials from before and after it "
             "were not scored alike, and the best of them may be the best only by that."
         )
         return ValidityFinding("caution", title, text, tables)
@@ -310,7 +322,7 @@ def _failures(search: Search) -> ValidityFinding:
         for reason, trials in ordered
     ]
     text = (
-        f"{_count(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
+        f"{count_of(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
         "trials cost no budget, and the search learns nothing from them: look whether they fail "
         "in one corner of the space."
     )
@@ -331,7 +343,7 @@ def _deaths(events: Events) -> ValidityFinding:
     if not rows:
         return ValidityFinding("fine", title, "None.")
     text = (
-        f"{_count(len(rows), 'worker')} died. Another one went on with the trial from its last "
+        f"{count_of(len(rows), 'worker')} died. Another one went on with the trial from its last "
         "stored part, so that no score depends on it."
     )
     columns = ("when", "trial", "worker", "reason")
@@ -345,14 +357,12 @@ def _in_words(nested: Mapping[str, Any]) -> str:
         value = number(nested["scores"][name])
         scores.append(f"{label(name)} {value} ({number(low)} to {number(high)})")
     return (
-        f"Nested cross-validation, in which each of {nested['folds']} folds is predicted by a "
-        f"search of {_trials(nested['trials'])} that has not seen it, scores {', '.join(scores)} "
-        f"over {nested['rows']} rows, with 95 % intervals by group."
+        f"Nested cross-validation, in which each of {count_of(nested['folds'], 'fold')} is "
+        "predicted by a "
+        f"search of {count_of(nested['trials'], 'trial')} that has not seen it, scores "
+        f"{', '.join(scores)} "
+        f"over {count_of(nested['rows'], 'row')}, with 95 % intervals by group."
     )
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _missing_rows(table: FeatureTable) -> ValidityFinding:
@@ -360,14 +370,19 @@ def _missing_rows(table: FeatureTable) -> ValidityFinding:
     skipped, partial = table.skipped, table.partial
     if not skipped and not partial:
         return ValidityFinding(
-            "fine", title, f"None: all {table.n_rows} rows of the source are complete."
+            "fine",
+            title,
+            f"None: the table has all of the source, {count_of(table.n_rows, 'complete row')}.",
         )
     total = table.n_rows + len(skipped)
-    text = f"All {total} rows of the source are in the table"
+    text = f"The table has all of the source, {count_of(total, 'row')}"
     if skipped:
-        text = f"{len(skipped)} of {total} rows of the source are not in the table"
+        verb = "is" if len(skipped) == 1 else "are"
+        text = f"{len(skipped)} of {count_of(total, 'row')} of the source {verb} not in the table"
     if partial:
-        text += f"; {len(partial)} remarks say which features could not be computed in full"
+        remarks = count_of(len(partial), "remark")
+        verb = "says" if len(partial) == 1 else "say"
+        text += f"; {remarks} {verb} which features could not be computed in full"
     text += ". Scores speak of the rows that are left." if skipped else "."
     command = f"hpo features show {table.path}"
     tables = []
@@ -378,10 +393,10 @@ def _missing_rows(table: FeatureTable) -> ValidityFinding:
         tables.append(_counted("Skipped rows by reason", reasons, command))
         tables.append(_listed("Every skipped row", columns, lines, {1}, command))
     if partial:
-        remarks = Counter(f"{row.family}: {row.reason}" for row in partial)
+        by_reason = Counter(f"{row.family}: {row.reason}" for row in partial)
         notes = [(p.source, str(p.line), p.id, p.family, p.reason) for p in partial]
         headings = ("file", "line", "id", "family", "reason")
-        tables.append(_counted("Incomplete features by reason", remarks, command))
+        tables.append(_counted("Incomplete features by reason", by_reason, command))
         tables.append(_listed("Every remark", headings, notes, {1}, command))
     return ValidityFinding("note", title, text, tuple(tables))
 
@@ -401,10 +416,6 @@ def _listed(
     left = len(rows) - MAX_LISTED
     more = f"{left} more" + (f", shown by: {command}" if command else "") if left > 0 else ""
     return TextTable(title, columns, tuple(rows[:MAX_LISTED]), frozenset(numeric), more)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _numbers(numbers: Sequence[int], most: int = 12) -> str:

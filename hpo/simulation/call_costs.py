@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 
-from hpo.records import Claim, WorkerRun
+from hpo.records import Access, Claim, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
 from hpo.storage.schema import STUDIES
@@ -41,7 +41,7 @@ def price_calls() -> Mapping[str, Price]:
     `claim without a trial` is told to wait or to leave.
     """
     with tempfile.TemporaryDirectory() as folder:
-        storage = open_storage(f"sqlite:///{Path(folder) / 'priced.db'}", create=True)
+        storage = open_storage(f"sqlite:///{Path(folder) / 'priced.db'}", Access.CREATE)
         try:
             return _price_calls(storage)
         finally:

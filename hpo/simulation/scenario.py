@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY, part_key
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import trials_of
 from hpo.worker.loop import Scores
 
 HOUR_S = 3600.0
@@ -68,14 +69,13 @@ class DurationTrace:
             If no trial has finished yet.
         """
         rows, complete = [], False
-        for trial in record.optuna_study().get_trials(deepcopy=False):
+        for trial in trials_of(record, TrialState.COMPLETE, TrialState.PRUNED):
             complete = complete or trial.state is TrialState.COMPLETE
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                keys = itertools.takewhile(
-                    lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
-                    map(part_key, itertools.count()),
-                )
-                rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
+            keys = itertools.takewhile(
+                lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
+                map(part_key, itertools.count()),
+            )
+            rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
         if not complete:
             raise HpoError(
                 f"study '{record.name}': no trial has finished, so there are no durations to "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from sqlalchemy.exc import (
 )
 
 from hpo.errors import StorageError
-from hpo.storage.schema import METADATA, STUDIES
+from hpo.records import Access
+from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
+from hpo.storage.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage, first_line
 from hpo.storage.urls import hide_password, resolve_url
 
@@ -56,7 +59,7 @@ _POSTGRESQL_CONNECT_ARGS = {
 }
 
 
-def open_storage(url: str, *, create: bool) -> StudyStorage:
+def open_storage(url: str, access: Access) -> StudyStorage:
     """Open a storage by its SQLAlchemy URL.
 
     Parameters
@@ -64,9 +67,9 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
     url
         Such as `sqlite:///hpo.db` or `postgresql://user:password@host/database`, or a folder or
         file that holds one (see `resolve_url`).
-    create
-        Whether to make the database and its tables where they are missing. Workers never do:
-        the schema is made once, before them.
+    access
+        To read, a database of plain Optuna will do. Workers never create: the schema is made once,
+        before them.
 
     Raises
     ------
@@ -80,57 +83,75 @@ def open_storage(url: str, *, create: bool) -> StudyStorage:
         raise StorageError(
             f"--storage {hide_password(url)}: not a database URL; expected e.g. sqlite:///hpo.db"
         ) from exc
-    if parsed.get_backend_name() in ("postgresql", "postgres"):
-        return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, create=create)
+    backend = parsed.get_backend_name()
+    if backend in ("postgresql", "postgres"):
+        return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
     shown = parsed.render_as_string(hide_password=True)
-    is_file = parsed.get_backend_name() == "sqlite"
-    if is_file:
-        _prepare_sqlite(parsed.database, shown, create=create)
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if is_file else {}
+    options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
-            return _open(parsed, options, create=create)
+            return _open(parsed, options, access)
         except _OPENING_ERRORS as exc:
             # Two first runs at once: the other one is creating the same tables and rows.
             racing = isinstance(exc, IntegrityError) or any(
                 sign in str(exc) for sign in ("already exists", "database is locked")
             )
-            if create and racing and attempt < _SCHEMA_ATTEMPTS - 1:
+            if access is Access.CREATE and racing and attempt < _SCHEMA_ATTEMPTS - 1:
                 time.sleep(0.1)
                 continue
-            reason = first_line(exc)
-            reason = _NO_STUDIES if "no such table" in reason else f"cannot be opened: {reason}"
-            raise StorageError(f"{shown}: {reason}") from exc
+            raise StorageError(f"{shown}: cannot be opened: {first_line(exc)}") from exc
+        except _UnreadableError as exc:
+            raise StorageError(f"{shown}: {exc}") from None
     raise AssertionError("unreachable")
 
 
-def _open(url: sa.URL, options: dict[str, Any], *, create: bool) -> StudyStorage:
+def _open(url: sa.URL, options: Mapping[str, Any], access: Access) -> StudyStorage:
     text = url.render_as_string(hide_password=False)
-    storage = StudyStorage(text, engine_kwargs=options, skip_table_creation=not create)
+    create = access is Access.CREATE
+    if not create:
+        how = {key: options[key] for key in ("connect_args", "creator") if key in options}
+        engine = sa.create_engine(url, poolclass=sa.NullPool, **how)
+        with engine.connect() as connection:
+            _look_for_studies(connection)
+    storage = StudyStorage(text, engine_kwargs=dict(options), skip_table_creation=not create)
+    storage.read_only = access is Access.READ
     try:
         if create:
             METADATA.create_all(storage.engine)
-        else:
-            with storage.read() as c:
-                _look_for_studies(c)
     except SQLAlchemyError:
         storage.engine.dispose()
         raise
     return storage
 
 
+class _UnreadableError(Exception):
+    """A database has no tables that are known here; says what to do."""
+
+
 def _look_for_studies(connection: sa.Connection) -> None:
-    """Fail where Optuna's tables may be, but ours are not."""
-    connection.execute(sa.select(STUDIES.c.study_id).limit(1))
+    """Fail where Optuna's tables are missing, or of another version; ours need not be there."""
+    there = sa.inspect(connection).get_table_names()
+    if OPTUNA_STUDIES.name not in there:
+        raise _UnreadableError(_NO_STUDIES)
+    found: list[str] = []
+    if "alembic_version" in there:
+        rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        found = [str(version) for version in rows.scalars()]
+    if found != [SCHEMA_REVISION]:
+        named = found[0] if found else "unknown"
+        raise _UnreadableError(
+            "cannot be opened: its tables were made by another version of Optuna (schema "
+            f"{named}, here {SCHEMA_REVISION}). If that is older, make a copy of the database and "
+            "bring the copy up to date: optuna storage upgrade --storage URL"
+        )
 
 
-def _open_postgresql(url: sa.URL, given: str, *, create: bool) -> StudyStorage:
+def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
     """Open a storage on PostgreSQL; `given` is how the user named it."""
     connect_args = {
         name: value for name, value in _POSTGRESQL_CONNECT_ARGS.items() if name not in url.query
     }
-    options = {
-        "connect_args": connect_args,
+    options: dict[str, Any] = {
         # A worker is two threads, itself and its heartbeat; a server has few connections to give.
         "pool_size": 1,
         "max_overflow": 1,
@@ -138,31 +159,37 @@ def _open_postgresql(url: sa.URL, given: str, *, create: bool) -> StudyStorage:
         # A server that was started anew is met by a fresh connection, not by an error.
         "pool_pre_ping": True,
     }
+    if access is Access.READ:
+        own = url.query.get("options", "")
+        connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
+        options = {"poolclass": sa.NullPool}
+    options["connect_args"] = connect_args
+    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    where = shown if "://" in given else f"{given} ({shown})"
     try:
-        with _gate(url, connect_args, create=create):
-            return _open(url, options, create=create)
+        with _gate(url, connect_args, access):
+            return _open(url, options, access)
     except _OPENING_ERRORS as exc:
-        shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
-        where = shown if "://" in given else f"{given} ({shown})"
         raise StorageError(f"{where}: {_explain(exc, given)}") from None
+    except _UnreadableError as exc:
+        raise StorageError(f"{where}: {exc}") from None
 
 
 @contextlib.contextmanager
-def _gate(url: sa.URL, connect_args: dict[str, Any], *, create: bool) -> Iterator[None]:
-    """Let one process at a time make tables, and nobody in who would find none.
+def _gate(url: sa.URL, connect_args: dict[str, Any], access: Access) -> Iterator[None]:
+    """Let one process at a time make tables.
 
     On PostgreSQL even CREATE TABLE IF NOT EXISTS fails where two do it at once.
     """
+    if access is not Access.CREATE:
+        yield
+        return
     engine = sa.create_engine(url, connect_args=connect_args, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        if create:
-            connection.exec_driver_sql(f"SET lock_timeout = '{BUSY_TIMEOUT_S:g}s'")
-            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-            yield
-            return
-        _look_for_studies(connection)
-    yield
+        connection.exec_driver_sql(f"SET lock_timeout = '{BUSY_TIMEOUT_S:g}s'")
+        connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+        yield
 
 
 def _explain(exc: BaseException, given: str) -> str:
@@ -178,6 +205,8 @@ def _explain(exc: BaseException, given: str) -> str:
     advice = ""
     if "password" in reason:
         advice = "; look whether the URL has the role and the password of this server"
+    elif "permission denied" in reason:
+        advice = "; to read, a role needs SELECT on all tables of the database"
     elif "does not exist" in reason:
         advice = "; databases and roles are created by the server's administrator (createdb NAME)"
     elif "too many clients" in reason or "connection slots" in reason:
@@ -190,26 +219,39 @@ def _explain(exc: BaseException, given: str) -> str:
     return f"cannot be opened: {reason}{advice}"
 
 
-def _prepare_sqlite(database: str | None, shown: str, *, create: bool) -> None:
+def _prepare_sqlite(database: str | None, shown: str, access: Access) -> dict[str, Any]:
+    """Make sure that there is a file as it is wanted; return how SQLAlchemy is to open it."""
     if not database or database == ":memory:":
         raise StorageError(f"{shown}: workers are processes and need a file to share")
     path = Path(database)
-    if not create and not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as exc:
+        raise StorageError(f"{shown}: cannot be reached: {exc.strerror}") from exc
+    if access is not Access.CREATE and not is_there:
         raise StorageError(
             f"{shown}: no such file; give the storage that the study is in "
             "(--storage or HPO_STORAGE)"
         )
     if not path.parent.is_dir():
         raise StorageError(f"{shown}: the folder {path.parent} does not exist")
-    connection = None
-    try:
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
-        _switch_to_wal(connection)
-    except sqlite3.Error as exc:
-        raise StorageError(f"{shown}: cannot be opened: {exc}") from exc
-    finally:
-        if connection is not None:
-            connection.close()
+    if is_there and not os.access(path, os.R_OK):
+        raise StorageError(f"{shown}: this user may not read the file")
+    if access is Access.READ:
+        reader = SqliteReader(path, BUSY_TIMEOUT_S)
+        return {"creator": reader, "poolclass": sa.NullPool}
+    # What Optuna alone works with is left as it is by those who begin nothing.
+    if access is Access.CREATE or holds_tables(path, STUDIES.name):
+        connection = None
+        try:
+            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
+            _switch_to_wal(connection)
+        except sqlite3.Error as exc:
+            raise StorageError(f"{shown}: cannot be opened: {exc}") from exc
+        finally:
+            if connection is not None:
+                connection.close()
+    return {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

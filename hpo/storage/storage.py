@@ -23,14 +23,17 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
+    DatabaseError,
     InterfaceError,
     OperationalError,
+    ProgrammingError,
     SQLAlchemyError,
 )
 
 from hpo.errors import StorageError
 from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
+from hpo.storage.sqlite_reading import refuse_changed
 
 BUSY_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 5.0
@@ -62,12 +65,15 @@ class StudyStorage(RDBStorage):
     patience_s
         How long `patiently` goes on trying while the database does not answer. None at all for
         a command that somebody waits for; workers wait for a server that is being restarted.
+    read_only
+        Whether it was opened to read alone.
     now_sql, up_since_sql
         The time by the database's clock, and when its server was started, as SQL: seconds since the
         epoch. A file was started at 0.
     """
 
     patience_s = 0.0
+    read_only = False
 
     def __init__(self, url: str, **options: Any) -> None:
         if not self._attach(url, options):
@@ -127,12 +133,29 @@ class StudyStorage(RDBStorage):
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Open one transaction that reads alone: one consistent state of the study."""
+        """Open one transaction that reads alone: one consistent state of the study.
+
+        Raises
+        ------
+        StorageError
+            If the role may not read a table, or a file that nobody wrote was written meanwhile.
+        """
+        shown = self.engine.url.render_as_string(hide_password=True)
         with self.engine.connect() as connection:
-            if self.engine.dialect.name == "postgresql":
+            if connection.dialect.name == "postgresql":
                 # One moment for all statements; SQLite reads so by itself.
-                connection.execution_options(isolation_level="REPEATABLE READ")
-            yield connection
+                connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            dbapi = connection.connection.dbapi_connection
+            try:
+                yield connection
+            except DatabaseError as exc:
+                refuse_changed(dbapi, shown)
+                if isinstance(exc, ProgrammingError):
+                    raise StorageError(f"{shown}: cannot be read: {first_line(exc)}") from exc
+                raise
+            refuse_changed(dbapi, shown)
 
     def now(self, connection: sa.Connection) -> float:
         """Return the database's time in seconds since the epoch: every lease is judged by it."""

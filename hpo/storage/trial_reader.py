@@ -414,3 +414,44 @@ def _utc(stored: datetime | None) -> datetime | None:
 def _local(time: datetime | None) -> datetime | None:
     """Return a time as Optuna hands it out: local, without saying so."""
     return None if time is None else time.astimezone().replace(tzinfo=None)
+
+
+# All of a study, value by value ------------------------------------------------------------------
+
+
+def stream_params(c: sa.Connection, study_id: int) -> Iterator[tuple[int, str, Any]]:
+    """Return a trial's id, name and value of every parameter, in the order of ids and draws."""
+    for trial_id, name, value, distribution in _stream(
+        c, study_id, PARAMS.c.param_id, "param_name", "param_value", "distribution_json"
+    ):
+        yield trial_id, name, read_distribution(distribution).to_external_repr(value)
+
+
+def stream_attributes(c: sa.Connection, study_id: int) -> Iterator[tuple[int, str, Any]]:
+    """Return a trial's id, name and value of every user attribute, in the order of ids."""
+    order, read = ATTRIBUTES.c.trial_user_attribute_id, json.JSONDecoder().decode
+    for trial_id, name, text in _stream(c, study_id, order, "key", "value_json"):
+        yield trial_id, name, read(text)
+
+
+def stream_part_values(c: sa.Connection, study_id: int) -> Iterator[tuple[int, int, float]]:
+    """Return a trial's id, step and value of every value that was reported, in this order."""
+    columns = ("step", "intermediate_value", "intermediate_value_type")
+    for trial_id, step, value, kind in _stream(c, study_id, PART_VALUES.c.step, *columns):
+        yield trial_id, step, part_value_of(value, kind)
+
+
+def _stream(
+    c: sa.Connection, study_id: int, order: sa.Column[Any], *names: str
+) -> Iterator[tuple[Any, ...]]:
+    """Return rows of a table, a trial's together, of which few are in memory at once."""
+    table = order.table
+    query: sa.Select[*tuple[Any, ...]] = (
+        sa.select(table.c.trial_id, *(table.c[name] for name in names))
+        .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+        .where(TRIALS.c.study_id == study_id)
+        .order_by(TRIALS.c.trial_id, order)
+    )
+    found = c.execute(query, execution_options={"yield_per": BATCH})
+    for rows in found.partitions():
+        yield from rows

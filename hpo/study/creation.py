@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 
 import features.table
 from features.table import FeaturesError, FeatureTable, OwnSpec, TableRows
-from hpo.errors import ConflictError, ObjectiveError, SpecError
+from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import hold_out
@@ -36,7 +36,8 @@ from hpo.study.fingerprint import (
     fingerprint_of_spec,
     is_comparable,
 )
-from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_table_of
+from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
+from hpo.wording import count_of
 
 # Rows times features above which a study is not checked before its features are computed, but when
 # they are: a stand-in would take as much memory as the table.
@@ -176,10 +177,14 @@ def build_table(
         log(f"the data are not here, the stored table is used ({exc})")
         return stored
     how = "reused" if built.reused else f"built in {built.wall_s:.1f} s"
-    log(f"table {built.name}: {built.n_rows} rows, {built.n_features} features, {how}")
+    log(
+        f"table {built.name}: {count_of(built.n_rows, 'row')}, "
+        f"{count_of(built.n_features, 'feature')}, {how}"
+    )
     if built.skipped or built.partial:
         log(
-            f"  {len(built.skipped)} rows skipped, {len(built.partial)} remarks; "
+            f"  {count_of(len(built.skipped), 'row')} skipped, "
+            f"{count_of(len(built.partial), 'remark')}; "
             f"see: hpo features show {built.path}"
         )
     return built.path.resolve()
@@ -229,7 +234,12 @@ def begin(
                 )
             )
         else:
-            stored = find_row(c, study_id, spec.name)
+            stored = find_row(c, study_id)
+            if stored is None:
+                raise PlainStudyError(
+                    f"study '{spec.name}' in this storage was made by Optuna alone and has no "
+                    "study file; choose another name (--name NEW)"
+                )
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)
             _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
@@ -265,7 +275,7 @@ def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bo
 def _record_resumption(
     storage: StudyStorage,
     c: sa.Connection,
-    stored: Any,
+    stored: StudyRow,
     name: str,
     origin: Mapping[str, Any],
     *,

@@ -6,24 +6,63 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from hpo.storage.schema import WORKERS
+from hpo.storage.events import EventKind
+from hpo.storage.schema import EVENTS, WORKERS
 from hpo.study.fingerprint import PARTS
 from hpo.study.record import StudyRecord
+from hpo.wording import count_of
 
 
-def workers_of(record: StudyRecord) -> list[Any]:
-    """Return every run of a worker that the study has seen, oldest first: rows of `hpo_workers`."""
+class WorkerRow(NamedTuple):
+    """One run of a worker: a row of `hpo_workers`, whose times are by the database's clock."""
+
+    worker_id: str
+    study_id: int
+    host: str
+    pid: int
+    started_at: float
+    seen_at: float
+    ended_at: float | None
+    outcome: str | None
+    cluster: str | None
+    job: str | None
+    restarts: int | None
+    log: str | None
+    provenance: str | None
+
+
+def read_workers(c: sa.Connection, study_id: int) -> list[WorkerRow]:
+    """Return every run of a worker that a study has seen, oldest first."""
     query = (
-        sa.select(WORKERS)
-        .where(WORKERS.c.study_id == record.study_id)
+        sa.select(*(WORKERS.c[name] for name in WorkerRow._fields))
+        .where(WORKERS.c.study_id == study_id)
         .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
     )
+    return [WorkerRow(*row) for row in c.execute(query)]
+
+
+def read_events(
+    c: sa.Connection, study_id: int, kind: EventKind | None = None
+) -> list[dict[str, Any]]:
+    """Return what happened to a study, oldest first; of one kind or of all.
+
+    An event is `at`, `kind`, and what was written down of it, which depends on its kind.
+    """
+    query = sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail).order_by(EVENTS.c.event_id)
+    query = query.where(EVENTS.c.study_id == study_id)
+    if kind is not None:
+        query = query.where(EVENTS.c.kind == kind.value)
+    return [{"at": at, "kind": name, **json.loads(detail)} for at, name, detail in c.execute(query)]
+
+
+def workers_of(record: StudyRecord) -> list[WorkerRow]:
+    """Return every run of a worker that the study has seen, oldest first."""
     with record.storage.read() as c:
-        return list(c.execute(query).all())
+        return read_workers(c, record.study_id)
 
 
 def tell(record: StudyRecord) -> dict[str, Any]:
@@ -36,9 +75,12 @@ def tell(record: StudyRecord) -> dict[str, Any]:
         machine, command), `fingerprint` by part, `workers` (one object per run of a worker) and
         `events`. Times are seconds since the epoch, by the database's clock.
     """
+    with record.storage.read() as c:
+        rows = read_workers(c, record.study_id)
+        events = read_events(c, record.study_id)
     workers = []
-    for row in workers_of(record):
-        worker = dict(row._mapping)
+    for row in rows:
+        worker = row._asdict()
         worker["provenance"] = json.loads(row.provenance) if row.provenance else None
         workers.append(worker)
     return {
@@ -49,7 +91,7 @@ def tell(record: StudyRecord) -> dict[str, Any]:
         "fingerprint": dict(record.fingerprint),
         "table": str(record.table_path) if record.table_path else None,
         "workers": workers,
-        "events": record.ledger.events(),
+        "events": events,
     }
 
 
@@ -79,7 +121,7 @@ def describe(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_workers(workers: list[Mapping[str, Any]]) -> Iterator[str]:
-    yield f"{len(workers)} runs of workers"
+    yield count_of(len(workers), "worker run")
     for worker in workers:
         made_with = worker["provenance"] or {}
         git = made_with.get("git", {})
@@ -96,7 +138,7 @@ def _describe_workers(workers: list[Mapping[str, Any]]) -> Iterator[str]:
         (worker["provenance"] or {}).get("git", {}).get("commit", "unknown") for worker in workers
     )
     if len(commits) > 1:
-        yield f"  {len(commits)} different commits"
+        yield f"  {count_of(len(commits), 'different commit')}"
 
 
 def _threads(made_with: Mapping[str, Any]) -> str:

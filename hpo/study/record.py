@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 import features.table
 from features.table import FeatureTable, Target
-from hpo.errors import HpoError, StudyNotFoundError, suggest
+from hpo.errors import PlainStudyError, StorageError, StudyNotFoundError, suggest
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
+from hpo.records import Access
 from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
+from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
-from hpo.storage.storage import StudyStorage
+from hpo.storage.storage import StudyStorage, first_line
 from hpo.study.fingerprint import (
     Fingerprint,
     compare,
@@ -43,6 +47,18 @@ class Source:
         """Read the study file again; None if it is not there any more."""
         path = Path(self.file)
         return load(path, self.overrides) if path.is_file() else None
+
+
+class StudyRow(NamedTuple):
+    """What `hpo_studies` keeps of a study: JSON texts, and seconds by the database's clock."""
+
+    study_id: int
+    budget: int
+    spec: str
+    fingerprint: str
+    table_path: str | None
+    provenance: str
+    created_at: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,32 @@ class StudyRecord:
     def optuna_study(self) -> optuna.Study:
         """Return the study for Optuna's own functions."""
         return optuna.load_study(study_name=self.name, storage=self.storage)
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[StudyRecord]:
+        """Give the same study to write something down in, where it was opened to be read.
+
+        Raises
+        ------
+        StorageError
+            If its storage cannot be written.
+        """
+        if not self.storage.read_only:
+            yield self
+            return
+        url = self.storage.engine.url.render_as_string(hide_password=False)
+        opened = open_storage(url, Access.WORK)
+        try:
+            # SQLite opens what it may not write without a word.
+            with opened.write():
+                pass
+            yield replace(self, storage=opened)
+        except (OperationalError, ProgrammingError) as exc:
+            shown = opened.engine.url.render_as_string(hide_password=True)
+            reason = first_line(exc.orig or exc)
+            raise StorageError(f"{shown}: cannot be written: {reason}") from exc
+        finally:
+            opened.engine.dispose()
 
     def read_table(self) -> FeatureTable | None:
         """Read the feature table of the study; None if it has none."""
@@ -117,14 +159,21 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
     ------
     StudyNotFoundError
         Naming the nearest of the studies that are there.
+    PlainStudyError
+        If Optuna alone made it.
     """
     with storage.read() as c:
         study_id = find_id(c, name)
         if study_id is None:
             shown = storage.engine.url.render_as_string(hide_password=True)
-            hint = suggest(name, names(storage))
+            hint = suggest(name, [*read_names(c), *read_plain_names(c)])
             raise StudyNotFoundError(f"{shown} holds no study '{name}'; {hint}")
-        row = find_row(c, study_id, name)
+        row = find_row(c, study_id)
+    if row is None:
+        raise PlainStudyError(
+            f"study '{name}' was made by Optuna alone and has no study file; see it with hpo "
+            "status, hpo export or optuna-dashboard"
+        )
     origin = json.loads(row.provenance)
     source = origin.pop("source")
     return StudyRecord(
@@ -141,14 +190,26 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
 
 
 def names(storage: StudyStorage) -> list[str]:
-    """Return the names of the studies in a storage, oldest first."""
+    """Return the names of the studies in a storage, oldest first; without those of Optuna alone."""
     with storage.read() as c:
-        rows = c.execute(
-            sa.select(OPTUNA_STUDIES.c.study_name)
-            .join(STUDIES, STUDIES.c.study_id == OPTUNA_STUDIES.c.study_id)
-            .order_by(OPTUNA_STUDIES.c.study_id)
-        ).all()
-    return [row.study_name for row in rows]
+        return read_names(c)
+
+
+def read_names(c: sa.Connection) -> list[str]:
+    """Return what `names` does, within a transaction."""
+    if not _has_our_tables(c):
+        return []
+    ours = sa.select(OPTUNA_STUDIES.c.study_name).join(
+        STUDIES, STUDIES.c.study_id == OPTUNA_STUDIES.c.study_id
+    )
+    return list(c.execute(ours.order_by(OPTUNA_STUDIES.c.study_id)).scalars())
+
+
+def read_plain_names(c: sa.Connection) -> list[str]:
+    """Return the names of the studies that Optuna alone made, oldest first."""
+    query = sa.select(OPTUNA_STUDIES.c.study_name).order_by(OPTUNA_STUDIES.c.study_id)
+    ours = {*read_names(c)}
+    return [name for name in c.execute(query).scalars() if name not in ours]
 
 
 def find_id(c: sa.Connection, name: str) -> int | None:
@@ -158,12 +219,14 @@ def find_id(c: sa.Connection, name: str) -> int | None:
     return None if found is None else int(found)
 
 
-def find_row(c: sa.Connection, study_id: int, name: str) -> Any:
-    """Return our row of a study; HpoError if Optuna alone made the study."""
-    row = c.execute(sa.select(STUDIES).where(STUDIES.c.study_id == study_id)).one_or_none()
-    if row is None:
-        raise HpoError(
-            f"study '{name}' in this storage was made by Optuna alone and has no study file; "
-            "choose another name (--name NEW)"
-        )
-    return row
+def find_row(c: sa.Connection, study_id: int) -> StudyRow | None:
+    """Return our row of a study; None if Optuna alone made the study."""
+    if not _has_our_tables(c):
+        return None
+    columns = [STUDIES.c[field] for field in StudyRow._fields]
+    row = c.execute(sa.select(*columns).where(STUDIES.c.study_id == study_id)).one_or_none()
+    return None if row is None else StudyRow(*row)
+
+
+def _has_our_tables(c: sa.Connection) -> bool:
+    return sa.inspect(c).has_table(STUDIES.name)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from hpo.records import SPENT, Counts
+from hpo.records import FAILURE_KEY, SPENT, Counts
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, DIRECTIONS, TRIALS, VALUES, WORKERS
+from hpo.storage.schema import (
+    ATTRIBUTES,
+    CLAIMS,
+    DIRECTIONS,
+    EVENTS,
+    STUDIES,
+    TRIALS,
+    VALUES,
+    WORKERS,
+    value_of,
+)
+from hpo.study.events import read_events
 from hpo.study.record import StudyRecord
 
 # The rate is that of the trials finished within this time.
@@ -96,84 +109,185 @@ class Status:
         return {"state": self.state, **asdict(self), "left_s": self.left_s}
 
 
+class BestRow(NamedTuple):
+    """The best trial: the first of those with the best score."""
+
+    trial_id: int
+    number: int
+    score: float
+
+
+class _OpenWorkerRow(NamedTuple):
+    """A worker that has not left, and the unit that it holds."""
+
+    worker_id: str
+    host: str
+    pid: int
+    cluster: str | None
+    job: str | None
+    restarts: int | None
+    seen_at: float
+    number: int | None
+    parts: int | None
+
+
 def take_status(record: StudyRecord) -> Status:
     """Read the state of a study."""
-    ledger = record.ledger
-    best = record.storage.patiently(lambda: _best(record))
+
+    def read() -> Status:
+        with record.storage.read() as c:
+            return read_status(c, record)
+
+    return record.storage.patiently(read)
+
+
+def read_status(c: sa.Connection, record: StudyRecord) -> Status:
+    """Read the state of a study within a transaction."""
+    study_id = record.study_id
+    budget, stop = _read_wanted(c, study_id)
+    counts = _read_counts(c, study_id, budget)
+    best = read_best(c, study_id)
+    now = record.storage.now(c)
+    deaths = Counter(event["reason"] for event in read_events(c, study_id, EventKind.DEATH))
     return Status(
         name=record.name,
-        counts=ledger.counts(),
-        stop=ledger.stopped(),
-        submitted=bool(ledger.events(EventKind.SUBMITTED)),
-        best_score=None if best is None else best.value,
+        counts=counts,
+        stop=stop,
+        submitted=_was_submitted(c, study_id),
+        best_score=None if best is None else best.score,
         best_trial=None if best is None else best.number,
-        per_hour=record.storage.patiently(lambda: _rate(record)),
-        workers=list_workers(record),
-        failures=tuple(ledger.failures(MAX_REASONS)),
-        deaths=_deaths(record),
+        per_hour=_read_rate(c, record, now),
+        workers=_read_open_workers(c, record, now),
+        failures=_read_failures(c, study_id) if counts.failed else (),
+        deaths=dict(deaths.most_common()),
     )
 
 
-def _best(record: StudyRecord) -> Any:
-    with record.storage.read() as c:
-        direction = c.execute(
-            sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == record.study_id)
-        ).scalar_one()
-        order = VALUES.c.value.asc()
-        if direction == StudyDirection.MAXIMIZE:
-            order = VALUES.c.value.desc()
-        return c.execute(
-            sa.select(TRIALS.c.number, VALUES.c.value)
-            .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-            .where(TRIALS.c.study_id == record.study_id, TRIALS.c.state == TrialState.COMPLETE)
-            .order_by(order, TRIALS.c.number)
-            .limit(1)
-        ).one_or_none()
-
-
-def _rate(record: StudyRecord) -> float | None:
-    # A finished unit's lease was renewed when it was told: the database's clock.
-    told_at = CLAIMS.c.lease_until - record.spec.lease_s
-    with record.storage.read() as c:
-        now = record.storage.now(c)
-        since = max(now - RATE_WINDOW_S, record.created_at)
-        finished = c.execute(
-            sa.select(sa.func.count(), sa.func.min(told_at)).where(
-                CLAIMS.c.study_id == record.study_id,
-                CLAIMS.c.state.in_(SPENT),
-                told_at >= since,
-            )
-        ).one()
-        entered = c.execute(
-            sa.select(sa.func.min(WORKERS.c.started_at)).where(
-                WORKERS.c.study_id == record.study_id,
-                sa.or_(WORKERS.c.ended_at.is_(None), WORKERS.c.ended_at >= since),
-            )
-        ).scalar_one()
-    n_finished = int(finished[0])
-    if not n_finished:
+def read_best(c: sa.Connection, study_id: int) -> BestRow | None:
+    """Return the best trial of a study with one objective; None before the first has finished."""
+    direction = c.execute(
+        sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
+    ).scalar_one()
+    # Infinite scores have a kind and no value.
+    kinds = {"INF_NEG": -1, "FINITE": 0, "INF_POS": 1}
+    kind = sa.case(kinds, value=sa.cast(VALUES.c.value_type, sa.String), else_=0)
+    order = [kind, VALUES.c.value]
+    if direction == StudyDirection.MAXIMIZE:
+        order = [column.desc() for column in order]
+    found = c.execute(
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number, VALUES.c.value, VALUES.c.value_type)
+        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
+        .order_by(*order, TRIALS.c.number)
+        .limit(1)
+    ).one_or_none()
+    if found is None:
         return None
-    began = max(since, min(entered if entered is not None else since, finished[1]))
-    return 3600.0 * n_finished / max(1.0, float(now - began))
+    return BestRow(found.trial_id, found.number, value_of(found.value, found.value_type))
 
 
 def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
     """Return the workers of a study that have not left, oldest first."""
-    return record.storage.patiently(lambda: _workers(record))
+
+    def read() -> tuple[WorkerStatus, ...]:
+        with record.storage.read() as c:
+            return _read_open_workers(c, record, record.storage.now(c))
+
+    return record.storage.patiently(read)
 
 
-def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
-    with record.storage.read() as c:
-        now = record.storage.now(c)
-        rows = c.execute(
-            sa.select(WORKERS, CLAIMS.c.number, CLAIMS.c.parts)
-            .outerjoin(
-                CLAIMS,
-                sa.and_(CLAIMS.c.worker_id == WORKERS.c.worker_id, CLAIMS.c.state == "open"),
-            )
-            .where(WORKERS.c.study_id == record.study_id, WORKERS.c.ended_at.is_(None))
-            .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
-        ).all()
+def _read_wanted(c: sa.Connection, study_id: int) -> tuple[int, str | None]:
+    """Return the budget of a study, and how it was told to stop."""
+    wanted = sa.select(STUDIES.c.budget, STUDIES.c.stop).where(STUDIES.c.study_id == study_id)
+    budget, stop = c.execute(wanted).one()
+    return int(budget), stop
+
+
+def _read_counts(c: sa.Connection, study_id: int, budget: int) -> Counts:
+    """Count a study's units by their state, from an index alone."""
+    is_held = CLAIMS.c.worker_id.is_not(None)
+    query = (
+        sa.select(CLAIMS.c.state, is_held, sa.func.count())
+        .where(CLAIMS.c.study_id == study_id)
+        .group_by(CLAIMS.c.state, is_held)
+    )
+    units: Counter[tuple[str, bool]] = Counter()
+    for state, held, number in c.execute(query):
+        units[state, bool(held) and state == "open"] += number
+    return Counts(
+        budget,
+        finished=sum(units[state, False] for state in SPENT),
+        failed=units["failed", False],
+        held=units["open", True],
+        free=units["open", False],
+        pruned=units["pruned", False],
+    )
+
+
+def _was_submitted(c: sa.Connection, study_id: int) -> bool:
+    query = sa.select(EVENTS.c.event_id).where(
+        EVENTS.c.study_id == study_id, EVENTS.c.kind == EventKind.SUBMITTED.value
+    )
+    return c.execute(query.limit(1)).first() is not None
+
+
+def _read_failures(c: sa.Connection, study_id: int) -> tuple[tuple[int, str], ...]:
+    """Return number and reason of the last failed trials, the last one first."""
+    failed = (
+        sa.select(CLAIMS.c.trial_id, CLAIMS.c.number)
+        .where(CLAIMS.c.study_id == study_id, CLAIMS.c.state == "failed")
+        .order_by(CLAIMS.c.number.desc())
+        .limit(MAX_REASONS)
+        .subquery()
+    )
+    query = (
+        sa.select(failed.c.number, ATTRIBUTES.c.value_json)
+        .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == failed.c.trial_id)
+        .where(ATTRIBUTES.c.key == FAILURE_KEY)
+        .order_by(failed.c.number.desc())
+    )
+    return tuple((number, json.loads(reason)) for number, reason in c.execute(query))
+
+
+def _read_rate(c: sa.Connection, record: StudyRecord, now: float) -> float | None:
+    # A finished unit's lease was renewed when it was told: the database's clock.
+    told_at = CLAIMS.c.lease_until - record.spec.lease_s
+    since = max(now - RATE_WINDOW_S, record.created_at)
+    n_finished, first = c.execute(
+        sa.select(sa.func.count(), sa.func.min(told_at)).where(
+            CLAIMS.c.study_id == record.study_id,
+            CLAIMS.c.state.in_(SPENT),
+            told_at >= since,
+        )
+    ).one()
+    if not n_finished:
+        return None
+    entered = c.execute(
+        sa.select(sa.func.min(WORKERS.c.started_at)).where(
+            WORKERS.c.study_id == record.study_id,
+            sa.or_(WORKERS.c.ended_at.is_(None), WORKERS.c.ended_at >= since),
+        )
+    ).scalar_one()
+    began = max(since, min(entered if entered is not None else since, first))
+    return 3600.0 * int(n_finished) / max(1.0, float(now - began))
+
+
+def _read_open_workers(
+    c: sa.Connection, record: StudyRecord, now: float
+) -> tuple[WorkerStatus, ...]:
+    columns = [
+        (WORKERS.c if name in WORKERS.c else CLAIMS.c)[name] for name in _OpenWorkerRow._fields
+    ]
+    query = (
+        sa.select(*columns)
+        .outerjoin(
+            CLAIMS,
+            sa.and_(CLAIMS.c.worker_id == WORKERS.c.worker_id, CLAIMS.c.state == "open"),
+        )
+        .where(WORKERS.c.study_id == record.study_id, WORKERS.c.ended_at.is_(None))
+        .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
+    )
+    rows = [_OpenWorkerRow(*row) for row in c.execute(query)]
     return tuple(
         WorkerStatus(
             worker_id=row.worker_id,
@@ -189,10 +303,3 @@ def _workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
         )
         for row in rows
     )
-
-
-def _deaths(record: StudyRecord) -> dict[str, int]:
-    deaths: dict[str, int] = {}
-    for event in record.ledger.events(EventKind.DEATH):
-        deaths[event["reason"]] = deaths.get(event["reason"], 0) + 1
-    return dict(sorted(deaths.items(), key=lambda item: -item[1]))

@@ -39,7 +39,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import ConflictError, HpoError
 from hpo.study.export import export
 from hpo.study.record import StudyRecord
-from hpo.study.status import take_status
+from hpo.study.snapshot import take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row
 from hpo.tracking.run_file import (
@@ -140,7 +140,7 @@ class Replay:
         self._before: list[int] = []
         self._reported = 0
         self._best: tuple[float, int] | None = None
-        self._maximise = record.optuna_study().direction == StudyDirection.MAXIMIZE
+        self._maximise = take_snapshot(record).direction == StudyDirection.MAXIMIZE
 
     def run(self, *, watch: bool = False, interval_s: float = 5.0) -> Outcome:
         """Log what is finished; with `watch`, until the budget is finished.
@@ -391,8 +391,7 @@ class Replay:
     # What is told -----------------------------------------------------------------------------
 
     def _finished_trials(self) -> list[FrozenTrial]:
-        storage = self.record.storage
-        return storage.get_all_trials(self.record.study_id, deepcopy=False, states=_FINISHED)
+        return trials_of(self.record, *_FINISHED)
 
     def _improve(self, trial: FrozenTrial) -> None:
         if trial.state != TrialState.COMPLETE or not trial.values:
@@ -403,8 +402,8 @@ class Replay:
             self._best = (score, trial.number)
 
     def _summary(self) -> dict[str, Any]:
-        status = take_status(self.record)
-        counts = status.counts
+        snapshot = take_snapshot(self.record)
+        status, counts, best = snapshot.status, snapshot.counts, snapshot.best
         summary: dict[str, Any] = {
             "study": self.record.name,
             "budget": counts.budget,
@@ -414,12 +413,7 @@ class Replay:
             "best/score": status.best_score,
             "best/trial": status.best_trial,
         }
-        if status.best_trial is not None:
-            study_id = self.record.study_id
-            trial_id = self.record.storage.get_trial_id_from_study_id_trial_number(
-                study_id, status.best_trial
-            )
-            best = self.record.storage.get_trial(trial_id)
+        if best is not None:
             summary.update({f"best/hparams/{name}": best.params[name] for name in best.params})
         summary.update(flatten("fingerprint", self.record.fingerprint))
         summary.update(flatten("provenance", self.record.provenance))

@@ -29,6 +29,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError, ModelError, SpecError
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.records import Access
 from hpo.report.figures.base import Figure
 from hpo.report.figures.files import write_figures
 from hpo.study.record import StudyRecord, find
@@ -187,7 +188,7 @@ def _open(
     options: argparse.Namespace, name: str
 ) -> tuple[StudyRecord, FeatureTable, CrossValidation, Model]:
     """Open a finished study with its best forest, fitted on all training rows and kept."""
-    record = find(open_storage(options), name)
+    record = find(open_storage(options, Access.READ), name)
     table, objective = record.open_objective()
     if table is None or not isinstance(objective, CrossValidation):
         raise ModelError(f"study '{name}' has no table; name a study of band gaps")
@@ -195,7 +196,9 @@ def _open(
 
 
 def _best(record: StudyRecord) -> dict[str, Any]:
-    return dict(record.optuna_study().best_trial.params)
+    from hpo.study.snapshot import best_trial
+
+    return dict(best_trial(record).params)
 
 
 def _measured_rows(table: FeatureTable, *, told: bool) -> tuple[Points, ...]:

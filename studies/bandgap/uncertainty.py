@@ -20,6 +20,7 @@ from hpo.analysis.saved_model import Model
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.metrics import METRICS, spearman
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import take_snapshot
 from studies.bandgap.forests import predict_with_variances
 
 Floats = NDArray[np.float64]
@@ -104,7 +105,8 @@ def judge(record: StudyRecord, table: FeatureTable, objective: Any, model: Model
     the forest of all training rows, `model`.
     """
     assert isinstance(objective, CrossValidation)
-    evaluation = evaluate(record, table, objective)  # records the test-set evaluation
+    # Records the evaluation of the test set.
+    evaluation = evaluate(take_snapshot(record), table, objective)
     assert evaluation is not None
     within, between = np.empty((2, len(evaluation.cv.y)))
     for k, forest in enumerate(evaluation.fold_models):

@@ -31,11 +31,12 @@ from optuna.trial import TrialState
 
 from hpo.commands.common import add_shared, open_storage, positive, print_line, say
 from hpo.errors import HpoError, ObjectiveError, StudyNotFoundError
-from hpo.records import part_key
+from hpo.records import Access, part_key
 from hpo.report.comparison_tables import align
 from hpo.storage.storage import StudyStorage
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord, find
+from hpo.study.snapshot import trials_of
 from hpo.system.threads import use_one_thread
 from studies.catechol.measurements import RAMP, SINGLE
 from studies.catechol.objective import OUTER_FOLDS, LeaveOneOut, score
@@ -106,7 +107,7 @@ def read_errors(record: StudyRecord, objective: LeaveOneOut) -> Floats:
         If there is no complete trial.
     """
     keys = [part_key(part) for part in range(len(objective.parts))]
-    trials = record.optuna_study().get_trials(states=[TrialState.COMPLETE])
+    trials = trials_of(record, TrialState.COMPLETE)
     if not trials:
         raise ObjectiveError(f"study '{record.name}' has no complete trial yet")
     return np.array([[trial.user_attrs[key]["score"] for key in keys] for trial in trials])
@@ -173,7 +174,7 @@ def best_params(record: StudyRecord, size: int) -> list[Mapping[str, Any]]:
             f"study '{record.name}' is not finished ({counts.finished} of {counts.budget} trials); "
             f"go on with: hpo resume {record.name}"
         )
-    trials = record.optuna_study().get_trials(states=[TrialState.COMPLETE])
+    trials = trials_of(record, TrialState.COMPLETE)
     return [trial.params for trial in sorted(trials, key=lambda trial: trial.values[0])[:size]]
 
 
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_one_thread()
     table = [["study", "chosen", "fold mean", "95 %", "all points", SINGLE, RAMP]]
     try:
-        storage = open_storage(options)
+        storage = open_storage(options, Access.READ)
         judged = {name: judge(storage, name, options.committee) for name in options.names}
         nested = [one for one in judged.values() if one.predicted]
         if len(nested) > 1:

@@ -27,6 +27,7 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import HpoError, SpecError
+from hpo.records import Access
 from hpo.spec.loading import apply_overrides, load
 from hpo.spec.sections import CustomObjectiveSpec
 from hpo.study.record import StudyRecord, find
@@ -285,7 +286,7 @@ def _change(problem: Problem, overrides: Sequence[str]) -> Problem:
 
 
 def _record(options: argparse.Namespace) -> StudyRecord:
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.READ), options.name)
     if not _is_ours(record.spec.objective.name):
         raise HpoError(f"study '{options.name}': its objective is no search for saddle points")
     return record

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import trials_of
 from studies.saddle.gad import Settings
 
 FORMS = ("exports", "arguments", "json")
@@ -34,7 +35,7 @@ def best_trial(record: StudyRecord, number: int | None = None) -> FrozenTrial:
     HpoError
         If there is none that is complete.
     """
-    trials = record.optuna_study().get_trials(states=[TrialState.COMPLETE], deepcopy=False)
+    trials = trials_of(record, TrialState.COMPLETE)
     found = [trial for trial in trials if number in (None, trial.number)]
     if not found:
         which = "trial" if number is None else f"trial {number}"
@@ -49,7 +50,7 @@ def collect_results(record: StudyRecord) -> dict[str, Any]:
     has them; then the default settings, and every trial's state, score and parameters.
     """
     best = best_trial(record)
-    trials = record.optuna_study().get_trials(deepcopy=False)
+    trials = trials_of(record)
     return {
         "best_trial": best.number,
         "best_score": best.value,

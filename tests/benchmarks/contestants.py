@@ -232,12 +232,13 @@ def trials_of(folder: Path) -> list[tuple[str, str]]:
 
 def crashes_of_hpo(folder: Path) -> list[str]:
     """Return why workers of hpo's ended by themselves with an error."""
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
     from hpo.study.record import find
 
     if not (folder / f"{STUDY}.toml").exists() or not (folder / "hpo.db").exists():
         return []
-    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", create=False)
+    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", Access.WORK)
     try:
         deaths = find(storage, STUDY).ledger.events(EventKind.DEATH)
         return [json.dumps(death) for death in deaths if "exit code" in death["reason"]]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
-from hpo.records import WALL_KEY, WORKER_KEY, WorkerRun, part_key
+from hpo.records import WALL_KEY, WORKER_KEY, Access, WorkerRun, part_key
 from hpo.spec.loading import validate
 from hpo.spec.space import distributions
 from hpo.storage.backends import open_storage
@@ -47,7 +47,7 @@ def begin_study(url: str, name: str = "filled", **fields: Any) -> StudyRecord:
         "space": SPACE,
     }
     spec = validate(study | fields, "benchmark")
-    record = begin(open_storage(url, create=True), spec, Source("x.toml", (), None), None)
+    record = begin(open_storage(url, Access.CREATE), spec, Source("x.toml", (), None), None)
     for worker in (WORKER, HOLDER):
         record.ledger.register(worker, WorkerRun("here", 1))
     return record

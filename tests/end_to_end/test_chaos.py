@@ -21,6 +21,7 @@ import psycopg
 from hpo.errors import HpoError, StorageError
 from hpo.launch.slurm_jobs import UnwritableError
 from hpo.launch.slurm_workers import BusyError, DesiredWorkers, comment_of, refill
+from hpo.records import Access
 from hpo.spec.loading import validate
 from hpo.storage.backends import open_storage
 from hpo.storage.postgres_server import Server
@@ -56,7 +57,7 @@ def begin_witness(url: str, folder: Path, delay_s: float, name: str = "chaos") -
         },
         "test",
     )
-    storage = open_storage(url, create=True)
+    storage = open_storage(url, Access.CREATE)
     # A launcher waits as long as a user would.
     storage.patience_s = 30.0
     return begin(storage, spec, Source(str(folder / "chaos.toml"), (), None), None)

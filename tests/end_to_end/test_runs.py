@@ -314,6 +314,7 @@ def test_a_damaged_table_stops_the_study_with_a_message(hpo):
 
 
 def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
+    from hpo.records import Access
     from hpo.storage.backends import open_storage
     from hpo.study.record import find
 
@@ -321,7 +322,7 @@ def test_the_held_out_rows_are_looked_at_once_and_it_is_written_down(hpo):
     hpo("run", path, "--workers", "1")
     hpo("report", "t")
     hpo("report", "t")
-    record = find(open_storage("sqlite:///hpo.db", create=False), "t")
+    record = find(open_storage("sqlite:///hpo.db", Access.WORK), "t")
     looks = [
         event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION
     ]

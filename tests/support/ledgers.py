@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.records import WORKER_KEY, part_key
+from hpo.records import WORKER_KEY, Access, part_key
 from hpo.simulation.memory_ledger import MemoryLedger, Unit
 from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
@@ -75,7 +75,7 @@ def begin_without_table(url: str, **changes: Any) -> StudyRecord:
     spec = make_spec(
         **({"objective": {"name": "tests.support.objectives:Parabola"}} | without | changes)
     )
-    storage = open_storage(url, create=True)
+    storage = open_storage(url, Access.CREATE)
     return begin(storage, spec, Source("x.toml", (), None), None)
 
 
@@ -182,7 +182,7 @@ def make_memory_bench(folder: Path, **changes: Any) -> Bench:
 
 def make_postgresql_bench(url: str, folder: Path, **changes: Any) -> Bench:
     """Return a bench with a ledger on PostgreSQL; empties what an earlier bench left there."""
-    storage = open_storage(url, create=True)
+    storage = open_storage(url, Access.CREATE)
     with storage.write() as c:
         names = set(sa.inspect(c).get_table_names()) - {"alembic_version", "version_info"}
         c.execute(sa.text(f"TRUNCATE {', '.join(sorted(names))} CASCADE"))

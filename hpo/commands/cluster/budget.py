@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hpo.commands.common import add_shared, open_storage, positive, print_line
+from hpo.records import Access
 from hpo.study.record import find
 
 
@@ -17,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raise or lower the budget; workers that run see it with their next trial."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     before = record.ledger.counts()
     taken = record.ledger.set_budget(options.trials)
     counts = record.ledger.counts()

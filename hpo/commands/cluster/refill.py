@@ -23,6 +23,7 @@ from hpo.errors import HpoError, StorageError
 from hpo.launch.slurm_jobs import UnwritableError
 from hpo.launch.slurm_workers import BusyError, DesiredWorkers, describe, find_wanted
 from hpo.launch.slurm_workers import refill as refill_once
+from hpo.records import Access
 from hpo.study.record import StudyRecord, find
 from slurm.cluster import find_cluster
 from slurm.errors import SubmitError, UnreachableError
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reap the workers whose jobs are over, submit those that are missing."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     wanted = _change(options, find_wanted(record, absolute_storage(options)))
     how = record.ledger.stopped()
     if how is not None and not record.ledger.counts().done:

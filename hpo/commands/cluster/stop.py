@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpo.commands.common import add_shared, open_storage, print_line, say
 from hpo.launch.slurm_workers import stop_jobs
+from hpo.records import Access
 from hpo.storage.events import EventKind
 from hpo.study.record import find
 from hpo.study.status import WorkerStatus, list_workers
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """End a study gracefully, or at once."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     counts = record.ledger.counts()
     if counts.done:
         print_line(f"study '{record.name}' is finished: there is nothing to stop")

@@ -20,6 +20,7 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import HpoError
+from hpo.records import Access
 from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
 from hpo.report.comparison_tables import align, variant_cells
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             "hpo compare: give the names of studies, or --all (or --reported FILE alone, for what "
             "it says of outside scores)"
         )
-    storage = open_storage(options)
+    storage = open_storage(options, Access.READ)
     chosen = names(storage) if options.all else dict.fromkeys(options.names)
     records = [find(storage, name) for name in chosen]
     print_comparison(

@@ -6,8 +6,12 @@ import argparse
 from pathlib import Path
 
 from hpo.commands.common import add_shared, open_storage, print_line
+from hpo.records import Access
 from hpo.study.export import export as write_trials
+from hpo.study.export import export_plain
+from hpo.study.plain import list_plain
 from hpo.study.record import find
+from hpo.wording import count_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the trials of a study to a file."""
-    record = find(open_storage(options), options.name)
+    storage = open_storage(options, Access.READ)
     path = options.output or Path(f"{options.name}.{options.format}")
-    n_trials = write_trials(record, path, options.format)
-    print_line(f"{path}: {n_trials} trials")
+    if options.name in list_plain(storage):
+        n_trials = export_plain(storage, options.name, path, options.format)
+    else:
+        n_trials = write_trials(find(storage, options.name), path, options.format)
+    print_line(f"{path}: {count_of(n_trials, 'trial')}")
     return 0

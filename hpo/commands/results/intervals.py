@@ -15,6 +15,7 @@ from hpo.commands.common import (
     print_line,
     say,
 )
+from hpo.records import Access
 from hpo.report.comparison_tables import align
 from hpo.report.formatting import name_target
 from hpo.report.intervals_page import PAGE_NAME, summary_table, write_intervals
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate the intervals of three studies, and say how they hold."""
-    storage = open_storage(options)
+    storage = open_storage(options, Access.READ)
     records = [find(storage, name) for name in options.names]
     reports = Path(options.reports)
     three = join_studies(records, reports, by_group=options.by_group)

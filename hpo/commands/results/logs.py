@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hpo.commands.common import add_shared, not_negative, open_storage, print_line, say
 from hpo.errors import HpoError
+from hpo.records import Access
 from hpo.study.events import workers_of
 from hpo.study.record import find
 from hpo.worker.log import lines_of_trial
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the lines of one trial, or where the logs are."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.READ), options.name)
     workers = workers_of(record)
     if options.trial is None:
         for worker in workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hpo.commands.common import add_json, add_shared, open_storage, print_json, print_line
+from hpo.records import Access
 from hpo.study.events import describe, tell
 from hpo.study.record import find
 
@@ -18,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print where the results of a study come from."""
-    told = tell(find(open_storage(options), options.name))
+    told = tell(find(open_storage(options, Access.READ), options.name))
     if options.json:
         print_json(told)
         return 0

@@ -23,9 +23,12 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import ModelError, SpecError
+from hpo.records import Access
 from hpo.report import ranking_csv
 from hpo.report.formatting import name_target
 from hpo.study.record import find
+from hpo.study.snapshot import best_trial
+from hpo.wording import count_of
 
 N_REASONS = 5
 
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{options.name}_ranked.csv")
     if output.resolve() == options.candidates.resolve():
         raise SpecError(f"--output {output}: is the file of candidates; name another one")
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.READ), options.name)
     table = record.read_table()
     if table is None or record.spec.table is None:
         raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         ascending=options.ascending,
         log=say,
     )
-    best = record.optuna_study().best_trial.number
+    best = best_trial(record).number
     summary = _summarise(options, ranked, model, table, best)
     beside = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
     top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)
@@ -188,16 +191,16 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
     target, model = summary["target"], summary["model"]
     what = target["name"] + (f" in {target['unit']}" if target["unit"] else "")
     yield (
-        f"{summary['ranked']} of {summary['candidates']} candidates ranked by {what}"
+        f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
-        f"{summary['not_ranked']} not, {summary['duplicates']} duplicates, "
+        f"{summary['not_ranked']} not, {count_of(summary['duplicates'], 'duplicate')}, "
         f"{summary['ood']} out of the training domain (ood)"
     )
     reasons = list(summary["reasons"].items())
     for reason, count in reasons[:N_REASONS]:
         yield f"  {count} not ranked: {reason}"
     if len(reasons) > N_REASONS:
-        yield f"  and {len(reasons) - N_REASONS} more reasons, in the file"
+        yield f"  and {count_of(len(reasons) - N_REASONS, 'more reason')}, in the file"
     yield summary["calibration"]["text"]
     for caveat in summary["calibration"]["caveats"]:
         yield f"  {caveat}"
@@ -216,7 +219,8 @@ def _tell_value(value: dict[str, Any]) -> Iterator[str]:
         return f"{low:.2f} to {high:.2f} by row, {low_group:.2f} to {high_group:.2f} by group"
 
     yield (
-        f"out-of-fold, {value['above']} of {value['rows']} values above {value['threshold']:g}: "
+        f"out-of-fold, {value['above']} of {count_of(value['rows'], 'value')} above "
+        f"{value['threshold']:g}: "
         f"AUC {value['auc']:.3f} ({ends('auc')})"
     )
     yield (

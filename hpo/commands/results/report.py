@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hpo.commands.common import add_shared, open_storage, print_line
+from hpo.records import Access
 from hpo.report.study_page import write_report
 from hpo.study.record import find
 
@@ -18,5 +19,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report of a study."""
-    print_line(str(write_report(find(open_storage(options), options.name), Path(options.reports))))
+    record = find(open_storage(options, Access.READ), options.name)
+    print_line(str(write_report(record, Path(options.reports))))
     return 0

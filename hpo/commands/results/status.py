@@ -6,8 +6,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from hpo.commands.common import (
     add_json,
@@ -18,8 +17,13 @@ from hpo.commands.common import (
     seconds,
 )
 from hpo.errors import StorageError
-from hpo.study.record import StudyRecord, find, names
-from hpo.study.status import Status, take_status
+from hpo.records import Access
+from hpo.storage.storage import StudyStorage
+from hpo.study.plain import PLAIN, PlainStatus, list_plain, take_plain_status
+from hpo.study.record import find, names
+from hpo.study.snapshot import StudySnapshot
+from hpo.study.status import Status, WorkerStatus, take_status
+from hpo.wording import count_of, plain_number
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say how far one study is, or all of them."""
-    storage = open_storage(options)
+    storage = open_storage(options, Access.READ)
     if not options.watch:
         _show(options, _take_all(options, storage))
         return 0
@@ -53,19 +57,23 @@ def run(options: argparse.Namespace) -> int:
         elif text != shown:
             _redraw(text)
             shown = text
-        if found and all(status.state in ("finished", "stopped") for status in found):
+        ended = ("finished", "stopped", PLAIN)
+        if found and all(status.state in ended for status in found):
             return 0
         sys.stdout.flush()
         time.sleep(options.interval)
 
 
-def _take_all(options: argparse.Namespace, storage: Any) -> list[Status]:
+def _take_all(options: argparse.Namespace, storage: StudyStorage) -> list[Status | PlainStatus]:
+    if options.name:
+        plain = take_plain_status(storage, options.name)
+        return [plain or take_status(find(storage, options.name))]
+    ours: list[Status | PlainStatus] = [take_status(find(storage, name)) for name in names(storage)]
+    plain_ones = (take_plain_status(storage, name) for name in list_plain(storage))
+    return [*ours, *filter(None, plain_ones)]
 
-    chosen = [options.name] if options.name else names(storage)
-    return [take_status(find(storage, name)) for name in chosen]
 
-
-def _show(options: argparse.Namespace, found: list[Status]) -> None:
+def _show(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -> None:
     if options.json:
         shown = [status.as_dict() for status in found]
         print_json(shown[0] if options.name and shown else shown)
@@ -74,13 +82,29 @@ def _show(options: argparse.Namespace, found: list[Status]) -> None:
         print_line(line)
 
 
-def _lines(options: argparse.Namespace, found: list[Status]) -> Iterator[str]:
+def _lines(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -> Iterator[str]:
     if not found:
         yield "no studies yet"
     for status in found:
+        if isinstance(status, PlainStatus):
+            yield _plain_line(status)
+            continue
         yield _status_line(status)
         if options.name:
             yield from _details(status)
+
+
+def _plain_line(status: PlainStatus) -> str:
+    total = sum(status.trials.values())
+    line = f"{status.name}: plain Optuna study: {count_of(total, 'trial')}"
+    others = {state: n for state, n in status.trials.items() if state != "COMPLETE"}
+    if others:
+        line += f" ({', '.join(f'{n} {state.lower()}' for state, n in sorted(others.items()))})"
+    if status.objectives > 1:
+        line += f", {status.objectives} objectives"
+    if status.best_score is not None:
+        line += f", best {plain_number(status.best_score, '.6g')} (trial {status.best_trial})"
+    return f"{line}; no study file"
 
 
 def _redraw(text: str) -> None:
@@ -98,13 +122,14 @@ def _redraw(text: str) -> None:
 
 def _status_line(status: Status) -> str:
     counts = status.counts
-    line = f"{status.name}: {status.state}, {counts.finished} of {counts.budget} trials"
+    trials = count_of(counts.budget, "trial")
+    line = f"{status.name}: {status.state}, {counts.finished} of {trials}"
     if counts.pruned:
         line += f", {counts.pruned} of them ended early"
     if counts.failed:
         line += f", {counts.failed} failed"
     if status.best_score is not None:
-        line += f", best {status.best_score:.6g} (trial {status.best_trial})"
+        line += f", best {plain_number(status.best_score, '.6g')} (trial {status.best_trial})"
     return line
 
 
@@ -115,7 +140,8 @@ def _details(status: Status) -> Iterator[str]:
     if status.per_hour is not None and not counts.done:
         left = _duration(status.left_s or 0.0)
         rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"
-        yield f"  {rate} trials per hour over the last ten minutes, {left} left"
+        unit = "trial" if rate == "1" else "trials"
+        yield f"  {rate} {unit} per hour over the last ten minutes, {left} left"
     if status.workers:
         rows: list[tuple[str, ...]] = [
             ("worker", "node", "job", "trial", "part", "last sign of life")
@@ -131,7 +157,7 @@ def _details(status: Status) -> Iterator[str]:
         yield f"  trial {number} failed: {reason}"
 
 
-def _worker_row(worker: Any) -> tuple[str, ...]:
+def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     idle = worker.trial is None
     seen = f"{worker.seen_s_ago:.0f} s ago" + ("" if worker.alive else ", taken for dead")
     return (
@@ -152,12 +178,9 @@ def _duration(duration_s: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
-def summary(record: StudyRecord) -> list[str]:
+def summary(snapshot: StudySnapshot) -> list[str]:
     """Return what is printed of a finished study."""
-    status = take_status(record)
-    lines = [_status_line(status)]
-    best = status.best_trial
-    if best is not None:
-        trial = record.optuna_study().get_trials(deepcopy=False)[best]
-        lines.extend(f"  {name} = {value}" for name, value in trial.params.items())
+    lines = [_status_line(snapshot.status)]
+    if snapshot.best is not None:
+        lines.extend(f"  {name} = {value}" for name, value in snapshot.best.params.items())
     return lines

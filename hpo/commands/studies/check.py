@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from hpo.commands.common import add_shared, count, print_line
+from hpo.commands.common import add_shared, print_line
 from hpo.commands.studies.study_options import add_file_options, add_trials, read_sound_studies
 from hpo.errors import HpoError
+from hpo.wording import count_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,5 +32,5 @@ def run(options: argparse.Namespace) -> int:
     finally:
         sys.dont_write_bytecode = before
     for path, spec, _ in sound:
-        print_line(f"{path}: ok, study '{spec.name}', {count(len(spec.space), 'dimension')}")
+        print_line(f"{path}: ok, study '{spec.name}', {count_of(len(spec.space), 'dimension')}")
     return HpoError.exit_code if n_wrong else 0

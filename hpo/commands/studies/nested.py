@@ -21,6 +21,7 @@ from hpo.commands.common import (
 )
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_study_options, read_study
+from hpo.records import Access
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
 from hpo.study.record import find, names
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         code = run_study(argparse.Namespace(**one), single, source, None, again=False)
         if code:
             return INTERRUPTED if code == INTERRUPTED else code
-    storage = open_storage(options)
+    storage = open_storage(options, Access.WORK)
     pooled = pool([find(storage, name) for name in outer])
     whole = _scores_of_whole(storage, spec.name, pooled)
     if options.json:

@@ -10,6 +10,7 @@ from hpo.commands.common import absolute, add_shared, from_variable, open_storag
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_going_on
 from hpo.plugins import make_importable
+from hpo.records import Access
 from hpo.study.record import find
 
 
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Go on with a stored study; its file is read again if it is there."""
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     trials = options.trials or record.ledger.counts().budget
     source = record.source
     if options.data:

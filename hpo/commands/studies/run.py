@@ -16,7 +16,6 @@ from features.table import FeaturesError
 from hpo.commands.common import (
     INTERRUPTED,
     add_shared,
-    count,
     from_variable,
     open_storage,
     positive,
@@ -31,12 +30,16 @@ from hpo.commands.studies.study_options import (
     read_sound_studies,
     read_study,
 )
-from hpo.errors import HpoError, SpecError
+from hpo.errors import HpoError, SpecError, StorageError
+from hpo.records import Access
+from hpo.wording import count_of
 
 if TYPE_CHECKING:
     from hpo.launch.processes import WorkerSource
+    from hpo.records import Counts
     from hpo.spec.sections import StudySpec
     from hpo.study.record import Source, StudyRecord
+    from hpo.study.snapshot import StudySnapshot
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +70,9 @@ def _run_folder(options: argparse.Namespace) -> int:
         raise SpecError(f"--name {options.name}: the studies of a folder have their files' names")
     studies, n_wrong = read_sound_studies(options, [options.study])
     if n_wrong:
-        raise SpecError(f"{options.study}: {count(n_wrong, 'study file')} not valid, none was run")
+        raise SpecError(
+            f"{options.study}: {count_of(n_wrong, 'study file')} not valid, none was run"
+        )
     worst, done = 0, []
     for _, spec, source in studies:
         try:
@@ -81,7 +86,7 @@ def _run_folder(options: argparse.Namespace) -> int:
         worst = max(worst, code)
         if code == 0:
             done.append(spec.name)
-    storage = open_storage(options)
+    storage = open_storage(options, Access.WORK)
     records = [find(storage, name) for name in done]
     print_comparison(records, reports_dir=Path(options.reports))
     return worst
@@ -100,7 +105,7 @@ def run_study(
 
     reported = _find_reported(options, spec, source, stored_table)
     if reported is not None:
-        _say_finished(reported, again=again)
+        _say_finished(spec.name, reported.counts, again=again)
         return _show(options, reported) if again else 0
     # The first worker gets ready while the study is begun.
     with worker_source(spec) as processes:
@@ -114,15 +119,14 @@ def run_study(
                 )
             return _work(options, record, processes)
     again = again or not _page(options, record.name).is_file()
-    _say_finished(record, again=again)
+    _say_finished(record.name, counts, again=again)
     return _finish(options, record) if again else 0
 
 
-def _say_finished(record: StudyRecord, *, again: bool) -> None:
-    counts = record.ledger.counts()
-    trials = f"{counts.finished} of {count(counts.budget, 'trial')}"
+def _say_finished(name: str, counts: Counts, *, again: bool) -> None:
+    trials = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
     told = f": {trials}; nothing to do (more: --trials N)"
-    say(f"study '{record.name}' is finished{told if again else ''}")
+    say(f"study '{name}' is finished{told if again else ''}")
 
 
 def _page(options: argparse.Namespace, name: str) -> Path:
@@ -131,7 +135,7 @@ def _page(options: argparse.Namespace, name: str) -> Path:
 
 def _find_reported(
     options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None
-) -> StudyRecord | None:
+) -> StudySnapshot | None:
     """Return the study if it is finished, the same as ever, and its report shows all of it.
 
     That is found out without a worker, an estimator or a figure. None in all other cases, which
@@ -140,21 +144,26 @@ def _find_reported(
     from hpo.report.freshness import STAMP_NAME, is_current
     from hpo.study.creation import build_table, is_same
     from hpo.study.record import find, names
+    from hpo.study.snapshot import take_snapshot
 
     folder = Path(options.reports) / spec.name
     if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
         return None
-    storage = open_storage(options, create=True)
+    try:
+        storage = open_storage(options, Access.READ)
+    except StorageError:
+        return None
     if spec.name not in names(storage):
         return None
     record = find(storage, spec.name)
-    counts = record.ledger.counts()
-    if not counts.done or counts.budget != spec.trials or record.ledger.stopped() is not None:
+    snapshot = take_snapshot(record)
+    counts = snapshot.counts
+    if not counts.done or counts.budget != spec.trials or snapshot.status.stop is not None:
         return None
-    if not is_current(record, folder):
+    if not is_current(snapshot, folder):
         return None
     table = build_table(spec, source, Path(options.tables), say, stored_table)
-    return record if is_same(record, spec, table) else None
+    return snapshot if is_same(record, spec, table) else None
 
 
 def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
@@ -165,10 +174,8 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
     workers = options.workers or len(os.sched_getaffinity(0))
     logs = Path(options.logs) / record.name
     launcher = LocalLauncher(record, workers, logs, progress, processes)
-    say(
-        f"study '{record.name}': {count(record.spec.trials, 'trial')}, "
-        f"{count(workers, 'worker')}, logs in {logs}"
-    )
+    trials, by = count_of(record.spec.trials, "trial"), count_of(workers, "worker")
+    say(f"study '{record.name}': {trials}, {by}, logs in {logs}")
     with _tracked(options, record, logs):
         try:
             finished = launcher.run()
@@ -177,8 +184,9 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
         if finished:
             return _finish(options, record)
     counts = record.ledger.counts()
+    trials = count_of(counts.budget, "trial")
     say(
-        f"stopped: {counts.finished} of {count(counts.budget, 'trial')} finished, nothing is lost; "
+        f"stopped: {counts.finished} of {trials} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"
     )
     return INTERRUPTED
@@ -197,14 +205,15 @@ def _tracked(
 
 def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
     from hpo.report.study_page import write_report
+    from hpo.study.snapshot import take_snapshot
 
     write_report(record, Path(options.reports))
-    return _show(options, record)
+    return _show(options, take_snapshot(record))
 
 
-def _show(options: argparse.Namespace, record: StudyRecord) -> int:
+def _show(options: argparse.Namespace, snapshot: StudySnapshot) -> int:
     """Print what came out, and where the report is."""
-    for line in summary(record):
+    for line in summary(snapshot):
         print_line(line)
-    print_line(f"report: {_page(options, record.name)}")
+    print_line(f"report: {_page(options, snapshot.record.name)}")
     return 0

@@ -25,6 +25,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import AbsentError, HpoError
 from hpo.plugins import make_importable
+from hpo.records import Access
 from hpo.spec.loading import load
 from hpo.spec.sections import StudySpec
 from hpo.spec.variants import VARIANTS_NAME, read_variant, study_files
@@ -172,6 +173,6 @@ def begin_study(
     from hpo.study.creation import begin, build_table, check_declared
 
     check_declared(spec, source)
-    storage = open_storage(options, create=True)
+    storage = open_storage(options, Access.CREATE)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return begin(storage, spec, source, table, options.accept, strict=options.strict)

@@ -7,8 +7,10 @@ import contextlib
 import json
 
 from hpo.commands.common import add_json, print_line
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies
+from hpo.wording import count_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Copy studies from one storage to another."""
     with contextlib.ExitStack() as stack:
-        source = open_storage(options.source, create=False)
+        source = open_storage(options.source, Access.READ)
         stack.callback(source.engine.dispose)
-        target = open_storage(options.target, create=True)
+        target = open_storage(options.target, Access.CREATE)
         stack.callback(target.engine.dispose)
         copied = copy_studies(source, target, options.study)
     if options.json:
@@ -39,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     for one in copied:
         what = "copied" if one.copied else "already there, identical"
         print_line(
-            f"{one.study}: {what}: {one.trials} trials, {one.rows} rows, sha256 {one.sha256[:16]}"
+            f"{one.study}: {what}: {count_of(one.trials, 'trial')}, "
+            f"{count_of(one.rows, 'row')}, sha256 {one.sha256[:16]}"
         )
     return 0

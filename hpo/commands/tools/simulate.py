@@ -16,6 +16,7 @@ from hpo.commands.common import (
     print_line,
 )
 from hpo.errors import HpoError
+from hpo.records import Access
 from hpo.simulation.engine import simulate as run_simulation
 from hpo.simulation.scenario import Cluster, DurationTrace, Faults, Load, Result
 
@@ -102,7 +103,7 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, DurationTrace]:
 
         if options.parts is not None or options.part_s is not None:
             raise HpoError("--study gives the parts and their durations; drop --parts and --part-s")
-        record = find(open_storage(options), options.study)
+        record = find(open_storage(options, Access.READ), options.study)
         table, spec = DurationTrace.from_study(record), record.spec
         lease_s = spec.lease_s
         limits = {

@@ -18,6 +18,7 @@ from hpo.commands.common import (
     storage_hint,
 )
 from hpo.errors import HpoError
+from hpo.records import Access
 from hpo.study.record import find
 from hpo.tracking.replay import Outcome, Replay, RunTarget
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if mode == "disabled":
         say("WANDB_MODE=disabled: nothing is logged")
         return 0
-    record = find(open_storage(options), options.name)
+    record = find(open_storage(options, Access.WORK), options.name)
     target = RunTarget(
         mode=mode,
         project=options.project or os.environ.get("WANDB_PROJECT") or None,

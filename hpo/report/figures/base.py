@@ -13,6 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
+from hpo.wording import count_of
 
 Floats = NDArray[np.float64]
 Ends = tuple[float, float]
@@ -115,7 +116,9 @@ def parity(
     on_axes = name_axis(target)
     panels = tuple(
         Panel(
-            _parity_panel(s.rows, ends, on_axes, level), f"{s.title}: {len(s.rows.y)} rows", s.name
+            _parity_panel(s.rows, ends, on_axes, level),
+            f"{s.title}: {count_of(len(s.rows.y), 'row')}",
+            s.name,
         )
         for s in sets
     )

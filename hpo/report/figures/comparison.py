@@ -30,6 +30,7 @@ from hpo.report.figures.base import (
 )
 from hpo.report.figures.model import SHORT_NAMES, draw_errors
 from hpo.report.formatting import METRIC_LABELS
+from hpo.wording import count_of
 
 MAX_DRAWN = 6
 COLOURS = FOLD_COLOURS[:MAX_DRAWN]
@@ -91,7 +92,7 @@ def _parity(
     panels = tuple(
         Panel(
             _scatter([(study.name, study.rows[of], colour)], ends, name_axis(target)),
-            f"{study.name}: {len(study.rows[of].y)} rows",
+            f"{study.name}: {count_of(len(study.rows[of].y), 'row')}",
             study.name,
         )
         for study, colour in having

@@ -28,6 +28,7 @@ from hpo.report.figures.base import (
     name_axis,
     name_sets,
 )
+from hpo.wording import count_of
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def cumulative(errors: Floats, most: int = CORNERS) -> tuple[Floats, Floats]:
 def error_figure(cv: Predictions, test: Predictions | None, unit: str) -> Figure:
     """Draw the cumulative distribution of the absolute error, both sets in one plot."""
     curves = [
-        (f"{SHORT_NAMES[s.name]} ({len(s.rows.y)} rows)", s.rows, s.colour)
+        (f"{SHORT_NAMES[s.name]} ({count_of(len(s.rows.y), 'row')})", s.rows, s.colour)
         for s in name_sets(cv, test)
     ]
     halves = [
@@ -176,7 +177,7 @@ def interval_figure(
 
 def _covered_title(rows: RowSet, made: Intervals) -> str:
     within = int(np.sum((made.lower <= rows.rows.y) & (rows.rows.y <= made.upper)))
-    return f"{rows.title}: {within} of {len(rows.rows.y)} rows inside"
+    return f"{rows.title}: {within} of {count_of(len(rows.rows.y), 'row')} inside"
 
 
 def _interval_panel(
@@ -246,7 +247,7 @@ def calibration_figure(curves: dict[str, Curve], n_rows: dict[str, int]) -> Figu
             x=curve.nominal.tolist(),
             y=curve.observed.tolist(),
             mode="lines+markers",
-            name=f"{SHORT_NAMES[name]} ({n_rows[name]} rows)",
+            name=f"{SHORT_NAMES[name]} ({count_of(n_rows[name], 'row')})",
             line={"color": colour, "width": 2},
             marker={"color": colour, "size": 6},
             hovertemplate="nominal %{x:.0%}, observed %{y:.1%}<extra></extra>",
@@ -271,7 +272,7 @@ def importance_figures(found: Importances, unit: str) -> list[Figure]:
     how = (
         "How much worse out-of-fold predictions get when these columns are shuffled among the "
         f"rows that a fold validates (mean and standard deviation of several shuffles, "
-        f"{found.n_rows} rows). Columns that say the same stand in for one another."
+        f"{count_of(found.n_rows, 'row')}). Columns that say the same stand in for one another."
     )
     axis = f"{found.error} ({unit})" if unit and "ρ" not in found.error else found.error
     figures = [

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.report.figures.base import BEST, BLUE, INK, MAX_POINTS, SCALE, Figure, Panel, apply_style
 from hpo.study.trials import Search, score, slim
+from hpo.wording import count_of
 
 MAX_CURVES = 200  # where every trial is a curve of its own
 MAX_DOTS = 1000  # where every trial is a dot in several plots
@@ -324,8 +325,9 @@ def _too_few(search: Search, least: int) -> str:
     have = len(search.finished)
     if have >= least:
         return ""
-    trials = "trial" if least == 1 else "trials"
-    return f"not drawn; it needs {least} finished {trials}, the study has {have or 'none'}."
+    return (
+        f"not drawn; it needs {count_of(least, 'finished trial')}, the study has {have or 'none'}."
+    )
 
 
 def _too_few_params(params: Collection[str], least: int) -> str:

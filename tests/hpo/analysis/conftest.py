@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpo.records import Access
 from hpo.spec.loading import load
 from hpo.storage.backends import open_storage
 from hpo.study.creation import begin
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
         run_hpo("run", "mine.toml", "--workers", "1")
-    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", create=False)
+    storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", Access.WORK)
     source = Source(str(folder / "mixed.toml"), (), None)
     table_path = find(storage, "mine").table_path
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -67,7 +68,7 @@ def workplace(finished: Path, hpo: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(workplace: Path) -> Iterator[StudyRecord]:
-    storage = open_storage("sqlite:///hpo.db", create=False)
+    storage = open_storage("sqlite:///hpo.db", Access.WORK)
     yield find(storage, "mine")
     storage.remove_session()
     storage.engine.dispose()

@@ -15,6 +15,7 @@ from hpo.estimators.factory import make_estimator
 from hpo.objectives.metrics import rmse
 from hpo.records import WorkerRun
 from hpo.report.study_page import write_report
+from hpo.study.snapshot import take_snapshot
 from hpo.worker.worker import Worker
 
 
@@ -88,7 +89,7 @@ def test_many_copies_are_predicted_in_batches_with_the_same_outcome(monkeypatch)
 
 def evaluated(record):
     table, objective = record.open_objective()
-    evaluation = evaluate(record, table, objective)
+    evaluation = evaluate(take_snapshot(record), table, objective)
     assert evaluation is not None
     return evaluation, table
 

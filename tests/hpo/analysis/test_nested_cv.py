@@ -15,6 +15,7 @@ from hpo.estimators.factory import make_estimator
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import hold_out, make_folds
 from hpo.objectives.metrics import r2
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.record import find
@@ -86,7 +87,7 @@ def test_the_search_is_repeated_for_every_fold_and_pooled(hpo):
     said = hpo("nested", "n.toml", "--workers", "1", "--json")
     pooled = json.loads(said.stdout[said.stdout.index("{") :])
 
-    storage = open_storage("sqlite:///hpo.db", create=False)
+    storage = open_storage("sqlite:///hpo.db", Access.WORK)
     y: list[float] = []
     predicted: list[float] = []
     ids: list[str] = []

@@ -17,6 +17,7 @@ import pytest
 
 from hpo.doctor import storage
 from hpo.doctor.storage import check_storage
+from hpo.records import Access
 from hpo.system import filesystem
 from hpo.system.filesystem import locate
 from tests.support.folders import listing
@@ -212,7 +213,7 @@ def test_a_server_is_looked_at_and_left_as_it_was(postgres_url):
     findings = check_storage(postgres_url)
     assert [finding.verdict for finding in findings] == ["ok", "ok", "ok"], findings
     assert "no studies yet" in findings[0].found
-    storage = open_storage(postgres_url, create=True)
+    storage = open_storage(postgres_url, Access.CREATE)
     tables = set(sa.inspect(storage.engine).get_table_names())
     storage.remove_session()
     storage.engine.dispose()

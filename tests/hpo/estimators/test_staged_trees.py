@@ -20,6 +20,7 @@ from hpo.records import WALL_KEY, WorkerRun, part_key
 from hpo.report.study_page import write_report
 from hpo.spec.space import StagedDimension, distributions
 from hpo.study.export import trials_frame
+from hpo.study.snapshot import take_snapshot
 from hpo.worker.worker import Worker
 from tests.support.studies import make_spec
 from tests.support.trials import need
@@ -107,7 +108,7 @@ def test_a_study_keeps_the_number_as_a_parameter_and_refits_with_it(worked, tmp_
             assert list(trial.intermediate_values.values()) == [part["score"] for part in parts]
             assert np.isclose(np.mean([part["score"] for part in parts]), trial.value, rtol=1e-12)
     table, objective = record.open_objective()
-    evaluation = evaluate(record, table, objective)
+    evaluation = evaluate(take_snapshot(record), table, objective)
     assert evaluation is not None
     assert evaluation.params == study.best_trial.params
     assert evaluation.fold_models[0].n_iter_ == study.best_trial.params["max_iter"]

@@ -21,7 +21,7 @@ from hpo.launch.slurm_workers import (
     reconcile,
     refill,
 )
-from hpo.records import WorkerRun
+from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study.record import StudyRecord, find
 from slurm.queue import QueuedJob, list_jobs
@@ -46,7 +46,7 @@ def site(hpo, slurm_cluster, postgres_url, monkeypatch):
         cluster = slurm_cluster
 
         def record(self, name="x") -> StudyRecord:
-            opened.append(find(open_storage(postgres_url, create=False), name))
+            opened.append(find(open_storage(postgres_url, Access.WORK), name))
             return opened[-1]
 
         def status(self, name="x"):
@@ -287,7 +287,7 @@ def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
 
 def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
     hpo("submit", write_study(), "--workers", "0")
-    record = find(open_storage("sqlite:///hpo.db", create=False), "x")
+    record = find(open_storage("sqlite:///hpo.db", Access.WORK), "x")
     record.ledger.register("w1", WorkerRun("node7", 1))
     record.storage.engine.dispose()
     said = hpo("worker", "x", code=2).stderr

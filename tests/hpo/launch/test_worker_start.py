@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import psutil
 import pytest
 
 from hpo.launch.processes import worker_modules
-from hpo.report.freshness import STAMP_NAME, drawn_from, is_current, save_stamp
+from hpo.records import Access, Claim
+from hpo.report.freshness import drawn_from, is_current
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.storage.schema import SCHEMA_REVISION
 from hpo.study.record import find
+from hpo.study.snapshot import take_snapshot
 from tests.support.studies import ROOT, command, make_spec, wait_until, write_study
 
 CHEMISTRY = {"pymatgen", "matminer", "smact", "elementembeddings", "obelix"}
@@ -264,34 +267,49 @@ def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_pa
     imported = modules_after(RUN, "run", path)
     assert page.stat().st_mtime_ns == drawn
     assert not imported & (CHEMISTRY | DRAWING | {"sklearn", "alembic"})
-    storage = open_storage("sqlite:///hpo.db", create=False)
+    storage = open_storage("sqlite:///hpo.db", Access.WORK)
     record = find(storage, "t")
-    assert is_current(record, page.parent)
+    assert is_current(take_snapshot(record), page.parent)
     figure = next(page.parent.glob("figures/*.svg"))
     figure.rename("elsewhere.svg")
-    assert not is_current(record, page.parent)
+    assert not is_current(take_snapshot(record), page.parent)
     Path("elsewhere.svg").rename(figure)
-    before = drawn_from(record)
-    # A remark, as the dashboard makes them.
-    storage.set_study_user_attr(record.study_id, "note", "odd")
-    remarked = drawn_from(record)
-    assert {name for name in before if before[name] != remarked[name]} == {"study_user_attributes"}
     with storage.write() as connection:
         storage.record_event(
             connection, record.study_id, EventKind.ACCEPTED, part="code", before="1", now="2"
         )
-    now = drawn_from(record)
-    assert {name for name in now if now[name] != remarked[name]} == {"hpo_events"}
+    assert not is_current(take_snapshot(record), page.parent)
     storage.engine.dispose()
     hpo("run", path)
     assert page.stat().st_mtime_ns > drawn
-    # What changes while a report is drawn may or may not be in it; its own look is.
-    folder = tmp_path / "stamped"
-    folder.mkdir()
-    save_stamp(folder, before, remarked, [])
-    assert not (folder / STAMP_NAME).exists()
-    save_stamp(folder, remarked, now, [])
-    assert (folder / STAMP_NAME).exists()
+
+
+def test_whatever_changes_of_a_study_changes_what_its_report_is_drawn_from(begin_study):
+    record = begin_study(trials=4)
+
+    def claim_one() -> Claim:
+        claim = record.ledger.claim("w")
+        assert isinstance(claim, Claim)
+        return claim
+
+    changes: dict[str, Callable[[], object]] = {
+        "a trial begins": claim_one,
+        "it is told": lambda: record.ledger.finish(claim_one(), {"score": 1.0}),
+        "another is pruned": lambda: record.ledger.finish(
+            claim_one(), {"score": 2.0}, pruned="no better"
+        ),
+        "one fails": lambda: record.ledger.fail(claim_one(), "why"),
+        "the budget": lambda: record.ledger.set_budget(9),
+        "a stop": lambda: record.ledger.stop("gently"),
+        "a look": lambda: record.ledger.record(EventKind.TEST_EVALUATION, {"trial": 0}),
+    }
+    seen = [drawn_from(take_snapshot(record))]
+    for what, change in changes.items():
+        change()
+        now = drawn_from(take_snapshot(record))
+        assert now not in seen, what
+        assert now == drawn_from(take_snapshot(record))
+        seen.append(now)
 
 
 def test_a_finished_study_that_changed_is_still_refused(hpo):

@@ -30,6 +30,7 @@ from hpo.report.study_page import write_report
 from hpo.spec.sections import EstimatorSpec, InterleavedCv
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord, find
+from hpo.study.snapshot import take_snapshot
 from tests.support.pages import Page
 from tests.support.studies import make_spec
 from tests.support.trials import need
@@ -275,7 +276,7 @@ def test_the_report_of_rank_correlation_leads_with_it(finish, tmp_path):
     record = finish({"alpha": 0.01}, {"alpha": 5.0}, **SPEARMAN)
     page = Page(write_report(record, tmp_path))
     best = record.optuna_study().best_trial
-    evaluation = evaluate(record, *record.open_objective())
+    evaluation = evaluate(take_snapshot(record), *record.open_objective())
     assert evaluation is not None
     assert evaluation.cv.scores["spearman"] == pytest.approx(best.value, rel=1e-12)
     assert page.row("all parts together")[-1] == f"{best.value:.3f}"

@@ -48,6 +48,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord, find
+from hpo.study.snapshot import take_snapshot
 from hpo.study.trials import Search
 from tests.support.pages import Page, leaky_table, work
 from tests.support.requirements import unavailable
@@ -145,7 +146,7 @@ def stop_at(part: int) -> Callable[[int], None]:
 def evaluated(record: StudyRecord) -> Evaluation:
     """Evaluate a study as its report does."""
     table, objective = record.open_objective()
-    evaluation = evaluate(record, table, objective)
+    evaluation = evaluate(take_snapshot(record), table, objective)
     assert evaluation is not None
     return evaluation
 

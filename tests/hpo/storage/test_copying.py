@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError, StudyNotFoundError
-from hpo.records import Claim, WorkerRun
+from hpo.records import Access, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.storage import copying
 from hpo.storage.backends import open_storage
@@ -36,8 +36,8 @@ def opened():
     """Open storages that are closed at the end."""
     storages = []
 
-    def open_one(url: str, *, create=True):
-        storages.append(open_storage(url, create=create))
+    def open_one(url: str, access=Access.CREATE):
+        storages.append(open_storage(url, access))
         return storages[-1]
 
     yield open_one
@@ -254,7 +254,7 @@ def copy_and_die(source: str, target: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(copying, "_verify", die)  # noqa: B010
-    copy_studies(open_storage(source, create=False), open_storage(target, create=True))
+    copy_studies(open_storage(source, Access.WORK), open_storage(target, Access.CREATE))
 
 
 def test_a_copy_that_is_killed_leaves_nothing(target, storage, begin_study):
@@ -290,7 +290,7 @@ alpha = { type = "float", low = 0.0, high = 10.0 }
 
 
 def finished(url: str) -> int:
-    storage = open_storage(url, create=False)
+    storage = open_storage(url, Access.WORK)
     try:
         return find(storage, "x").ledger.counts().finished
     finally:

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError
+from hpo.records import Access
 from hpo.storage import postgres_programs
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
@@ -126,7 +127,7 @@ def test_a_storage_is_a_url_a_folder_or_a_file(running, hpo, tmp_path):
     shared.write_text("precious notes")
     with pytest.raises(StorageError, match="holds no database URL"):
         resolve_url(str(shared))
-    open_storage(f"sqlite:///{tmp_path / 'x.db'}", create=True).engine.dispose()
+    open_storage(f"sqlite:///{tmp_path / 'x.db'}", Access.CREATE).engine.dispose()
     with pytest.raises(StorageError, match=f"give its URL: sqlite:///{tmp_path / 'x.db'}"):
         resolve_url(str(tmp_path / "x.db"))
 
@@ -143,7 +144,7 @@ def test_what_is_wrong_with_a_server_is_said_in_one_line_without_the_password(po
     }
     for wrong, message in cases.items():
         with pytest.raises(StorageError) as caught:
-            open_storage(wrong.render_as_string(hide_password=False), create=False)
+            open_storage(wrong.render_as_string(hide_password=False), Access.WORK)
         assert message in str(caught.value)
         assert secret not in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -151,7 +152,7 @@ def test_what_is_wrong_with_a_server_is_said_in_one_line_without_the_password(po
 
 @pytest.mark.parametrize("name", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_way_to_write_postgresql_is_psycopg_with_two_connections(postgres_url, name):
-    storage = open_storage(postgres_url.replace("postgresql", name, 1), create=True)
+    storage = open_storage(postgres_url.replace("postgresql", name, 1), Access.CREATE)
     assert storage.engine.url.drivername == "postgresql+psycopg"
     query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
     with storage.read() as first, storage.read() as second:
@@ -164,7 +165,7 @@ def test_every_way_to_write_postgresql_is_psycopg_with_two_connections(postgres_
 
 
 def test_a_killed_server_is_started_again_and_nothing_is_lost(running, postgres_url):
-    storage = open_storage(postgres_url, create=True)
+    storage = open_storage(postgres_url, Access.CREATE)
     with storage.write() as c:
         storage.record_event(c, 1, EventKind.STOP)
     pid, address = server_pid(running), running.address
@@ -181,7 +182,7 @@ def test_a_killed_server_is_started_again_and_nothing_is_lost(running, postgres_
 
 
 def test_a_killed_backend_takes_no_worker_along(running, postgres_url):
-    storage = open_storage(postgres_url, create=True)
+    storage = open_storage(postgres_url, Access.CREATE)
     with storage.read() as c:
         backend = c.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     os.kill(backend, signal.SIGKILL)
@@ -286,7 +287,7 @@ def test_two_starts_at_once_make_one_server(tmp_path, postgres_server):
 
 
 def test_a_backup_of_a_busy_server_is_restored_by_the_command_that_is_said(running, hpo, tmp_path):
-    storage = open_storage(str(running.folder), create=True)
+    storage = open_storage(str(running.folder), Access.CREATE)
     ended = threading.Event()
 
     def work() -> None:
@@ -322,7 +323,7 @@ def test_a_backup_of_a_busy_server_is_restored_by_the_command_that_is_said(runni
 
 
 def count_events(folder: Path) -> int:
-    storage = open_storage(str(folder), create=False)
+    storage = open_storage(str(folder), Access.WORK)
     try:
         with storage.read() as c:
             return int(c.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())

@@ -13,6 +13,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from tests.support.databases import fresh_database
 
@@ -25,7 +26,7 @@ class TestOptunaContract(StorageTestCase):
 def on_postgresql(postgres_server):
     """One storage for many tests: a database for each of them takes long to make."""
     with fresh_database(postgres_server) as url:
-        opened = open_storage(url, create=True)
+        opened = open_storage(url, Access.CREATE)
         yield opened
         opened.engine.dispose()
 
@@ -55,7 +56,7 @@ def url(request, tmp_path):
 
 
 def pop_waiting(url: str, study_name: str, start, results) -> None:
-    study = optuna.load_study(study_name=study_name, storage=open_storage(url, create=False))
+    study = optuna.load_study(study_name=study_name, storage=open_storage(url, Access.WORK))
     start.wait()
     for _ in range(20):
         trial = study.ask()
@@ -65,7 +66,7 @@ def pop_waiting(url: str, study_name: str, start, results) -> None:
 
 def test_no_enqueued_trial_is_run_twice(url):
     # Plain Optuna on SQLite hands 27 to 42 of 120 enqueued trials to two workers.
-    storage = open_storage(url, create=True)
+    storage = open_storage(url, Access.CREATE)
     study = optuna.create_study(study_name="s", storage=storage)
     for x in range(30):
         study.enqueue_trial({"x": x})
@@ -94,7 +95,7 @@ def test_the_file_is_in_write_ahead_mode(storage):
 
 def open_at_once(url: str, start) -> None:
     start.wait()
-    open_storage(url, create=True)
+    open_storage(url, Access.CREATE)
 
 
 def test_first_runs_at_once_all_succeed(url):
@@ -121,14 +122,14 @@ def test_what_cannot_be_opened_is_said(url, message, tmp_path, monkeypatch):
     # A file of that name in the working directory would be taken for one with a URL in it.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match=message) as caught:
-        open_storage(url, create=True)
+        open_storage(url, Access.CREATE)
     assert "secret" not in str(caught.value)
 
 
 def test_a_missing_file_is_not_created_by_those_who_only_look(tmp_path):
     path = tmp_path / "hpo.db"
     with pytest.raises(StorageError, match="no such file"):
-        open_storage(f"sqlite:///{path}", create=False)
+        open_storage(f"sqlite:///{path}", Access.WORK)
     assert not path.exists()
 
 
@@ -136,14 +137,14 @@ def test_a_database_of_optuna_alone_is_not_taken_for_ours(url):
     plain = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
     plain.engine.dispose()
     with pytest.raises(StorageError, match="no study was ever begun in this database"):
-        open_storage(url, create=False)
+        open_storage(url, Access.WORK)
 
 
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_text("precious notes, not a database\n" * 50)
     with pytest.raises(StorageError, match="file is not a database"):
-        open_storage(f"sqlite:///{path}", create=True)
+        open_storage(f"sqlite:///{path}", Access.CREATE)
     assert path.read_text().startswith("precious notes")
 
 

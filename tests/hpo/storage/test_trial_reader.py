@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.schema import TRIALS
 from hpo.storage.trial_reader import read_rows, read_trials
@@ -21,7 +22,7 @@ def messy(request, tmp_path):
         if request.param == "postgresql"
         else f"sqlite:///{tmp_path / 'hpo.db'}"
     )
-    storage = open_storage(url, create=True)
+    storage = open_storage(url, Access.CREATE)
     one = optuna.create_study(study_name="one", storage=storage, directions=["minimize"] * 2)
     two = optuna.create_study(study_name="two", storage=storage)
     for i in range(25):

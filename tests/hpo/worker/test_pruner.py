@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import SpecError
-from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
+from hpo.records import WALL_KEY, Access, Answer, Claim, WorkerRun
 from hpo.report.study_page import write_report
 from hpo.simulation.engine import simulate
 from hpo.simulation.scenario import Cluster, DurationTrace
@@ -235,7 +235,7 @@ def test_two_workers_keep_the_budget_and_say_what_they_saved(hpo):
     assert "pruned, after " in logged[-1]
     # The books are copied as they are.
     hpo("copy", "sqlite:///hpo.db", "sqlite:///copy.db")
-    record = find(open_storage("sqlite:///copy.db", create=False), "x")
+    record = find(open_storage("sqlite:///copy.db", Access.WORK), "x")
     assert record.ledger.counts().pruned == len(pruned)
     record.storage.engine.dispose()
 
