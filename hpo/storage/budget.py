@@ -1,0 +1,309 @@
+"""The budget of a study: how large it is, where its units are, who may add workers, what happened.
+
+See `hpo.storage.ledger` for the invariants.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from hpo.records import FAILURE_KEY, Counts
+from hpo.storage.events import EventKind
+from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
+from hpo.storage.storage import StudyStorage
+from hpo.storage.trial_writer import set_state
+
+_P = ParamSpec("_P")
+_S = TypeVar("_S", bound="Budget")
+_T = TypeVar("_T")
+
+
+def patient(
+    method: Callable[Concatenate[_S, _P], _T],
+) -> Callable[Concatenate[_S, _P], _T]:
+    """Repeat a method of a budget while the database does not answer."""
+
+    @functools.wraps(method)
+    def call(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.storage.patiently(lambda: method(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[_S, _P], _T]", call)
+
+
+class Unit(NamedTuple):
+    """A unit of budget, as `hpo_claims` has it."""
+
+    trial_id: int
+    number: int
+    state: str
+    attempt: int
+    deaths: int
+    parts: int
+    worker_id: str | None
+    lease_until: float
+
+
+class Wanted(NamedTuple):
+    """What is wanted of a study, and when one of its workers was said to have ended."""
+
+    budget: int
+    stop: str | None
+    ended_at: float | None
+
+
+class View(NamedTuple):
+    """All that a claim is decided by, at one moment.
+
+    Attributes
+    ----------
+    now, up_since
+        By the database's clock.
+    finished, pruned, failed, open, held
+        Numbers of units.
+    mine
+        How many of the held ones the worker holds.
+    first_lease_until
+        When the first lease of the held ones ends.
+    """
+
+    budget: int
+    stop: str | None
+    ended_at: float | None
+    now: float
+    up_since: float
+    finished: int
+    pruned: int
+    failed: int
+    open: int
+    held: int
+    mine: int
+    first_lease_until: float | None
+
+    @property
+    def counts(self) -> Counts:
+        """Where the units are."""
+        return Counts(
+            self.budget,
+            finished=self.finished + self.pruned,
+            failed=self.failed,
+            held=self.held,
+            free=self.open - self.held,
+            pruned=self.pruned,
+        )
+
+
+class _Event(NamedTuple):
+    at: float
+    kind: str
+    detail: str
+
+
+class Budget:
+    """The budget of one study in one storage."""
+
+    def __init__(self, storage: StudyStorage, study_id: int) -> None:
+        self.storage, self.study_id = storage, study_id
+
+    # What is wanted ---------------------------------------------------------------------------
+
+    @patient
+    def set_budget(self, budget: int) -> list[int]:
+        """Raise or lower the budget of a study, running or finished.
+
+        Returns
+        -------
+        list of int
+            Numbers of the trials that were taken from their workers because the budget has no
+            room for them any more. What is stored of them stays, for a budget that is raised.
+        """
+        with self.storage.write() as c:
+            self._lock(c)
+            before = self._wanted(c, "").budget
+            if before != budget:
+                c.execute(
+                    STUDIES.update()
+                    .where(STUDIES.c.study_id == self.study_id)
+                    .values(budget=budget)
+                )
+                self.storage.record_event(
+                    c, self.study_id, EventKind.BUDGET, before=before, after=budget
+                )
+            # Waits for those that are being told at this moment, and counts them as finished.
+            held = read_units(c, self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update())
+            room = max(0, budget - self._look(c, "").counts.finished)
+            for unit in held[room:]:
+                c.execute(
+                    CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(worker_id=None)
+                )
+                set_state(c, unit.trial_id, TrialState.WAITING)
+        return [unit.number for unit in held[room:]]
+
+    @patient
+    def stop(self, how: str | None) -> None:
+        """Let no new trial begin (`gently`), or have all trials released too (`now`).
+
+        None lets the study go on.
+        """
+        with self.storage.write() as c:
+            before = self._wanted(c, "").stop
+            if before != how:
+                c.execute(
+                    STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how)
+                )
+                self.storage.record_event(c, self.study_id, EventKind.STOP, how=how)
+
+    @patient
+    def lock_launcher(self, holder: str, for_s: float) -> bool:
+        """Be the only one that submits workers for this study, for so long; False if another is."""
+        with self.storage.write() as c:
+            now = self.storage.now(c)
+            taken = c.execute(
+                STUDIES.update()
+                .where(
+                    STUDIES.c.study_id == self.study_id,
+                    sa.or_(
+                        STUDIES.c.launcher.is_(None),
+                        STUDIES.c.launcher == holder,
+                        STUDIES.c.launcher_until < now,
+                    ),
+                )
+                .values(launcher=holder, launcher_until=now + for_s)
+            )
+            return taken.rowcount == 1
+
+    @patient
+    def unlock_launcher(self, holder: str) -> None:
+        """Let others submit workers."""
+        with self.storage.write() as c:
+            c.execute(
+                STUDIES.update()
+                .where(STUDIES.c.study_id == self.study_id, STUDIES.c.launcher == holder)
+                .values(launcher=None, launcher_until=None)
+            )
+
+    # What there is ----------------------------------------------------------------------------
+
+    @patient
+    def counts(self) -> Counts:
+        """Return the budget and where its units are."""
+        with self.storage.read() as c:
+            return self._look(c, "").counts
+
+    @patient
+    def stopped(self) -> str | None:
+        """Return how the study was stopped; None if it may go on."""
+        with self.storage.read() as c:
+            return self._wanted(c, "").stop
+
+    @patient
+    def progress(self) -> int:
+        """Return how many parts of all trials have a stored score."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(CLAIMS.c.parts), 0))
+        with self.storage.read() as c:
+            return int(c.execute(query.where(CLAIMS.c.study_id == self.study_id)).scalar_one())
+
+    def last_failure(self) -> str:
+        """Return why the last failed trial failed."""
+        failures = self.failures(limit=1)
+        return f"trial {failures[0][0]}: {failures[0][1]}" if failures else "none"
+
+    @patient
+    def failures(self, limit: int | None = None) -> list[tuple[int, str]]:
+        """Return number and reason of the failed trials, the last one first."""
+        query = (
+            sa.select(CLAIMS.c.number, ATTRIBUTES.c.value_json)
+            .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == CLAIMS.c.trial_id)
+            .where(CLAIMS.c.study_id == self.study_id, ATTRIBUTES.c.key == FAILURE_KEY)
+            .order_by(CLAIMS.c.number.desc())
+            .limit(limit)
+        )
+        with self.storage.read() as c:
+            return [(number, json.loads(reason)) for number, reason in c.execute(query)]
+
+    @patient
+    def events(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
+        """Return what happened to the study, oldest first; of one kind or of all."""
+        query = (
+            sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail)
+            .where(EVENTS.c.study_id == self.study_id)
+            .order_by(EVENTS.c.event_id)
+        )
+        if kind is not None:
+            query = query.where(EVENTS.c.kind == kind.value)
+        with self.storage.read() as c:
+            found = [_Event._make(row) for row in c.execute(query)]
+        return [{"at": e.at, "kind": e.kind, **json.loads(e.detail)} for e in found]
+
+    @patient
+    def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
+        """Write down something that must not be forgotten."""
+        with self.storage.write() as c:
+            self.storage.record_event(c, self.study_id, kind, **detail)
+
+    # One transaction's pieces -----------------------------------------------------------------
+
+    def _lock(self, c: sa.Connection) -> None:
+        """Let no other claim or change of this study's budget in."""
+        # On SQLite a transaction that writes is alone from its beginning.
+        if c.dialect.name != "sqlite":
+            c.execute(
+                sa.select(OPTUNA_STUDIES.c.study_id)
+                .where(OPTUNA_STUDIES.c.study_id == self.study_id)
+                .with_for_update(key_share=True)
+            ).one()
+
+    def _wanted(self, c: sa.Connection, worker_id: str) -> Wanted:
+        return Wanted._make(c.execute(self._select_wanted(worker_id)).one())
+
+    def _look(self, c: sa.Connection, worker_id: str) -> View:
+        """Return in one statement all that a claim is decided by."""
+        ours = CLAIMS.c.study_id == self.study_id
+        is_open = sa.and_(ours, CLAIMS.c.state == "open")
+
+        def count(state: str) -> sa.ScalarSelect[int]:
+            found = sa.select(sa.func.count()).where(ours, CLAIMS.c.state == state)
+            return found.select_from(CLAIMS).scalar_subquery()
+
+        def of_open(what: sa.ColumnElement[_T]) -> sa.ScalarSelect[_T]:
+            return sa.select(what).where(is_open).scalar_subquery()
+
+        held = CLAIMS.c.worker_id.is_not(None)
+        query = self._select_wanted(worker_id).add_columns(
+            self.storage.now_sql,
+            self.storage.up_since_sql,
+            *map(count, ("finished", "pruned", "failed", "open")),
+            of_open(sa.func.count(CLAIMS.c.worker_id)),
+            of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id)),
+            of_open(sa.func.min(CLAIMS.c.lease_until).filter(held)),
+        )
+        return View._make(c.execute(query).one())
+
+    def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
+        ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
+        return sa.select(STUDIES.c.budget, STUDIES.c.stop, ended.scalar_subquery()).where(
+            STUDIES.c.study_id == self.study_id
+        )
+
+    def _open(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """Select the open units that a condition names, in the order of their numbers."""
+        return (
+            select_units(CLAIMS.c.study_id == self.study_id, CLAIMS.c.state == "open")
+            .where(condition)
+            .order_by(CLAIMS.c.number)
+        )
+
+
+def select_units(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the columns of `Unit`."""
+    return sa.select(*(CLAIMS.c[name] for name in Unit._fields)).where(*where)
+
+
+def read_units(c: sa.Connection, query: sa.Select[Any]) -> list[Unit]:
+    """Return the units that `select_units` selects."""
+    return [Unit._make(row) for row in c.execute(query)]

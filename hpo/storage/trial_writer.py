@@ -1,0 +1,162 @@
+"""Writes trials into Optuna's own tables, within a transaction of the ledger's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.trial import TrialState
+
+from hpo.records import FAILURE_KEY, Parts, ResolvedTrial, part_key
+from hpo.storage.schema import (
+    ATTRIBUTES,
+    PARAMS,
+    PART_VALUES,
+    TRIALS,
+    VALUES,
+    store_part_value,
+    store_value,
+)
+from hpo.storage.storage import StudyStorage
+
+
+def make_trial(c: sa.Connection, study_id: int) -> tuple[int, int]:
+    """Make a trial that is RUNNING, and return its id and number; the study must be locked."""
+    last = (
+        sa.select(TRIALS.c.number)
+        .where(TRIALS.c.study_id == study_id)
+        .order_by(TRIALS.c.trial_id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    row = sa.select(
+        sa.func.coalesce(last, -1) + 1,
+        sa.literal(study_id),
+        sa.literal(TrialState.RUNNING, TRIALS.c.state.type),
+        sa.literal(_utc_now(), TRIALS.c.datetime_start.type),
+    )
+    made = TRIALS.insert().from_select(["number", "study_id", "state", "datetime_start"], row)
+    trial_id, number = c.execute(made.returning(TRIALS.c.trial_id, TRIALS.c.number)).one()
+    return trial_id, number
+
+
+def set_state(c: sa.Connection, trial_id: int, state: TrialState) -> None:
+    """Set the state of a trial that goes on."""
+    c.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id).values(state=state))
+
+
+def end_trial(c: sa.Connection, trial_id: int, state: TrialState) -> None:
+    """Set the state of a trial that is at its end."""
+    c.execute(
+        TRIALS.update()
+        .where(TRIALS.c.trial_id == trial_id)
+        .values(state=state, datetime_complete=_utc_now())
+    )
+
+
+def end_failed(c: sa.Connection, trial_id: int, reason: str) -> None:
+    """End a trial as FAIL, with the reason."""
+    _insert_attributes(c, trial_id, {FAILURE_KEY: reason})
+    end_trial(c, trial_id, TrialState.FAIL)
+
+
+def insert_score(c: sa.Connection, trial_id: int, score: float) -> None:
+    """Store the score of a trial."""
+    value, kind = store_value(score)
+    c.execute(VALUES.insert().values(trial_id=trial_id, objective=0, value=value, value_type=kind))
+
+
+def insert_params(
+    c: sa.Connection,
+    storage: StudyStorage,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    """Store parameters of a trial; what an earlier call stored, whose answer was lost, stays."""
+    rows = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in params.items()
+    ]
+    c.execute(storage.insert_new(PARAMS), rows)
+
+
+def insert_parts(
+    c: sa.Connection,
+    trial_id: int,
+    parts: Parts,
+    summary: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Store scores of parts, and with them a summary of the trial."""
+    if parts:
+        c.execute(PART_VALUES.insert(), [_part_row(trial_id, *part) for part in parts.items()])
+    attributes = {part_key(part): finite(scores) for part, scores in parts.items()}
+    if attributes or summary:
+        _insert_attributes(c, trial_id, {**attributes, **summary})
+
+
+def settle(
+    c: sa.Connection,
+    storage: StudyStorage,
+    trial_id: int,
+    settled: ResolvedTrial,
+    n_stored: int,
+) -> None:
+    """Store what was found when all parts were scored, in the parts that are stored, too."""
+    if settled.params:
+        insert_params(c, storage, trial_id, settled.params, settled.distributions)
+    for part, scores in enumerate(settled.parts[:n_stored]):
+        c.execute(
+            PART_VALUES.update()
+            .where(PART_VALUES.c.trial_id == trial_id, PART_VALUES.c.step == part)
+            .values(intermediate_value=scores["score"])
+        )
+        c.execute(
+            ATTRIBUTES.update()
+            .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == part_key(part))
+            .values(value_json=json.dumps(finite(scores)))
+        )
+
+
+def finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores as JSON can hold them: an undefined one as null, a text as it is."""
+    return {
+        name: value if isinstance(value, str) or math.isfinite(value) else None
+        for name, value in scores.items()
+    }
+
+
+def _insert_attributes(c: sa.Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    c.execute(
+        ATTRIBUTES.insert(),
+        [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in attributes.items()
+        ],
+    )
+
+
+def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str, Any]:
+    value, kind = store_part_value(scores["score"])
+    return {
+        "trial_id": trial_id,
+        "step": part,
+        "intermediate_value": value,
+        "intermediate_value_type": kind,
+    }
+
+
+def _utc_now() -> datetime:
+    # Optuna stores naive UTC.
+    return datetime.now(UTC).replace(tzinfo=None)
