@@ -12,9 +12,9 @@ import numpy as np
 from features.table import FeatureTable
 from hpo.analysis.best_model import Predictions, classify
 from hpo.analysis.calibration import Calibrated, calibrate_three
-from hpo.analysis.comparison import compare_study
+from hpo.analysis.comparison.differences import read_study
+from hpo.analysis.comparison.studies import compare_study
 from hpo.analysis.conformal import Intervals, assess, join_predictions, repair_crossing
-from hpo.analysis.differences import read_study
 from hpo.errors import HpoError
 from hpo.spec.sections import QuantileSpec
 from hpo.study.record import StudyRecord

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from features.table import FeaturesError
-from hpo.analysis.comparison import INTERVALS_NOTE, Outside
-from hpo.analysis.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
+from hpo.analysis.comparison.reported import Reported
+from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
-from hpo.analysis.leaderboard import describe_line, prediction_cells
-from hpo.analysis.reported import Reported
 from hpo.errors import HpoError
 from hpo.report.comparison_tables import score_cells, table_cells, variant_cells
 from hpo.report.figures.comparison import comparison_figures, draw_outside, styles

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hpo.analysis.comparison import (
+from hpo.analysis.comparison.reported import Reported
+from hpo.analysis.comparison.studies import (
     _INTERVALS,
     _VARIED,
     AS_IT_IS,
@@ -15,7 +16,6 @@ from hpo.analysis.comparison import (
     _differences,
     _minus,
 )
-from hpo.analysis.reported import Reported
 from hpo.wording import plain_number
 
 

@@ -12,8 +12,8 @@ import pytest
 from scipy.stats import linregress
 
 from features.table import DatasetError, OwnSpec, build, read
-from hpo.analysis.leaderboard import fit_line
-from hpo.analysis.reported import read_reported_file
+from hpo.analysis.comparison.leaderboard import fit_line
+from hpo.analysis.comparison.reported import read_reported_file
 from hpo.cli import main
 from hpo.errors import ObjectiveError
 from hpo.records import WorkerRun

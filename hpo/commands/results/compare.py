@@ -6,11 +6,18 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpo.analysis import comparison, differences, reported
-from hpo.analysis.comparison import Outside, Row
-from hpo.analysis.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison import differences, reported
+from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.leaderboard import as_dict, describe_line, prediction_cells
+from hpo.analysis.comparison.studies import (
+    Outside,
+    Row,
+    as_dicts,
+    compare_study,
+    external_of,
+    find_outside,
+)
 from hpo.analysis.discovery_metrics import Values, describe, on_scale, screening_cells, value_study
-from hpo.analysis.leaderboard import as_dict, describe_line, prediction_cells
 from hpo.commands.common import (
     add_json,
     add_shared,
@@ -113,15 +120,15 @@ def print_comparison(
     else:
         files = reported.reported_beside(records)
     known = reported.join_reported(files)
-    rows = [comparison.compare_study(record) for record in records]
+    rows = [compare_study(record) for record in records]
     studies = [differences.read_study(row, reports_dir) for row in rows]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     worth = _value(records, studies, threshold)
-    outside = comparison.find_outside(files, rows)
+    outside = find_outside(files, rows)
     if as_json:
-        told = differences.join_dicts(comparison.as_dicts(rows, known), pairs)
+        told = differences.join_dicts(as_dicts(rows, known), pairs)
         for row in told:
-            row["external"] = comparison.external_of(outside, row["name"])
+            row["external"] = external_of(outside, row["name"])
         for row in told:
             values = worth.get(row["name"], {})
             row["ranking_value"] = {of: describe(*both) for of, both in values.items()} or None
@@ -141,7 +148,7 @@ def print_comparison(
 
 def _print_reported(file: Path, *, as_json: bool) -> None:
     """Print what a file of reported figures says of scores from outside, without any study."""
-    found = comparison.find_outside([reported.read_reported_file(file)], [])
+    found = find_outside([reported.read_reported_file(file)], [])
     if not found:
         raise HpoError(
             f"{file}: no experiment has both scores = {{ score = … }} and external = …; without "

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from hpo.analysis.best_model import Predictions
-from hpo.analysis.comparison import compare_study
+from hpo.analysis.comparison.studies import compare_study
 from hpo.analysis.nested_cv import count_outer, name_outer, pool, record_nested
 from hpo.commands.common import (
     INTERRUPTED,

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
-from hpo.analysis.comparison import METRIC_NAMES, Outside
-from hpo.analysis.differences import Pair, ScoredStudy
+from hpo.analysis.comparison.differences import Pair, ScoredStudy
+from hpo.analysis.comparison.studies import METRIC_NAMES, Outside
 from hpo.report.figures.base import (
     BEST,
     BLUE,

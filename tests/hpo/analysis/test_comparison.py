@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hpo.analysis.comparison import as_dicts, compare_study
-from hpo.analysis.reported import read_reported_file
+from hpo.analysis.comparison.reported import read_reported_file
+from hpo.analysis.comparison.studies import as_dicts, compare_study
 from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.records import WorkerRun

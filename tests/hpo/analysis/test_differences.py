@@ -10,14 +10,14 @@ import pytest
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import paired_differences
-from hpo.analysis.comparison import Row, compare_study
-from hpo.analysis.differences import (
+from hpo.analysis.comparison.differences import (
     ScoredStudy,
     difference_cells,
     find_differences,
     read_study,
     remarks,
 )
+from hpo.analysis.comparison.studies import Row, compare_study
 from hpo.analysis.discovery_metrics import auc, precision_at_top
 from hpo.analysis.predictions_csv import read_predictions
 from hpo.cli import main

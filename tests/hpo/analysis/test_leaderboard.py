@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from hpo.analysis.comparison import compare_study, find_outside
-from hpo.analysis.leaderboard import Point, describe_line, fit_line
-from hpo.analysis.reported import read_reported_file
+from hpo.analysis.comparison.leaderboard import Point, describe_line, fit_line
+from hpo.analysis.comparison.reported import read_reported_file
+from hpo.analysis.comparison.studies import compare_study, find_outside
 from hpo.cli import main
 from hpo.errors import HpoError
 from hpo.records import WorkerRun

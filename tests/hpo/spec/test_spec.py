@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from features.table import TransportSpec
-from hpo.analysis.reported import read_reported_file
+from hpo.analysis.comparison.reported import read_reported_file
 from hpo.errors import AbsentError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective

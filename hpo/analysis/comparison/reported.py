@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hpo.analysis.leaderboard import Point
+from hpo.analysis.comparison.leaderboard import Point
 from hpo.errors import SpecError
 from hpo.spec.loading import read_toml, validate_as
 from hpo.spec.variants import REPORTED_NAME

@@ -9,8 +9,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.best_model import Evaluation, Predictions, evaluate
-from hpo.analysis.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
-from hpo.analysis.reported import External, Reported, ReportedFile
+from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
+from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.objectives.metrics import Interval
 from hpo.records import WALL_KEY
 from hpo.spec.sections import CustomObjectiveSpec

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import Difference, paired_differences
-from hpo.analysis.comparison import HEADS, METRIC_NAMES, Row
+from hpo.analysis.comparison.studies import HEADS, METRIC_NAMES, Row
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
 from hpo.errors import HpoError
 
