@@ -396,6 +396,13 @@ CORPUS = [
     objective("parts alike", "no two alike", changed('("a", "b")', '("a", "a")')),
     objective("parts are a text", "no two alike, are 'ab'", changed('("a", "b")', '"ab"')),
     objective(
+        "scoring module that is not there",
+        "scoring_modules: there is no 'no_such_package.module'",
+        changed(
+            "    splits_hash", '    scoring_modules = ["no_such_package.module"]\n    splits_hash'
+        ),
+    ),
+    objective(
         "method that is none",
         "score_part must be a method",
         changed("    def score_part", "    score_part = 3\n\n    def other"),
