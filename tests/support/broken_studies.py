@@ -482,23 +482,3 @@ CORPUS = [
     ),
     loader("groups too few", "3 folds need at least 3 groups", ("k % 4", "k % 2")),
 ]
-
-
-SOUND: dict[str, tuple[str, str | None, str | None]] = {
-    "families": (STUDY, CSV, None),
-    "objective": (OWN_OBJECTIVE, None, OBJECTIVE),
-    "objective over families": (
-        OWN_OBJECTIVE + '[table]\ndataset = "csv"\npath = "mine.csv"\nfamilies = ["ratios"]\n',
-        CSV,
-        OBJECTIVE.replace("        pass", "        assert table.train.X.shape[1] > 0"),
-    ),
-    "own table": (OWN_TABLE, None, LOADER),
-    "ensemble over an own table": (
-        OWN_TABLE.replace('name = "ridge"', ENSEMBLE)
-        .replace("no_such_family", "other")
-        .replace("alpha =", '"two.alpha" ='),
-        None,
-        LOADER.replace('Column("square", "made")', 'Column("square", "other")'),
-    ),
-    "own estimator": (OWN_ESTIMATOR, CSV, MODEL),
-}
