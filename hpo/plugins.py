@@ -115,6 +115,14 @@ def resolve(name: str, what: str) -> Any:
     return found
 
 
+def is_module(name: str) -> bool:
+    """Whether there is a module of this name; packages that it is in are imported for that."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _is_own(module: str) -> bool:
     """Whether a module is of the study's own, and not imported yet."""
     if module in sys.modules:

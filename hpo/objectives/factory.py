@@ -10,7 +10,7 @@ from features.table import FeaturesError, FeatureTable, describe_failure
 from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.protocol import Direction, Objective
-from hpo.plugins import resolve
+from hpo.plugins import is_module, resolve
 from hpo.spec.sections import CustomObjectiveSpec, StudySpec
 
 _MEMBERS = ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
@@ -81,6 +81,9 @@ def _faults(made: object) -> list[str]:
             faults.append(f"{name} must be a text, is {value!r}")
     if not _is_computed(parts) and not _are_parts(parts):
         faults.append(f"parts must be one name or more, no two alike, are {parts!r}")
+    modules = _stored(made, "scoring_modules")
+    if modules is not None and not _is_computed(modules):
+        faults += [f"scoring_modules: there is no {m!r}" for m in modules if not is_module(m)]
     return faults
 
 

@@ -74,7 +74,8 @@ def check(spec: StudySpec, source: Source) -> None:
             rows = features.table.read_rows(
                 spec.table, data_dir=_data_dir(source), base_dir=Path(source.file).parent
             )
-        _make_sound(spec, None if rows is None else _stand_in(spec, rows))
+        objective = _make_sound(spec, None if rows is None else _stand_in(spec, rows))
+        fingerprint_of_spec(spec, objective)
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -213,7 +214,7 @@ def begin(
     with _naming(source):
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
-    current = fingerprint(spec, table, objective)
+        current = fingerprint(spec, table, objective)
     row = {
         "spec": canonical(spec),
         "fingerprint": json.dumps(dict(current)),

@@ -396,6 +396,13 @@ CORPUS = [
     objective("parts alike", "no two alike", changed('("a", "b")', '("a", "a")')),
     objective("parts are a text", "no two alike, are 'ab'", changed('("a", "b")', '"ab"')),
     objective(
+        "scoring module that is not there",
+        "scoring_modules: there is no 'no_such_package.module'",
+        changed(
+            "    splits_hash", '    scoring_modules = ["no_such_package.module"]\n    splits_hash'
+        ),
+    ),
+    objective(
         "method that is none",
         "score_part must be a method",
         changed("    def score_part", "    score_part = 3\n\n    def other"),
@@ -475,23 +482,3 @@ CORPUS = [
     ),
     loader("groups too few", "3 folds need at least 3 groups", ("k % 4", "k % 2")),
 ]
-
-
-SOUND: dict[str, tuple[str, str | None, str | None]] = {
-    "families": (STUDY, CSV, None),
-    "objective": (OWN_OBJECTIVE, None, OBJECTIVE),
-    "objective over families": (
-        OWN_OBJECTIVE + '[table]\ndataset = "csv"\npath = "mine.csv"\nfamilies = ["ratios"]\n',
-        CSV,
-        OBJECTIVE.replace("        pass", "        assert table.train.X.shape[1] > 0"),
-    ),
-    "own table": (OWN_TABLE, None, LOADER),
-    "ensemble over an own table": (
-        OWN_TABLE.replace('name = "ridge"', ENSEMBLE)
-        .replace("no_such_family", "other")
-        .replace("alpha =", '"two.alpha" ='),
-        None,
-        LOADER.replace('Column("square", "made")', 'Column("square", "other")'),
-    ),
-    "own estimator": (OWN_ESTIMATOR, CSV, MODEL),
-}

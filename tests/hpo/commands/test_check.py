@@ -11,7 +11,19 @@ import pytest
 from hpo.cli import main
 from hpo.estimators.checks import expected_columns
 from hpo.spec.loading import load, validate
-from tests.support.broken_studies import CORPUS, CSV, GATED, OWN_OBJECTIVE, SOUND, STUDY
+from tests.support.broken_studies import (
+    CORPUS,
+    CSV,
+    ENSEMBLE,
+    GATED,
+    LOADER,
+    MODEL,
+    OBJECTIVE,
+    OWN_ESTIMATOR,
+    OWN_OBJECTIVE,
+    OWN_TABLE,
+    STUDY,
+)
 from tests.support.requirements import SHARED_DATA, unavailable
 from tests.support.studies import ROOT, run_hpo
 from tests.support.trials import need
@@ -59,6 +71,26 @@ def test_check_refuses_what_run_refuses_in_the_same_words(number, capfd):
     assert checked[0] == 2
     assert re.search(broken.says.replace("MODULE", module), checked[1], re.DOTALL), checked[1]
     assert "x.toml" in checked[1].splitlines()[0]
+
+
+SOUND: dict[str, tuple[str, str | None, str | None]] = {
+    "families": (STUDY, CSV, None),
+    "objective": (OWN_OBJECTIVE, None, OBJECTIVE),
+    "objective over families": (
+        OWN_OBJECTIVE + '[table]\ndataset = "csv"\npath = "mine.csv"\nfamilies = ["ratios"]\n',
+        CSV,
+        OBJECTIVE.replace("        pass", "        assert table.train.X.shape[1] > 0"),
+    ),
+    "own table": (OWN_TABLE, None, LOADER),
+    "ensemble over an own table": (
+        OWN_TABLE.replace('name = "ridge"', ENSEMBLE)
+        .replace("no_such_family", "other")
+        .replace("alpha =", '"two.alpha" ='),
+        None,
+        LOADER.replace('Column("square", "made")', 'Column("square", "other")'),
+    ),
+    "own estimator": (OWN_ESTIMATOR, CSV, MODEL),
+}
 
 
 @pytest.mark.parametrize("name", SOUND)
