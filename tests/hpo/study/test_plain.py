@@ -84,7 +84,7 @@ def test_status_names_them(url, capsys):
 def test_their_trials_are_exported(url, capsys):
     assert main(["export", "x", "--storage", url, "--output", "x.csv"]) == 0
     assert capsys.readouterr().out == "x.csv: 5 trials\n"
-    frame = pd.read_csv("x.csv")
+    frame = pd.read_csv("x.csv", float_precision="round_trip")
     assert list(frame.columns) == [
         "number", "state", "score", "started", "completed", "param.x", "param.kind", "step 7",
         "note",
