@@ -59,7 +59,8 @@ def load_candidates(
     needs = {need for family in families for need in family.needs}
     cifs = _read_cifs(csv, path.parent, lines, reasons) if "cif" in needs else {}
     usable = [row for row, reason in enumerate(reasons) if not reason]
-    log(f"{path.name}: {len(lines)} candidates, {len(lines) - len(usable)} of them unreadable")
+    candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
+    log(f"{path.name}: {candidates}, {len(lines) - len(usable)} of them unreadable")
     cell = _read_cells(csv, spec, [lines[row][1] for row in usable]) if "cell" in needs else {}
     rows = _bare_rows(
         path.name,

@@ -30,6 +30,7 @@ FREE_BYTES = 1 * GB
 # Each of these bounds a wait: for a server, for a lock, for the check of a large file.
 CONNECT_S, BUSY_S, INTEGRITY_S = 3, 2.0, 2.0
 _ONE_MACHINE = "serves the workers of one machine alone; for several machines: 'hpo db start DIR'"
+_RESTORE = "if it was a study storage, restore a copy of it; or give another (--storage)"
 NAMES = ("storage", "database latency", "clocks")
 
 
@@ -76,7 +77,9 @@ def _check_sqlite(url: str, path: Path) -> list[CheckResult]:
     try:
         connection = SqliteReader(path, BUSY_S)()
     except sqlite3.Error as exc:
-        remedy = "see who owns the file and its folder, and whether they can be written"
+        remedy = "see who owns the file and its folder, and whether they can be read"
+        if not isinstance(exc, sqlite3.OperationalError):
+            remedy = _RESTORE
         return _not_open(CheckResult("storage", "problem", f"{shown}: {exc}", remedy))
     try:
         finding = _sqlite_file(url, path, connection)
@@ -106,7 +109,7 @@ def _sqlite_file(url: str, path: Path, connection: sqlite3.Connection) -> CheckR
             open_storage(url, Access.READ).engine.dispose()
     except (sqlite3.Error, StorageError) as exc:
         said = str(exc).removeprefix(f"{shown}: ")
-        remedy = "if it was a study storage, restore a copy of it; or give another (--storage)"
+        remedy = _RESTORE
         if "locked" in said:
             remedy = "another program holds it: end that one, or look again later"
         return CheckResult("storage", "problem", f"{shown}: {said}", remedy)

@@ -86,7 +86,7 @@ def test_what_makes_no_interval_is_said(quantile_study, begin_study, tmp_path):
     unfinished = begin_study(
         name="unfinished", objective={"name": "quantile", "level": 0.5}, estimator=SMALL
     )
-    with pytest.raises(HpoError, match="'unfinished': 0 of 6 trials are finished; go on with"):
+    with pytest.raises(HpoError, match="'unfinished': 0 of 6 trials finished; go on with"):
         join_studies([low, unfinished, high], tmp_path)
 
 

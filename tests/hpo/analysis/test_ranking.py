@@ -146,7 +146,7 @@ def test_mistakes_are_named(workplace: Path, capsys: pytest.CaptureFixture[str])
         assert message in capsys.readouterr().err
     assert not (workplace / "mine_ranked.csv").exists()
     assert main(["rank", "mine", "new.csv", "--formula", "stuff"]) == 0
-    assert "1 of 1 candidates" in capsys.readouterr().out
+    assert "1 of 1 candidate ranked" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["rank", "mine", "new.csv", "--coverage", "1.5"])
     assert "must be between 0 and 1" in capsys.readouterr().err
@@ -170,5 +170,5 @@ def test_an_unfinished_study_is_refused(
     write_csv(workplace / "new.csv", ["formula"], [["Li2O"]])
     assert main(["rank", "mine", "new.csv"]) == 2
     error = capsys.readouterr().err
-    assert "3 of 5 trials are finished" in error
+    assert "3 of 5 trials finished" in error
     assert "hpo resume mine" in error

@@ -133,11 +133,23 @@ def test_a_missing_file_is_not_created_by_those_who_only_look(tmp_path):
     assert not path.exists()
 
 
-def test_a_database_of_optuna_alone_is_not_taken_for_ours(url):
-    plain = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
-    plain.engine.dispose()
+@pytest.mark.parametrize("access", [Access.READ, Access.WORK])
+def test_a_database_without_studies_is_none_of_ours(url, access, tmp_path):
+    if url.startswith("sqlite"):
+        sqlite3.connect(tmp_path / "hpo.db").close()
+        (tmp_path / "hpo.db").touch()
     with pytest.raises(StorageError, match="no study was ever begun in this database"):
-        open_storage(url, Access.WORK)
+        open_storage(url, access)
+
+
+@pytest.mark.parametrize("access", [Access.READ, Access.WORK])
+def test_a_database_of_another_optuna_is_left_alone(url, access):
+    plain = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    with plain.engine.begin() as c:
+        c.exec_driver_sql("UPDATE alembic_version SET version_num = 'v3.0.0.d'")
+    plain.engine.dispose()
+    with pytest.raises(StorageError, match=r"schema v3\.0\.0\.d, here v3.*optuna storage upgrade"):
+        open_storage(url, access)
 
 
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path):

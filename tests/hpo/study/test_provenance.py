@@ -105,7 +105,7 @@ def test_each_run_of_a_worker_is_told(begin_study):
     lines = "\n".join(describe(told))
     assert "w0 on node7; job 12_3 of narval, restart 0; commit " in lines
     assert "; stopped: SIGUSR2" in lines
-    assert "2 runs of workers" in lines
+    assert "2 worker runs" in lines
 
 
 LOG = """\
