@@ -22,7 +22,7 @@ from hpo.study.record import Source, StudyRecord
 from hpo.system.threads import use_one_thread
 from tests.support.databases import fresh_database
 from tests.support.requirements import SHARED_DATA, unavailable
-from tests.support.slurm_cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
+from tests.support.slurm.cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 from tests.support.studies import ROOT, make_spec, run_hpo
 
 # What a fixture needs is a marker of the tests that ask for it.

@@ -33,7 +33,7 @@ from slurm.errors import SlurmError
 from slurm.queue import list_jobs
 from tests.support.chaos import Chaos, check_books, computed_again, freeze, send
 from tests.support.requirements import unavailable
-from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm.cluster import SlurmCluster
 from tests.support.studies import ROOT
 
 BUDGET, WORKERS, FAULTS = 200, 16, 60

@@ -12,7 +12,7 @@ from slurm.calls import call
 from slurm.errors import SlurmError, UnreachableError
 from slurm.queue import list_jobs, node_hosts, versions_and_limits
 from slurm.submit import current_job, requeue_self, submit
-from tests.support.slurm_jobs import SMALL
+from tests.support.slurm.jobs import SMALL
 
 
 def test_a_controller_that_is_gone_is_not_an_empty_queue(slurm_cluster, tmp_path):

@@ -16,8 +16,8 @@ from slurm.cluster import ClusterSpec
 from slurm.errors import SubmitError, UnreachableError
 from slurm.queue import list_jobs
 from slurm.submit import cancel, submit
-from tests.support import slurm_jobs
-from tests.support.slurm_jobs import SMALL
+from tests.support.slurm import jobs
+from tests.support.slurm.jobs import SMALL
 
 GOLDEN = """\
 #!/bin/bash
@@ -109,7 +109,7 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
 def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
     jobs = tmp_path / "jobs"
     spec = ClusterSpec(name="small", memory_gb=0.1, max_array=2, time_limit="3:00:00")
-    run = partial(slurm_jobs.write_job, tmp_path)
+    run = partial(jobs.write_job, tmp_path)
     ids = submit(spec, run, 3, name="three", comment="my id|1", folder=jobs)
     array = int(ids[0].partition("_")[0])
     assert ids == [f"{array}_0", f"{array}_1", ids[2]]
@@ -133,7 +133,7 @@ def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
 
 def test_the_sites_own_limit_of_an_array_is_kept(slurm_cluster, tmp_path):
     held = ClusterSpec(name="small", memory_gb=0.1, extra={"hold": True})
-    run = partial(slurm_jobs.write_job, tmp_path)
+    run = partial(jobs.write_job, tmp_path)
     ids = submit(held, run, 103, name="many", comment="many", folder=tmp_path / "jobs")
     assert len(ids) == len(set(ids)) == 103
     assert len({job_id.partition("_")[0] for job_id in ids}) == 2
@@ -210,7 +210,7 @@ def test_a_submission_of_nonsense_is_refused(tmp_path, n, name, comment):
 
 
 def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
-    run = partial(slurm_jobs.write_signals, tmp_path)
+    run = partial(jobs.write_signals, tmp_path)
     ids = submit(SMALL, run, 2, name="sig", comment="sig", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: len(list(tmp_path.glob("*.ready"))) == 2, "both run")
     cancel(ids, pending_only=True)
@@ -232,7 +232,7 @@ def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
 
 def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
     """The last job of an array bears the array's own id, and still goes back alone."""
-    run = partial(slurm_jobs.requeue_once, tmp_path)
+    run = partial(jobs.requeue_once, tmp_path)
     ids = submit(SMALL, run, 2, name="back", comment="back", folder=tmp_path / "jobs")
 
     def restarts(job_id):
@@ -255,7 +255,7 @@ def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
 
 def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path):
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n3")
-    run = partial(slurm_jobs.write_signals, tmp_path)
+    run = partial(jobs.write_signals, tmp_path)
     [job_id] = submit(spec, run, 1, name="lost", comment="lost", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: (tmp_path / f"{job_id}.ready").exists(), "it runs")
     assert (tmp_path / f"{job_id}.ready").read_text() == "n3\n"
@@ -268,7 +268,7 @@ def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path)
 
 
 def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
-    run = partial(slurm_jobs.write_signals, tmp_path)
+    run = partial(jobs.write_signals, tmp_path)
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n4", cpus=8)
     [job_id] = submit(spec, run, 1, name="low", comment="low", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: (tmp_path / f"{job_id}.ready").exists(), "it runs")

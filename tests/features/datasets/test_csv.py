@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from features.datasets.csv_parsing import parse_csv
 from features.datasets.groups import hold_out, linked_groups
 from features.table import BuildResult, CsvSpec, DatasetError, FeatureTable, TableSpec, build, read
-from tests.support.materials import LICL
+from tests.support.tables.materials import LICL
 
 BASE = "id,formula,target\na,Li2O,1.0\nb,LiCl,2.0\nc,LiF,3.0\n"
 

@@ -14,7 +14,7 @@ from pymatgen.io.cif import CifWriter
 from features.families.structure.coordination import coordination_numbers, describe_coordination
 from features.families.structure.voronoi import voronoi_cell
 from tests.benchmarks.structure_features import crystal
-from tests.support.materials import LICL, ROCK_SALT
+from tests.support.tables.materials import LICL, ROCK_SALT
 
 
 def by_pymatgen(structure: Structure) -> list[float]:

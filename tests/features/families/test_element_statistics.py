@@ -21,7 +21,7 @@ from features.families.formula.element_statistics import magpie_statistics, vale
 from features.families.registry import FAMILIES
 from features.rows import VALUE_DECIMALS, Block
 from features.tables.build import compute_block
-from tests.support.materials import rows_of, silent
+from tests.support.tables.materials import rows_of, silent
 
 ORDINARY = ["LiCl", "Li3N", "Li", "Li7La3Zr2O12", "Li10GeP2S12", "LiBH4", "Li2B12H12", "Cs2UO4"]
 FRACTIONAL = [

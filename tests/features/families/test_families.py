@@ -16,8 +16,8 @@ from features.chemistry.formulas import parse_formula
 from features.families.registry import FAMILIES, RESERVED_NAMES, FamilyInfo
 from features.families.structure.li_environment import describe_cif
 from features.tables.build import compute_block
-from tests.support.materials import LICL, ROCK_SALT, rows_of, silent
 from tests.support.studies import ROOT
+from tests.support.tables.materials import LICL, ROCK_SALT, rows_of, silent
 
 COUNTS = {"ratios": 3, "smact": 103, "magpie": 22, "mat2vec": 200, "megnet16": 16}
 COUNTS |= {"sigma_is_coerced": 1, "cell": 4, "li_environment": 8, "space_group": 230}

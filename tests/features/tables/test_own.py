@@ -19,9 +19,9 @@ from features.table import (
 from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.spec.loading import validate
-from tests.support.own_tables import CALLS
+from tests.support.tables.own_tables import CALLS
 
-LOADER = "tests.support.own_tables:load_rows"
+LOADER = "tests.support.tables.own_tables:load_rows"
 
 
 def build_own(tmp_path, loader=LOADER, **params):
@@ -69,10 +69,10 @@ def test_the_same_content_is_one_table_and_other_content_is_another(tmp_path):
     ("loader", "params", "message"),
     [
         ("no_such_module:load", {}, r"\[table\] loader: cannot import 'no_such_module'"),
-        ("tests.support.own_tables:lost", {}, "has no 'lost'"),
-        ("tests.support.own_tables:CALLS", {}, "is no function"),
+        ("tests.support.tables.own_tables:lost", {}, "has no 'lost'"),
+        ("tests.support.tables.own_tables:CALLS", {}, "is no function"),
         (LOADER, {"n_rosw": 3}, r"cannot be called as .*n_rosw"),
-        ("tests.support.own_tables:load_nothing", {}, "must return features.table.OwnRows"),
+        ("tests.support.tables.own_tables:load_nothing", {}, "must return features.table.OwnRows"),
     ],
 )
 def test_a_wrong_function_is_named(tmp_path, loader, params, message):
@@ -115,7 +115,9 @@ alpha = { type = "float", low = 0.1, high = 10.0 }
 
 
 def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path, capsys):
-    (tmp_path / "beside_the_file.py").write_text("from tests.support.own_tables import load_rows\n")
+    (tmp_path / "beside_the_file.py").write_text(
+        "from tests.support.tables.own_tables import load_rows\n"
+    )
     (tmp_path / "own.toml").write_text(STUDY)
     try:
         assert main(["run", "own.toml", "--workers", "1", "--data", str(tmp_path)]) == 0

@@ -26,8 +26,8 @@ from features.table import CsvSpec, build, find_structures, read
 from features.tables.cache import claim_description, family_version, load_description
 from hpo.system.filesystem import find_local
 from slurm.queue import list_jobs
-from tests.support.slow_family import CIFS, begun, share, structures
 from tests.support.studies import ROOT, wait_until
+from tests.support.tables.slow_family import CIFS, begun, share, structures
 
 CLUSTERS = """
 [test]
@@ -45,7 +45,7 @@ def here(tmp_path, monkeypatch):
 
 
 def start(call):
-    code = f"from pathlib import Path; from tests.support.slow_family import *; {call}"
+    code = f"from pathlib import Path; from tests.support.tables.slow_family import *; {call}"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 

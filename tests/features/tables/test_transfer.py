@@ -31,8 +31,8 @@ from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
 from hpo.spec.loading import validate
-from tests.support.materials import LICL
 from tests.support.studies import make_spec
+from tests.support.tables.materials import LICL
 
 FAMILY_NAMES = ("lattice", "smact", "bond_valence", "ewald", "ratios")
 TRANSFERRED = ("bond_valence", "ewald")

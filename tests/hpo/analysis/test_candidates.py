@@ -15,8 +15,8 @@ from hpo.analysis import ranking, saved_model
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import ModelError
 from hpo.study.record import StudyRecord
-from tests.support.materials import LICL, silent
 from tests.support.rankings import formulas, table_of, write_csv
+from tests.support.tables.materials import LICL, silent
 
 COMPOSITION_ONLY = [name for name, info in families().items() if info.needs == ("formula",)]
 

@@ -19,8 +19,8 @@ from hpo.analysis.saved_model import Model
 from hpo.errors import ConflictError, ModelError
 from hpo.study import provenance
 from hpo.study.record import StudyRecord, find
-from tests.support.materials import silent
 from tests.support.rankings import formulas, table_of, write_csv
+from tests.support.tables.materials import silent
 
 
 def test_a_saved_model_is_used_again_and_refit_replaces_it(

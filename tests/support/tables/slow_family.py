@@ -16,8 +16,8 @@ MADE_UP = FamilyInfo(
     "the length of the CIF, slowly",
     ("cif",),
     (("length", ""),),
-    "tests.support.slow_family:describe_slowly",
-    describe="tests.support.slow_family:describe_slowly",
+    "tests.support.tables.slow_family:describe_slowly",
+    describe="tests.support.tables.slow_family:describe_slowly",
 )
 CIFS = {f"{number:064x}"[::-1]: b"x" * number for number in range(40)}
 

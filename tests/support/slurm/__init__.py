@@ -1,0 +1,1 @@
+"""A SLURM of the tests' own, and jobs for it."""

@@ -1,0 +1,1 @@
+"""Materials, tables and families that tests share."""
