@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import json
 import os
-import random
 import secrets
 import shlex
 import shutil
@@ -24,7 +23,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,16 +30,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.errors import HpoError
+from hpo.storage.postgres_address import (
+    DATABASE,
+    ROLE,
+    answers,
+    connect,
+    free_port,
+    is_free,
+    make_url,
+    outward_address,
+    write_private,
+)
 from hpo.storage.postgres_programs import Programs, find_programs
+from hpo.storage.postgres_status import ServerStatus, Started, is_alive, recorded_pid
 from hpo.storage.urls import URL_FILE, resolve_url
 from hpo.system.filesystem import locate
 
-ROLE = DATABASE = "hpo"
 DEFAULT_CONNECTIONS = 500
 _START_TIMEOUT_S = 60
 _SOCKET_PATH_BYTES = 107
-# Below the ports that systems give to outgoing connections, above those of known services.
-_PORTS = range(20_000, 32_768)
 
 # A store that is small, shared by many, and must not lose what it was told.
 _SETTINGS: Mapping[str, str | int] = {
@@ -69,62 +76,6 @@ _SETTINGS: Mapping[str, str | int] = {
     "log_line_prefix": "%m [%p] %h %a ",
 }
 _HBA = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
-
-
-@dataclass(frozen=True)
-class Started:
-    """What came of a start.
-
-    Attributes
-    ----------
-    address
-        The URL without its password.
-    already
-        Whether the server was running before.
-    notes
-        What the user should know.
-    """
-
-    address: str
-    already: bool
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """A server at one moment.
-
-    Attributes
-    ----------
-    running
-        Whether it answers.
-    node
-        The machine that it was started on; None if it was stopped.
-    address
-        Its URL without the password.
-    problem
-        Why it does not answer.
-    size_bytes
-        Size of its database.
-    uptime_s
-        Seconds since it was started.
-    """
-
-    folder: str
-    running: bool
-    node: str | None
-    address: str
-    version: str
-    programs: str
-    problem: str | None = None
-    size_bytes: int | None = None
-    connections: int | None = None
-    max_connections: int | None = None
-    uptime_s: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `hpo db status --json` prints."""
-        return asdict(self)
 
 
 class Server:
@@ -205,7 +156,7 @@ class Server:
             kept |= json.loads(self._kept.read_text(encoding="utf-8"))
         given = {"host": host, "connections": connections}
         kept |= {name: value for name, value in given.items() if value is not None}
-        _write_private(self._kept, json.dumps(kept) + "\n")
+        write_private(self._kept, json.dumps(kept) + "\n")
         return kept
 
     def _make_cluster(self) -> None:
@@ -215,7 +166,7 @@ class Server:
             shutil.rmtree(made)
         password = secrets.token_urlsafe(24)
         word = self.folder / "data.new.password"
-        _write_private(word, password)
+        write_private(word, password)
         try:
             done = find_programs().run(
                 "initdb",
@@ -232,16 +183,16 @@ class Server:
         with (made / "postgresql.conf").open("a", encoding="utf-8") as stream:
             stream.write("\n# Written anew at every start; what comes after it wins.\n")
             stream.write("include 'hpo.conf'\n")
-        self._write_address("localhost", _free_port(), password)
+        self._write_address("localhost", free_port(), password)
         made.rename(self.data)
 
     def _start(self, kept: Mapping[str, Any], settings: Mapping[str, str | int]) -> Started:
         notes = []
         url = self._url()
         password, port = str(url.password), url.port or 0
-        if not _is_free(port):
+        if not is_free(port):
             notes.append(f"port {port} is taken by another program; workers must be started anew")
-            port = _free_port()
+            port = free_port()
         place = locate(self.folder)
         if place.network:
             notes.append(
@@ -249,7 +200,7 @@ class Server:
                 "disk, and never to be started on two machines"
             )
         self._configure(kept, port, with_socket=not place.network, settings=settings)
-        _write_private(self._node, socket.gethostname() + "\n")
+        write_private(self._node, socket.gethostname() + "\n")
         try:
             self._launch()
         except HpoError:
@@ -282,7 +233,7 @@ class Server:
             **settings,
         }
         lines = [f"{key} = '{_quoted(value)}'\n" for key, value in values.items()]
-        _write_private(self.data / "hpo.conf", "".join(lines))
+        write_private(self.data / "hpo.conf", "".join(lines))
 
     def _launch(self) -> None:
         """Start the process; after a kill -9 its orphans may need a moment to leave."""
@@ -318,8 +269,8 @@ class Server:
         itself removes the locks whose process id is free.
         """
         for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
-            pid = _recorded_pid(lock)
-            if pid is not None and _is_alive(pid) and not self._is_ours(pid):
+            pid = recorded_pid(lock)
+            if pid is not None and is_alive(pid) and not self._is_ours(pid):
                 lock.unlink()
 
     def _reachable_address(
@@ -327,9 +278,9 @@ class Server:
     ) -> tuple[str, str | None]:
         """Return the first address that answers, and a remark if it is not the best one."""
         name = socket.gethostname()
-        candidates = [host] if host else [name, socket.getfqdn(), _outward_address(), "127.0.0.1"]
+        candidates = [host] if host else [name, socket.getfqdn(), outward_address(), "127.0.0.1"]
         for address in candidates:
-            if address and _answers(_make_url(address, port, password)):
+            if address and answers(make_url(address, port, password)):
                 if address in (host, name):
                     return address, None
                 remark = f"the name of this machine ({name}) leads nowhere: using {address}"
@@ -445,7 +396,7 @@ class Server:
         output = output.expanduser().resolve()
         partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
         try:
-            _write_private(partial, "")
+            write_private(partial, "")
             for name, arguments in (
                 ("pg_dump", ("--format=custom", "--no-password", f"--file={partial}")),
                 ("pg_restore", ("--list", partial)),
@@ -490,16 +441,16 @@ class Server:
         node = self._node.read_text(encoding="utf-8").strip()
         if node == socket.gethostname():
             return
-        answers = "it answers" if _answers(self._url()) else "it does not answer"
+        said = "it answers" if answers(self._url()) else "it does not answer"
         raise HpoError(
-            f"{self.folder}: its server was started on {node} ({answers}), and two servers on one "
+            f"{self.folder}: its server was started on {node} ({said}), and two servers on one "
             f"folder destroy it; {what} it there. If {node} is gone for good: rm {self._node}"
         )
 
     def _pid(self) -> int | None:
         """Return the process id of the server; None if it does not run on this machine."""
-        pid = _recorded_pid(self.data / "postmaster.pid")
-        return pid if pid is not None and _is_alive(pid) and self._is_ours(pid) else None
+        pid = recorded_pid(self.data / "postmaster.pid")
+        return pid if pid is not None and is_alive(pid) and self._is_ours(pid) else None
 
     def _is_ours(self, pid: int) -> bool:
         """Whether a process is the server of this folder and not one that got its id later."""
@@ -524,114 +475,17 @@ class Server:
         return sa.make_url(resolve_url(str(self.folder)))
 
     def _write_address(self, host: str, port: int, password: str) -> None:
-        url = _make_url(host, port, password)
-        _write_private(self.folder / URL_FILE, url.render_as_string(hide_password=False) + "\n")
+        url = make_url(host, port, password)
+        write_private(self.folder / URL_FILE, url.render_as_string(hide_password=False) + "\n")
         lines = [
             f"[{ROLE}]",
             *(f"host={host}", f"port={port}"),
             *(f"user={ROLE}", f"dbname={DATABASE}", f"password={password}"),
         ]
-        _write_private(self.service, "\n".join(lines) + "\n")
+        write_private(self.service, "\n".join(lines) + "\n")
 
     def _connect(self, database: str = DATABASE) -> Any:
-        return _connect(self._url(), database)
-
-
-def _make_url(host: str, port: int, password: str) -> sa.URL:
-    return sa.URL.create(
-        "postgresql",
-        username=ROLE,
-        password=password,
-        host=host,
-        port=port,
-        database=DATABASE,
-    )
-
-
-def _connect(url: sa.URL, database: str) -> Any:
-    import psycopg
-
-    return psycopg.connect(
-        host=url.host,
-        port=url.port,
-        user=url.username,
-        password=url.password,
-        dbname=database,
-        connect_timeout=5,
-        application_name="hpo db",
-        autocommit=True,
-    )
-
-
-def _answers(url: sa.URL) -> bool:
-    import psycopg
-
-    try:
-        _connect(url, "postgres").close()
-    except psycopg.Error:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(_PORTS, 100):
-        if _is_free(port):
-            return port
-    raise HpoError("no free port found on this machine")
-
-
-def _is_free(port: int) -> bool:
-    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind((address, port))
-        except OSError:
-            # A machine without IPv6 has nothing listening there.
-            if family == socket.AF_INET:
-                return False
-    return True
-
-
-def _outward_address() -> str | None:
-    """Return the address that this machine has towards others; nothing is sent."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return None
-
-
-def _recorded_pid(lock: Path) -> int | None:
-    try:
-        return int(lock.read_text(encoding="utf-8").splitlines()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file as a whole, which only its owner may read from the beginning."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(path)
+        return connect(self._url(), database)
 
 
 def _quoted(value: str | int) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from hpo.records import WORKER_KEY, Access, part_key
@@ -207,3 +208,9 @@ def find_kind(kind: str, request: pytest.FixtureRequest) -> Callable[..., Bench]
         url: str = request.getfixturevalue("shared_postgres_url")
         return functools.partial(make_postgresql_bench, url)
     return KINDS[kind]
+
+
+N_PARTS = 3
+
+
+SPACE = {"alpha": FloatDistribution(0.0, 1.0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 
 import features.table
 from features.table import Column, PartialRow, SkippedRow, Target
+from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.records import WorkerRun
+from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
+from hpo.study.snapshot import take_snapshot
 from hpo.worker.worker import Worker, new_worker_id
 
 
@@ -104,3 +108,85 @@ def leaky_table(folder: Path, n_skipped: int) -> Path:
         partial=[PartialRow(7, "row-7", "raw.csv", "bonds", "no parameters for Te6+")],
         provenance={"citation": ["A. Author, Journal 1 (2025)"]},
     )
+
+
+SPACE = {
+    "max_depth": {"type": "int", "low": 1, "high": 6},
+    "min_samples_leaf": {"type": "int", "low": 1, "high": 16, "log": True},
+    "min_impurity_decrease": {"type": "float", "low": 1e-6, "high": 0.1, "log": True},
+    "max_features": {"type": "categorical", "choices": ["sqrt", "log2"]},
+    "bootstrap": {"type": "categorical", "choices": [True, False]},
+}
+
+
+SEARCH_FIGURES = (
+    "history",
+    "importance",
+    "slices",
+    "contour",
+    "parts",
+    "parallel",
+    "distribution",
+    "timeline",
+)
+
+
+# Each group of the hand-made table has rows in every fold, which leaves no intervals of these.
+MODEL_FIGURES = {
+    "parity": 2,
+    "errors": 1,
+    "calibration": 1,
+    "intervals": 1,
+    "importance_families": 1,
+    "importance_columns": 1,
+}
+
+
+class Flat:
+    """An objective over nothing: always the same score, with a name that is not safe in HTML."""
+
+    direction = "maximize"
+    score_name = "flat <score>"
+    parts = ("one", "two & a half")
+    splits_hash = ""
+
+    def __init__(self, table: object, *, seed: int, broken: bool = False) -> None:
+        if broken:
+            raise RuntimeError("no licence for this code")
+
+    def score_part(self, params: object, part: int) -> Mapping[str, Any]:
+        # A text beside the scores is for the objective alone.
+        return {"score": 1.25, "note": "a text", "barrier": 0.5 + part}
+
+    def combine(self, parts: object) -> Mapping[str, float]:
+        return {"score": 2.5, "barrier": 1.0}
+
+
+def flat(**params: Any) -> dict[str, Any]:
+    """Return the fields of a study without a table."""
+    objective = {"name": f"{__name__}:Flat", "params": params}
+    return {"table": None, "cv": None, "estimator": None, "objective": objective}
+
+
+def stop_at(part: int) -> Callable[[int], None]:
+    """Return what sends the worker away after so many parts."""
+    return lambda count: signal.raise_signal(signal.SIGTERM) if count == part else None
+
+
+def evaluated(record: StudyRecord) -> Evaluation:
+    """Evaluate a study as its report does."""
+    table, objective = record.open_objective()
+    evaluation = evaluate(take_snapshot(record), table, objective)
+    assert evaluation is not None
+    return evaluation
+
+
+def looks(record: StudyRecord) -> list[dict[str, Any]]:
+    """Return the looks at the test set."""
+    return [event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION]
+
+
+FOREST: dict[str, Any] = {
+    "estimator": {"name": "extra_trees", "params": {"n_estimators": 5}},
+    "space": SPACE,
+}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import functools
 import html
 import json
 import math
-import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,137 +20,36 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-import features.table
 import hpo.analysis.best_model
 import hpo.estimators.factory
 import hpo.report.study_page
 import hpo.study.integrity
-from features.table import Column, Target
-from hpo.analysis.best_model import Evaluation, evaluate
-from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
-from hpo.commands.results.compare import print_comparison
 from hpo.errors import HpoError
-from hpo.estimators.factory import make_estimator
 from hpo.records import WorkerRun, part_key
 from hpo.report.figures.search import MAX_CURVES, search_figures
 from hpo.report.formatting import METRIC_LABELS, number, percent
 from hpo.report.freshness import STAMP_NAME
 from hpo.report.study_page import write_report
 from hpo.report.tables import param_rows
-from hpo.report.validity import MAX_LISTED
 from hpo.spec.space import Dimension, FloatDimension, IntDimension
-from hpo.storage.events import EventKind
-from hpo.storage.storage import StudyStorage
-from hpo.study.creation import begin
-from hpo.study.record import Source, StudyRecord, find
-from hpo.study.snapshot import take_snapshot
+from hpo.study.record import StudyRecord
 from hpo.study.trials import Search
-from tests.support.pages import Page, leaky_table, work
-from tests.support.requirements import unavailable
-from tests.support.studies import make_spec
+from tests.support.pages import (
+    FOREST,
+    MODEL_FIGURES,
+    SEARCH_FIGURES,
+    Page,
+    evaluated,
+    flat,
+    looks,
+    stop_at,
+    work,
+)
 
 if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
-
-SPACE = {
-    "max_depth": {"type": "int", "low": 1, "high": 6},
-    "min_samples_leaf": {"type": "int", "low": 1, "high": 16, "log": True},
-    "min_impurity_decrease": {"type": "float", "low": 1e-6, "high": 0.1, "log": True},
-    "max_features": {"type": "categorical", "choices": ["sqrt", "log2"]},
-    "bootstrap": {"type": "categorical", "choices": [True, False]},
-}
-FOREST: dict[str, Any] = {
-    "estimator": {"name": "extra_trees", "params": {"n_estimators": 5}},
-    "space": SPACE,
-}
-SEARCH_FIGURES = (
-    "history",
-    "importance",
-    "slices",
-    "contour",
-    "parts",
-    "parallel",
-    "distribution",
-    "timeline",
-)
-# Each group of the hand-made table has rows in every fold, which leaves no intervals of these.
-MODEL_FIGURES = {
-    "parity": 2,
-    "errors": 1,
-    "calibration": 1,
-    "intervals": 1,
-    "importance_families": 1,
-    "importance_columns": 1,
-}
-
-
-class Flat:
-    """An objective over nothing: always the same score, with a name that is not safe in HTML."""
-
-    direction = "maximize"
-    score_name = "flat <score>"
-    parts = ("one", "two & a half")
-    splits_hash = ""
-
-    def __init__(self, table: object, *, seed: int, broken: bool = False) -> None:
-        if broken:
-            raise RuntimeError("no licence for this code")
-
-    def score_part(self, params: object, part: int) -> Mapping[str, Any]:
-        # A text beside the scores is for the objective alone.
-        return {"score": 1.25, "note": "a text", "barrier": 0.5 + part}
-
-    def combine(self, parts: object) -> Mapping[str, float]:
-        return {"score": 2.5, "barrier": 1.0}
-
-
-def flat(**params: Any) -> dict[str, Any]:
-    """Return the fields of a study without a table."""
-    objective = {"name": f"{__name__}:Flat", "params": params}
-    return {"table": None, "cv": None, "estimator": None, "objective": objective}
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every interval a tenth of its resamples: the code is the same, and the time is not."""
-    few = functools.partial(bootstrap_intervals, n_resamples=200)
-    monkeypatch.setattr(hpo.analysis.best_model, "bootstrap_intervals", few)
-
-
-@pytest.fixture
-def run(begin_study: Callable[..., StudyRecord]) -> Iterator[Callable[..., StudyRecord]]:
-    """Run a study in this process, and give the process its signals back."""
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-
-    def run_with(meddle: Callable[[int], None] | None = None, **changes: Any) -> StudyRecord:
-        record = begin_study(**changes)
-        work(record, meddle)
-        return find(record.storage, record.name)
-
-    yield run_with
-    for signal_number, handler in handlers.items():
-        signal.signal(signal_number, handler)
-
-
-def stop_at(part: int) -> Callable[[int], None]:
-    """Return what sends the worker away after so many parts."""
-    return lambda count: signal.raise_signal(signal.SIGTERM) if count == part else None
-
-
-def evaluated(record: StudyRecord) -> Evaluation:
-    """Evaluate a study as its report does."""
-    table, objective = record.open_objective()
-    evaluation = evaluate(take_snapshot(record), table, objective)
-    assert evaluation is not None
-    return evaluation
-
-
-def looks(record: StudyRecord) -> list[dict[str, Any]]:
-    """Return the looks at the test set."""
-    return [event for event in record.ledger.events() if event["kind"] == EventKind.TEST_EVALUATION]
+    pass
 
 
 # A finished study -----------------------------------------------------------------------------
@@ -430,182 +326,7 @@ def test_what_a_user_wrote_is_text(run: Callable[..., StudyRecord], tmp_path: Pa
 # What speaks against the scores ---------------------------------------------------------------
 
 
-def test_the_page_says_why_scores_may_not_be_real(
-    storage: StudyStorage, tmp_path: Path, run: Callable[..., StudyRecord]
-) -> None:
-    n_skipped = MAX_LISTED + 30
-    path = leaky_table(tmp_path / "tables", n_skipped)
-    spec = make_spec(trials=2, allow_target_derived=["is_high"])
-    record = begin(storage, spec, Source("leaky.toml", (), None), path)
-    work(record)
-    page, evaluation = Page(write_report(record, tmp_path)), evaluated(record)
-    assert evaluation.derived_columns == ("is_high",)
-    assert "1 of 2 features is made from the target: is_high (family flags)" in page.text
-    assert 0 < evaluation.shared_groups < 1
-    assert f"{percent(evaluation.shared_groups)} of the validated rows have a row" in page.text
-    assert "20 % of the held-out rows have a row of their group in training" in page.text
-    assert f"{n_skipped} of {60 + n_skipped} rows of the source are not in the table" in page.text
-    assert [str(n_skipped), "no target"] in page.rows
-    assert ["raw.csv", "7", "row-7", "bonds", "no parameters for Te6+"] in page.rows
-    assert "lost-0 " in f"{page.text} "
-    assert f"lost-{n_skipped - 1}" not in page.text
-    assert f"30 more, shown by: hpo features show {path}" in page.text
-    assert page.row("RMSE (decades)")
-    assert "log₁₀ conductivity (S/cm)" in page.text
-    assert "A. Author, Journal 1 (2025)" in page.text
-    assert "4 reasons for caution" not in page.text
-    assert "2 reasons for caution" in page.text
-
-
-def test_what_is_in_order_is_said_to_be(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
-    cv = {"scheme": "group_kfold", "folds": 3}
-    page = Page(write_report(run(trials=2, cv=cv), tmp_path))
-    assert "None of the 4 features is marked" in page.text
-    assert "has rows on both sides of a fold" in page.text
-    assert "every fold gave the scores that the trial stored" in page.text
-    assert "None: every trial had the same data" in page.text
-    # The hand-made table shares its groups with its held-out rows.
-    assert "100 % of the held-out rows have a row of their group in training" in page.text
-    assert "1 reason for caution" in page.text
-
-
-def test_accepted_changes_are_told(
-    run: Callable[..., StudyRecord], begin_study: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    run(trials=2)
-    space = {"alpha": {"type": "float", "low": 1e-3, "high": 1.0, "log": True}}
-    record = begin_study(accept=("space",), trials=2, space=space)
-    page = Page(write_report(record, tmp_path))
-    assert "1 change accepted on the way" in page.text
-    assert "the search space: " in page.text
-
-
-def test_a_table_that_holds_nothing_out_and_knows_no_groups_says_so(
-    storage: StudyStorage, tmp_path: Path, run: Callable[..., StudyRecord]
-) -> None:
-    rng = np.random.default_rng(0)
-    path = features.table.write(
-        tmp_path / "tables",
-        dataset="plain",
-        ids=[f"row {i}" for i in range(30)],
-        formulas=["Li2O"] * 30,
-        X=rng.normal(size=(30, 2)),
-        y=rng.normal(size=30),
-        groups=[f"group {i}" for i in range(30)],
-        is_train=np.ones(30, dtype=bool),
-        columns=[Column("a", "made"), Column("b", "made")],
-        target=Target("y"),
-    )
-    record = begin(storage, make_spec(trials=2), Source("plain.toml", (), None), path)
-    work(record)
-    page = Page(write_report(record, tmp_path))
-    assert "The table holds no rows out, so there is no test set." in page.text
-    assert "The engine holds nothing out in this study" in page.text
-    assert "Every row is a group of its own" in page.text
-    assert page.plots["parity"] == 1
-    assert page.row("RMSE")
-
-
-def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
-    run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = run(trials=2)
-
-    def make_other(spec: Any, params: Mapping[str, Any], seed: int) -> Any:
-        return make_estimator(spec, {**params, "alpha": 500.0}, seed)
-
-    monkeypatch.setattr(hpo.estimators.factory, "make_estimator", make_other)
-    page = Page(write_report(record, tmp_path))
-    assert "Fitted again for this page, a fold scored up to" in page.text
-
-
-def test_trials_that_the_folds_cannot_tell_apart_are_counted(
-    run: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    record = run(trials=6)
-    page = Page(write_report(record, tmp_path))
-    best = record.optuna_study().best_trial
-    error = float(np.std(list(best.intermediate_values.values()), ddof=1)) / math.sqrt(3)
-    near = sum(abs(t.values[0] - best.values[0]) <= error for t in record.optuna_study().trials)
-    assert near > 1
-    assert (
-        f"{near} of them score within one standard error over folds ({number(error)})" in page.text
-    )
-
-
 # What is not as it was ------------------------------------------------------------------------
-
-
-def test_a_conflict_leaves_predictions_out_and_names_what_changed(
-    run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = run(trials=2)
-    changed = {**record.fingerprint, "packages": "numpy=9.9.9"}
-    monkeypatch.setattr(hpo.study.integrity, "fingerprint", lambda *_: changed)
-    path = write_report(record, tmp_path)
-    page = Page(path)
-    assert "This page is written from stored results alone" in page.text
-    assert "the versions of the packages that compute a score" in page.text
-    assert "numpy=9.9.9" in page.text
-    assert "parity" not in page.plots
-    assert page.plots["history"] == 1
-    assert page.row("mean")[-1] == number(record.optuna_study().best_value)
-    # The folds are the same ones, so what they share can still be told.
-    assert "100 % of the validated rows have a row of the same group" in page.text
-    assert "every fold gave the scores" not in page.text
-    assert not path.with_name("predictions.csv").exists()
-    assert looks(record) == []
-
-
-def test_predictions_of_an_earlier_page_are_not_taken_for_this_one(
-    run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = run(trials=2)
-    write_report(record, tmp_path)
-    monkeypatch.setattr(
-        hpo.study.integrity, "fingerprint", lambda *_: {**record.fingerprint, "code": "x"}
-    )
-    page = Page(write_report(record, tmp_path))
-    assert "predictions.csv and figures, is from an earlier report" in page.text
-    # The stored look still has its scores.
-    (look,) = looks(record)
-    assert number(look["scores"]["r2"]) in [row for row in page.rows if len(row) == 7][-1]
-
-
-def test_another_table_is_not_described_as_the_studys(
-    storage: StudyStorage, hand_table: Path, tmp_path: Path, run: Callable[..., StudyRecord]
-) -> None:
-    record = run(trials=2)
-    other = leaky_table(tmp_path / "tables", 1)
-    page = Page(write_report(replace(record, table_path=other), tmp_path))
-    assert "table: the feature table: rows, features or target" in page.text
-    assert "is_high" not in page.text
-    assert "of the validated rows" not in page.text
-    assert "parity" not in page.plots
-
-
-def test_a_table_that_is_gone_is_said_to_be(
-    storage: StudyStorage, hand_table: Path, tmp_path: Path, run: Callable[..., StudyRecord]
-) -> None:
-    path = tmp_path / "tables" / hand_table.name
-    shutil.copytree(hand_table, path)
-    record = begin(storage, make_spec(trials=2), Source("gone.toml", (), None), path)
-    work(record)
-    shutil.rmtree(path)
-    page = Page(write_report(record, tmp_path))
-    assert "there is none; build it first" in page.text
-    assert page.plots["history"] == 1
-
-
-def test_an_objective_that_cannot_be_built_is_said_to_be(
-    run: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    record = run(trials=2, **flat())
-    objective = record.spec.objective.model_copy(update={"params": {"broken": True}})
-    spec = record.spec.model_copy(update={"objective": objective})
-    page = Page(write_report(replace(record, spec=spec), tmp_path))
-    assert "RuntimeError: no licence for this code" in page.text
-    assert page.row("part 0") == ["part 0", "0.500", "1.250"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_ours(
@@ -715,113 +436,3 @@ def test_ten_thousand_trials_stay_a_page() -> None:
 
 
 # In a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A headless Chromium with a profile of its own."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        unavailable("browser", "install chromium and chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def open_page(browser: Chrome, path: Path, width: int) -> None:
-    """Open a page in a window of some width; a console message of an error fails the test."""
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(path.as_uri())
-    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-    assert errors == []
-
-
-RENDERED = """
-return [...document.querySelectorAll(".plot")].map(plot => {
-  const svg = plot.querySelector("svg.main-svg"), box = svg?.getBoundingClientRect();
-  const marks = plot.querySelectorAll(".point, .js-line, .contour, .bars path").length;
-  return [plot.closest("figure").id, box?.width ?? 0, box?.height ?? 0, marks];
-});
-"""
-
-
-@pytest.mark.parametrize("width", [1280, 420])
-def test_a_browser_shows_every_figure(
-    run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome, width: int
-) -> None:
-    description = "A long word: " + "conductivity" * 12
-    path = write_report(run(trials=12, description=description, **FOREST), tmp_path)
-    open_page(browser, path, width)
-    assert browser.title == "small – study report"
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    rendered = browser.execute_script(RENDERED)
-    assert len(rendered) == sum(MODEL_FIGURES.values()) + len(SEARCH_FIGURES) - 1 + len(SPACE)
-    for figure, plot_width, plot_height, marks in rendered:
-        assert plot_width > 200, figure
-        assert plot_height > 150, figure
-        assert marks > 0, figure
-    sizes = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    content, window = browser.execute_script(sizes)
-    assert content <= window
-
-
-def test_a_browser_shows_a_comparison(
-    run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome
-) -> None:
-    records = [run(name=name, trials=1) for name in ("a_first_study", "a_second_study" * 3)]
-    for record in records:
-        write_report(record, tmp_path)
-    print_comparison(records, reports_dir=tmp_path)
-    for width in (1280, 420):
-        open_page(browser, tmp_path / "comparison.html", width)
-        rendered = browser.execute_script(RENDERED)
-        assert len(rendered) == 2 + 2 + 1 + 1 + 2 + 4
-        for figure, plot_width, plot_height, marks in rendered:
-            assert min(plot_width, plot_height) > 150, figure
-            assert marks > 0, figure
-        sizes = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
-        content, window = browser.execute_script(sizes)
-        assert content <= window
-
-
-def test_printed_figures_fit_the_paper(
-    run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome
-) -> None:
-    open_page(browser, write_report(run(trials=12, **FOREST), tmp_path), 1280)
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-    paper = browser.execute_script("return document.querySelector('main').clientWidth")
-    widths = {figure: width for figure, width, _, _ in browser.execute_script(RENDERED)}
-    assert paper < 700
-    assert max(widths.values()) <= paper
-    browser.execute_script("dispatchEvent(new Event('afterprint'))")
-    after = {figure: width for figure, width, _, _ in browser.execute_script(RENDERED)}
-    assert after["parallel"] > paper
-
-
-@pytest.mark.parametrize("fields", [flat() | {"trials": 1, "space": {}}, FOREST])
-def test_a_browser_shows_a_study_without_trials(
-    begin_study: Callable[..., StudyRecord],
-    tmp_path: Path,
-    browser: Chrome,
-    fields: dict[str, Any],
-) -> None:
-    open_page(browser, write_report(begin_study(**fields), tmp_path), 420)
-    assert browser.execute_script("return document.querySelectorAll('.plot').length") == 0

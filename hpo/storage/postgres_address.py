@@ -1,0 +1,102 @@
+"""Addresses of a PostgreSQL server of one's own: its URL, a free port, how it is reached."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo.errors import HpoError
+
+ROLE = DATABASE = "hpo"
+# Below the ports that systems give to outgoing connections, above those of known services.
+_PORTS = range(20_000, 32_768)
+
+
+def make_url(host: str, port: int, password: str) -> sa.URL:
+    """Return the URL of a server of one's own."""
+    return sa.URL.create(
+        "postgresql",
+        username=ROLE,
+        password=password,
+        host=host,
+        port=port,
+        database=DATABASE,
+    )
+
+
+def connect(url: sa.URL, database: str) -> Any:
+    """Connect to a database of a server, for administration."""
+    import psycopg
+
+    return psycopg.connect(
+        host=url.host,
+        port=url.port,
+        user=url.username,
+        password=url.password,
+        dbname=database,
+        connect_timeout=5,
+        application_name="hpo db",
+        autocommit=True,
+    )
+
+
+def answers(url: sa.URL) -> bool:
+    """Return whether a server answers under a URL."""
+    import psycopg
+
+    try:
+        connect(url, "postgres").close()
+    except psycopg.Error:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        if is_free(port):
+            return port
+    raise HpoError("no free port found on this machine")
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on a port."""
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((address, port))
+        except OSError:
+            # A machine without IPv6 has nothing listening there.
+            if family == socket.AF_INET:
+                return False
+    return True
+
+
+def outward_address() -> str | None:
+    """Return the address that this machine has towards others; nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file as a whole, which only its owner may read from the beginning."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(path)
