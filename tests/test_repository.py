@@ -161,7 +161,8 @@ def test_files_and_folders_are_of_a_size_to_read():
 
 def test_the_program_tells_its_version_and_is_a_module():
     version = importlib.metadata.version("hpo")
-    for command in (["hpo"], [sys.executable, "-m", "hpo"]):
+    program = str(Path(sys.executable).with_name("hpo"))
+    for command in ([program], [sys.executable, "-m", "hpo"]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == (f"hpo {version}\n", "")
 
