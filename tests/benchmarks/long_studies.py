@@ -90,7 +90,7 @@ def compare_trials(store: str, make: Callable[[], str], options: argparse.Namesp
         workers = [_LaterTrials(record, options.trials) for record in (held, free)]
         for worker in workers:
             worker()  # reads what was there before
-        times = compare(*workers, options.rounds)
+        times = compare(workers[0], workers[1], options.rounds)
         of_held, of_free = (
             [1e3 * seconds / options.trials for seconds in one]
             for one in (times.usual_s, times.ours_s)
@@ -168,7 +168,7 @@ def start(url: str, sampler: str) -> None:
     """Do what a worker does until its first trial has parameters and was judged; print the cost."""
     began = time.process_time()
     record = find(open_storage(url, Access.WORK), "filled")
-    space, spec = distributions(record.spec.space), SamplerSpec(name=sampler)  # type: ignore[arg-type]
+    space, spec = distributions(record.spec.space), SamplerSpec.model_validate({"name": sampler})
     history = TrialHistory(record.storage, record.study_id, spec.max_history)
     claim = record.ledger.claim(WORKER)
     assert isinstance(claim, Claim)

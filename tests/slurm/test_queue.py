@@ -15,6 +15,7 @@ from slurm.submit import current_job, requeue_self, submit
 from tests.support.slurm.jobs import SMALL
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_gone_is_not_an_empty_queue(slurm_cluster, tmp_path):
     slurm_cluster.wait_idle()
     slurm_cluster.kill_slurmctld()
@@ -58,6 +59,7 @@ def test_outside_a_job_there_is_none(monkeypatch):
         requeue_self()
 
 
+@pytest.mark.slow
 def test_a_job_without_a_time_limit_has_no_end_and_is_not_asked_again(slurm_cluster, monkeypatch):
     arguments = ("--time=infinite", "--mem=100M", "-o", "/dev/null", "--wrap", "sleep 60")
     job = slurm_cluster.sbatch(*arguments)

@@ -106,6 +106,7 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
     assert os.environ["SLURM_CPUS_PER_TASK"] == "9"
 
 
+@pytest.mark.slow
 def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
     jobs = tmp_path / "jobs"
     spec = ClusterSpec(name="small", memory_gb=0.1, max_array=2, time_limit="3:00:00")
@@ -209,6 +210,7 @@ def test_a_submission_of_nonsense_is_refused(tmp_path, n, name, comment):
         submit(SMALL, time.time, n, name=name, comment=comment, folder=tmp_path / "jobs")
 
 
+@pytest.mark.slow
 def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
     run = partial(jobs.write_signals, tmp_path)
     ids = submit(SMALL, run, 2, name="sig", comment="sig", folder=tmp_path / "jobs")
@@ -230,6 +232,7 @@ def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
     cancel([])
 
 
+@pytest.mark.slow
 def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
     """The last job of an array bears the array's own id, and still goes back alone."""
     run = partial(jobs.requeue_once, tmp_path)
@@ -253,6 +256,7 @@ def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
     assert log.count("Starting with") == 2
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path):
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n3")
     run = partial(jobs.write_signals, tmp_path)
@@ -267,6 +271,7 @@ def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path)
     assert list_jobs("lost")[0].state == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
     run = partial(jobs.write_signals, tmp_path)
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n4", cpus=8)

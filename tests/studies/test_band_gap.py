@@ -60,6 +60,7 @@ def sure(n_rows=800, seed=0, factor=1.0):
     return Sure(rows, 0.25 * variance, 0.75 * variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "covered"), [(1.0, (0.683, 0.9, 0.95)), (2.0, (0.954, 1.0, 1.0))]
 )
@@ -73,6 +74,7 @@ def test_true_deviations_cover_what_they_say_and_doubled_ones_more(factor, cover
     np.testing.assert_allclose(deviation, factor * error, rtol=0.25)
 
 
+@pytest.mark.slow
 def test_intervals_by_deviation_are_calibrated_on_rows_out_of_fold():
     cv, test = sure(factor=3.0), sure(seed=1, factor=3.0)
     found = describe(Judged("x", cv, test))["intervals"]
@@ -228,6 +230,7 @@ def test_a_study_of_structure_is_judged_and_explored(hpo, run):
     assert "Si" in cif or "Ge" in cif
 
 
+@pytest.mark.slow
 def test_a_study_of_composition_is_judged_and_explored(hpo, run):
     table, _ = read_crystals()
     csv = parse_csv(table.name, table.data)

@@ -137,6 +137,7 @@ def test_the_parts_are_the_official_splits(table):
         assert sorted(rows) == np.flatnonzero(task == part.partition(" ")[0]).tolist()
 
 
+@pytest.mark.slow
 def test_both_means_of_the_error_are_those_of_all_predictions(table):
     objective = objective_of(table, kernel={})
     squares = []
@@ -376,6 +377,7 @@ def test_folds_are_drawn_again_within_their_task():
     assert spread.std() == pytest.approx(np.sqrt(4 * 1.25 + 2 * 0.25) / 6, rel=0.05)
 
 
+@pytest.mark.slow
 def test_each_fold_is_judged_by_the_search_that_left_it_out(table):
     objective = objective_of(table, kernel={})
     objective.parts, objective.folds = objective.parts[22:27], objective.folds[22:27]
@@ -417,6 +419,7 @@ def test_the_line_through_the_nine_submissions_is_scipys():
 # As a user runs it ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
     arguments = ["--data", str(catechol_dir), "--workers", "1", "--trials", "2"]
     assert main(["run", str(FOLDER / "kernel.toml"), *arguments]) == 0

@@ -134,6 +134,7 @@ def test_a_difference_is_paired_and_resampled_by_molecule():
     assert apart.difference_interval[0] < low
 
 
+@pytest.mark.slow
 def test_validation_says_the_same_with_one_process_and_with_two(objective):
     best = {"escape_window": 10, "plateau_patience": 3}
     alone, runs = validate(objective.problem, best, [1000], 1)
@@ -162,6 +163,7 @@ escape_window = { type = "int", low = 10, high = 15 }
 """
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_its_results_can_be_used(hpo, capsys):
     installed("scine_sparrow", "saddle")
     Path("tiny.toml").write_text(STUDY)

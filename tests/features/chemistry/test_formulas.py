@@ -57,6 +57,7 @@ formulas = st.recursive(st.lists(atoms, min_size=1, max_size=5).map("".join), br
 joined = st.tuples(formulas, st.sampled_from(["", "", " ", "·", "*", ".", "@", "+", "-"]), formulas)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(joined.map("".join))
 @example("Li1.3Al0.3Ti1.7(PO4)3")

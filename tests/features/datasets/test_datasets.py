@@ -229,6 +229,7 @@ def build_transport(folder: Path, **changes: object) -> FeatureTable:
     return read(done.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", get_args(TransportTarget))
 def test_every_transport_target_builds(tmp_path, target):
     table = build_transport(tmp_path, target=target)
@@ -239,6 +240,7 @@ def test_every_transport_target_builds(tmp_path, target):
     assert table.target.unit
 
 
+@pytest.mark.slow
 def test_transport_is_the_same_anywhere_and_split_by_whole_systems(tmp_path):
     here, there = build_transport(tmp_path / "a"), build_transport(tmp_path / "b")
     assert here.hash == there.hash

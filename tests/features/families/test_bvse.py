@@ -162,6 +162,7 @@ def flooded_directions(landscape, level):
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_levels_agree_with_a_walk_over_the_lattice(seed):
     shape = ((4, 5, 6), (7, 3, 4), (1, 6, 5), (2, 5, 5), (6, 6, 2), (5, 4, 4))[seed]
@@ -351,6 +352,7 @@ def conductors(obelix_dir):
     return read_cifs(obelix_dir / "train_cifs.tar.gz").cifs, formula_of
 
 
+@pytest.mark.slow
 def test_fast_conductors_have_lower_barriers_than_lithium_phosphate(conductors):
     cifs, formula_of = conductors
 
@@ -364,6 +366,7 @@ def test_fast_conductors_have_lower_barriers_than_lithium_phosphate(conductors):
     assert max(barriers("Li6PS5Cl")) < 0.5 * insulator
 
 
+@pytest.mark.slow
 def test_cifs_with_li_have_a_landscape(conductors):
     cifs, _ = conductors
     found = [describe_bvse(cif) for cif in list(cifs.values())[::16]]

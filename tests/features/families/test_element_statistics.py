@@ -66,6 +66,7 @@ def test_values_are_those_of_matminer(family):
     check_against_matminer(family, ORDINARY + FRACTIONAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SOURCES)
 def test_values_are_those_of_matminer_for_every_measured_conductor(family, obelix_dir):
     formulas = set()

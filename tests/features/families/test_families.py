@@ -100,6 +100,7 @@ def test_smact_agrees_with_smact() -> None:
         np.testing.assert_allclose(row, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_embeddings_agree_with_elementembeddings() -> None:
     # In a process of its own: importing it takes seconds and warns of what it lacks.
     code = (

@@ -262,6 +262,7 @@ def split(table: FeatureTable, mask: np.ndarray) -> tuple[int, int]:
     return int(mask[table.is_train].sum()), int(mask[~table.is_train].sum())
 
 
+@pytest.mark.slow
 def test_coverage_is_the_earlier_studys(physics):
     found = [has(physics, n) for n in ("has_bv_mismatch", "has_ewald_energy", "has_voronoi_cn")]
     assert split(physics, found[0]) == (63, 18)
@@ -301,6 +302,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was(obelix_dir, tmp_path):
     (tmp_path / "build.py").write_text(BUILD)
     tables = tmp_path / "t"

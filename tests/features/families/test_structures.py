@@ -73,6 +73,7 @@ def column(table: FeatureTable, name: str) -> np.ndarray:
     return np.asarray(table.X[:, table.feature_names.index(name)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symprec", [None, 0.01])
 def test_li_in_rock_salt(symprec):
     found = describe(rock_salt(), symprec)
@@ -86,6 +87,7 @@ def test_li_in_rock_salt(symprec):
     assert found["li_site_multiplicity"] == 4.0
 
 
+@pytest.mark.slow
 def test_li_in_antifluorite():
     found = describe(antifluorite())
     assert found["li_fraction"] == pytest.approx(2 / 3)
@@ -97,6 +99,7 @@ def test_li_in_antifluorite():
     assert found["li_site_multiplicity"] == 8.0
 
 
+@pytest.mark.slow
 def test_li_environment_does_not_depend_on_the_cell_chosen():
     primitive, supercell = antifluorite().get_primitive_structure(), antifluorite() * (2, 1, 1)
     here, there = describe(primitive), describe(supercell)

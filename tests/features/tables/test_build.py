@@ -66,6 +66,7 @@ def geometry(build_obelix: Builder) -> FeatureTable:
     return read(build_obelix(GEOMETRY).path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("families", "n_features"),
     [(STAGE_0, 129), ((*STAGE_0, "cell"), 133), (GEOMETRY, 152), (FULL, 382)],
@@ -213,6 +214,7 @@ def test_layout_of_the_download_gives_the_same_table(
     assert result.hash == build_obelix(STAGE_0).hash
 
 
+@pytest.mark.slow
 def test_transport_is_offline_seeded_and_nested(tmp_path: Path) -> None:
     def table(rows: int, seed: int = 0) -> FeatureTable:
         spec = TransportSpec(dataset="transport", families=("ratios",), rows=rows, seed=seed)
@@ -314,6 +316,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_killed_builds_leave_nothing_half(tmp_path: Path) -> None:
     spec = csv_spec(tmp_path, *KILLED_FAMILIES)
     tables = tmp_path / "t"
@@ -341,6 +344,7 @@ def test_killed_builds_leave_nothing_half(tmp_path: Path) -> None:
     assert list((tables / ".tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_builds_at_the_same_time_agree(tmp_path: Path) -> None:
     csv_spec(tmp_path, *KILLED_FAMILIES)
     running = [start(tmp_path) for _ in range(3)]
@@ -351,6 +355,7 @@ def test_builds_at_the_same_time_agree(tmp_path: Path) -> None:
     assert [read(folder).hash for folder in folders] == list(outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_durably", "sync_folder", "rename", "replace"])
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_killed_at_each_step_of_writing(tmp_path: Path, step: str, nth: int) -> None:

@@ -114,6 +114,7 @@ alpha = { type = "float", low = 0.1, high = 10.0 }
 """
 
 
+@pytest.mark.slow
 def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path, capsys):
     (tmp_path / "beside_the_file.py").write_text(
         "from tests.support.tables.own_tables import load_rows\n"

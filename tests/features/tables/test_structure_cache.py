@@ -67,6 +67,7 @@ def made_by(process):
     return int(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_processes_at_once_describe_no_structure_twice(here):
     running = [start("share(1)"), start("share(1)"), start("share(2)")]
     assert sum(made_by(process) for process in running) == len(CIFS)
@@ -75,6 +76,7 @@ def test_processes_at_once_describe_no_structure_twice(here):
     assert made_by(start("share(1)")) == 0
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_not_done_is_done_by_the_others(here):
     with start("share(1)") as killed:
         wait_until(lambda: len(begun()) >= 3)
@@ -107,6 +109,7 @@ def test_a_claim_is_one_process_and_ends_with_it(here):
     assert load_description(*where, one) == ([1.0] * family.n_columns, ["why"])
 
 
+@pytest.mark.slow
 def test_what_somebody_left_half_is_made_again(here):
     share(2)
     paths = sorted(Path("tables").glob(".structures/*/*.json"))
@@ -155,6 +158,7 @@ def write_dataset(folder, n, size=(1, 1, 1), families="li_environment"):
     )
 
 
+@pytest.mark.slow
 def test_a_build_does_not_wait_for_a_process_that_is_at_work_for_ever(here):
     spec = write_dataset(here, 3)
     folders = {"data_dir": None, "base_dir": here}
@@ -175,6 +179,7 @@ def written(tables="tables"):
     return {path: stat.st_mtime_ns for path, stat in files.items() if stat.st_size}
 
 
+@pytest.mark.slow
 def test_structures_are_described_by_themselves_and_the_build_takes_them(hpo, tmp_path):
     write_dataset(tmp_path, 4, families="ratios,li_environment")
     said = hpo("features", "build", "mine.toml", "--structures-only").stdout
@@ -197,6 +202,7 @@ def no_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
 
 
+@pytest.mark.slow
 def test_with_nothing_to_share_nothing_is_submitted(hpo, tmp_path, no_slurm, monkeypatch):
     write_dataset(tmp_path, 2, families="ratios")
     submit = ("features", "build", "mine.toml", "--cluster", "default")
@@ -213,6 +219,7 @@ def test_with_nothing_to_share_nothing_is_submitted(hpo, tmp_path, no_slurm, mon
     assert "unchanged, reused" in hpo(*submit, "--wait").stdout
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(hpo, tmp_path, no_slurm):
     write_dataset(tmp_path, 2)
     build = ("features", "build", "mine.toml")
@@ -257,6 +264,7 @@ def jobs_of(said):
     return [job for job in list_jobs() if job.job_id.startswith(f"{array}_")]
 
 
+@pytest.mark.slow
 def test_jobs_share_the_structures_and_one_may_be_killed(hpo, site, tmp_path):
     write_dataset(tmp_path, 24, (2, 2, 1), "li_environment,physics_report")
     done = hpo("features", "build", "mine.toml", "--workers", "3", "--cluster", "test")
@@ -285,6 +293,7 @@ def test_jobs_share_the_structures_and_one_may_be_killed(hpo, site, tmp_path):
     assert built["hash"] == json.loads(alone)["hash"]
 
 
+@pytest.mark.slow
 def test_jobs_that_are_there_are_not_submitted_again(hpo, site, tmp_path):
     write_dataset(tmp_path, 4)
     submit = ("features", "build", "mine.toml", "--cluster", "test", "--slurm", "extra.hold=true")
@@ -294,6 +303,7 @@ def test_jobs_that_are_there_are_not_submitted_again(hpo, site, tmp_path):
     assert (told["missing"], told["active"], len(told["submitted"])) == (4, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_build_that_waits_ends_with_the_table(hpo, site, tmp_path):
     write_dataset(tmp_path, 4)
     done = hpo("features", "build", "mine.toml", "--cluster", "test", "--workers", "2", "--wait")

@@ -122,6 +122,7 @@ def test_a_table_holds_what_the_file_says(folder):
     assert str(folder) not in (done.path / "manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_build_is_quick_and_loads_no_chemistry(folder):
     families = [*FAMILIES_BUILT, "li_chemistry"]
     first = build_elsewhere(folder, *families)
@@ -257,6 +258,7 @@ def stop_at_work(process: subprocess.Popen[str], tables: Path, chance: random.Ra
         process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_half(tmp_path):
     tables = tmp_path / "tables"
     chance = random.Random(0)

@@ -431,6 +431,7 @@ def many() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_a_study_is_run_and_ranks(hpo: Callable[..., Any], tmp_path: Path) -> None:
     write_dataset(tmp_path, many(), shift=0.5)
     (tmp_path / "mine.toml").write_text(STUDY)

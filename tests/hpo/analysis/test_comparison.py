@@ -49,6 +49,7 @@ def reported(tmp_path):
     return read_reported_file(tmp_path / "reported.toml").by_study
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_what_the_one_look_saw_and_looks_at_nothing(
     begin_study, tmp_path, reported
 ):
@@ -79,6 +80,7 @@ def test_a_comparison_shows_what_the_one_look_saw_and_looks_at_nothing(
     assert row["difference"]["test"]["mae"] is None
 
 
+@pytest.mark.slow
 def test_a_look_of_an_earlier_version_is_read_too(begin_study, tmp_path):
     record = begin_study(name="one", trials=1)
     work(record)
@@ -94,6 +96,7 @@ def test_a_look_of_an_earlier_version_is_read_too(begin_study, tmp_path):
     assert len(looks(record)) == 1
 
 
+@pytest.mark.slow
 def test_unfinished_and_empty_studies_say_so(begin_study, tmp_path):
     empty = begin_study(name="empty")
     going_on = begin_study(name="going-on", trials=2)
@@ -108,6 +111,7 @@ def test_unfinished_and_empty_studies_say_so(begin_study, tmp_path):
     assert "going-on: 2 of 5 trials; unfinished: the held-out rows wait" in text
 
 
+@pytest.mark.slow
 def test_the_text_is_aligned(begin_study, tmp_path, reported):
     record = begin_study(name="one", trials=1)
     work(record)
@@ -187,6 +191,7 @@ def run(hpo, capsys):
     return run_here
 
 
+@pytest.mark.slow
 def test_a_folder_runs_one_after_another_and_ends_with_the_comparison(run):
     write_family()
     code, out, _ = run("run", "family", "--workers", "1", "--trials", "3")
@@ -260,6 +265,7 @@ set = ["table.families-=sigma_is_coerced"]
 """
 
 
+@pytest.mark.slow
 def test_a_variant_of_a_folder_runs_what_it_concerns_under_names_of_its_own(run):
     write_family()
     knowing = 'allow_target_derived = ["sigma_is_coerced"]'

@@ -66,6 +66,7 @@ def study(name, n_rows=30, seed=0, noise=1.0, ids="row", metrics=METRICS) -> Sco
 # Predictions ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predictions_are_taken_if_they_give_the_scores_of_the_look(finish, tmp_path):
     record = finish("one")
     row = compare_study(record)
@@ -167,6 +168,7 @@ def test_rows_that_do_not_match_are_a_remark():
 # Figures --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plots_of_all_studies_have_identical_axes_and_many_are_said_to_be_many():
     studies = [study(f"s{k}", noise=0.2 * (k + 1)) for k in range(MAX_DRAWN + 2)]
     pairs = find_differences(studies, "s0")
@@ -217,6 +219,7 @@ def test_long_names_are_broken_where_their_words_end():
 # The command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_differences_and_writes_a_page_without_a_look(
     finish, tmp_path, capsys, monkeypatch
 ):
@@ -261,6 +264,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
     assert [record.ledger.events(EventKind.TEST_EVALUATION) for record in records] == looks
 
 
+@pytest.mark.slow
 def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finish("a")
@@ -283,6 +287,7 @@ def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, 
 # Ranking value ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_ranking_finds_above_a_threshold_is_told_of_both_sets(finish, tmp_path, capsys):
     good, _ = finish("good"), finish("flat", alpha=1e6)
     url = good.storage.engine.url.render_as_string(hide_password=False)

@@ -101,6 +101,7 @@ def finished(begin_study):
     return record
 
 
+@pytest.mark.slow
 def test_the_models_of_the_folds_are_fitted_once_and_see_no_held_out_row(
     finished, tmp_path, monkeypatch
 ):
@@ -143,6 +144,7 @@ def test_importance_knows_what_the_target_was_made_from(finished, monkeypatch):
     assert (len(fewer.columns), fewer.n_columns, fewer.n_rows) == (2, 4, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "error"),
     [

@@ -154,6 +154,7 @@ def test_a_log_alone_has_a_line(hpo, capsys):
     assert "no experiment has both scores" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_studies_of_their_own_scores_are_compared_by_them(hpo, capsys):
     write_log()
     for name in ("one", "two"):

@@ -81,6 +81,7 @@ def write_data():
     Path("n.toml").write_text(STUDY)
 
 
+@pytest.mark.slow
 def test_the_search_is_repeated_for_every_fold_and_pooled(hpo):
     write_data()
     hpo("run", "n.toml", "--workers", "1")

@@ -36,6 +36,7 @@ def quantile_study(begin_study, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_three_studies_are_one_interval(quantile_study, tmp_path):
     low, high, median = (quantile_study(level) for level in (0.05, 0.95, 0.5))
     three = join_studies([median, high, low], tmp_path)
@@ -67,6 +68,7 @@ def test_three_studies_are_one_interval(quantile_study, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_makes_no_interval_is_said(quantile_study, begin_study, tmp_path):
     low, median, high = (quantile_study(level) for level in (0.05, 0.5, 0.95))
     value = begin_study(name="value", trials=1)
@@ -90,6 +92,7 @@ def test_what_makes_no_interval_is_said(quantile_study, begin_study, tmp_path):
         join_studies([low, unfinished, high], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_prints_coverage_and_width(quantile_study, tmp_path, capsys, monkeypatch):
     records = [quantile_study(level) for level in (0.05, 0.5, 0.95)]
     url = records[0].storage.engine.url.render_as_string(hide_password=False)

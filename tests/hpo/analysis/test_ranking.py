@@ -18,6 +18,7 @@ from hpo.study.record import StudyRecord
 from tests.support.rankings import BAD, formulas, read_rows, table_of, write_csv
 
 
+@pytest.mark.slow
 def test_a_study_of_ranks_ranks_and_one_of_a_quantile_does_not(
     workplace: Path, hpo: Callable[..., Any]
 ) -> None:
@@ -29,6 +30,7 @@ def test_a_study_of_ranks_ranks_and_one_of_a_quantile_does_not(
     assert "study 'upper': it predicts the 0.9 quantile, which candidates cannot be" in refused
 
 
+@pytest.mark.slow
 def test_candidates_are_ranked_as_a_direct_fit_predicts(
     workplace: Path, record: StudyRecord, hpo: Callable[..., Any]
 ) -> None:
@@ -128,6 +130,7 @@ def test_folds_that_split_groups_are_named_as_optimistic(
     assert len(predicted) == 5
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_csv(workplace / "new.csv", ["name", "stuff"], [["a", "Li2O"]])
     (workplace / "empty.csv").write_text("")

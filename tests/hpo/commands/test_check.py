@@ -55,6 +55,7 @@ def error_of(said: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CORPUS)), ids=[broken.what for broken in CORPUS])
 def test_check_refuses_what_run_refuses_in_the_same_words(number, capfd):
     broken = CORPUS[number]
@@ -93,6 +94,7 @@ SOUND: dict[str, tuple[str, str | None, str | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOUND)
 def test_what_check_passes_can_be_run(name, capfd):
     text, csv, source = SOUND[name]
@@ -107,6 +109,7 @@ def test_what_check_passes_can_be_run(name, capfd):
     assert "x: finished, 2 of 2 trials" in run_hpo("run", "x.toml", "--workers", "1").stdout
 
 
+@pytest.mark.slow
 def test_what_only_features_tell_is_told_by_run(capfd):
     spec = validate({"name": "x", **tomllib.loads(STUDY)}, "x.toml")
     gated = GATED.replace("no_such_column", expected_columns(spec)[0].name)
@@ -118,6 +121,7 @@ def test_what_only_features_tell_is_told_by_run(capfd):
     assert "must be 1, which holds for none of the" in error_of(capfd.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_whole_before_any_of_it_is_run(capfd):
     Path("many").mkdir()
     write("many/a.toml", STUDY)
@@ -140,6 +144,7 @@ def test_a_folder_is_checked_whole_before_any_of_it_is_run(capfd):
     assert not Path("tables").exists()
 
 
+@pytest.mark.slow
 def test_a_variant_and_a_budget_are_checked_as_they_are_run(capfd):
     write("x.toml", STUDY)
     write("mine.csv", CSV)
@@ -175,6 +180,7 @@ def data_of(path: Path) -> list[str]:
     return ["--data", str(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_file_of_the_product_passes(path, capfd):
     assert main(["check", str(path), *data_of(path)]) == 0, capfd.readouterr().err

@@ -66,6 +66,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_command_reads_or_does_not():
     assert READING.keys() | OTHERS == COMMANDS.keys()
     assert not READING.keys() & OTHERS
@@ -197,6 +198,7 @@ def seen(folder: Path) -> dict[str, tuple[bytes, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", READING)
 def test_a_reading_command_changes_nothing(
@@ -227,6 +229,7 @@ def test_a_reading_command_changes_nothing(
     assert ("it is read from a copy" in caplog.text) == left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_read_is_all_that_was_written(kind, finished, tmp_path):
     with found_as(kind, finished, tmp_path) as path:
@@ -255,6 +258,7 @@ def as_nobody(arguments: list[str], answer: Any) -> None:
     answer.send((code, out.getvalue(), err.getvalue()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_user_reads_a_file_that_may_not_be_written(kind, finished, monkeypatch):
     if os.getuid() != 0:
@@ -281,6 +285,7 @@ def test_another_user_reads_a_file_that_may_not_be_written(kind, finished, monke
             assert seen(folder) == before
 
 
+@pytest.mark.slow
 def test_what_a_writer_changes_meanwhile_is_refused(finished, tmp_path):
     path = tmp_path / "hpo.db"
     shutil.copy(finished / "hpo.db", path)
@@ -300,6 +305,7 @@ def test_what_a_writer_changes_meanwhile_is_refused(finished, tmp_path):
         assert c.exec_driver_sql("SELECT budget FROM hpo_studies").scalar_one() == 7
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_read_is_said(finished, tmp_path, monkeypatch, capsys):
     shutil.copy(finished / "hpo.db", tmp_path / "hpo.db")
     url = f"sqlite:///{tmp_path / 'hpo.db'}"
@@ -308,6 +314,7 @@ def test_a_file_that_may_not_be_read_is_said(finished, tmp_path, monkeypatch, ca
     assert "this user may not read the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_working_command_still_switches_to_write_ahead(finished, tmp_path):
     path = tmp_path / "hpo.db"
     shutil.copy(finished / "hpo.db", path)
@@ -335,6 +342,7 @@ def reader_url(finished: Path, postgres_url: str) -> str:
     return url.set(username=role, password="x").render_as_string(hide_password=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", READING)
 def test_a_role_that_may_only_read_can_read(
     command, reader_url, finished, tmp_path, monkeypatch, capsys
@@ -348,6 +356,7 @@ def test_a_role_that_may_only_read_can_read(
     assert main([command, *arguments]) == code, capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_reading_writes_nothing_even_where_it_might(finished, postgres_url):
     source = open_storage(f"sqlite:///{finished / 'hpo.db'}", Access.READ)
     target = open_storage(postgres_url, Access.CREATE)
@@ -359,6 +368,7 @@ def test_reading_writes_nothing_even_where_it_might(finished, postgres_url):
     storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_table_that_may_not_be_read_is_said(reader_url, postgres_url, capsys):
     role = sa.make_url(reader_url).username
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -370,6 +380,7 @@ def test_a_table_that_may_not_be_read_is_said(reader_url, postgres_url, capsys):
 # What has to be written down ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_evaluation_of_the_test_set_goes_unrecorded(begin_study, tmp_path, monkeypatch, capsys):
     from tests.support.pages import work
 

@@ -29,6 +29,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_study_storage_is_well_and_left_as_it_was(begin_study, tmp_path, capsys):
     record = begin_study()
     record.storage.remove_session()

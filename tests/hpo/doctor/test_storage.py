@@ -227,6 +227,7 @@ def test_a_server_is_looked_at_and_left_as_it_was(postgres_url):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up(monkeypatch):
     need_psycopg()
     monkeypatch.setattr(storage, "CONNECT_S", 2)

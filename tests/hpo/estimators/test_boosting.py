@@ -90,6 +90,7 @@ def growers(request, monkeypatch):
         monkeypatch.setattr(trees, "installed", lambda: declined("compiled trees: left out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_predictions_are_those_of_scikit_learn(name, weighted, growers):

@@ -93,6 +93,7 @@ def worked(begin_study):
     return work
 
 
+@pytest.mark.slow
 def test_a_study_keeps_the_number_as_a_parameter_and_refits_with_it(worked, tmp_path):
     record = worked(trials=16, pruning={"startup_trials": 3, "percentile": 50})
     counts = record.ledger.counts()

@@ -62,6 +62,7 @@ def site(hpo, slurm_cluster, postgres_url, monkeypatch):
     slurm_cluster.wait_idle()
 
 
+@pytest.mark.slow
 def test_a_study_is_submitted_as_one_array_and_finished(hpo, site):
     path = write_study(trials=12, delay_s=0.1)
     said = hpo("submit", path, "--workers", "4", "--cluster", "test")
@@ -93,6 +94,7 @@ def test_a_study_is_submitted_as_one_array_and_finished(hpo, site):
     assert "nothing to do" in hpo("refill", "x").stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_warned_gives_its_trial_back_and_is_requeued(hpo, site):
     hpo("submit", write_study(trials=4, delay_s=1.5), "--workers", "1")
     record = site.record()
@@ -110,6 +112,7 @@ def test_a_worker_that_is_warned_gives_its_trial_back_and_is_requeued(hpo, site)
     assert not [event for event in told["events"] if event["kind"] == "death"]
 
 
+@pytest.mark.slow
 def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
     hpo("submit", write_study(trials=30, delay_s=0.8), "--workers", "4")
     wait_until(lambda: len(site.running()) == 4)
@@ -135,6 +138,7 @@ def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
     assert site.status()["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
     path = write_study(trials=40, delay_s=0.5)
     hpo("submit", path, "--workers", "3")
@@ -161,6 +165,7 @@ def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
     assert sum(journal().values()) - len(journal()) <= 3
 
 
+@pytest.mark.slow
 def test_a_budget_changes_while_workers_run(hpo, site):
     hpo("submit", write_study(trials=100, delay_s=0.7), "--workers", "3")
     record = site.record()
@@ -176,6 +181,7 @@ def test_a_budget_changes_while_workers_run(hpo, site):
     assert (counts.finished, counts.held, counts.free) == (17, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_one_part_and_no_trial(hpo, site):
     hpo("submit", write_study(trials=12, delay_s=0.8, lease_s=60.0), "--workers", "3")
     record = site.record()
@@ -191,6 +197,7 @@ def test_a_node_that_is_lost_costs_one_part_and_no_trial(hpo, site):
     assert site.status()["counts"]["finished"] == 12
 
 
+@pytest.mark.slow
 def test_workers_that_fail_at_once_are_not_submitted_for_ever(hpo, site):
     hpo("submit", write_study(trials=4), "--workers", "2", "--slurm", "setup=exit 7")
     record = site.record()
@@ -205,6 +212,7 @@ def test_workers_that_fail_at_once_are_not_submitted_for_ever(hpo, site):
     assert record.ledger.counts().held == 0
 
 
+@pytest.mark.slow
 def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
     hpo("submit", write_study(trials=3), "--workers", "0")
     venv = Path("venv/bin")
@@ -218,6 +226,7 @@ def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
     assert list(journal().values()) == [1] * 9
 
 
+@pytest.mark.slow
 def test_what_cannot_be_submitted_is_said(hpo, site):
     path = write_study()
     for arguments, message in (
@@ -273,6 +282,7 @@ def test_a_job_that_slurm_has_forgotten_is_reaped_when_it_is_silent(begin_study,
     assert reaped == [("w1", "SLURM does not know its job 7_0 any more")]
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
     hpo("submit", write_study(trials=500, delay_s=0.2), "--workers", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
@@ -285,6 +295,7 @@ def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
     assert told["workers"][0]["outcome"] == "stopped: the time limit is near"
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
     hpo("submit", write_study(), "--workers", "0")
     record = find(open_storage("sqlite:///hpo.db", Access.WORK), "x")
@@ -297,6 +308,7 @@ def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
     assert "hpo db start DIR" in log
 
 
+@pytest.mark.slow
 def test_slurm_on_a_single_machine_may_use_a_sqlite_file(hpo, slurm_cluster):
     path = write_study(trials=4)
     hpo("submit", path, "--workers", "2", "--slurm", "memory_gb=0.5")

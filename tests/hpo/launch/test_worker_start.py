@@ -83,6 +83,7 @@ def test_help_imports_nothing_heavy():
     assert not imported & {"optuna", "numpy", "sqlalchemy", "pydantic", "sklearn", "pandas"}
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_table_imports_no_chemistry_and_draws_nothing(begin_study, tmp_path):
     record = begin_study(**HISTOGRAMS)
     imported = modules_after(RUN, "worker", "small", "--storage", f"sqlite:///{tmp_path}/hpo.db")
@@ -98,6 +99,7 @@ def test_reading_a_table_needs_no_pandas(hand_table):
     assert not imported & (CHEMISTRY | DRAWING | {"pandas", "sklearn"})
 
 
+@pytest.mark.slow
 def test_the_warm_process_has_all_that_a_worker_needs_and_one_thread():
     code = (
         "from hpo.forkserver import load; import os\n"
@@ -181,6 +183,7 @@ def launch():
 needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
 
 
+@pytest.mark.slow
 @needs_forks
 def test_forked_workers_have_ids_logs_random_numbers_and_connections_of_their_own(launch):
     run = launch(3)
@@ -209,6 +212,7 @@ def test_forked_workers_have_ids_logs_random_numbers_and_connections_of_their_ow
     assert not any(psutil.pid_exists(pid) for pid in (*first, warm.pid))
 
 
+@pytest.mark.slow
 @needs_forks
 def test_who_is_killed_is_replaced_and_nobody_outlives_the_launcher(launch):
     run = launch(2)
@@ -260,6 +264,7 @@ def cheap_study(trials: int = 2) -> str:
     return "t.toml"
 
 
+@pytest.mark.slow
 def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_path):
     path, page = cheap_study(), Path("reports/t/report.html")
     hpo("run", path, "--workers", "1")
@@ -312,6 +317,7 @@ def test_whatever_changes_of_a_study_changes_what_its_report_is_drawn_from(begin
         seen.append(now)
 
 
+@pytest.mark.slow
 def test_a_finished_study_that_changed_is_still_refused(hpo):
     path = write_study(trials=1, delay_s=0.0)
     hpo("run", path, "--workers", "1")

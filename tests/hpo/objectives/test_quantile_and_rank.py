@@ -259,6 +259,7 @@ def finish(begin_study, monkeypatch):
     return finish_with
 
 
+@pytest.mark.slow
 def test_the_report_of_a_quantile_speaks_of_loss_and_coverage_alone(finish, tmp_path):
     record = finish({"max_depth": 2}, {"max_depth": 4}, **quantile(0.9))
     page = Page(write_report(record, tmp_path))
@@ -272,6 +273,7 @@ def test_the_report_of_a_quantile_speaks_of_loss_and_coverage_alone(finish, tmp_
     assert "gave the scores that the trial stored" in page.text
 
 
+@pytest.mark.slow
 def test_the_report_of_rank_correlation_leads_with_it(finish, tmp_path):
     record = finish({"alpha": 0.01}, {"alpha": 5.0}, **SPEARMAN)
     page = Page(write_report(record, tmp_path))
@@ -285,6 +287,7 @@ def test_the_report_of_rank_correlation_leads_with_it(finish, tmp_path):
     assert "gave the scores that the trial stored" in page.text
 
 
+@pytest.mark.slow
 def test_the_report_of_a_ranker_has_nothing_that_needs_a_unit(finish, tmp_path):
     need("lightgbm")
     record = finish({"max_depth": 3}, **RANKER, **SPEARMAN)
@@ -299,6 +302,7 @@ def test_the_report_of_a_ranker_has_nothing_that_needs_a_unit(finish, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_undefined_score_of_a_fold_does_not_break_the_report(finish, tmp_path, monkeypatch):
     def undefined(y, predicted):
         return float("nan")
@@ -329,6 +333,7 @@ learning_rate = {{ type = "float", low = 0.05, high = 0.3 }}
 """
 
 
+@pytest.mark.slow
 def test_studies_run_from_a_csv_file_to_their_reports(hpo, tmp_path):
     rng = np.random.default_rng(0)
     with (tmp_path / "mine.csv").open("w", newline="") as stream:

@@ -40,6 +40,7 @@ def test_a_conflict_leaves_predictions_out_and_names_what_changed(
     assert looks(record) == []
 
 
+@pytest.mark.slow
 def test_predictions_of_an_earlier_page_are_not_taken_for_this_one(
     run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

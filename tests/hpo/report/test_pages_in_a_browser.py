@@ -35,6 +35,7 @@ return [...document.querySelectorAll(".plot")].map(plot => {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 420])
 def test_a_browser_shows_every_figure(
     run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome, width: int
@@ -55,6 +56,7 @@ def test_a_browser_shows_every_figure(
     assert content <= window
 
 
+@pytest.mark.slow
 def test_a_browser_shows_a_comparison(
     run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_browser_shows_a_comparison(
         assert content <= window
 
 
+@pytest.mark.slow
 def test_printed_figures_fit_the_paper(
     run: Callable[..., StudyRecord], tmp_path: Path, browser: Chrome
 ) -> None:
@@ -88,6 +91,7 @@ def test_printed_figures_fit_the_paper(
     assert after["parallel"] > paper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [flat() | {"trials": 1, "space": {}}, FOREST])
 def test_a_browser_shows_a_study_without_trials(
     begin_study: Callable[..., StudyRecord],

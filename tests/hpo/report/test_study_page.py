@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 # A finished study -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_study_shows_the_scores_of_its_evaluation(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_finished_study_shows_the_scores_of_its_evaluation(
     }
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_shown_part_by_part(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_the_best_trial_is_shown_part_by_part(
     assert "n_estimators = 5" in page.text
 
 
+@pytest.mark.slow
 def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
     record = run(trials=2)
     path = write_report(record, tmp_path)
@@ -126,6 +129,7 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
     assert files == sorted(f"{panel}.{kind}" for panel in panels for kind in ("png", "svg"))
 
 
+@pytest.mark.slow
 def test_intervals_are_told_with_their_coverage_and_width(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -156,6 +160,7 @@ def test_intervals_are_told_with_their_coverage_and_width(
     assert page.text.count("not drawn; the model predicts the 0.9 quantile, not the value.") == 3
 
 
+@pytest.mark.slow
 def test_a_page_fetches_nothing(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
     page = Page(write_report(run(trials=3, **FOREST), tmp_path))
     assert page.links
@@ -165,6 +170,7 @@ def test_a_page_fetches_nothing(run: Callable[..., StudyRecord], tmp_path: Path)
     assert "default-src 'none'" in page.source
 
 
+@pytest.mark.slow
 def test_the_test_set_is_looked_at_once_however_often_the_page_is_written(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -176,6 +182,7 @@ def test_the_test_set_is_looked_at_once_however_often_the_page_is_written(
     assert f"after 2 trials, with trial {look['trial']} alone" in page.text
 
 
+@pytest.mark.slow
 def test_a_second_look_is_a_reason_for_caution(
     run: Callable[..., StudyRecord], begin_study: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -192,6 +199,7 @@ def test_a_second_look_is_a_reason_for_caution(
     assert "has been evaluated 2 times" in page.text
 
 
+@pytest.mark.slow
 def test_a_maximised_score_and_a_study_without_intervals_are_shown(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -204,6 +212,7 @@ def test_a_maximised_score_and_a_study_without_intervals_are_shown(
 # Studies that are not finished ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_unfinished_study_has_no_test_figures(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -231,6 +240,7 @@ def test_a_study_without_a_finished_trial_has_no_figures(
     assert not (tmp_path / "small" / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_failed_trials_are_listed_with_their_reasons(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -275,6 +285,7 @@ def test_deaths_are_told(begin_study: Callable[..., StudyRecord], tmp_path: Path
 # Small and other studies ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields", [{"estimator": {"name": "ridge", "params": {"alpha": 1.0}}}, flat()]
 )
@@ -288,6 +299,7 @@ def test_an_empty_space_has_one_trial_and_says_so(
     assert "One trial has finished: nothing was selected." in page.text
 
 
+@pytest.mark.slow
 def test_one_parameter_has_nothing_to_be_compared_with(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -315,6 +327,7 @@ def test_an_objective_of_the_users_own_has_scores_but_no_predictions(
     assert "flat <score>" not in page.source.partition("<script>")[0]
 
 
+@pytest.mark.slow
 def test_what_a_user_wrote_is_text(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
     description = "<script>alert(1)</script> & </script><b>bold</b>"
     page = Page(write_report(run(trials=2, description=description), tmp_path))
@@ -338,6 +351,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(
         write_report(begin_study(), blocked)
 
 
+@pytest.mark.slow
 def test_provenance_hides_passwords(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
     record = run(trials=1)
     page = Page(write_report(record, tmp_path))
@@ -419,6 +433,7 @@ def many_trials(n_trials: int) -> tuple[FrozenTrial, ...]:
     return tuple(trials)
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_stay_a_page() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials = many_trials(10_000)

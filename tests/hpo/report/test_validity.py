@@ -24,6 +24,7 @@ from tests.support.pages import Page, evaluated, leaky_table, work
 from tests.support.studies import make_spec
 
 
+@pytest.mark.slow
 def test_the_page_says_why_scores_may_not_be_real(
     storage: StudyStorage, tmp_path: Path, run: Callable[..., StudyRecord]
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_page_says_why_scores_may_not_be_real(
     assert "2 reasons for caution" in page.text
 
 
+@pytest.mark.slow
 def test_what_is_in_order_is_said_to_be(run: Callable[..., StudyRecord], tmp_path: Path) -> None:
     cv = {"scheme": "group_kfold", "folds": 3}
     page = Page(write_report(run(trials=2, cv=cv), tmp_path))
@@ -63,6 +65,7 @@ def test_what_is_in_order_is_said_to_be(run: Callable[..., StudyRecord], tmp_pat
     assert "1 reason for caution" in page.text
 
 
+@pytest.mark.slow
 def test_accepted_changes_are_told(
     run: Callable[..., StudyRecord], begin_study: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
@@ -74,6 +77,7 @@ def test_accepted_changes_are_told(
     assert "the search space: " in page.text
 
 
+@pytest.mark.slow
 def test_a_table_that_holds_nothing_out_and_knows_no_groups_says_so(
     storage: StudyStorage, tmp_path: Path, run: Callable[..., StudyRecord]
 ) -> None:
@@ -100,6 +104,7 @@ def test_a_table_that_holds_nothing_out_and_knows_no_groups_says_so(
     assert page.row("RMSE")
 
 
+@pytest.mark.slow
 def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
     run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +118,7 @@ def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
     assert "Fitted again for this page, a fold scored up to" in page.text
 
 
+@pytest.mark.slow
 def test_trials_that_the_folds_cannot_tell_apart_are_counted(
     run: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:

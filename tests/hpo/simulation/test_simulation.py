@@ -195,6 +195,7 @@ def test_what_does_not_end_is_given_up():
         simulate(Cluster(0, 3), TABLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "trials", "lease_s"), [(1_000, 10_000, 60.0), (10_000, 100_000, 300.0)]
 )
@@ -283,6 +284,7 @@ def finished_study(tmp_path_factory):
     record.storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_simulation_calls_the_store_as_real_workers_do(finished_study):
     record, real = finished_study
     table = DurationTrace.from_study(find(record.storage, "x"))

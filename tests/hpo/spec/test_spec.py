@@ -256,6 +256,7 @@ def test_reported_figures_are_of_studies_that_exist(folder):
                 assert value is None or low < value < high, (name, metric)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_variants_are_valid_wherever_they_concern_a_study(folder):
     if not (folder / VARIANTS_NAME).is_file():

@@ -107,6 +107,7 @@ def comparable(storage, name):
     return shown
 
 
+@pytest.mark.slow
 def test_a_copy_is_the_same_study_and_points_to_its_own_trials(
     target, storage, begin_study, opened, tmp_path
 ):
@@ -138,6 +139,7 @@ def test_a_copy_is_the_same_study_and_points_to_its_own_trials(
     assert comparable(back, "small") == comparable(storage, "small")
 
 
+@pytest.mark.slow
 def test_the_copy_goes_on_where_the_study_was(target, storage, begin_study):
     some_of_everything(begin_study)
     copy_studies(storage, target)
@@ -257,6 +259,7 @@ def copy_and_die(source: str, target: str) -> None:
     copy_studies(open_storage(source, Access.WORK), open_storage(target, Access.CREATE))
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_killed_leaves_nothing(target, storage, begin_study):
     some_of_everything(begin_study)
     urls = [one.engine.url.render_as_string(hide_password=False) for one in (storage, target)]
@@ -319,6 +322,7 @@ def interrupt_after(trials: int, url: str, *arguments: str) -> None:
     assert process.returncode == 130, error
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_from_a_file_to_a_server_and_back(
     tmp_path, monkeypatch, postgres_url, capsys
 ):

@@ -203,6 +203,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
     return source.choice(calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind != "sqlite"])
 def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
@@ -242,6 +243,7 @@ def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
 EXAMPLES = {"memory": 100, "sqlite": 25, "postgresql": 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_ledger_keeps_its_word_in_any_order_of_calls(kind, request):
     class Machine(LedgerMachine):

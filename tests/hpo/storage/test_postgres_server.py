@@ -66,6 +66,7 @@ def wait_until(condition, timeout_s=30.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_server_from_its_start_to_its_end(hpo, tmp_path, postgres_server):
     folder = tmp_path / "new" / "my store"
     server = Server(folder)
@@ -268,6 +269,7 @@ def start_at_once(folder: str, start) -> None:
     Server(Path(folder)).start("127.0.0.1", settings={"fsync": "off"})
 
 
+@pytest.mark.slow
 def test_two_starts_at_once_make_one_server(tmp_path, postgres_server):
     folder = tmp_path / ("long" * 30)
     context = multiprocessing.get_context("spawn")

@@ -64,6 +64,7 @@ def pop_waiting(url: str, study_name: str, start, results) -> None:
             results.put(trial.number)
 
 
+@pytest.mark.slow
 def test_no_enqueued_trial_is_run_twice(url):
     # Plain Optuna on SQLite hands 27 to 42 of 120 enqueued trials to two workers.
     storage = open_storage(url, Access.CREATE)
@@ -98,6 +99,7 @@ def open_at_once(url: str, start) -> None:
     open_storage(url, Access.CREATE)
 
 
+@pytest.mark.slow
 def test_first_runs_at_once_all_succeed(url):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(5)

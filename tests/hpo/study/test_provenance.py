@@ -128,6 +128,7 @@ def test_the_lines_of_a_trial_are_found_in_a_log():
     assert lines_of_trial(LOG, 1) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_below_the_logs_stops_no_worker(hpo):
     hpo("submit", write_study(trials=3, delay_s=0.0), "--workers", "0")
     Path("logs/x").mkdir(parents=True)
@@ -136,6 +137,7 @@ def test_a_full_disk_below_the_logs_stops_no_worker(hpo):
     assert json.loads(hpo("status", "x", "--json").stdout)["counts"]["finished"] == 3
 
 
+@pytest.mark.slow
 def test_a_folder_for_logs_that_cannot_be_made_stops_no_worker(hpo):
     hpo("submit", write_study(trials=3, delay_s=0.0), "--workers", "0")
     said = hpo("worker", "x", "--logs", "/dev/full/logs").stderr
@@ -144,6 +146,7 @@ def test_a_folder_for_logs_that_cannot_be_made_stops_no_worker(hpo):
     assert hpo("logs", "x").stdout.startswith("no log  ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_worker_by_hand_gives_its_trial_back_when_it_is_told_to_leave(hpo, number):
     hpo("submit", write_study(trials=3, delay_s=30.0), "--workers", "0")

@@ -123,6 +123,7 @@ def replay(record, **options) -> Replay:
     return Replay(record, target, say=lambda line: None, **options)
 
 
+@pytest.mark.slow
 def test_what_is_logged_is_what_the_storage_holds(begin_study):
     record = begin_study(trials=3)
     finish_trials(record.ledger, [0.5, 2.0])
@@ -169,6 +170,7 @@ def test_what_is_logged_is_what_the_storage_holds(begin_study):
     assert {path.name for path in files.iterdir()} == {"report.html", "trials.csv"}
 
 
+@pytest.mark.slow
 def test_what_is_logged_is_never_logged_again_and_a_larger_budget_goes_on(begin_study):
     record = begin_study(trials=4)
     finish_trials(record.ledger, [0.5, 2.0])
@@ -193,6 +195,7 @@ def test_what_is_logged_is_never_logged_again_and_a_larger_budget_goes_on(begin_
     assert reported == runs()[1:]
 
 
+@pytest.mark.slow
 def test_a_run_of_its_own_only_if_asked(begin_study):
     record = begin_study(trials=4)
     finish_trials(record.ledger, [0.5, 2.0])
@@ -226,6 +229,7 @@ main(["wandb", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_kill_9_between_two_rows_loses_and_repeats_nothing(begin_study):
     record = begin_study(trials=20)
     finish_trials(record.ledger, [0.1 * k + 0.1 for k in range(12)])
@@ -245,6 +249,7 @@ def test_kill_9_between_two_rows_loses_and_repeats_nothing(begin_study):
     assert [number for session in sessions for number in session["trials"]] == list(range(13))
 
 
+@pytest.mark.slow
 def test_the_librarys_own_service_may_die_too(begin_study):
     record = begin_study(trials=9)
     finish_trials(record.ledger, [0.5, 2.0])
@@ -263,6 +268,7 @@ def test_the_librarys_own_service_may_die_too(begin_study):
     assert logged() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_what_a_dead_session_logged_is_not_guessed(begin_study):
     record = begin_study(trials=6)
     finish_trials(record.ledger, [0.5, 2.0])
@@ -277,6 +283,7 @@ def test_what_a_dead_session_logged_is_not_guessed(begin_study):
     assert logged() == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_watching_process_is_killed_and_another_takes_over_while_the_study_runs(hpo):
     path = write_study(trials=12, delay_s=0.1)
     run = subprocess.Popen(command("run", path, "--workers", "2"), stderr=subprocess.DEVNULL)
@@ -299,6 +306,7 @@ def test_a_watching_process_is_killed_and_another_takes_over_while_the_study_run
     assert "report.html" in read_run(runs()[-1]).files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_watching_process_can_be_asked_to_leave(begin_study, number):
     record = begin_study(trials=9)
@@ -356,6 +364,7 @@ def test_only_the_server_knows_what_a_dead_online_session_sent(begin_study, monk
     assert online._before == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_trial_that_comes_late_is_logged_late_and_nothing_moves(begin_study):
     record = begin_study(trials=9)
     late = record.ledger.claim("w0")
@@ -394,6 +403,7 @@ def test_modes_and_keys(begin_study, monkeypatch):
     assert not record.ledger.events()[0]["entity"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_fails_no_study(hpo, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -411,6 +421,7 @@ def test_a_server_that_is_not_there_fails_no_study(hpo, monkeypatch):
     assert sorted(logged()) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_run_logs_beside_itself_where_there_is_a_key(hpo, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -216,6 +216,7 @@ def test_an_objective_of_one_part_has_nothing_to_prune(parabola):
     assert make_pruner(record, objective) is None
 
 
+@pytest.mark.slow
 def test_two_workers_keep_the_budget_and_say_what_they_saved(hpo):
     study = Path(write_study(trials=24, delay_s=0.0))
     study.write_text(study.read_text().replace("[space]", "[pruning]\nstartup_trials = 4\n[space]"))

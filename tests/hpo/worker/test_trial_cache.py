@@ -57,6 +57,7 @@ def as_optuna_has_them(trials):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_it_holds_what_the_storage_holds(record, seed):
     followed = TrialHistory(record.storage, record.study_id, 500)
@@ -69,6 +70,7 @@ def test_it_holds_what_the_storage_holds(record, seed):
         assert {trial.state for trial in seen} >= {TrialState.COMPLETE, TrialState.FAIL}
 
 
+@pytest.mark.slow
 def test_tpe_draws_what_it_would_draw_from_the_storage_itself(record):
     history = TrialHistory(record.storage, record.study_id, 500)
     run_trials(record, history, 60, random.Random(1))
@@ -83,6 +85,7 @@ def test_tpe_draws_what_it_would_draw_from_the_storage_itself(record):
         assert drawn == expected
 
 
+@pytest.mark.slow
 def test_a_worker_learns_from_every_trial_before(begin_study):
     record = begin_study(
         trials=40,
@@ -104,6 +107,7 @@ def test_a_worker_learns_from_every_trial_before(begin_study):
     assert len(trials) == 40
 
 
+@pytest.mark.slow
 def test_a_long_history_is_the_best_trials_and_the_latest(record):
     history = TrialHistory(record.storage, record.study_id, 250)
     values = [random.Random(n).random() for n in range(300)]
