@@ -16,8 +16,7 @@ from slurm.cluster import ClusterSpec
 from slurm.errors import SubmitError, UnreachableError
 from slurm.queue import list_jobs
 from slurm.submit import cancel, submit
-from tests.support.slurm import jobs
-from tests.support.slurm.jobs import SMALL
+from tests.support.slurm.jobs import SMALL, write_job
 
 GOLDEN = """\
 #!/bin/bash
@@ -110,7 +109,7 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
 def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
     jobs = tmp_path / "jobs"
     spec = ClusterSpec(name="small", memory_gb=0.1, max_array=2, time_limit="3:00:00")
-    run = partial(jobs.write_job, tmp_path)
+    run = partial(write_job, tmp_path)
     ids = submit(spec, run, 3, name="three", comment="my id|1", folder=jobs)
     array = int(ids[0].partition("_")[0])
     assert ids == [f"{array}_0", f"{array}_1", ids[2]]
@@ -134,7 +133,7 @@ def test_copies_run_in_arrays_no_larger_than_allowed(slurm_cluster, tmp_path):
 
 def test_the_sites_own_limit_of_an_array_is_kept(slurm_cluster, tmp_path):
     held = ClusterSpec(name="small", memory_gb=0.1, extra={"hold": True})
-    run = partial(jobs.write_job, tmp_path)
+    run = partial(write_job, tmp_path)
     ids = submit(held, run, 103, name="many", comment="many", folder=tmp_path / "jobs")
     assert len(ids) == len(set(ids)) == 103
     assert len({job_id.partition("_")[0] for job_id in ids}) == 2
