@@ -16,7 +16,7 @@ from slurm.cluster import ClusterSpec
 from slurm.errors import SubmitError, UnreachableError
 from slurm.queue import list_jobs
 from slurm.submit import cancel, submit
-from tests.support.slurm.jobs import SMALL, write_job
+from tests.support.slurm.jobs import SMALL, requeue_once, write_job, write_signals
 
 GOLDEN = """\
 #!/bin/bash
@@ -211,7 +211,7 @@ def test_a_submission_of_nonsense_is_refused(tmp_path, n, name, comment):
 
 @pytest.mark.slow
 def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
-    run = partial(jobs.write_signals, tmp_path)
+    run = partial(write_signals, tmp_path)
     ids = submit(SMALL, run, 2, name="sig", comment="sig", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: len(list(tmp_path.glob("*.ready"))) == 2, "both run")
     cancel(ids, pending_only=True)
@@ -234,7 +234,7 @@ def test_the_callables_own_handlers_get_the_signals(slurm_cluster, tmp_path):
 @pytest.mark.slow
 def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
     """The last job of an array bears the array's own id, and still goes back alone."""
-    run = partial(jobs.requeue_once, tmp_path)
+    run = partial(requeue_once, tmp_path)
     ids = submit(SMALL, run, 2, name="back", comment="back", folder=tmp_path / "jobs")
 
     def restarts(job_id):
@@ -258,7 +258,7 @@ def test_a_copy_can_put_itself_back_into_the_queue(slurm_cluster, tmp_path):
 @pytest.mark.slow
 def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path):
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n3")
-    run = partial(jobs.write_signals, tmp_path)
+    run = partial(write_signals, tmp_path)
     [job_id] = submit(spec, run, 1, name="lost", comment="lost", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: (tmp_path / f"{job_id}.ready").exists(), "it runs")
     assert (tmp_path / f"{job_id}.ready").read_text() == "n3\n"
@@ -272,7 +272,7 @@ def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path)
 
 @pytest.mark.slow
 def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
-    run = partial(jobs.write_signals, tmp_path)
+    run = partial(write_signals, tmp_path)
     spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n4", cpus=8)
     [job_id] = submit(spec, run, 1, name="low", comment="low", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: (tmp_path / f"{job_id}.ready").exists(), "it runs")
