@@ -20,10 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-import hpo.analysis.best_model
-import hpo.estimators.factory
 import hpo.report.study_page
-import hpo.study.integrity
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.errors import HpoError
