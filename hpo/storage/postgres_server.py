@@ -20,7 +20,6 @@ import secrets
 import shlex
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -42,7 +41,13 @@ from hpo.storage.postgres_address import (
     write_private,
 )
 from hpo.storage.postgres_programs import Programs, find_programs
-from hpo.storage.postgres_status import ServerStatus, Started, is_alive, recorded_pid
+from hpo.storage.postgres_status import (
+    ServerStatus,
+    Started,
+    is_alive,
+    is_server_of,
+    recorded_pid,
+)
 from hpo.storage.urls import URL_FILE, resolve_url
 from hpo.system.filesystem import locate
 
@@ -270,7 +275,7 @@ class Server:
         """
         for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
             pid = recorded_pid(lock)
-            if pid is not None and is_alive(pid) and not self._is_ours(pid):
+            if pid is not None and is_alive(pid) and not is_server_of(self.data, pid):
                 lock.unlink()
 
     def _reachable_address(
@@ -450,21 +455,7 @@ class Server:
     def _pid(self) -> int | None:
         """Return the process id of the server; None if it does not run on this machine."""
         pid = recorded_pid(self.data / "postmaster.pid")
-        return pid if pid is not None and is_alive(pid) and self._is_ours(pid) else None
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether a process is the server of this folder and not one that got its id later."""
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            return os.fsencode(self.data) in words
-        except OSError:
-            told = subprocess.run(
-                ["ps", "-o", "command=", "-p", str(pid)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            return str(self.data) in told.stdout
+        return pid if pid is not None and is_alive(pid) and is_server_of(self.data, pid) else None
 
     def _url(self) -> sa.URL:
         if not (self.folder / URL_FILE).exists():

@@ -1,8 +1,9 @@
-"""What a PostgreSQL server of one's own says of itself."""
+"""What a PostgreSQL server of one's own says of itself, and which process it is."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,18 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_server_of(data: Path, pid: int) -> bool:
+    """Return whether a process is the server of a data folder, not one that got its id later."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return os.fsencode(data) in words
+    except OSError:
+        told = subprocess.run(
+            ["ps", "-o", "command=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return str(data) in told.stdout

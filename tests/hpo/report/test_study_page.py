@@ -1,4 +1,4 @@
-"""The report page: what it says of a study in every state, and that a browser shows it."""
+"""The report page: what it says of a study in every state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,10 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-import hpo.analysis.best_model
-import hpo.estimators.factory
 import hpo.report.study_page
-import hpo.study.integrity
 from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.errors import HpoError
@@ -47,10 +44,6 @@ from tests.support.pages import (
     stop_at,
     work,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 # A finished study -----------------------------------------------------------------------------
 
@@ -336,10 +329,7 @@ def test_what_a_user_wrote_is_text(run: Callable[..., StudyRecord], tmp_path: Pa
     assert description in page.text
 
 
-# What speaks against the scores ---------------------------------------------------------------
-
-
-# What is not as it was ------------------------------------------------------------------------
+# Folders and provenance -----------------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_ours(
@@ -448,6 +438,3 @@ def test_ten_thousand_trials_stay_a_page() -> None:
     assert "The 12 most important of 15 parameters are drawn." in figures["slices"].caption
     assert "The last 2000 of 10000 trials are drawn." in figures["timeline"].caption
     assert "trials score far worse and lie outside the plot." in figures["history"].caption
-
-
-# In a browser ---------------------------------------------------------------------------------

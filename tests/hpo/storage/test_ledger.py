@@ -1,6 +1,6 @@
-"""The ledger's invariants, under any order of claims, deaths, late tells and time.
+"""What a ledger promises, one example for each promise.
 
-The contract runs over every kind of ledger in tests/ledgers.py.
+The contract runs over every kind of ledger in tests/support/ledgers.py.
 """
 
 from __future__ import annotations
