@@ -19,10 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.errors import HpoError, StorageError, StudyNotFoundError, suggest
+from hpo.storage.budget import read_units, select_units
 from hpo.storage.schema import CLAIMS, METADATA, OPTUNA_METADATA, OPTUNA_STUDIES, TRIALS
 from hpo.storage.storage import StudyStorage
 
-Rows = list[dict[str, Any]]
+# What a column of a study's tables can hold.
+Cell = int | float | str | dt.datetime | enum.Enum | None
+Rows = list[dict[str, Cell]]
 
 
 @dataclass(frozen=True)
@@ -138,19 +141,21 @@ def _read_source(source: StudyStorage, names: Sequence[str]) -> list[Snapshot]:
         for name in dict.fromkeys(names or there):
             snapshot = take_snapshot(c, name)
             assert snapshot is not None
-            _refuse_live(snapshot, source.now(c))
+            _refuse_live(c, snapshot, source.now(c))
             snapshots.append(snapshot)
         return snapshots
 
 
-def _refuse_live(snapshot: Snapshot, now: float) -> None:
-    held = [
-        row
-        for row in snapshot.rows[CLAIMS.name]
-        if row["state"] == "open" and row["worker_id"] is not None and row["lease_until"] >= now
-    ]
-    if held:
-        wait_s = max(row["lease_until"] for row in held) - now
+def _refuse_live(c: sa.Connection, snapshot: Snapshot, now: float) -> None:
+    (study,) = snapshot.rows[OPTUNA_STUDIES.name]
+    query = select_units(
+        CLAIMS.c.study_id == study["study_id"],
+        CLAIMS.c.state == "open",
+        CLAIMS.c.worker_id.is_not(None),
+        CLAIMS.c.lease_until >= now,
+    )
+    if held := read_units(c, query):
+        wait_s = max(unit.lease_until for unit in held) - now
         raise HpoError(
             f"study '{snapshot.name}': {len(held)} of its trials are being worked on; end its "
             f"workers first (hpo stop {snapshot.name}), or wait {wait_s:.0f} s if they are dead"
@@ -178,7 +183,7 @@ def _copy(c: sa.Connection, snapshot: Snapshot, shown: str) -> Copied:
 
 
 def _insert(c: sa.Connection, snapshot: Snapshot) -> None:
-    new_ids: dict[str, dict[int, int]] = {}
+    new_ids: dict[str, dict[Cell, Cell]] = {}
     for table in study_tables():
         rows = snapshot.rows[table.name]
         given_anew = _given_anew(table)
@@ -224,7 +229,7 @@ def _given_anew(table: sa.Table) -> str | None:
     return None if refers else keys[0].name
 
 
-def _digest(table: sa.Table, rows: Rows, places: Mapping[int, int]) -> str:
+def _digest(table: sa.Table, rows: Rows, places: Mapping[Cell, int]) -> str:
     omitted = {"study_id", _given_anew(table)} - {"trial_id"}
     lines = sorted(
         json.dumps(
@@ -240,15 +245,15 @@ def _digest(table: sa.Table, rows: Rows, places: Mapping[int, int]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _canonical(column: sa.Column[Any], value: Any) -> Any:
+def _canonical(column: sa.Column[Any], value: Cell) -> str | int | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(column.type, sa.Float):
-        return (float(value) + 0.0).hex()
     if isinstance(value, dt.datetime):
         return value.isoformat()
+    if isinstance(column.type, sa.Float):
+        return (float(value) + 0.0).hex()
     if isinstance(value, int):
         return int(value)
     raise TypeError(f"{column}: no canonical form for {type(value).__name__}")

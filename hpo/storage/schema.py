@@ -29,6 +29,8 @@ store_value = models.TrialValueModel.value_to_stored_repr
 value_of = models.TrialValueModel.stored_repr_to_value
 store_part_value = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
 part_value_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+ValueKind = models.TrialValueModel.TrialValueType
+PartValueKind = models.TrialIntermediateValueModel.TrialIntermediateValueType
 
 # Optuna's schema of today, as its own migrations name it.
 SCHEMA_REVISION = "v3.2.0.a"

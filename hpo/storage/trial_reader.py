@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -30,6 +30,8 @@ from hpo.storage.schema import (
     TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     VALUES,
+    PartValueKind,
+    ValueKind,
     part_value_of,
     store_value,
     value_of,
@@ -61,6 +63,45 @@ class TrialRow(NamedTuple):
     values: tuple[float, ...]
 
 
+class _Trial(NamedTuple):
+    """A row of Optuna's table of trials; times are naive and in UTC."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    datetime_start: datetime | None
+    datetime_complete: datetime | None
+
+
+class _Value(NamedTuple):
+    trial_id: int
+    value: float | None
+    value_type: ValueKind
+
+
+class _Param(NamedTuple):
+    trial_id: int
+    param_name: str
+    param_value: float
+    distribution_json: str
+
+
+class _PartValue(NamedTuple):
+    trial_id: int
+    step: int
+    intermediate_value: float | None
+    intermediate_value_type: PartValueKind
+
+
+class _Attribute(NamedTuple):
+    trial_id: int
+    key: str
+    value_json: str
+
+
+_Row = TypeVar("_Row", bound=NamedTuple)
+
+
 class Drawn(NamedTuple):
     """The parameters of a trial, in the order in which they were drawn."""
 
@@ -80,13 +121,14 @@ def read_rows(
     limit
         How many at most.
     """
-    query = _of_study(sa.select(TRIALS), study_id, where).order_by(TRIALS.c.trial_id).limit(limit)
-    found = c.execute(query).all()
+    query = _of_study(_select(_Trial, TRIALS), study_id, where)
+    ordered = query.order_by(TRIALS.c.trial_id).limit(limit)
+    found = [_Trial._make(row) for row in c.execute(ordered)]
     if not found:
         return []
     values = defaultdict(list)
     scored = (*where, _between(found[0].trial_id, found[-1].trial_id))
-    for row in _belonging(c, VALUES, study_id, scored, VALUES.c.objective):
+    for row in _belonging(c, _Value, VALUES, study_id, scored, VALUES.c.objective):
         values[row.trial_id].append(value_of(row.value, row.value_type))
     return [
         TrialRow(
@@ -104,7 +146,7 @@ def read_rows(
 def read_params(c: sa.Connection, study_id: int, *where: Condition) -> Mapping[int, Drawn]:
     """Return the parameters of trials by their ids."""
     found: dict[int, Drawn] = defaultdict(lambda: Drawn({}, {}))
-    for row in _belonging(c, PARAMS, study_id, where, PARAMS.c.param_id):
+    for row in _belonging(c, _Param, PARAMS, study_id, where, PARAMS.c.param_id):
         distribution = read_distribution(row.distribution_json)
         drawn = found[row.trial_id]
         drawn.params[row.param_name] = distribution.to_external_repr(row.param_value)
@@ -117,7 +159,7 @@ def read_part_values(
 ) -> Mapping[int, dict[int, float]]:
     """Return the values that trials reported, by ids and steps."""
     found: dict[int, dict[int, float]] = defaultdict(dict)
-    for row in _belonging(c, PART_VALUES, study_id, where, PART_VALUES.c.step):
+    for row in _belonging(c, _PartValue, PART_VALUES, study_id, where, PART_VALUES.c.step):
         found[row.trial_id][row.step] = part_value_of(
             row.intermediate_value, row.intermediate_value_type
         )
@@ -129,7 +171,7 @@ def read_attributes(
 ) -> Mapping[int, dict[str, Any]]:
     """Return the user attributes of trials by their ids, or those of another `table`."""
     found: dict[int, dict[str, Any]] = defaultdict(dict)
-    for row in _belonging(c, table, study_id, where, table.c[f"{table.name[:-1]}_id"]):
+    for row in _belonging(c, _Attribute, table, study_id, where, table.c[f"{table.name[:-1]}_id"]):
         found[row.trial_id][row.key] = json.loads(row.value_json)
     return found
 
@@ -356,16 +398,10 @@ def _settle(c: sa.Connection, study_id: int, position: Position, mark: Mark) -> 
 
 
 def _read_changes(c: sa.Connection, query: sa.Executable) -> list[TrialChange]:
-    changes = (
-        TrialChange(
-            row.trial_id,
-            row.number,
-            row.state,
-            None if row.value_type is None else value_of(row.value, row.value_type),
-            row.n_params,
-        )
-        for row in c.execute(query)
-    )
+    changes = []
+    for trial_id, number, state, value, kind, n_params in c.execute(query):
+        score = None if kind is None else value_of(value, kind)
+        changes.append(TrialChange(trial_id, number, state, score, n_params))
     return sorted(changes, key=lambda change: change.trial_id)
 
 
@@ -387,16 +423,23 @@ def _listed(trial_ids: Collection[int]) -> sa.BindParameter[Collection[int]]:
     return sa.bindparam(None, sorted(trial_ids), expanding=True, literal_execute=True)
 
 
+def _select(kind: type[_Row], table: sa.Table) -> sa.Select[Any]:
+    """Select the columns that a row is made of."""
+    return sa.select(*(table.c[name] for name in kind._fields))
+
+
 def _belonging(
     c: sa.Connection,
+    kind: type[_Row],
     table: sa.Table,
     study_id: int,
     where: tuple[Condition, ...],
-    order: sa.ColumnElement[Any],
-) -> Iterator[Any]:
+    order: sa.Column[Any],
+) -> Iterator[_Row]:
     """Return the rows of a table that belong to trials, in a trial's own order."""
-    joined = sa.select(table).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
-    yield from c.execute(_of_study(joined, study_id, where).order_by(order))
+    joined = _select(kind, table).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+    found = c.execute(_of_study(joined, study_id, where).order_by(order))
+    return map(kind._make, found)
 
 
 def _of_study(query: sa.Select[Any], study_id: int, where: tuple[Condition, ...]) -> sa.Select[Any]:
@@ -421,37 +464,33 @@ def _local(time: datetime | None) -> datetime | None:
 
 def stream_params(c: sa.Connection, study_id: int) -> Iterator[tuple[int, str, Any]]:
     """Return a trial's id, name and value of every parameter, in the order of ids and draws."""
-    for trial_id, name, value, distribution in _stream(
-        c, study_id, PARAMS.c.param_id, "param_name", "param_value", "distribution_json"
-    ):
-        yield trial_id, name, read_distribution(distribution).to_external_repr(value)
+    for row in _stream(c, _Param, study_id, PARAMS.c.param_id):
+        distribution = read_distribution(row.distribution_json)
+        yield row.trial_id, row.param_name, distribution.to_external_repr(row.param_value)
 
 
 def stream_attributes(c: sa.Connection, study_id: int) -> Iterator[tuple[int, str, Any]]:
     """Return a trial's id, name and value of every user attribute, in the order of ids."""
-    order, read = ATTRIBUTES.c.trial_user_attribute_id, json.JSONDecoder().decode
-    for trial_id, name, text in _stream(c, study_id, order, "key", "value_json"):
-        yield trial_id, name, read(text)
+    read = json.JSONDecoder().decode
+    for row in _stream(c, _Attribute, study_id, ATTRIBUTES.c.trial_user_attribute_id):
+        yield row.trial_id, row.key, read(row.value_json)
 
 
 def stream_part_values(c: sa.Connection, study_id: int) -> Iterator[tuple[int, int, float]]:
     """Return a trial's id, step and value of every value that was reported, in this order."""
-    columns = ("step", "intermediate_value", "intermediate_value_type")
-    for trial_id, step, value, kind in _stream(c, study_id, PART_VALUES.c.step, *columns):
-        yield trial_id, step, part_value_of(value, kind)
+    for row in _stream(c, _PartValue, study_id, PART_VALUES.c.step):
+        value = part_value_of(row.intermediate_value, row.intermediate_value_type)
+        yield row.trial_id, row.step, value
 
 
 def _stream(
-    c: sa.Connection, study_id: int, order: sa.Column[Any], *names: str
-) -> Iterator[tuple[Any, ...]]:
+    c: sa.Connection, kind: type[_Row], study_id: int, order: sa.Column[Any]
+) -> Iterator[_Row]:
     """Return rows of a table, a trial's together, of which few are in memory at once."""
     table = order.table
-    query: sa.Select[*tuple[Any, ...]] = (
-        sa.select(table.c.trial_id, *(table.c[name] for name in names))
-        .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
-        .where(TRIALS.c.study_id == study_id)
-        .order_by(TRIALS.c.trial_id, order)
-    )
+    assert isinstance(table, sa.Table)
+    joined = _select(kind, table).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+    query = _of_study(joined, study_id, ()).order_by(TRIALS.c.trial_id, order)
     found = c.execute(query, execution_options={"yield_per": BATCH})
     for rows in found.partitions():
-        yield from rows
+        yield from map(kind._make, rows)

@@ -11,7 +11,7 @@ import time
 import optuna
 import pytest
 import sqlalchemy as sa
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState, create_trial
@@ -163,7 +163,9 @@ class Follower:
                 self.foreign.tell(trial, state=end)
 
     def add(self):
-        space = {"x": FloatDistribution(0.0, 1.0), "extra": FloatDistribution(0.0, 1.0)}
+        space: dict[str, BaseDistribution] = dict.fromkeys(
+            ("x", "extra"), FloatDistribution(0.0, 1.0)
+        )
         added = create_trial(value=0.5, params={"x": 0.5, "extra": 0.5}, distributions=space)
         self.foreign.add_trial(added)
 
@@ -352,8 +354,12 @@ def test_what_changes_is_what_is_open_or_new(follow):
     expected = {study.oldest.trial_id: None} | {claim.trial_id: None for claim in old}
     expected |= {old[1].trial_id + 1: None, new[0].trial_id: 2.0, new[1].trial_id: None}
     with record.storage.read() as c:
-        changes, position = read_changes(c, record.study_id, position)
-        again, same = read_changes(c, record.study_id, position)
+        first = read_changes(c, record.study_id, position)
+        assert first is not None
+        changes, position = first
+        second = read_changes(c, record.study_id, position)
+        assert second is not None
+        again, same = second
     open_ids = {study.oldest.trial_id, new[1].trial_id, *(claim.trial_id for claim in old)}
     assert [change.trial_id for change in changes] == sorted(expected)
     assert {change.trial_id for change in again} == position.open_ids == same.open_ids == open_ids
