@@ -5,9 +5,13 @@ No other module imports the models of Optuna, which are not public.
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import NamedTuple
+
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
+from optuna.trial import TrialState
 
 OPTUNA_METADATA: sa.MetaData = models.BaseModel.metadata
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
@@ -31,6 +35,51 @@ store_part_value = models.TrialIntermediateValueModel.intermediate_value_to_stor
 part_value_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
 ValueKind = models.TrialValueModel.TrialValueType
 PartValueKind = models.TrialIntermediateValueModel.TrialIntermediateValueType
+
+
+class TrialFields(NamedTuple):
+    """What is read of a row of trials; times are naive and in UTC."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    datetime_start: datetime | None
+    datetime_complete: datetime | None
+
+
+class ValueFields(NamedTuple):
+    """A score of a trial."""
+
+    trial_id: int
+    value: float | None
+    value_type: ValueKind
+
+
+class ParamFields(NamedTuple):
+    """A parameter of a trial, as its distribution keeps it."""
+
+    trial_id: int
+    param_name: str
+    param_value: float
+    distribution_json: str
+
+
+class PartValueFields(NamedTuple):
+    """A value that a trial reported."""
+
+    trial_id: int
+    step: int
+    intermediate_value: float | None
+    intermediate_value_type: PartValueKind
+
+
+class AttributeFields(NamedTuple):
+    """An attribute of a trial; the value is JSON."""
+
+    trial_id: int
+    key: str
+    value_json: str
+
 
 # Optuna's schema of today, as its own migrations name it.
 SCHEMA_REVISION = "v3.2.0.a"
