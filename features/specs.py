@@ -37,7 +37,6 @@ DATASETS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-
 CITATIONS: Mapping[str, str] = MappingProxyType(
     {
         "transport": (

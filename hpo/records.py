@@ -103,7 +103,6 @@ class WorkerRun:
 # Scores of parts, by their position.
 Parts = Mapping[int, Mapping[str, float]]
 
-
 NO_PARTS: Parts = MappingProxyType({})
 
 

@@ -13,7 +13,6 @@ from features.chemistry.formulas import SYMBOLS, parse_formula
 
 MINOR_ANIONS = 0.1  # fraction of the anions up to which one does not count
 
-
 _ANION_CLASSES = {
     "N": "nitride",
     "O": "oxide",

@@ -22,10 +22,8 @@ def decode_cif(cif: bytes) -> str:
 
 SYMMETRY_TOLERANCE_ANGSTROM = 0.01  # spglib's `symprec`
 
-
 # What the parser says of a good file: 0.3333 is taken for 1/3, and no formula is there to compare.
 _HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
-
 
 MIN_VOLUME_ANGSTROM3 = 1.0  # no atom has room in less
 

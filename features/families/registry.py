@@ -204,7 +204,6 @@ _LI_VORONOI_FIELDS = (
     ("has_li_cell", ""),
 )
 
-
 _BONDS_FIELDS = (
     ("bond_atom_volume", "A^3"),
     ("bond_length_avg", "A"),

@@ -14,7 +14,6 @@ from features.table import ELEMENTS, atomic_fractions
 
 FOREIGN_LEVEL = 0.95  # quantile of the training compositions' own distances
 
-
 Floats = NDArray[np.float64]
 
 

@@ -22,7 +22,6 @@ from hpo.wording import count_of
 
 SET_NAMES = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
 
-
 MIN_COVERAGE = 0.5  # conformalised quantiles below it overcover
 
 

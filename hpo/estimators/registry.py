@@ -59,7 +59,6 @@ LIGHTGBM_EXTRA = frozenset(
     }
 )
 
-
 REGISTRY: Mapping[str, Registered] = MappingProxyType(
     {
         "hist_gradient_boosting": Registered(

@@ -79,7 +79,6 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 MAXIMISED = frozenset({"r2", "spearman"})
 
-
 # What can be said of predictions that have no unit, such as a ranker's scores.
 RANK_METRICS: Mapping[str, Metric] = MappingProxyType({"spearman": spearman})
 

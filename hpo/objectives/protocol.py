@@ -7,9 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 Direction = Literal["minimize", "maximize"]
 
-
 Params = Mapping[str, Any]
-
 
 # Numbers; a part may keep a text beside them, for when the objective settles it.
 Scores = Mapping[str, Any]

@@ -11,9 +11,7 @@ from hpo.wording import plain_number
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
-
 METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
-
 
 QUANTILE_LABELS = {"pinball": "Pinball loss", "coverage": "Coverage"}
 

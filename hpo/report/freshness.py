@@ -1,7 +1,7 @@
-"""Tells whether a report shows what there is: the stamp beside it says what it was drawn from.
+"""Freshness of reports: a stamp beside each says what it was drawn from.
 
-That are the marks of its study, none of which can stay as it is when a trial or an event comes, the
-table's manifest, code and packages. The stamp is written last; a report without one, or one that
+These are the marks of its study, one of which changes with every trial and every event, the table's
+manifest, the code and the packages. The stamp is written last; a report without one, or one that
 lacks a file, is drawn again.
 """
 

@@ -30,22 +30,17 @@ from hpo.storage.urls import hide_password, resolve_url
 
 _SCHEMA_ATTEMPTS = 20
 
-
 _OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
-
 
 _NO_STUDIES = (
     "no study was ever begun in this database; give the storage that the study is in "
     "(--storage or HPO_STORAGE)"
 )
 
-
 _UNDEFINED_TABLE = "42P01"
-
 
 # Any number that all versions of us share, and that nobody else in the same database uses.
 _SCHEMA_LOCK = 4_867_279_002_025
-
 
 # A server or a network that is gone is noticed within half a minute, in either direction.
 _POSTGRESQL_CONNECT_ARGS = {

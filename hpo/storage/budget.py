@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.records import FAILURE_KEY, Counts
+from hpo.records import FAILURE_KEY, SPENT, Counts
 from hpo.storage.events import EventKind
 from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
 from hpo.storage.storage import StudyStorage
@@ -96,12 +97,6 @@ class View(NamedTuple):
             free=self.open - self.held,
             pruned=self.pruned,
         )
-
-
-class _Event(NamedTuple):
-    at: float
-    kind: str
-    detail: str
 
 
 class Budget:
@@ -193,7 +188,7 @@ class Budget:
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
         with self.storage.read() as c:
-            return self._look(c, "").counts
+            return read_counts(c, self.study_id)[0]
 
     @patient
     def stopped(self) -> str | None:
@@ -216,29 +211,14 @@ class Budget:
     @patient
     def failures(self, limit: int | None = None) -> list[tuple[int, str]]:
         """Return number and reason of the failed trials, the last one first."""
-        query = (
-            sa.select(CLAIMS.c.number, ATTRIBUTES.c.value_json)
-            .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == CLAIMS.c.trial_id)
-            .where(CLAIMS.c.study_id == self.study_id, ATTRIBUTES.c.key == FAILURE_KEY)
-            .order_by(CLAIMS.c.number.desc())
-            .limit(limit)
-        )
         with self.storage.read() as c:
-            return [(number, json.loads(reason)) for number, reason in c.execute(query)]
+            return read_failures(c, self.study_id, limit)
 
     @patient
     def events(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
         """Return what happened to the study, oldest first; of one kind or of all."""
-        query = (
-            sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail)
-            .where(EVENTS.c.study_id == self.study_id)
-            .order_by(EVENTS.c.event_id)
-        )
-        if kind is not None:
-            query = query.where(EVENTS.c.kind == kind.value)
         with self.storage.read() as c:
-            found = [_Event._make(row) for row in c.execute(query)]
-        return [{"at": e.at, "kind": e.kind, **json.loads(e.detail)} for e in found]
+            return read_events(c, self.study_id, kind)
 
     @patient
     def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
@@ -307,3 +287,61 @@ def select_units(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
 def read_units(c: sa.Connection, query: sa.Select[Any]) -> list[Unit]:
     """Return the units that `select_units` selects."""
     return [Unit._make(row) for row in c.execute(query)]
+
+
+def read_counts(c: sa.Connection, study_id: int) -> tuple[Counts, str | None]:
+    """Return where a study's units are, and how it was told to stop; None if it may go on."""
+    is_held = CLAIMS.c.worker_id.is_not(None)
+    query = (
+        sa.select(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held, sa.func.count())
+        .outerjoin(CLAIMS, CLAIMS.c.study_id == STUDIES.c.study_id)
+        .where(STUDIES.c.study_id == study_id)
+        .group_by(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held)
+    )
+    rows = c.execute(query).all()
+    units: Counter[tuple[str | None, bool]] = Counter()
+    for _, _, state, held, number in rows:
+        units[state, bool(held) and state == "open"] += number
+    counts = Counts(
+        rows[0].budget,
+        finished=sum(units[state, False] for state in SPENT),
+        failed=units["failed", False],
+        held=units["open", True],
+        free=units["open", False],
+        pruned=units["pruned", False],
+    )
+    return counts, rows[0].stop
+
+
+def read_failures(
+    c: sa.Connection, study_id: int, limit: int | None = None
+) -> list[tuple[int, str]]:
+    """Return number and reason of the failed trials, the last one first."""
+    failed = (
+        sa.select(CLAIMS.c.trial_id, CLAIMS.c.number)
+        .where(CLAIMS.c.study_id == study_id, CLAIMS.c.state == "failed")
+        .order_by(CLAIMS.c.number.desc())
+        .limit(limit)
+        .subquery()
+    )
+    query = (
+        sa.select(failed.c.number, ATTRIBUTES.c.value_json)
+        .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == failed.c.trial_id)
+        .where(ATTRIBUTES.c.key == FAILURE_KEY)
+        .order_by(failed.c.number.desc())
+    )
+    return [(number, json.loads(reason)) for number, reason in c.execute(query)]
+
+
+def read_events(
+    c: sa.Connection, study_id: int, kind: EventKind | None = None
+) -> list[dict[str, Any]]:
+    """Return what happened to a study, oldest first; of one kind or of all.
+
+    An event is `at`, `kind`, and what was written down of it, which depends on its kind.
+    """
+    query = sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail).order_by(EVENTS.c.event_id)
+    query = query.where(EVENTS.c.study_id == study_id)
+    if kind is not None:
+        query = query.where(EVENTS.c.kind == kind.value)
+    return [{"at": at, "kind": name, **json.loads(detail)} for at, name, detail in c.execute(query)]

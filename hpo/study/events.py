@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from hpo.storage.events import EventKind
-from hpo.storage.schema import EVENTS, WORKERS
+from hpo.storage.budget import read_events
+from hpo.storage.schema import WORKERS
 from hpo.study.fingerprint import PARTS
 from hpo.study.record import StudyRecord
 from hpo.wording import count_of
@@ -43,20 +43,6 @@ def read_workers(c: sa.Connection, study_id: int) -> list[WorkerRow]:
         .order_by(WORKERS.c.started_at, WORKERS.c.worker_id)
     )
     return [WorkerRow(*row) for row in c.execute(query)]
-
-
-def read_events(
-    c: sa.Connection, study_id: int, kind: EventKind | None = None
-) -> list[dict[str, Any]]:
-    """Return what happened to a study, oldest first; of one kind or of all.
-
-    An event is `at`, `kind`, and what was written down of it, which depends on its kind.
-    """
-    query = sa.select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.detail).order_by(EVENTS.c.event_id)
-    query = query.where(EVENTS.c.study_id == study_id)
-    if kind is not None:
-        query = query.where(EVENTS.c.kind == kind.value)
-    return [{"at": at, "kind": name, **json.loads(detail)} for at, name, detail in c.execute(query)]
 
 
 def workers_of(record: StudyRecord) -> list[WorkerRow]:

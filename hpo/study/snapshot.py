@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.records import Counts
+from hpo.storage.budget import read_events
 from hpo.storage.events import EventKind
 from hpo.storage.schema import DIRECTIONS, EVENTS, STUDIES, SYSTEM_ATTRIBUTES, TRIALS
 from hpo.storage.trial_reader import read_trials
-from hpo.study.events import read_events
 from hpo.study.record import StudyRecord, StudyRow
 from hpo.study.status import BestRow, Status, read_best, read_status
 

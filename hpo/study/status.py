@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,22 +9,17 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
-from hpo.records import FAILURE_KEY, SPENT, Counts
+from hpo.records import SPENT, Counts
+from hpo.storage.budget import read_counts, read_events, read_failures
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
-    ATTRIBUTES,
     CLAIMS,
     DIRECTIONS,
     EVENTS,
-    STUDIES,
-    TRIALS,
-    VALUES,
     WORKERS,
-    value_of,
 )
-from hpo.study.events import read_events
+from hpo.storage.trial_reader import read_best_ids, read_rows, trials_among
 from hpo.study.record import StudyRecord
 
 # The rate is that of the trials finished within this time.
@@ -144,8 +138,7 @@ def take_status(record: StudyRecord) -> Status:
 def read_status(c: sa.Connection, record: StudyRecord) -> Status:
     """Read the state of a study within a transaction."""
     study_id = record.study_id
-    budget, stop = _read_wanted(c, study_id)
-    counts = _read_counts(c, study_id, budget)
+    counts, stop = read_counts(c, study_id)
     best = read_best(c, study_id)
     now = record.storage.now(c)
     deaths = Counter(event["reason"] for event in read_events(c, study_id, EventKind.DEATH))
@@ -158,7 +151,7 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         best_trial=None if best is None else best.number,
         per_hour=_read_rate(c, record, now),
         workers=_read_open_workers(c, record, now),
-        failures=_read_failures(c, study_id) if counts.failed else (),
+        failures=tuple(read_failures(c, study_id, MAX_REASONS)) if counts.failed else (),
         deaths=dict(deaths.most_common()),
     )
 
@@ -168,22 +161,11 @@ def read_best(c: sa.Connection, study_id: int) -> BestRow | None:
     direction = c.execute(
         sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
     ).scalar_one()
-    # Infinite scores have a kind and no value.
-    kinds = {"INF_NEG": -1, "FINITE": 0, "INF_POS": 1}
-    kind = sa.case(kinds, value=sa.cast(VALUES.c.value_type, sa.String), else_=0)
-    order = [kind, VALUES.c.value]
-    if direction == StudyDirection.MAXIMIZE:
-        order = [column.desc() for column in order]
-    found = c.execute(
-        sa.select(TRIALS.c.trial_id, TRIALS.c.number, VALUES.c.value, VALUES.c.value_type)
-        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
-        .order_by(*order, TRIALS.c.number)
-        .limit(1)
-    ).one_or_none()
-    if found is None:
+    best = read_best_ids(c, study_id, 1, maximise=direction is StudyDirection.MAXIMIZE)
+    if not best:
         return None
-    return BestRow(found.trial_id, found.number, value_of(found.value, found.value_type))
+    (found,) = read_rows(c, study_id, trials_among(best))
+    return BestRow(found.trial_id, found.number, found.values[0])
 
 
 def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
@@ -196,57 +178,11 @@ def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
     return record.storage.patiently(read)
 
 
-def _read_wanted(c: sa.Connection, study_id: int) -> tuple[int, str | None]:
-    """Return the budget of a study, and how it was told to stop."""
-    wanted = sa.select(STUDIES.c.budget, STUDIES.c.stop).where(STUDIES.c.study_id == study_id)
-    budget, stop = c.execute(wanted).one()
-    return int(budget), stop
-
-
-def _read_counts(c: sa.Connection, study_id: int, budget: int) -> Counts:
-    """Count a study's units by their state, from an index alone."""
-    is_held = CLAIMS.c.worker_id.is_not(None)
-    query = (
-        sa.select(CLAIMS.c.state, is_held, sa.func.count())
-        .where(CLAIMS.c.study_id == study_id)
-        .group_by(CLAIMS.c.state, is_held)
-    )
-    units: Counter[tuple[str, bool]] = Counter()
-    for state, held, number in c.execute(query):
-        units[state, bool(held) and state == "open"] += number
-    return Counts(
-        budget,
-        finished=sum(units[state, False] for state in SPENT),
-        failed=units["failed", False],
-        held=units["open", True],
-        free=units["open", False],
-        pruned=units["pruned", False],
-    )
-
-
 def _was_submitted(c: sa.Connection, study_id: int) -> bool:
     query = sa.select(EVENTS.c.event_id).where(
         EVENTS.c.study_id == study_id, EVENTS.c.kind == EventKind.SUBMITTED.value
     )
     return c.execute(query.limit(1)).first() is not None
-
-
-def _read_failures(c: sa.Connection, study_id: int) -> tuple[tuple[int, str], ...]:
-    """Return number and reason of the last failed trials, the last one first."""
-    failed = (
-        sa.select(CLAIMS.c.trial_id, CLAIMS.c.number)
-        .where(CLAIMS.c.study_id == study_id, CLAIMS.c.state == "failed")
-        .order_by(CLAIMS.c.number.desc())
-        .limit(MAX_REASONS)
-        .subquery()
-    )
-    query = (
-        sa.select(failed.c.number, ATTRIBUTES.c.value_json)
-        .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == failed.c.trial_id)
-        .where(ATTRIBUTES.c.key == FAILURE_KEY)
-        .order_by(failed.c.number.desc())
-    )
-    return tuple((number, json.loads(reason)) for number, reason in c.execute(query))
 
 
 def _read_rate(c: sa.Connection, record: StudyRecord, now: float) -> float | None:

@@ -15,9 +15,7 @@ from hpo.study.record import StudyRecord
 # How long `hpo run` waits at its end for the process that logs.
 GRACE_S = 20.0
 
-
 LOG_NAME = "wandb.log"
-
 
 # What the process that logs ends with when it was asked to leave.
 INTERRUPTED = 130

@@ -14,7 +14,6 @@ from hpo.tracking.run_file import TRIAL_KEY
 
 ORDER_KEY = "order"
 
-
 _STATE_NAMES = {TrialState.FAIL: "failed"}
 
 

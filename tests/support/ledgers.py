@@ -212,5 +212,4 @@ def find_kind(kind: str, request: pytest.FixtureRequest) -> Callable[..., Bench]
 
 N_PARTS = 3
 
-
 SPACE = {"alpha": FloatDistribution(0.0, 1.0)}

@@ -118,7 +118,6 @@ SPACE = {
     "bootstrap": {"type": "categorical", "choices": [True, False]},
 }
 
-
 SEARCH_FIGURES = (
     "history",
     "importance",
@@ -129,7 +128,6 @@ SEARCH_FIGURES = (
     "distribution",
     "timeline",
 )
-
 
 # Each group of the hand-made table has rows in every fold, which leaves no intervals of these.
 MODEL_FIGURES = {

@@ -13,9 +13,7 @@ from hpo.study.record import StudyRecord
 
 METALS = ("Na", "K", "Mg", "Al", "Ge", "P", "Zr", "Ti")
 
-
 ANIONS = ("O", "S", "Cl")
-
 
 BAD = {
     "Qq2O": "is no element",

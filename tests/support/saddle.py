@@ -14,9 +14,7 @@ from tests.support.studies import ROOT
 
 FOLDER = ROOT / "studies" / "saddle"
 
-
 NOBODY = np.array([1])
-
 
 UNIT = np.ones(1)
 

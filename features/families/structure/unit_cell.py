@@ -13,7 +13,6 @@ from features.rows import CELL_FIELDS, Block, Log, Remark, Rows
 # 1 g/mol per cubic angstrom in g/cm^3: 1e24 over Avogadro's number (exact since 2019).
 G_PER_CM3 = 1e24 / 6.02214076e23
 
-
 _LATTICE = CELL_FIELDS[:6]
 
 

@@ -25,6 +25,7 @@ from hpo.records import Access
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
 from hpo.study.record import find, names
+from hpo.wording import count_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             {"rows": len(pooled.y), "scores": pooled.scores, "intervals": intervals, "cv": whole}
         )
         return 0
-    trials = f"{spec.trials} trial{'s' if spec.trials > 1 else ''}"
+    trials = count_of(spec.trials, "trial")
     print_line(f"{spec.name}: {len(outer)} searches of {trials}, {len(pooled.y)} rows predicted")
     for line in _lines(pooled, whole):
         print_line(line)

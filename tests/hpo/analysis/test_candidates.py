@@ -53,7 +53,6 @@ def test_a_family_that_gives_other_values_now_is_found(
 
 STRUCTURED = "id,formula,target,a,b,c,alpha,beta,gamma,Z,space_group\n"
 
-
 CELL = "5.13,5.13,5.13,90,90,90,4,225"
 
 
