@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 OPTUNA_METADATA: sa.MetaData = models.BaseModel.metadata
 OPTUNA_STUDIES: sa.Table = models.StudyModel.__table__
 DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
-STUDY_USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
 TRIALS: sa.Table = models.TrialModel.__table__
 PARAMS: sa.Table = models.TrialParamModel.__table__

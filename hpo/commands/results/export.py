@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.commands.common import add_shared, open_storage, print_line
 from hpo.records import Access
 from hpo.study.export import export as write_trials
-from hpo.study.export import export_plain
+from hpo.study.export import FORMATS, export_plain
 from hpo.study.plain import list_plain
 from hpo.study.record import find
 from hpo.wording import count_of
@@ -17,7 +17,7 @@ from hpo.wording import count_of
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--format", choices=("csv", "json", "parquet"), default="csv")
+    parser.add_argument("--format", choices=FORMATS, default="csv")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.FORMAT")
     add_shared(parser, "storage")
 
