@@ -65,6 +65,8 @@ class Evaluation:
         budget is finished, or if the table holds nothing out.
     shared_groups
         Fraction of validated rows with a row of the same group in their training part.
+    derived_columns
+        Features that are made from the measured value.
     headline
         The metric to speak of first.
     level
@@ -82,6 +84,7 @@ class Evaluation:
     cv: Predictions
     test: Predictions | None
     shared_groups: float
+    derived_columns: tuple[str, ...]
     headline: str
     level: float | None
     fold_models: tuple[Any, ...]
@@ -118,6 +121,7 @@ def evaluate(
         cv=cv,
         test=test,
         shared_groups=shared_group_fraction(objective.folds, table.train.groups),
+        derived_columns=tuple(c.name for c in table.columns if c.derived_from_target),
         headline=objective.headline,
         level=objective.level,
         fold_models=fold_models,

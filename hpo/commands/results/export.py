@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hpo.commands.common import add_shared, open_storage, print_line
 from hpo.records import Access
-from hpo.study.export import export as write_trials
 from hpo.study.export import FORMATS, export_plain
+from hpo.study.export import export as write_trials
 from hpo.study.plain import list_plain
 from hpo.study.record import find
 from hpo.wording import count_of
