@@ -55,6 +55,7 @@ def commands() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_documented_and_explains_itself(command):
     assert f"hpo {command}" in README

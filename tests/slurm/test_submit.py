@@ -287,6 +287,7 @@ def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
     slurm_cluster.wait_idle()
 
 
+@pytest.mark.slow
 def test_a_node_can_be_lost_while_its_job_goes_on(slurm_cluster):
     job = slurm_cluster.sbatch("-w", "n2", "-o", "/dev/null", "--no-requeue", "--wrap", "sleep 99")
     slurm_cluster.wait_until(lambda: slurm_cluster.find_tasks(job) != [], "it runs")

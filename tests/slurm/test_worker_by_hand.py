@@ -33,6 +33,7 @@ def stand_in(tmp_path: Path) -> Path:
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found_by", ["folder", "variable", "path"])
 def test_a_worker_submitted_by_hand_gets_the_warning(
     slurm_cluster, tmp_path, monkeypatch, stand_in, found_by

@@ -163,6 +163,7 @@ def test_a_variant_is_put_on_the_lattice_of_its_composition(variants):
             assert len(lengths) == 4 * len(placed)
 
 
+@pytest.mark.slow
 def test_enumlib_is_asked_for_every_composition_once(variants, monkeypatch):
     from pymatgen.transformations import advanced_transformations as transformations
 
@@ -209,6 +210,7 @@ def test_what_cannot_be_enumerated_is_refused(monkeypatch):
 FAST = ("--workers", "1", "--set", "trials=2", "--set", "cv.folds=3")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("variants")
 def test_a_study_of_structure_is_judged_and_explored(hpo, run):
     study = str(ROOT / "studies" / "bandgap" / "structure.toml")

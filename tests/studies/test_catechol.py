@@ -437,6 +437,7 @@ def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
     assert "did you mean 'kernel'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_outer_searches_are_found_and_judged(storage, catechol_dir, tmp_path, capsys):
     small = tmp_path / "catechol"
     shutil.copytree(catechol_dir, small, copy_function=shutil.copyfile)

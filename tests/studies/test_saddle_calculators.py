@@ -37,6 +37,7 @@ def test_tblite_agrees_with_its_own_differences(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_ani_agrees_with_its_own_differences():
     installed("torchani", "saddle-neural")
     calculator = make_calculator({"name": "torchani"})

@@ -44,6 +44,7 @@ def test_nan_has_a_remark(family: FamilyInfo) -> None:
     assert with_nan <= {remark.row for remark in block.remarks}
 
 
+@pytest.mark.slow
 def test_block_is_deterministic_and_knows_no_row_order(family: FamilyInfo) -> None:
     values = compute_block(family, MIXED, silent).values
     np.testing.assert_array_equal(compute_block(family, MIXED, silent).values, values)

@@ -167,6 +167,7 @@ def test_the_earlier_studys_values_by_hand():
     assert values[5:] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_half_filled_anion_site_gives_half_the_valence():
     whole, _ = describe_bond_valence(cif_of(rock_salt()))
     half, _ = describe_bond_valence(cif_of(rock_salt(f={"F": 0.5})))
@@ -227,6 +228,7 @@ def test_neighbours_agree_with_pymatgen():
     assert ours == sorted(zip(one, other, distance.round(6), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "describe",
     [describe_physics, describe_bond_valence, describe_ewald, describe_voronoi, describe_bvse],

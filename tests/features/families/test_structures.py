@@ -205,6 +205,7 @@ def test_a_broken_and_an_absent_cif_are_accounted_for_in_each_family(shapes):
 
 
 # A loop without columns makes the parser divide by zero, a stray word makes it warn.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("good", "bad", "said"),
     [

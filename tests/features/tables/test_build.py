@@ -135,6 +135,7 @@ def test_obelix_li_distances_are_physical(geometry: FeatureTable) -> None:
     assert column("li_coordination_number").max() <= 12.0
 
 
+@pytest.mark.slow
 def test_obelix_scores_in_the_neighbourhood_of_the_report(geometry: FeatureTable) -> None:
     # The report has R2 .737 and rho .887. Noise of 1e-12 on the features alone moves this R2 by
     # .02, so the bounds only tell sound features from broken ones.

@@ -143,6 +143,7 @@ def test_an_element_that_a_family_does_not_know_is_no_gap_to_bear(tmp_path: Path
     assert "Og is not in the SMACT vector" in found.reasons[0]
 
 
+@pytest.mark.slow
 def test_features_made_from_the_target_cannot_rank(record: StudyRecord) -> None:
     table = table_of(record)
     first, *others = table.columns

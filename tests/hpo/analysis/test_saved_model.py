@@ -109,6 +109,7 @@ def test_a_model_by_other_versions_is_refused(
     assert saved_model.load(record, folder).manifest["packages"]["scikit-learn"] == "9.9"
 
 
+@pytest.mark.slow
 def test_a_model_by_an_earlier_version_is_fitted_anew(
     workplace: Path,
     record: StudyRecord,
@@ -128,6 +129,7 @@ def test_a_model_by_an_earlier_version_is_fitted_anew(
     assert "20 of 20 candidates ranked" in hpo("rank", "mine", "new.csv").stdout
 
 
+@pytest.mark.slow
 def test_a_model_of_classes_that_have_moved_is_fitted_anew(
     workplace: Path,
     record: StudyRecord,

@@ -119,6 +119,7 @@ def test_slurm_that_answers_is_described(slurm_cluster, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_slurm_that_refuses_or_hangs_is_said(tmp_path, monkeypatch):
     assert checks.check_slurm()[0].verdict == "not checked"
     monkeypatch.setattr(checks, "SLURM_LIMIT_S", 1.0)
@@ -181,6 +182,7 @@ def test_packages_are_compared_with_the_lock_file(tmp_path, monkeypatch):
     assert checks.check_packages()[0].found.endswith("no-such-4 missing (locked: 1) and 4 more")
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_load_is_a_problem(tmp_path, monkeypatch):
     broken = tmp_path / "broken" / "hpo"
     broken.mkdir(parents=True)

@@ -205,6 +205,7 @@ def postgres_url():
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_server_is_looked_at_and_left_as_it_was(postgres_url):
     import sqlalchemy as sa
 

@@ -160,6 +160,7 @@ def grown(monkeypatch):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_any_rows_and_settings_give_the_trees_of_scikit_learn(seed, grown):
     source = np.random.default_rng(seed)

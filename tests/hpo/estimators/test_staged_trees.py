@@ -121,6 +121,7 @@ def test_a_study_keeps_the_number_as_a_parameter_and_refits_with_it(worked, tmp_
     assert pd.notna(frame["param.max_iter"]).sum() == 16 - counts.pruned
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_at_its_next_part_with_the_stored_curves(worked, begin_study):
     whole = worked(name="whole", trials=1).optuna_study().best_trial
     record = begin_study(**make_staged(name="broken", trials=1))

@@ -273,6 +273,7 @@ def test_leases_and_queue_are_joined(begin_study, slurm_cluster, jobs, reason):
     assert record.ledger.counts().free == (1 if reason else 0)
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_has_forgotten_is_reaped_when_it_is_silent(begin_study, slurm_cluster):
     record = begin_study(trials=4, lease_s=1.0)
     record.ledger.register("w1", WorkerRun("n1", 1, cluster="hpotest", job="7_0", restarts=0))

@@ -156,6 +156,7 @@ def test_the_copy_goes_on_where_the_study_was(target, storage, begin_study):
     assert find(storage, "small").ledger.counts().finished == 4
 
 
+@pytest.mark.slow
 def test_what_is_there_already_is_left_alone_if_identical_and_refused_if_not(
     target, storage, begin_study
 ):

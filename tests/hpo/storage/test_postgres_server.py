@@ -151,6 +151,7 @@ def test_what_is_wrong_with_a_server_is_said_in_one_line_without_the_password(po
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_way_to_write_postgresql_is_psycopg_with_two_connections(postgres_url, name):
     storage = open_storage(postgres_url.replace("postgresql", name, 1), Access.CREATE)

@@ -48,6 +48,7 @@ def messy(request, tmp_path):
     storage.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 1000])
 def test_trials_are_those_that_optuna_reads(messy, batch):
     storage, studies = messy
@@ -61,6 +62,7 @@ def test_trials_are_those_that_optuna_reads(messy, batch):
         assert len(found) >= 12
 
 
+@pytest.mark.slow
 def test_conditions_and_limits_choose(messy):
     storage, (_, study_id) = messy
     with storage.read() as c:

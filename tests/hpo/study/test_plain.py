@@ -65,6 +65,7 @@ def tables(url: str) -> set[str]:
         return set(sa.inspect(c).get_table_names())
 
 
+@pytest.mark.slow
 def test_status_names_them(url, capsys):
     before = tables(url)
     assert main(["status", "--storage", url]) == 0
@@ -81,6 +82,7 @@ def test_status_names_them(url, capsys):
     assert tables(url) == before
 
 
+@pytest.mark.slow
 def test_their_trials_are_exported(url, capsys):
     assert main(["export", "x", "--storage", url, "--output", "x.csv"]) == 0
     assert capsys.readouterr().out == "x.csv: 5 trials\n"
@@ -97,6 +99,7 @@ def test_their_trials_are_exported(url, capsys):
     assert pd.read_csv("front.csv")["score.1"].tolist() == [2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -125,6 +128,7 @@ def test_what_needs_a_study_file_says_that_there_is_none(command, url, capsys):
         assert Path("optuna.db").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_wrong_name_is_answered_by_all_names(url, capsys):
     assert main(["status", "fron", "--storage", url]) == 2
     assert (
@@ -132,6 +136,7 @@ def test_a_wrong_name_is_answered_by_all_names(url, capsys):
     )
 
 
+@pytest.mark.slow
 def test_they_stand_beside_ours(url, capsys):
     begin_without_table(url, name="ours").storage.engine.dispose()
     assert main(["status", "--storage", url]) == 0

@@ -88,6 +88,7 @@ def test_a_snapshot_is_of_one_moment(record, monkeypatch):
     assert take_snapshot(reader).best is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direction", "best"), [("minimize", -math.inf), ("maximize", math.inf)])
 def test_infinite_scores_are_judged_as_optuna_judges_them(record, direction, best):
     study = optuna.create_study(
@@ -103,6 +104,7 @@ def test_infinite_scores_are_judged_as_optuna_judges_them(record, direction, bes
     assert found.score == study.best_value == best
 
 
+@pytest.mark.slow
 def test_the_status_of_a_study_is_that_of_the_ledger(record):
     finish_trials(record.ledger, [0.5])
     record.ledger.finish(record.ledger.claim("w1"), {"score": 1.0}, pruned="slow")
@@ -171,6 +173,7 @@ def trials(draw: Any) -> FrozenTrial:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(added=st.lists(trials(), min_size=1, max_size=6))
 def test_an_export_is_what_optuna_reads(added, tmp_path_factory):

@@ -340,6 +340,7 @@ def kinds(study):
     return study.source.choice([study.OWN, study.OWN, study.FOREIGN])
 
 
+@pytest.mark.slow
 def test_what_changes_is_what_is_open_or_new(follow):
     study = follow("one", random.Random(0))
     ledger, record = study.ledger, study.record
@@ -365,6 +366,7 @@ def test_what_changes_is_what_is_open_or_new(follow):
     assert {change.trial_id for change in again} == position.open_ids == same.open_ids == open_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", [False, True])
 def test_a_follower_keeps_what_a_sampler_sees(follow, new):
     study = follow("one", random.Random(0))
@@ -397,6 +399,7 @@ def test_a_random_sampler_reads_nothing(follow):
     assert not statements
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maximise", [False, True])
 def test_the_best_are_found_among_equal_and_infinite_scores(follow, maximise):
     study = follow("one", random.Random(0))
