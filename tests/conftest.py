@@ -30,6 +30,11 @@ NEEDS = {
     "slurm_cluster": "slurm",
     "postgres_server": "postgresql",
     "browser": "chromium",
+    # Tables and studies that a whole file shares.
+    "build_obelix": "slow",
+    "finished": "slow",
+    "finished_study": "slow",
+    "physics": "slow",
 }
 
 
