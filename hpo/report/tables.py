@@ -285,4 +285,4 @@ def coverage_table(
 def _cells(found: Assessment | None, n_rows: int) -> tuple[str, str, str]:
     if found is None:
         return str(n_rows), "–", "–"
-    return str(found.n_rows), number(found.coverage), number(found.mean_width)
+    return str(found.n_rows), f"{found.coverage:.3f}", number(found.mean_width)

@@ -14,5 +14,5 @@ class EventKind(StrEnum):
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on
     SUBMITTED = "submitted"  # workers, to a cluster
-    TEST_EVALUATION = "test set looked at"
+    TEST_EVALUATION = "test set looked at"  # the name that older studies have stored
     WANDB = "wandb"  # a session of Weights & Biases

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from hpo.storage.budget import read_events
+from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
 from hpo.study.fingerprint import PARTS
 from hpo.study.record import StudyRecord
@@ -139,7 +140,9 @@ def _describe_event(event: Mapping[str, Any]) -> str:
     """Return one line; long texts, such as differences, are for `--json`."""
     rest = {key: value for key, value in event.items() if key not in ("at", "kind", "difference")}
     words = " ".join(f"{key}={_short(value)}" for key, value in rest.items())
-    return f"{event['kind']}: {words}"
+    kind = event["kind"]
+    shown = "test-set evaluation" if kind == EventKind.TEST_EVALUATION else kind
+    return f"{shown}: {words}"
 
 
 def _short(value: Any) -> str:

@@ -69,7 +69,7 @@ def error_figure(cv: Predictions, test: Predictions | None, unit: str) -> Figure
         for s in name_sets(cv, test)
     ]
     halves = [
-        f"{np.median(np.abs(s.rows.y - s.rows.predicted)):.2g} ({SHORT_NAMES[s.name]})"
+        f"{np.median(np.abs(s.rows.y - s.rows.predicted)):.3g} ({SHORT_NAMES[s.name]})"
         for s in name_sets(cv, test)
     ]
     caption = (

@@ -119,7 +119,7 @@ def test_coverage_and_width_by_class_by_hand():
     assert table.columns == ("class by anions", "rows", "coverage", "mean width (decades)")
     assert table.rows == (
         ("oxide", "3", "0.667", "3.167"),
-        ("sulfide", "1", "1", "2"),
+        ("sulfide", "1", "1.000", "2"),
         ("all rows", "4", "0.750", "2.875"),
     )
 
