@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
 from hpo.errors import HpoError
-from hpo.system.threads import use_one_thread
+from hpo.system.threads import use_threads
 
 # The module of each command, imported only when it is asked for, and what `hpo --help` says of it.
 COMMANDS = {
@@ -57,7 +57,7 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
     options = parser.parse_args(arguments)
-    use_one_thread()
+    use_threads(1)
     try:
         return int(options.command(options))
     except BrokenPipeError:

@@ -45,7 +45,17 @@ class PlainStudyError(HpoError):
 
 
 class StorageError(HpoError):
-    """The storage cannot be opened, or it is not one that the engine can use."""
+    """The storage cannot be opened, or it is not one that the engine can use.
+
+    Attributes
+    ----------
+    passing
+        Whether it may come right by waiting, as when a server is being restarted.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class ObjectiveError(HpoError):
@@ -81,7 +91,18 @@ class LostLeaseError(Exception):
 
 
 class StopRequested(BaseException):
-    """The worker was asked to leave; not an Exception, so that no objective can swallow it."""
+    """The worker was asked to leave; not an Exception, so that no objective can swallow it.
+
+    Attributes
+    ----------
+    release
+        Whether the trial is for another worker to take. A launcher that ends a worker because its
+        trial exceeded a limit says itself what becomes of the trial.
+    """
+
+    def __init__(self, reason: str, *, release: bool = True) -> None:
+        super().__init__(reason)
+        self.release = release
 
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:

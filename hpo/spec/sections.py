@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from features.table import TableSpec
+from hpo.records import OnLimit
 from hpo.spec.space import Dimension, StagedDimension
 
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
@@ -320,6 +321,47 @@ AnyPruningSpec = Annotated[
 ]
 
 
+class LimitsSpec(_Section):
+    """What a trial, and the study, may take; whatever exceeds a limit is ended from outside.
+
+    Attributes
+    ----------
+    trial_s, attempt_s, part_s
+        Time of a trial in all, of one attempt by one worker, and of one part.
+    memory_gb
+        Memory of a worker and the programs that it started, while a trial runs.
+    output_mb
+        What a worker may print during a trial.
+    on_exceeded, retries
+        What becomes of a trial that exceeded one of these: it is failed, pruned, or tried again up
+        to `retries` times and then failed.
+    max_attempts
+        How many attempts in a row may end without a part being stored, whatever ended them.
+    study_s, patience
+        No new trials begin once workers have worked on the study for so long, or once so many
+        trials in a row were completed without a better one.
+    """
+
+    trial_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    attempt_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    part_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
+    output_mb: float = Field(100.0, gt=0, allow_inf_nan=False)
+    on_exceeded: OnLimit = OnLimit.FAIL
+    retries: int = Field(0, ge=0)
+    max_attempts: int = Field(10, ge=1)
+    study_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    patience: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.retries and self.on_exceeded is not OnLimit.RETRY:
+            raise ValueError(f"retries belongs to on_exceeded = 'retry', got '{self.on_exceeded}'")
+        if self.on_exceeded is OnLimit.RETRY and not self.retries:
+            raise ValueError("on_exceeded = 'retry' needs retries, such as retries = 1")
+        return self
+
+
 class StudySpec(_Section):
     """One study file.
 
@@ -340,6 +382,7 @@ class StudySpec(_Section):
     max_deaths: int = Field(3, ge=1)
     lease_s: float = Field(60.0, ge=1)
     checkpoint_s: float = Field(1.0, ge=0)
+    limits: LimitsSpec = LimitsSpec()
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()
     cv: CvSpec | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -23,12 +25,15 @@ from sqlalchemy.exc import (
 
 from hpo.errors import StorageError
 from hpo.records import Access
+from hpo.storage.outages import first_line, is_outage
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
-from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage, first_line
+from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage
 from hpo.storage.urls import hide_password, resolve_url
 
 _SCHEMA_ATTEMPTS = 20
+_LONGEST_PAUSE_S = 10.0
+_log = logging.getLogger(__name__)
 
 _OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
 
@@ -52,6 +57,20 @@ _POSTGRESQL_CONNECT_ARGS = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+
+
+def open_patiently(url: str, access: Access, patience_s: float) -> StudyStorage:
+    """Open a storage as `open_storage` does, and wait for one that does not answer yet."""
+    deadline, pause_s = time.monotonic() + patience_s, 0.25
+    while True:
+        try:
+            return open_storage(url, access)
+        except StorageError as exc:
+            if not exc.passing or time.monotonic() + pause_s > deadline:
+                raise
+            _log.warning("trying again: %s", exc)
+        time.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
 
 def open_storage(url: str, access: Access) -> StudyStorage:
@@ -94,7 +113,8 @@ def open_storage(url: str, access: Access) -> StudyStorage:
             if access is Access.CREATE and racing and attempt < _SCHEMA_ATTEMPTS - 1:
                 time.sleep(0.1)
                 continue
-            raise StorageError(f"{shown}: cannot be opened: {first_line(exc)}") from exc
+            text = f"{shown}: cannot be opened: {first_line(exc)}"
+            raise StorageError(text, passing=is_outage(exc)) from exc
         except _UnreadableError as exc:
             raise StorageError(f"{shown}: {exc}") from None
     raise AssertionError("unreachable")
@@ -165,7 +185,8 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
         with _gate(url, connect_args, access):
             return _open(url, options, access)
     except _OPENING_ERRORS as exc:
-        raise StorageError(f"{where}: {_explain(exc, given)}") from None
+        text = f"{where}: {_explain(exc, given)}"
+        raise StorageError(text, passing=is_outage(exc)) from None
     except _UnreadableError as exc:
         raise StorageError(f"{where}: {exc}") from None
 

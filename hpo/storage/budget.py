@@ -71,6 +71,8 @@ class View(NamedTuple):
         How many of the held ones the worker holds.
     first_lease_until
         When the first lease of the held ones ends.
+    seen_at
+        When the worker's own lease was renewed last; None if it is not registered.
     """
 
     budget: int
@@ -85,6 +87,7 @@ class View(NamedTuple):
     held: int
     mine: int
     first_lease_until: float | None
+    seen_at: float | None
 
     @property
     def counts(self) -> Counts:
@@ -102,8 +105,8 @@ class View(NamedTuple):
 class Budget:
     """The budget of one study in one storage."""
 
-    def __init__(self, storage: StudyStorage, study_id: int) -> None:
-        self.storage, self.study_id = storage, study_id
+    def __init__(self, storage: StudyStorage, study_id: int, lease_s: float) -> None:
+        self.storage, self.study_id, self.lease_s = storage, study_id, lease_s
 
     # What is wanted ---------------------------------------------------------------------------
 
@@ -146,12 +149,7 @@ class Budget:
         None lets the study go on.
         """
         with self.storage.write() as c:
-            before = self._wanted(c, "").stop
-            if before != how:
-                c.execute(
-                    STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how)
-                )
-                self.storage.record_event(c, self.study_id, EventKind.STOP, how=how)
+            self._set_stop(c, how)
 
     @patient
     def lock_launcher(self, holder: str, for_s: float) -> bool:
@@ -184,17 +182,19 @@ class Budget:
 
     # What there is ----------------------------------------------------------------------------
 
-    @patient
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
-        with self.storage.read() as c:
-            return read_counts(c, self.study_id)[0]
+        return self.counts_and_stop()[0]
 
     @patient
+    def counts_and_stop(self) -> tuple[Counts, str | None]:
+        """Return where the units are, and how the study was stopped; None if it may go on."""
+        with self.storage.read() as c:
+            return read_counts(c, self.study_id)
+
     def stopped(self) -> str | None:
         """Return how the study was stopped; None if it may go on."""
-        with self.storage.read() as c:
-            return self._wanted(c, "").stop
+        return self.counts_and_stop()[1]
 
     @patient
     def progress(self) -> int:
@@ -220,6 +220,11 @@ class Budget:
         with self.storage.read() as c:
             return read_events(c, self.study_id, kind)
 
+    def limit_reached(self) -> str | None:
+        """Return which limit of the study stopped it; None if none did."""
+        stops = self.events(EventKind.STOP)
+        return stops[-1].get("limit") if stops else None
+
     @patient
     def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
         """Write down something that must not be forgotten."""
@@ -237,6 +242,12 @@ class Budget:
                 .where(OPTUNA_STUDIES.c.study_id == self.study_id)
                 .with_for_update(key_share=True)
             ).one()
+
+    def _set_stop(self, c: sa.Connection, how: str | None, **why: str) -> None:
+        """Stop the study, or let it go on; `why` is `limit` if a limit of the study ended it."""
+        if self._wanted(c, "").stop != how:
+            c.execute(STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how))
+            self.storage.record_event(c, self.study_id, EventKind.STOP, how=how, **why)
 
     def _wanted(self, c: sa.Connection, worker_id: str) -> Wanted:
         return Wanted._make(c.execute(self._select_wanted(worker_id)).one())
@@ -260,9 +271,16 @@ class Budget:
             *map(count, ("finished", "pruned", "failed", "open")),
             of_open(sa.func.count(CLAIMS.c.worker_id)),
             of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id)),
-            of_open(sa.func.min(CLAIMS.c.lease_until).filter(held)),
+            of_open(sa.func.min(self._lease_end()).filter(held)),
+            sa.select(WORKERS.c.seen_at).where(WORKERS.c.worker_id == worker_id).scalar_subquery(),
         )
         return View._make(c.execute(query).one())
+
+    def _lease_end(self) -> sa.ColumnElement[float]:
+        """Return when the lease of a held unit ends: its worker's, where that is registered."""
+        own = sa.select(WORKERS.c.seen_at + self.lease_s)
+        of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
+        return sa.func.coalesce(of_worker.scalar_subquery(), CLAIMS.c.lease_until)
 
     def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
         ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)

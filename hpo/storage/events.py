@@ -9,8 +9,10 @@ class EventKind(StrEnum):
     ACCEPTED = "accepted"  # a part of the study that changed, knowingly
     BUDGET = "budget"  # raised or lowered
     DEATH = "death"  # of a worker that held a trial
+    LIMIT = "limit"  # a trial exceeded one
     MODEL_SAVED = "model saved"
     NESTED = "nested cross-validation"
+    OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on
     SUBMITTED = "submitted"  # workers, to a cluster

@@ -11,35 +11,22 @@ import contextlib
 import contextvars
 import functools
 import json
-import logging
-import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import sqlalchemy.orm
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import (
-    DatabaseError,
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DatabaseError, ProgrammingError, SQLAlchemyError
 
 from hpo.errors import StorageError
 from hpo.storage.events import EventKind
+from hpo.storage.outages import first_line, wait_for
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 from hpo.storage.sqlite_reading import refuse_changed
 
 BUSY_TIMEOUT_S = 60.0
-_LONGEST_PAUSE_S = 5.0
-_WARN_EVERY_S = 30.0
-
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _CONNECTING_ERRORS = (ImportError, SQLAlchemyError)
@@ -65,6 +52,8 @@ class StudyStorage(RDBStorage):
     patience_s
         How long `patiently` goes on trying while the database does not answer. None at all for
         a command that somebody waits for; workers wait for a server that is being restarted.
+    on_silence
+        Called with True when `patiently` begins to wait for the database, and then with False.
     read_only
         Whether it was opened to read alone.
     now_sql, up_since_sql
@@ -73,7 +62,9 @@ class StudyStorage(RDBStorage):
     """
 
     patience_s = 0.0
+    on_silence: Callable[[bool], None] | None = None
     read_only = False
+    _silent = False
 
     def __init__(self, url: str, **options: Any) -> None:
         if not self._attach(url, options):
@@ -132,6 +123,20 @@ class StudyStorage(RDBStorage):
             yield connection
 
     @contextlib.contextmanager
+    def one_statement(self) -> Iterator[sa.Connection]:
+        """Open a transaction for one statement that changes something: it is not begun by itself.
+
+        On SQLite the write lock is taken first, as always.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with self.write() as connection:
+                yield connection
+            return
+        with self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Open one transaction that reads alone: one consistent state of the study.
 
@@ -178,22 +183,16 @@ class StudyStorage(RDBStorage):
         StorageError
             If the database did not answer for that long.
         """
-        began = warned = time.monotonic()
-        pause_s = 0.05
-        while True:
-            try:
-                return call()
-            except (OperationalError, InterfaceError, sa.exc.TimeoutError) as exc:
-                now = time.monotonic()
-                # A missing table or column does not come back by waiting.
-                if now - began >= self.patience_s or "no such" in str(exc):
-                    shown = self.engine.url.render_as_string(hide_password=True)
-                    raise StorageError(f"{shown}: does not answer: {first_line(exc)}") from exc
-                if warned == began or now - warned > _WARN_EVERY_S:
-                    warned = now
-                    _log.warning("the storage does not answer, trying again: %s", first_line(exc))
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+        shown = self.engine.url.render_as_string(hide_password=True)
+        try:
+            return wait_for(call, self.patience_s, shown, lambda: self._note_silence(silent=True))
+        finally:
+            self._note_silence(silent=False)
+
+    def _note_silence(self, *, silent: bool) -> None:
+        if silent != self._silent and self.on_silence is not None:
+            self.on_silence(silent)
+        self._silent = silent
 
     def record_event(
         self, connection: sa.Connection, study_id: int, kind: EventKind, **detail: Any
@@ -270,10 +269,3 @@ def _make_sqlite_safe(engine: sa.Engine) -> None:
     sa.event.listen(engine, "connect", on_connect)
     sa.event.listen(engine, "begin", on_begin)
     engine.dispose()
-
-
-def first_line(exc: BaseException) -> str:
-    """Return what an error says, in one line."""
-    if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
-        exc = exc.__cause__
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

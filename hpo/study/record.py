@@ -26,8 +26,9 @@ from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
+from hpo.storage.outages import first_line
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
-from hpo.storage.storage import StudyStorage, first_line
+from hpo.storage.storage import StudyStorage
 from hpo.study.fingerprint import (
     Fingerprint,
     compare,
@@ -90,6 +91,9 @@ class StudyRecord:
             lease_s=self.spec.lease_s,
             max_deaths=self.spec.max_deaths,
             max_failures=self.spec.max_failures,
+            max_attempts=self.spec.limits.max_attempts,
+            study_s=self.spec.limits.study_s,
+            patience=self.spec.limits.patience,
         )
 
     def optuna_study(self) -> optuna.Study:

@@ -64,10 +64,15 @@ def loading() -> Iterator[None]:
 
 def cores() -> Cores:
     """Return how many cores this process may use."""
-    machine = os.cpu_count() or 1
+    return Cores(os.cpu_count() or 1, len(allowed_cpus()), cpu_quota())
+
+
+def allowed_cpus() -> list[int]:
+    """Return the numbers of the cores that this process may run on."""
     # Not every system lets processes be tied to cores.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    return Cores(machine, allowed, cpu_quota())
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0))
 
 
 def cpu_quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:

@@ -77,7 +77,7 @@ class LedgerProtocol(Protocol):
     def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
 
-    def release(self, claim: Claim, parts: Parts) -> None:
+    def release(self, claim: Claim, parts: Parts, reason: str) -> None:
         """Leave a trial to another worker."""
 
 
@@ -172,7 +172,10 @@ def _run_trial(
         ledger.finish(claim, scores, trial.unsaved, pruned, settled)
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
-            ledger.release(claim, trial.unsaved)
+            if exc.release:
+                ledger.release(claim, trial.unsaved, str(exc))
+            elif trial.unsaved:
+                ledger.save_parts(claim, trial.unsaved)
         _log.info("trial %d: released, %s", claim.number, exc)
         raise
     except LostLeaseError as exc:

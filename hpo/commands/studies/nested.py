@@ -12,15 +12,13 @@ from hpo.commands.common import (
     INTERRUPTED,
     add_json,
     add_shared,
-    from_variable,
     open_storage,
-    positive,
     print_json,
     print_line,
     say,
 )
 from hpo.commands.studies.run import run_study
-from hpo.commands.studies.study_options import add_study_options, read_study
+from hpo.commands.studies.study_options import add_study_options, add_worker_options, read_study
 from hpo.records import Access
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
@@ -31,7 +29,7 @@ from hpo.wording import count_of
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_study_options(parser)
-    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_worker_options(parser)
     add_shared(parser, "reports")
     add_json(parser)
 

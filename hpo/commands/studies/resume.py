@@ -6,9 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from hpo.commands.common import absolute, add_shared, from_variable, open_storage, positive
+from hpo.commands.common import absolute, add_shared, open_storage
 from hpo.commands.studies.run import run_study
-from hpo.commands.studies.study_options import add_going_on
+from hpo.commands.studies.study_options import add_going_on, add_worker_options
 from hpo.plugins import make_importable
 from hpo.records import Access
 from hpo.study.record import find
@@ -17,7 +17,7 @@ from hpo.study.record import find
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_worker_options(parser)
     add_going_on(parser)
     add_shared(parser, "reports")
 

@@ -16,9 +16,7 @@ from features.table import FeaturesError
 from hpo.commands.common import (
     INTERRUPTED,
     add_shared,
-    from_variable,
     open_storage,
-    positive,
     print_line,
     say,
     storage_hint,
@@ -26,12 +24,14 @@ from hpo.commands.common import (
 from hpo.commands.results.status import summary
 from hpo.commands.studies.study_options import (
     add_study_options,
+    add_worker_options,
     begin_study,
     read_sound_studies,
     read_study,
 )
 from hpo.errors import HpoError, SpecError, StorageError
 from hpo.records import Access
+from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_study_options(parser)
-    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_worker_options(parser)
     add_shared(parser, "reports")
 
 
@@ -108,7 +108,7 @@ def run_study(
         _say_finished(spec.name, reported.counts, again=again)
         return _show(options, reported) if again else 0
     # The first worker gets ready while the study is begun.
-    with worker_source(spec) as processes:
+    with worker_source(spec, options.cpus_per_worker) as processes:
         record = begin_study(options, spec, source, stored_table)
         counts = record.ledger.counts()
         if not counts.done:
@@ -167,13 +167,22 @@ def _find_reported(
 
 
 def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
-    from hpo.launch.local import LocalLauncher
+    from hpo.launch.placement import make_places
     from hpo.launch.progress_line import Progress
+    from hpo.launch.supervisor import Supervisor
+    from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or max(1, len(allowed_cpus()) // options.cpus_per_worker)
+    places = make_places(workers, cpus=options.cpus_per_worker, gpus=options.gpus_per_worker)
     logs = Path(options.logs) / record.name
-    launcher = LocalLauncher(record, workers, logs, progress, processes)
+    order = WorkerOrder(
+        storage=record.storage.engine.url.render_as_string(hide_password=False),
+        study=record.name,
+        logs=str(logs.resolve()),
+        launcher=os.getpid(),
+    )
+    launcher = Supervisor(record, order, places, processes, progress)
     trials, by = count_of(record.spec.trials, "trial"), count_of(workers, "worker")
     say(f"study '{record.name}': {trials}, {by}, logs in {logs}")
     with _tracked(options, record, logs):
@@ -185,6 +194,10 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
             return _finish(options, record)
     counts = record.ledger.counts()
     trials = count_of(counts.budget, "trial")
+    limit = record.ledger.limit_reached()
+    if limit is not None and launcher.reason is None:
+        say(f"ended: {limit}; {counts.finished} of {trials} finished")
+        return _finish(options, record)
     say(
         f"stopped: {counts.finished} of {trials} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"

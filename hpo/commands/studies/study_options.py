@@ -24,6 +24,7 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import AbsentError, HpoError
+from hpo.launch.placement import gpu_share
 from hpo.plugins import make_importable
 from hpo.records import Access
 from hpo.spec.loading import load
@@ -54,6 +55,32 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         metavar="NAME",
         help="as variants.toml beside the study file says; the study is named STUDY.NAME",
+    )
+
+
+def add_worker_options(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """Add how many workers there are, and what each gets of the machine."""
+    told = f"how many (default: {default or 'one for each core'})"
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.environ.get("HPO_WORKERS") or default,
+        metavar="N",
+        help=told,
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="cores of each: threads of libraries and programs (default: 1)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=gpu_share,
+        default=0.0,
+        metavar="N",
+        help="GPUs of each; 0.5 is one for two workers (default: all are left visible to all)",
     )
 
 

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from hpo.commands.common import add_shared, seconds
+from hpo.commands.studies.study_options import add_worker_options
 from hpo.system.resources import loading, name_process
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--id", help=argparse.SUPPRESS)
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add_worker_options(parser, default=1)
     parser.add_argument(
         "--leave-before",
         type=seconds,
@@ -37,17 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Be one worker of a study until its budget is finished."""
-    name_process("hpo-worker")
+    """Keep workers of a study alive until its budget is finished."""
+    name_process("hpo-launcher")
     with loading():
-        from hpo.launch.worker_process import WorkerSettings, run_worker
-    settings = WorkerSettings(
+        from hpo.launch.job import LauncherSettings, run_launcher
+    settings = LauncherSettings(
         logs=Path(options.logs),
-        worker_id=options.id,
-        parent=options.parent,
+        workers=options.workers,
+        cpus_per_worker=options.cpus_per_worker,
+        gpus_per_worker=options.gpus_per_worker,
         leave_before_s=options.leave_before,
         stagger_s=options.stagger,
         requeue=not options.no_requeue,
     )
-    run_worker(options.storage, options.name, settings)
+    run_launcher(options.storage, options.name, settings)
     return 0

@@ -150,7 +150,7 @@ def test_a_renewed_lease_is_not_reaped(ledger, bench):
     ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
     bench.let_leases_run_out()
-    ledger.renew("w1")
+    ledger.beat(["w1"])
     assert ledger.claim("w2").number == 1
 
 
@@ -234,13 +234,14 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
 
 
 def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
+    ledger.register("w1", WorkerRun("host", 1))
     claim = ledger.claim("w1")
     ledger.stop("gently")
     assert ledger.claim("w2") is Answer.STOPPED
-    assert ledger.renew("w1") is None
+    assert ledger.beat(["w1"]).stop == "gently"
     ledger.save_parts(claim, {0: {"score": 0.5}})
     ledger.stop("now")
-    assert ledger.renew("w1") is Answer.STOPPED
+    assert ledger.beat(["w1"]).stop == "now"
     ledger.release(claim)
     ledger.stop(None)
     assert ledger.claim("w2").parts == ({"score": 0.5},)
@@ -249,9 +250,9 @@ def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
 def test_a_worker_that_was_reaped_is_told_to_leave(ledger):
     ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
-    assert ledger.renew("w1") is None
+    assert not ledger.beat(["w1"]).dismissed
     assert ledger.reap("w1", "its job is over: NODE_FAIL")
-    assert ledger.renew("w1") is Answer.DISMISSED
+    assert ledger.beat(["w1", "w2"]).dismissed == {"w1", "w2"}
     assert ledger.claim("w1") is Answer.DISMISSED
 
 
