@@ -65,7 +65,7 @@ class Unit:
     scores: Mapping[str, float] | None = None
     failure: str | None = None
     pruned: str | None = None
-    attempts: Attempts = Attempts()
+    attempts: Attempts = field(default_factory=Attempts)
     queued: bool = False
 
     @property

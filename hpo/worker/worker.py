@@ -61,6 +61,7 @@ class Worker:
         self.stop = StopSignal()
         self._channel, self._sleep = channel, sleep
         self._pid = os.getpid()
+        self._folder = os.open(".", os.O_RDONLY) if channel is not None else -1
         self._history = TrialHistory(
             record.storage, record.study_id, record.spec.sampler.max_history
         )
@@ -164,6 +165,15 @@ class Worker:
             if any("wake" in message for message in self._channel.hear(left_s)):
                 return
 
+    def _take_back_process(self) -> None:
+        """Undo what an objective may have done to the process that its next part runs in, too."""
+        if os.getpid() != self._pid:
+            # A process that the objective has forked and that came back from there.
+            os._exit(1)
+        if self._channel is not None:
+            os.fchdir(self._folder)
+            self.stop.install()
+
     def _prepare_to_leave(self, exc: StopRequested) -> StopRequested:
         """Say why it leaves as its launcher says it, and end what the objective has started.
 
@@ -194,14 +204,14 @@ class Worker:
                 with self.stop.interruptible():
                     scored = self.objective.score_part(params, part)
             finally:
-                if os.getpid() != self._pid:
-                    # A process that the objective has forked and that came back from there.
-                    os._exit(1)
+                self._take_back_process()
             scores = {
                 name: value if isinstance(value, str) else float(value)
                 for name, value in scored.items()
             }
-        except (Exception, SystemExit) as exc:
+        except StopRequested:
+            raise
+        except BaseException as exc:
             raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
         if "score" not in scores:
             raise ObjectiveError(f"{self.objective.parts[part]}: no key 'score' among its scores")
