@@ -23,7 +23,8 @@ from hpo.worker.log import open_log
 from hpo.worker.signals import TIME_LIMIT, LeaveConditions, leave_time
 from hpo.worker.worker import Worker, new_worker_id
 from slurm.errors import SlurmError
-from slurm.submit import Job, current_job, requeue_self
+from slurm.scheduler import Job
+from slurm.slurm import SLURM
 
 LEAVING_SHARE = 0.08
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def run_worker(storage_url: str, name: str, settings: WorkerSettings) -> None:
         if isinstance(objective, CrossValidation):
             objective.bound.load()
         threads = hold_one_thread()
-    job = current_job()
+    job = SLURM.current_job()
     worker = Worker(record, objective, worker_id)
     outcome = worker.run(_worker_run(log, job, threads), _orders(settings, job))
     _log.info("left: %s", outcome)
@@ -107,6 +108,6 @@ def _orders(settings: WorkerSettings, job: Job | None) -> LeaveConditions:
 def _requeue(job: Job) -> None:
     _log.info("job %s goes back into the queue", job.job_id)
     try:
-        requeue_self()
+        SLURM.requeue_self()
     except SlurmError as exc:
         _log.warning("not requeued, hpo refill submits another: %s", exc)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpo.commands.common import add_shared, seconds
+from hpo.commands.common import add_shared, positive, seconds
 from hpo.system.resources import loading, name_process
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
+    # Taken up by the launcher of a job.
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--cpus-per-worker", type=positive, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--gpus-per-worker", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--id", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
