@@ -138,11 +138,16 @@ def find_wanted(record: StudyRecord, storage: str) -> list[DesiredWorkers]:
 
 
 def record_result(
-    record: StudyRecord, detail: Mapping[str, Any], jobs: Sequence[str], folder: Path | None
+    record: StudyRecord, detail: Mapping[str, Any], jobs: Sequence[str], folder: Path | None = None
 ) -> None:
     """Write down what came of a submission that was written down with `detail` before."""
     told = {**detail, "jobs": list(jobs), "folder": str(folder) if folder else None}
     record.ledger.record(EventKind.SUBMITTED, told)
+
+
+def record_refusal(record: StudyRecord, detail: Mapping[str, Any], jobs: Sequence[str]) -> None:
+    """Write down that a submission was refused after these jobs; without any it is no wish."""
+    record_result(record, {**detail, "refused": not jobs}, jobs)
 
 
 def describe_submission(
@@ -162,7 +167,10 @@ def describe_submission(
 
 def _read_asked(events: Sequence[Mapping[str, Any]], storage: str) -> dict[str, DesiredWorkers]:
     asked = {}
+    refused = {event["id"] for event in events if event.get("refused")}
     for event in events:
+        if event.get("id") in refused:
+            continue
         cluster = restore_cluster(event["cluster"])
         asked[cluster.name] = DesiredWorkers(
             event["wanted"], cluster, storage, event["logs"], event.get("site")

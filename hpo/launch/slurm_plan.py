@@ -300,7 +300,6 @@ def _find_silent(
         job.job_id
         for job in queue
         if job.active
-        and job.state != "PENDING"
         and (heard := signs.get((job.job_id, job.restarts)))
         and min(heard) > SILENT_LEASES * lease_s
     }

@@ -26,6 +26,7 @@ from hpo.launch.slurm_history import (
     comment_of_submission,
     describe_submission,
     read_history,
+    record_refusal,
     record_result,
 )
 from hpo.launch.slurm_jobs import UnwritableError, name_jobs, submit_command
@@ -245,7 +246,7 @@ def _settle(record: StudyRecord, moment: _Moment) -> int:
     for submission_id, jobs in settled.items():
         detail = events[submission_id]
         told = {key: value for key, value in detail.items() if key not in ("at", "kind")}
-        record_result(record, {**told, "anew": False}, jobs, None)
+        record_result(record, {**told, "anew": False}, jobs)
     return len(settled)
 
 
@@ -258,7 +259,7 @@ def _keep_wish(
     if plan.submit or not (anew or changed):
         return 0
     detail = describe_submission(record, each, 0, each.cluster.workers_per_job)
-    record_result(record, {**detail, "anew": anew}, (), None)
+    record_result(record, {**detail, "anew": anew}, ())
     return 1
 
 
@@ -296,10 +297,10 @@ def _submit(record: StudyRecord, wanted: DesiredWorkers, detail: Mapping[str, An
             logs=Path(wanted.logs) / record.name / "slurm",
         )
     except UnwritableError:
-        record_result(record, detail, (), None)
+        record_refusal(record, detail, ())
         raise
     except SubmitError as exc:
-        record_result(record, detail, exc.job_ids, None)
+        record_refusal(record, detail, exc.job_ids)
         raise
     except UnreachableError as exc:
         return _ask_queue(record, detail, comment, exc)
@@ -320,7 +321,7 @@ def _ask_queue(
             f"{why}; whether the {detail['n_jobs']} jobs were accepted is settled by the queue at "
             "the next refill"
         ) from why
-    record_result(record, detail, job_ids, None)
+    record_result(record, detail, job_ids)
     return job_ids
 
 

@@ -14,53 +14,12 @@ import sqlalchemy as sa
 
 from hpo.cli import main
 from hpo.errors import FailedStudyError
-from hpo.launch.slurm_history import comment_of, find_wanted
-from hpo.launch.slurm_plan import is_ours
+from hpo.launch.slurm_history import find_wanted
 from hpo.launch.slurm_workers import MAX_REFILLS_WITHOUT_PROGRESS, refill
 from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
-from hpo.study.record import StudyRecord, find
-from slurm.queue import list_jobs
-from slurm.scheduler import QueuedJob
+from hpo.study.record import find
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
-
-CLUSTERS = """
-[test]
-partition = "work"
-memory_gb = 0.5
-time_limit = "1:00:00"
-"""
-
-
-@pytest.fixture
-def site(hpo, slurm_cluster, postgres_url, monkeypatch):
-    """A folder with a cluster file, a database and a cluster that is at rest."""
-    monkeypatch.setenv("HPO_STORAGE", postgres_url)
-    Path("clusters.toml").write_text(CLUSTERS)
-    opened: list[StudyRecord] = []
-
-    class Site:
-        cluster = slurm_cluster
-
-        def record(self, name="x") -> StudyRecord:
-            opened.append(find(open_storage(postgres_url, Access.WORK), name))
-            return opened[-1]
-
-        def status(self, name="x"):
-            return json.loads(hpo("status", name, "--json").stdout)
-
-        def jobs(self, name="x") -> list[QueuedJob]:
-            """The jobs of a study that run or wait."""
-            comment = comment_of(self.record(name))
-            return [job for job in list_jobs() if is_ours(job, comment) and job.active]
-
-        def running(self, name="x") -> list[QueuedJob]:
-            return [job for job in self.jobs(name) if job.state == "RUNNING"]
-
-    yield Site()
-    for record in opened:
-        record.storage.engine.dispose()
-    slurm_cluster.wait_idle()
 
 
 @pytest.mark.slow
