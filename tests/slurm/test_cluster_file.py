@@ -74,6 +74,36 @@ def test_overrides_stand_above_variables_above_the_file(clusters, monkeypatch):
     assert spec.time_limit == "1-12:00:00"
 
 
+def test_what_a_study_asks_for_stands_over_the_section_and_below_the_rest(clusters, monkeypatch):
+    study = {"cpus_per_worker": 4, "workers_per_job": 2, "memory_per_cpu_gb": 1.5}
+    spec = find_cluster("narval", resources=study)
+    assert (spec.cpus_per_job, spec.partition) == (8, "short,long")
+    # One kind of memory takes the place of another.
+    assert (spec.memory_gb, spec.memory_per_cpu_gb) == (None, 1.5)
+    monkeypatch.setenv("HPO_SLURM_CPUS_PER_WORKER", "6")
+    assert find_cluster("narval", resources=study).cpus_per_job == 12
+    spec = find_cluster("narval", None, ["workers_per_job=1", "memory_gb=9"], study)
+    assert (spec.cpus_per_job, spec.memory_per_job_gb, spec.memory_per_cpu_gb) == (6, 9.0, None)
+    monkeypatch.setenv("HPO_SLURM_MEMORY_BY_SITE", "true")
+    assert find_cluster("narval", resources=study).memory_by_site
+    with pytest.raises(ClusterError, match="one of memory_gb, memory_per_cpu_gb, memory_by_site"):
+        find_cluster("narval", None, ["memory_gb=9", "memory_per_cpu_gb=2"])
+
+
+def test_a_site_that_forbids_memory_is_not_asked_for_it_by_a_study(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[c]\nmemory_by_site = true\n")
+    spec = find_cluster("c", path, resources={"memory_gb": 8, "cpus_per_worker": 2})
+    assert (spec.memory_by_site, spec.memory_per_job_gb, spec.cpus_per_worker) == (True, None, 2)
+
+
+def test_a_study_and_a_section_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[c]\nworkers_per_job = 4\n")
+    with pytest.raises(ClusterError, match="workers_per_job must be 1 with nodes_per_trial 2"):
+        find_cluster("c", path, resources={"nodes_per_trial": 2})
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -187,6 +187,49 @@ def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_script_for_sbatch_adds_a_job_as_submit_would(hpo, site):
+    path = write_study(trials=3)
+    with Path(path).open("a") as file:
+        file.write("[resources]\ncpus_per_worker = 2\nmemory_gb = 0.7\n")
+    hpo("submit", path, "--workers", "0")
+    said = hpo("sbatch", "x", "--slurm", "setup=echo prepared")
+    script = said.stdout
+    assert "#SBATCH --partition=work\n" in script
+    assert "#SBATCH --cpus-per-task=2\n#SBATCH --mem=717M\n" in script
+    assert " -m hpo worker x --logs " in script
+    assert "--workers 1 --cpus-per-worker 2 --gpus-per-worker 0" in script
+    # The URL of the tests' server holds a password; sbatch hands the variable on.
+    assert str(sa.make_url(os.environ["HPO_STORAGE"]).password) not in script + said.stderr
+    assert "HPO_STORAGE must be set where sbatch is called" in said.stderr
+    Path("job.sh").write_text(script)
+    submit = ["sbatch", "--parsable", "--hold", "job.sh"]
+    job = subprocess.run(submit, capture_output=True, text=True, check=True).stdout.strip()
+    # It is the study's, and none of those that were asked for.
+    assert [(found.job_id, found.state) for found in site.jobs()] == [(job, "PENDING")]
+    site.cluster.run("scontrol", "release", job)
+    wait_until(lambda: site.status()["state"] == "finished")
+    assert list(journal().values()) == [1] * 9
+    wait_until(lambda: site.cluster.job_states()[job] == "COMPLETED")
+    assert "prepared" in Path(f"slurm-{job}.out").read_text()
+    variables = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    done = subprocess.run(
+        ["bash", "job.sh"], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "HPO_STORAGE: must be set where sbatch is called" in done.stderr
+
+
+def test_a_script_for_sbatch_names_a_storage_that_is_no_secret(hpo):
+    hpo("submit", write_study(), "--workers", "0")
+    script = hpo("sbatch", "x", "--slurm", "time_limit=2:00:00").stdout
+    assert f" --storage sqlite:///{Path.cwd()}/hpo.db --logs {Path.cwd()}/logs " in script
+    assert "#SBATCH --time=02:00:00\n" in script
+    assert "no study 'y'" in hpo("sbatch", "y", code=2).stderr
+    assert "unknown key" in hpo("sbatch", "x", "--slurm", "cpu=2", code=2).stderr
+    assert "is called cpus_per_worker now" in hpo("sbatch", "x", "--slurm", "cpus=2", code=2).stderr
+
+
+@pytest.mark.slow
 def test_what_cannot_be_submitted_is_said(hpo, site):
     path = write_study()
     for arguments, message in (
