@@ -109,7 +109,8 @@ class ClusterSpec(BaseModel):
         Workers leave so long before the time limit, spread over so many further seconds. By
         default 120 each, or 8 % of a time limit for which that would be too long.
     srun
-        Further arguments of the srun that starts a worker in its job.
+        Further arguments of the srun that starts the workers of a job, where one does: not with
+        `nodes_per_trial`, and not in a script that is submitted by hand.
     extra
         Any other option of sbatch; True for one without a value.
     """

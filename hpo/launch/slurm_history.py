@@ -202,7 +202,8 @@ def _read_submissions(events: Sequence[Mapping[str, Any]], now: float) -> list[S
 
 
 def _sign_of(row: WorkerRow, now: float, up_since: float) -> WorkerSign:
-    heard_at = max(row.seen_at, row.ended_at or 0.0, up_since)
+    # Its end is no sign of life: others may have written that down.
+    heard_at = max(row.seen_at, up_since)
     return WorkerSign(
         worker_id=row.worker_id,
         site=row.cluster,

@@ -128,6 +128,8 @@ def refill(
         _clean(record, moment, found)
         _require_few_failures(record)
         if _submit_missing(record, wanted, moment, found, anew=anew, refill_id=refill_id):
+            for each in found.values():
+                each.cancelled = [*dict.fromkeys(each.cancelled)]
             return [*found.values()]
     raise BusyError(
         f"study '{record.name}': other processes are submitting workers at this moment; "

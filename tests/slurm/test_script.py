@@ -137,7 +137,12 @@ def test_a_failing_line_ends_a_real_job_and_its_output_says_why(slurm_cluster, t
 @pytest.mark.slow
 def test_the_shape_of_a_job_is_what_slurm_gives(slurm_cluster, tmp_path):
     spec = ClusterSpec(
-        name="c", workers_per_job=2, cpus_per_worker=3, gpus_per_worker=0.5, memory_per_cpu_gb=0.1
+        name="c",
+        workers_per_job=2,
+        cpus_per_worker=3,
+        gpus_per_worker=0.5,
+        memory_per_cpu_gb=0.1,
+        python=f"env PREFIXED=1 {sys.executable}",
     )
     [job] = submit(
         spec, partial(write_job, tmp_path), 1, name="s", comment="shape", folder=tmp_path / "jobs"
