@@ -120,13 +120,13 @@ class ClusterSpec(BaseModel):
     name: str
     partition: Line | None = None
     time_limit: Line | None = None
-    workers_per_job: int = Field(1, ge=1)
-    cpus_per_worker: int = Field(1, ge=1)
-    gpus_per_worker: float = Field(0.0, ge=0, allow_inf_nan=False)
+    workers_per_job: int = Field(1, ge=1, le=10_000)
+    cpus_per_worker: int = Field(1, ge=1, le=10_000)
+    gpus_per_worker: float = Field(0.0, ge=0, le=1024, allow_inf_nan=False)
     gpu_type: Word | None = None
-    nodes_per_trial: int = Field(1, ge=1)
-    memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    memory_per_cpu_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
+    nodes_per_trial: int = Field(1, ge=1, le=100_000)
+    memory_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    memory_per_cpu_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
     memory_by_site: bool = False
     account: Line | None = None
     qos: Line | None = None
@@ -226,8 +226,10 @@ class ClusterSpec(BaseModel):
     @field_validator("gpus_per_worker")
     @classmethod
     def _check_gpus(cls, gpus: float) -> float:
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"must be a whole number, or a fraction of one GPU, got {gpus:g}")
+        if (gpus > 1 and gpus != int(gpus)) or 0 < gpus < 0.001:
+            raise ValueError(
+                f"must be a whole number, or a fraction of one GPU from 0.001 on, got {gpus:g}"
+            )
         return gpus
 
     @field_validator("gres")

@@ -317,12 +317,12 @@ class ResourcesSpec(_Section):
     the cluster file: `slurm.cluster.ClusterSpec` says what each of them means.
     """
 
-    workers_per_job: int | None = Field(None, ge=1)
-    cpus_per_worker: int | None = Field(None, ge=1)
-    gpus_per_worker: float | None = Field(None, ge=0, allow_inf_nan=False)
-    memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    memory_per_cpu_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    nodes_per_trial: int | None = Field(None, ge=1)
+    workers_per_job: int | None = Field(None, ge=1, le=10_000)
+    cpus_per_worker: int | None = Field(None, ge=1, le=10_000)
+    gpus_per_worker: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
+    memory_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    memory_per_cpu_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    nodes_per_trial: int | None = Field(None, ge=1, le=100_000)
 
     @property
     def asked(self) -> dict[str, int | float]:
@@ -332,9 +332,10 @@ class ResourcesSpec(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         gpus = self.gpus_per_worker
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
+        if gpus and ((gpus > 1 and gpus != int(gpus)) or gpus < 0.001):
             raise ValueError(
-                f"gpus_per_worker must be a whole number, or a fraction of one GPU, got {gpus:g}"
+                "gpus_per_worker must be a whole number, or a fraction of one GPU from 0.001 on, "
+                f"got {gpus:g}"
             )
         if self.memory_gb is not None and self.memory_per_cpu_gb is not None:
             raise ValueError(

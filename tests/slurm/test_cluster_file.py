@@ -120,6 +120,8 @@ def test_a_study_and_a_section_that_do_not_fit_are_refused(tmp_path):
         ("workers_per_job = 0", "workers_per_job: .* greater than or equal to 1, got 0"),
         ("gpus_per_worker = -1", "gpus_per_worker: .* greater than or equal to 0, got -1"),
         ("gpus_per_worker = 1.5", "gpus_per_worker: must be a whole number, or a .*, got 1.5"),
+        ("gpus_per_worker = 1e-320", "gpus_per_worker: must be a whole number, or a fraction"),
+        ("memory_gb = 1e308", "memory_gb: .* less than or equal to 1000000, got 1e+"),
         ('gpu_type = "a100"', "gpu_type 'a100' needs gpus_per_worker, got 0"),
         ('gpus_per_worker = 1\ngpu_type = "a,b"', "gpu_type: must be one word, got 'a,b'"),
         ('gres = "lustre:1,gpu:2"', "gres: GPUs are asked for by gpus_per_worker .*, got 'lus"),

@@ -31,7 +31,8 @@ def test_every_resource_is_a_field_of_a_cluster():
     ("asked", "message"),
     [
         ({"workers_per_job": 0}, "greater than or equal to 1, got 0"),
-        ({"gpus_per_worker": 2.5}, "must be a whole number, or a fraction of one GPU, got 2.5"),
+        ({"gpus_per_worker": 2.5}, "must be a whole number, or a fraction of one GPU .*, got 2.5"),
+        ({"gpus_per_worker": 1e-320}, "fraction of one GPU from 0.001 on"),
         ({"memory_gb": 2, "memory_per_cpu_gb": 1}, "one of memory_gb and memory_per_cpu_gb is"),
         ({"nodes_per_trial": 2, "workers_per_job": 2}, "workers_per_job must be 1 with nodes_per"),
         ({"cpus": 2}, "unknown key"),
