@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from slurm.errors import ClusterError, suggest
+from slurm.shape import MEMORY, JobShape, Line, Word
 
 FILE_NAME = "clusters.toml"
 FILE_VARIABLE = "HPO_CLUSTERS"
@@ -32,10 +29,6 @@ FIELD_VARIABLE = "HPO_SLURM_"
 MAX_LEAVING_SHARE = 0.2
 DEFAULT_LEAVING_S = 120
 DEFAULT_LEAVING_SHARE = 0.08
-
-# One line, as it stands in a script that a shell and sbatch read.
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
-Word = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
 
 # sbatch's options that are fields here, or that a submission sets by itself.
 _FIELD_OF_OPTION = {
@@ -66,36 +59,19 @@ _SET_BY_SUBMISSION = {
     "array", "comment", "error", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output",
     "parsable", "wait", "wrap",
 }  # fmt: skip
-# Of these one alone is said: whoever says another one takes the place of all.
-_MEMORY = ("memory_gb", "memory_per_cpu_gb", "memory_by_site")
-DEFAULT_MEMORY_GB = 4.0
 # Keys of earlier versions.
 _RENAMED = {"cpus": "cpus_per_worker"}
 
 
-class ClusterSpec(BaseModel):
+class ClusterSpec(JobShape):
     """One section of a cluster file. What is None is left to the site.
+
+    The shape of a job is that of `JobShape`.
 
     Attributes
     ----------
     time_limit
         As `D-HH:MM:SS`, `HH:MM:SS` or minutes; kept in SLURM's own form.
-    workers_per_job
-        How many workers share a job, and with it its memory.
-    cpus_per_worker, gpus_per_worker
-        Of each worker. Below 1, several workers share a GPU: 0.5 is two of them, and 0.4 too.
-    gpu_type
-        As the site names it, such as `a100`; None is any.
-    nodes_per_trial
-        Above 1 a job has so many nodes and one worker, on the first of them, whose objective runs
-        on all of them by its own `srun`. CPUs, GPUs and memory are then those of each node.
-    memory_gb, memory_per_cpu_gb, memory_by_site
-        One of the three: of a job, for each CPU, or not asked for at all, where the site forbids
-        that. If none is said, 4 GB for each worker of a job.
-    gres
-        Other generic resources than GPUs, as in `lustre:1`.
-    exclusive
-        Have nodes alone.
     python
         What starts Python in a job, such as `conda run -n env python` or
         `apptainer exec image.sif python`; None is the Python of who submits.
@@ -115,27 +91,15 @@ class ClusterSpec(BaseModel):
         Any other option of sbatch; True for one without a value.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
     partition: Line | None = None
     time_limit: Line | None = None
-    workers_per_job: int = Field(1, ge=1, le=10_000)
-    cpus_per_worker: int = Field(1, ge=1, le=10_000)
-    gpus_per_worker: float = Field(0.0, ge=0, le=1024, allow_inf_nan=False)
-    gpu_type: Word | None = None
-    nodes_per_trial: int = Field(1, ge=1, le=100_000)
-    memory_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
-    memory_per_cpu_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
-    memory_by_site: bool = False
     account: Line | None = None
     qos: Line | None = None
     constraint: Line | None = None
     reservation: Line | None = None
     nodelist: Line | None = None
     exclude: Line | None = None
-    gres: Line | None = None
-    exclusive: bool = False
     nice: int | None = None
     python: Line | None = None
     setup: tuple[Line, ...] = ()
@@ -145,34 +109,12 @@ class ClusterSpec(BaseModel):
     stagger_s: int = Field(DEFAULT_LEAVING_S, ge=0)
     requeue: bool = True
     srun: tuple[Line, ...] = ()
-    extra: dict[str, Line | int | bool] = {}
+    extra: dict[str, Line | int | bool] = Field(default_factory=dict)
 
     @property
     def time_limit_s(self) -> int | None:
         """The time limit in seconds; None is the partition's own."""
         return None if self.time_limit is None else parse_time(self.time_limit)
-
-    @property
-    def cpus_per_job(self) -> int:
-        """CPUs of all workers of a job; with several nodes, on each of them."""
-        return self.workers_per_job * self.cpus_per_worker
-
-    @property
-    def gpus_per_job(self) -> int:
-        """GPUs of all workers of a job; with several nodes, on each of them."""
-        if self.gpus_per_worker >= 1 or not self.gpus_per_worker:
-            return self.workers_per_job * int(self.gpus_per_worker)
-        workers_per_gpu = int(1.0 / self.gpus_per_worker + 1e-9)
-        return math.ceil(self.workers_per_job / workers_per_gpu)
-
-    @property
-    def memory_per_job_gb(self) -> float | None:
-        """Memory that is asked for as a whole; None if it is not."""
-        if self.memory_per_cpu_gb is not None or self.memory_by_site:
-            return None
-        if self.memory_gb is not None:
-            return self.memory_gb
-        return DEFAULT_MEMORY_GB * self.workers_per_job
 
     def with_workers(self, workers_per_job: int) -> ClusterSpec:
         """Return the same cluster with so many workers in a job."""
@@ -222,38 +164,6 @@ class ClusterSpec(BaseModel):
             if value is False:
                 raise ValueError(f"'{option}' must be true or a value; leave it out instead")
         return extra
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _check_gpus(cls, gpus: float) -> float:
-        if (gpus > 1 and gpus != int(gpus)) or 0 < gpus < 0.001:
-            raise ValueError(
-                f"must be a whole number, or a fraction of one GPU from 0.001 on, got {gpus:g}"
-            )
-        return gpus
-
-    @field_validator("gres")
-    @classmethod
-    def _check_gres(cls, gres: str | None) -> str | None:
-        if gres and any(re.match(r"(gres[:/])?gpu\b", item) for item in gres.split(",")):
-            raise ValueError(
-                f"GPUs are asked for by gpus_per_worker and, if need be, gpu_type, got '{gres}'"
-            )
-        return gres
-
-    @model_validator(mode="after")
-    def _check_shape(self) -> ClusterSpec:
-        said = [key for key in _MEMORY if getattr(self, key)]
-        if len(said) > 1:
-            raise ValueError(f"one of {', '.join(_MEMORY)} is enough, got {' and '.join(said)}")
-        if self.nodes_per_trial > 1 and self.workers_per_job > 1:
-            raise ValueError(
-                f"workers_per_job must be 1 with nodes_per_trial {self.nodes_per_trial}, got"
-                f" {self.workers_per_job}"
-            )
-        if self.gpu_type and not self.gpus_per_worker:
-            raise ValueError(f"gpu_type '{self.gpu_type}' needs gpus_per_worker, got 0")
-        return self
 
     @model_validator(mode="after")
     def _check_leaving(self) -> ClusterSpec:
@@ -315,7 +225,7 @@ def find_cluster(
         {
             key: value
             for key, value in resources.items()
-            if key not in _MEMORY or not raw.get("memory_by_site")
+            if key not in MEMORY or not raw.get("memory_by_site")
         },
     )
     _overlay(raw, _read_environment())
@@ -397,8 +307,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _overlay(raw: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Set the fields of a layer that stands over what there is."""
-    if any(key in layer for key in _MEMORY):
-        for key in _MEMORY:
+    if any(key in layer for key in MEMORY):
+        for key in MEMORY:
             raw.pop(key, None)
     raw.update(layer)
 

@@ -314,7 +314,7 @@ class ResourcesSpec(_Section):
     """What the workers of the study need, wherever it runs; what is None is left to the cluster.
 
     It is no part of what makes the study that study. On a cluster it stands over the section of
-    the cluster file: `slurm.cluster.ClusterSpec` says what each of them means.
+    the cluster file: `slurm.shape.JobShape` says what each of them means.
     """
 
     workers_per_job: int | None = Field(None, ge=1, le=10_000)
