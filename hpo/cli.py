@@ -21,6 +21,7 @@ COMMANDS = {
     "worker": ("studies.worker", "add one worker to a study"),
     "submit": ("cluster.submit", "run a study with workers on a SLURM cluster; returns at once"),
     "refill": ("cluster.refill", "submit the workers of a study that are missing"),
+    "sbatch": ("cluster.sbatch", "print a script for sbatch that adds a job of workers to a study"),
     "stop": ("cluster.stop", "end a study: running trials are finished, no new ones begin"),
     "budget": ("cluster.budget", "raise or lower the budget of a study, running or finished"),
     "status": ("results.status", "say how far studies are"),

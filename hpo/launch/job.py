@@ -19,7 +19,8 @@ from hpo.system.processes import awake_s
 from hpo.worker.channel import WorkerOrder
 from hpo.worker.worker import PATIENCE_S
 from slurm.errors import SlurmError
-from slurm.submit import Job, current_job, requeue_self
+from slurm.scheduler import Job
+from slurm.slurm import SLURM
 
 LEAVING_SHARE = 0.08
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> boo
     bool
         Whether the budget is finished.
     """
-    job = current_job()
+    job = SLURM.current_job()
     storage = open_patiently(storage_url, Access.WORK, PATIENCE_S)
     record = find(storage, name)
     # What forks has nothing open.
@@ -102,6 +103,6 @@ def _leave_in_s(settings: LauncherSettings, left_s: float) -> float:
 def _requeue(job: Job) -> None:
     _log.info("job %s goes back into the queue", job.job_id)
     try:
-        requeue_self()
+        SLURM.requeue_self()
     except SlurmError as exc:
         _log.warning("not requeued, hpo refill submits another: %s", exc)

@@ -311,6 +311,46 @@ class PruningSpec(_Section):
     startup_trials: int = Field(10, ge=1)
 
 
+class ResourcesSpec(_Section):
+    """What the workers of the study need, wherever it runs; what is None is left to the cluster.
+
+    It is no part of what makes the study that study. On a cluster it stands over the section of
+    the cluster file: `slurm.shape.JobShape` says what each of them means.
+    """
+
+    workers_per_job: int | None = Field(None, ge=1, le=10_000)
+    cpus_per_worker: int | None = Field(None, ge=1, le=10_000)
+    gpus_per_worker: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
+    memory_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    memory_per_cpu_gb: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    nodes_per_trial: int | None = Field(None, ge=1, le=100_000)
+
+    @property
+    def asked(self) -> dict[str, int | float]:
+        """What the study asks for, by name."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus and ((gpus > 1 and gpus != int(gpus)) or gpus < 0.001):
+            raise ValueError(
+                "gpus_per_worker must be a whole number, or a fraction of one GPU from 0.001 on, "
+                f"got {gpus:g}"
+            )
+        if self.memory_gb is not None and self.memory_per_cpu_gb is not None:
+            raise ValueError(
+                f"one of memory_gb and memory_per_cpu_gb is enough, got {self.memory_gb:g} and "
+                f"{self.memory_per_cpu_gb:g}"
+            )
+        nodes, workers = self.nodes_per_trial or 1, self.workers_per_job or 1
+        if nodes > 1 and workers > 1:
+            raise ValueError(
+                f"workers_per_job must be 1 with nodes_per_trial {nodes}, got {workers}"
+            )
+        return self
+
+
 def _is_switch(value: Any) -> str:
     return "section" if isinstance(value, dict | PruningSpec) else "switch"
 
@@ -392,6 +432,7 @@ class StudySpec(_Section):
     space: dict[str, Dimension] = {}
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
+    resources: ResourcesSpec = ResourcesSpec()
 
     @property
     def pruned_by(self) -> PruningSpec | None:

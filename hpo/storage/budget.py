@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -152,33 +152,26 @@ class Budget:
             self._set_stop(c, how)
 
     @patient
-    def lock_launcher(self, holder: str, for_s: float) -> bool:
-        """Be the only one that submits workers for this study, for so long; False if another is."""
-        with self.storage.write() as c:
-            now = self.storage.now(c)
-            taken = c.execute(
-                STUDIES.update()
-                .where(
-                    STUDIES.c.study_id == self.study_id,
-                    sa.or_(
-                        STUDIES.c.launcher.is_(None),
-                        STUDIES.c.launcher == holder,
-                        STUDIES.c.launcher_until < now,
-                    ),
-                )
-                .values(launcher=holder, launcher_until=now + for_s)
-            )
-            return taken.rowcount == 1
+    def record_unless_others(
+        self, kind: EventKind, detail: Mapping[str, Any], kinds: Collection[EventKind], seen: int
+    ) -> bool:
+        """Write an event down if there are still as many of some kinds as were seen before.
 
-    @patient
-    def unlock_launcher(self, holder: str) -> None:
-        """Let others submit workers."""
+        Whoever decides by what has happened, and something else happens meanwhile, decides anew.
+        `detail` has an `id`, by which it is known again after a lost answer.
+        """
         with self.storage.write() as c:
-            c.execute(
-                STUDIES.update()
-                .where(STUDIES.c.study_id == self.study_id, STUDIES.c.launcher == holder)
-                .values(launcher=None, launcher_until=None)
+            self._lock(c)
+            query = sa.select(EVENTS.c.detail).where(
+                EVENTS.c.study_id == self.study_id, EVENTS.c.kind.in_(kinds)
             )
+            events = [json.loads(text) for text in c.execute(query).scalars()]
+            if any(event.get("id") == detail["id"] for event in events):
+                return True
+            if len(events) != seen:
+                return False
+            self.storage.record_event(c, self.study_id, kind, **detail)
+        return True
 
     # What there is ----------------------------------------------------------------------------
 

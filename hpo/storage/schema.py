@@ -98,9 +98,6 @@ STUDIES = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     # gently (no new trials) | now (trials are released); NULL while the study may go on.
     sa.Column("stop", sa.String(8)),
-    # Who submits workers at this moment, and until when nobody else may.
-    sa.Column("launcher", sa.String(128)),
-    sa.Column("launcher_until", sa.Float),
 )
 
 # One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.

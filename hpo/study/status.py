@@ -180,7 +180,8 @@ def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
 
 def _was_submitted(c: sa.Connection, study_id: int) -> bool:
     query = sa.select(EVENTS.c.event_id).where(
-        EVENTS.c.study_id == study_id, EVENTS.c.kind == EventKind.SUBMITTED.value
+        EVENTS.c.study_id == study_id,
+        EVENTS.c.kind.in_([EventKind.SUBMITTING, EventKind.SUBMITTED]),
     )
     return c.execute(query.limit(1)).first() is not None
 

@@ -19,8 +19,10 @@ import psutil
 import psycopg
 
 from hpo.errors import HpoError, StorageError
+from hpo.launch.slurm_history import DesiredWorkers, comment_of
 from hpo.launch.slurm_jobs import UnwritableError
-from hpo.launch.slurm_workers import BusyError, DesiredWorkers, comment_of, refill
+from hpo.launch.slurm_plan import is_ours
+from hpo.launch.slurm_workers import BusyError, refill
 from hpo.records import Access
 from hpo.spec.loading import validate
 from hpo.storage.backends import open_storage
@@ -135,7 +137,7 @@ class Site:
 
     def refill(self) -> None:
         try:
-            refill(self.record, self.wanted, anew=True)
+            refill(self.record, [self.wanted], anew=True)
         except (StorageError, SlurmError, UnwritableError):
             pass  # `hpo refill --watch` tries again
         except BusyError:
@@ -168,7 +170,7 @@ class Site:
 
     def running(self) -> list[str]:
         try:
-            jobs = list_jobs(comment_of(self.record))
+            jobs = [job for job in list_jobs() if is_ours(job, comment_of(self.record))]
         except SlurmError:
             return []
         return sorted(job.job_id for job in jobs if job.state == "RUNNING")

@@ -163,7 +163,7 @@ def _submit_missing(
         _warn_of_local_folders(options, cluster)
         submitted, folder = submit_command(
             cluster,
-            [*build_again, "--structures-only", "--workers", str(cluster.cpus)],
+            [*build_again, "--structures-only", "--workers", str(cluster.cpus_per_job)],
             lacking,
             name="hpo-features",
             comment=_comment_of(structures),
