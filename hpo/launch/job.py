@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.launch.placement import make_places
+from hpo.launch.placement import make_places, share_of
 from hpo.launch.processes import worker_source
 from hpo.launch.supervisor import TIME_LIMIT, Supervisor
 from hpo.records import Access
@@ -33,7 +33,7 @@ class LauncherSettings:
     Attributes
     ----------
     workers, cpus_per_worker, gpus_per_worker
-        How many, and what each gets.
+        How many, and what each gets; None is what the study asks for.
     leave_before_s, stagger_s
         How long before the end of its SLURM job everybody leaves, and over which further time
         launchers that end together are spread.
@@ -43,8 +43,8 @@ class LauncherSettings:
 
     logs: Path
     workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: float = 0.0
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
     leave_before_s: float = 120.0
     stagger_s: float = 120.0
     requeue: bool = True
@@ -63,12 +63,10 @@ def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> boo
     record = find(storage, name)
     # What forks has nothing open.
     storage.engine.dispose()
-    places = make_places(
-        settings.workers,
-        cpus=settings.cpus_per_worker,
-        gpus=settings.gpus_per_worker,
-        tied=job is not None and settings.workers > 1,
-    )
+    share = share_of(record.spec.resources, settings.cpus_per_worker, settings.gpus_per_worker)
+    # Nobody else uses the cores of a job.
+    tied = job is not None and settings.workers > 1
+    places = make_places(settings.workers, share, tied=tied)
     order = WorkerOrder(
         storage=storage.engine.url.render_as_string(hide_password=False),
         study=record.name,
@@ -78,7 +76,7 @@ def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> boo
         job=job.job_id if job else None,
         restarts=job.restarts if job else None,
     )
-    with worker_source(record.spec, settings.cpus_per_worker) as processes:
+    with worker_source(record.spec, share.cpus) as processes:
         launcher = Supervisor(record, order, places, processes)
         if job is not None and job.end_unix_s is not None:
             launcher.leave_at = awake_s() + _leave_in_s(settings, job.end_unix_s - time.time())

@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hpo.errors import HpoError
+from hpo.spec.sections import ResourcesSpec
 from hpo.system.resources import allowed_cpus
 
 _DEVICES = Path("/dev")
@@ -18,6 +20,16 @@ MAX_GPUS = 1024
 
 class PlacementError(HpoError):
     """A machine, or a job, has not what its workers are to get."""
+
+
+class Share(NamedTuple):
+    """Cores and GPUs of each worker; a half is one GPU for two workers."""
+
+    cpus: int
+    gpus: float
+
+
+ONE_CORE = Share(1, 0.0)
 
 
 @dataclass(frozen=True)
@@ -39,17 +51,19 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_places(
-    workers: int, *, cpus: int = 1, gpus: float = 0.0, tied: bool = False
-) -> list[Place]:
+def share_of(resources: ResourcesSpec, cpus: int | None = None, gpus: float | None = None) -> Share:
+    """Return what each worker gets: as somebody says, or as the study asks, or one core."""
+    return Share(
+        cpus or resources.cpus_per_worker or 1,
+        gpus if gpus is not None else resources.gpus_per_worker or 0.0,
+    )
+
+
+def make_places(workers: int, share: Share = ONE_CORE, *, tied: bool = False) -> list[Place]:
     """Divide the cores and GPUs of this process among workers.
 
     Parameters
     ----------
-    cpus
-        Cores of each.
-    gpus
-        GPUs of each; a half is one GPU for two workers.
     tied
         Whether a worker runs on cores of its own, where there are enough: in a job, whose cores
         nobody else uses.
@@ -59,7 +73,7 @@ def make_places(
     PlacementError
         If there are not enough GPUs.
     """
-    allowed = allowed_cpus()
+    allowed, (cpus, gpus) = allowed_cpus(), share
     tied = tied and workers * cpus <= len(allowed)
     variable, names = find_gpus() if gpus else ("", [])
     if gpus and _last_gpu(workers, gpus) >= len(names):

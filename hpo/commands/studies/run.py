@@ -35,6 +35,7 @@ from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
 if TYPE_CHECKING:
+    from hpo.launch.placement import Share
     from hpo.launch.processes import WorkerSource
     from hpo.records import Counts
     from hpo.spec.sections import StudySpec
@@ -101,6 +102,7 @@ def run_study(
     again: bool = True,
 ) -> int:
     """Run a study; what is finished is reported `again`, or only where its report is missing."""
+    from hpo.launch.placement import share_of
     from hpo.launch.processes import worker_source
 
     reported = _find_reported(options, spec, source, stored_table)
@@ -108,7 +110,8 @@ def run_study(
         _say_finished(spec.name, reported.counts, again=again)
         return _show(options, reported) if again else 0
     # The first worker gets ready while the study is begun.
-    with worker_source(spec, options.cpus_per_worker) as processes:
+    share = share_of(spec.resources, options.cpus_per_worker, options.gpus_per_worker)
+    with worker_source(spec, share.cpus) as processes:
         record = begin_study(options, spec, source, stored_table)
         counts = record.ledger.counts()
         if not counts.done:
@@ -117,7 +120,7 @@ def run_study(
                     f"going on with study '{record.name}': "
                     f"{counts.finished} of {counts.budget} finished"
                 )
-            return _work(options, record, processes)
+            return _work(options, record, processes, share)
     again = again or not _page(options, record.name).is_file()
     _say_finished(record.name, counts, again=again)
     return _finish(options, record) if again else 0
@@ -166,15 +169,17 @@ def _find_reported(
     return snapshot if is_same(record, spec, table) else None
 
 
-def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
+def _work(
+    options: argparse.Namespace, record: StudyRecord, processes: WorkerSource, share: Share
+) -> int:
     from hpo.launch.placement import make_places
     from hpo.launch.progress_line import Progress
     from hpo.launch.supervisor import Supervisor
     from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
-    workers = options.workers or max(1, len(allowed_cpus()) // options.cpus_per_worker)
-    places = make_places(workers, cpus=options.cpus_per_worker, gpus=options.gpus_per_worker)
+    workers = options.workers or max(1, len(allowed_cpus()) // share.cpus)
+    places = make_places(workers, share)
     logs = Path(options.logs) / record.name
     order = WorkerOrder(
         storage=record.storage.engine.url.render_as_string(hide_password=False),

@@ -71,16 +71,14 @@ def add_worker_options(parser: argparse.ArgumentParser, default: int | None = No
     parser.add_argument(
         "--cpus-per-worker",
         type=positive,
-        default=1,
         metavar="N",
-        help="cores of each: threads of libraries and programs (default: 1)",
+        help="cores of each: threads of libraries and programs (default: as the study asks, or 1)",
     )
     parser.add_argument(
         "--gpus-per-worker",
         type=gpu_share,
-        default=0.0,
         metavar="N",
-        help="GPUs of each; 0.5 is one for two workers (default: all are left visible to all)",
+        help="GPUs of each; 0.5 is one for two workers (default: as the study asks, or all)",
     )
 
 

@@ -108,7 +108,9 @@ def test_a_launcher_computes_nothing_and_imports_nothing_to_compute_with(begin_s
     record = begin_study(**HISTOGRAMS)
     imported = modules_after(RUN, "worker", "small", "--storage", f"sqlite:///{tmp_path}/hpo.db")
     assert record.ledger.counts().done
-    assert not imported & (CHEMISTRY | DRAWING | {"alembic", "sklearn", "scipy", "pandas", "pyarrow"})
+    assert not imported & (
+        CHEMISTRY | DRAWING | {"alembic", "sklearn", "scipy", "pandas", "pyarrow"}
+    )
 
 
 def test_reading_a_table_needs_no_pandas(hand_table):
@@ -167,11 +169,7 @@ class Launched:
         return {child.pid for child in self.parent.children() if child.name() == "hpo-worker"}
 
     def warm(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in self.parent.children()
-            if child.name() == "hpo-forkserver"
-        ]
+        return [child for child in self.parent.children() if child.name() == "hpo-forkserver"]
 
     def lines(self) -> list[dict[str, Any]]:
         if not Path("probe.jsonl").exists():
