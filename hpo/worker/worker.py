@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hpo.errors import ObjectiveError, StopRequested
+from hpo.errors import StopRequested
 from hpo.objectives.protocol import Objective
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
+from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
@@ -44,7 +45,7 @@ class Worker:
         worker_id: str,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.record, self.objective, self.worker_id = record, objective, worker_id
+        self.record, self.worker_id = record, worker_id
         self.ledger = record.ledger
         self.stop = StopSignal()
         self._sleep = sleep
@@ -52,9 +53,10 @@ class Worker:
             record.storage, record.study_id, record.spec.sampler.max_history
         )
         self._space = distributions(record.spec.space)
+        self.objective = CheckedObjective(objective, self._space)
         # The trial that parameters are drawn for.
         self._undrawn: Claim | None = None
-        self._prune = make_pruner(record, objective)
+        self._prune = make_pruner(record, self.objective)
 
     def run(self, run: WorkerRun, orders: LeaveConditions | None = None) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -133,15 +135,6 @@ class Worker:
 
     def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, Any]:
         started = time.monotonic()
-        try:
-            with self.stop.interruptible():
-                scored = self.objective.score_part(params, part)
-            scores = {
-                name: value if isinstance(value, str) else float(value)
-                for name, value in scored.items()
-            }
-        except (Exception, SystemExit) as exc:
-            raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
-        if "score" not in scores:
-            raise ObjectiveError(f"{self.objective.parts[part]}: no key 'score' among its scores")
+        with self.stop.interruptible():
+            scores = self.objective.score_part(params, part)
         return {**scores, WALL_KEY: time.monotonic() - started}
