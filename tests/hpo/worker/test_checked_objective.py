@@ -258,7 +258,6 @@ def test_what_is_no_score_of_a_trial_fails_it(bench, told, rule):
     assert rule in reason
 
 
-PARTS: list[Any] = [GOOD, GOOD]
 DEPTH = IntDistribution(1, 9)
 ENDLESS: Any = itertools.repeat(GOOD)
 NOT_SETTLED: dict[str, tuple[Any, str]] = {
@@ -295,7 +294,7 @@ def test_what_cannot_be_settled_fails_the_trial(bench, told, rule):
 
 
 def test_what_is_settled_is_stored(bench):
-    parts = [{"score": 2.0}, {"score": 3.0, "note": "n"}]
+    parts: list[Any] = [{"score": 2.0}, {"score": 3.0, "note": "n"}]
     (trial,) = bench.run(settled=ResolvedTrial({"n": 5}, {"n": DEPTH}, parts))
     assert trial.params["n"] == 5
     assert trial.intermediate_values == {0: 2.0, 1: 3.0}
