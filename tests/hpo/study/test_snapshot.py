@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
-from hpo.records import Access, WorkerRun, part_key
+from hpo.records import Access, Claim, WorkerRun, part_key
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.export import FORMATS, export, trials_frame
@@ -204,6 +204,7 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
 def test_scores_that_are_named_like_columns_are_exported_beside_them(tmp_path):
     record = begin_without_table(f"sqlite:///{tmp_path / 'hpo.db'}")
     claim = record.ledger.claim("w")
+    assert isinstance(claim, Claim)
     space = {"alpha": FloatDistribution(0.0, 1.0)}
     record.ledger.save_params(claim, {"alpha": 0.5}, space)
     names = ("number", "state", "started", "completed", "param.alpha", "rmse")

@@ -182,5 +182,27 @@ def test_no_failure_is_among_the_good_trials_however_many_there_are(record):
     assert all(state is not TrialState.FAIL for state, _ in seen_by_samplers(record))
 
 
+@pytest.mark.slow
+def test_one_worker_after_another_draws_what_one_worker_draws(begin_study):
+    drawn: dict[str, list[float]] = {}
+    for name in ("one", "many"):
+        record = begin_study(name=name, trials=100, max_failures=100, space={"x": SPACE["x"]})
+        space, sampler = distributions(record.spec.space), record.spec.sampler
+        history, drawn[name] = TrialHistory(record.storage, record.study_id, 250), []
+        for _ in range(60):
+            if name == "many":  # the one before was killed
+                history = TrialHistory(record.storage, record.study_id, 250)
+            claim = record.ledger.claim("w")
+            params = draw(history, claim.number, space, sampler, 3)
+            record.ledger.save_params(claim, params, space)
+            drawn[name].append(params["x"])
+            if params["x"] < 0.3:
+                record.ledger.fail(claim, "refused")
+            else:
+                record.ledger.finish(claim, {"score": params["x"]})
+    assert drawn["one"] == drawn["many"]
+    assert any(x < 0.3 for x in drawn["one"][10:])
+
+
 def at_low(distribution):
     return distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
