@@ -47,7 +47,7 @@ class Moody(Parabola):
 
 
 class Leaving(Parabola):
-    """Leaves in the middle of combining: its process above 8, by sys.exit above 5."""
+    """Leaves in the middle of combining: its process above 8, by sys.exit above 4."""
 
     def score_part(self, params, part):
         return {"score": params["alpha"]}
@@ -56,7 +56,7 @@ class Leaving(Parabola):
         alpha = parts[0]["score"]
         if alpha > 8.0:
             os._exit(7)
-        if alpha > 5.0:
+        if alpha > 4.0:
             sys.exit("no")
         return super().combine(parts)
 
