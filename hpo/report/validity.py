@@ -323,8 +323,8 @@ def _failures(search: Search) -> ValidityFinding:
     ]
     text = (
         f"{count_of(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
-        "trials cost no budget, and the search learns nothing from them: look whether they fail "
-        "in one corner of the space."
+        "trials cost no budget, and TPE takes them for worse than all others: look whether they "
+        "fail in one corner of the space."
     )
     shown = _listed(
         "Reasons", ("trials", "numbers", "reason"), rows, {0}, f"hpo export {search.name}"

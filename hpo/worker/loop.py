@@ -82,7 +82,10 @@ class LedgerProtocol(Protocol):
 
 
 class Scored(Protocol):
-    """What the loop asks of an objective; `hpo.objectives.protocol.Objective` has more."""
+    """What the loop asks of an objective, which raises ObjectiveError and nothing else.
+
+    `hpo.worker.checked_objective` makes one of any objective; it may have `settle`, too.
+    """
 
     parts: Sequence[str]
 
@@ -220,7 +223,6 @@ def _score(
         trial.save(ledger, checkpoint_s)
         scores = yield ScorePart(claim, params, part)
         name = objective.parts[part]
-        _require_finite(scores["score"], name)
         _log.info("trial %d: %s scored %.6g", claim.number, name, scores["score"])
         parts.append(scores)
     return ""
@@ -232,17 +234,8 @@ def _sum_up(
     """Return what is told of a trial, and what becomes of its parts if they are not kept so."""
     wall_s = math.fsum(part[WALL_KEY] for part in parts)
     settle = getattr(objective, "settle", None)
-    try:
-        settled: ResolvedTrial | None = settle(parts, pruned=bool(pruned)) if settle else None
-        if pruned:
-            return {WALL_KEY: wall_s}, settled
-        total = dict(objective.combine(parts if settled is None else settled.parts))
-    except Exception as exc:
-        raise ObjectiveError(f"combine: {type(exc).__name__}: {exc}") from exc
-    _require_finite(total["score"], "combine")
+    settled: ResolvedTrial | None = settle(parts, pruned=bool(pruned)) if settle else None
+    if pruned:
+        return {WALL_KEY: wall_s}, settled
+    total = objective.combine(parts if settled is None else settled.parts)
     return {**total, WALL_KEY: wall_s}, settled
-
-
-def _require_finite(score: float, name: str) -> None:
-    if not math.isfinite(score):
-        raise ObjectiveError(f"{name} scored {score}")

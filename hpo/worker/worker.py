@@ -17,6 +17,7 @@ from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
 from hpo.system.processes import end_processes, members
 from hpo.worker.channel import Channel
+from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
@@ -56,7 +57,7 @@ class Worker:
         channel: Channel | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.record, self.objective, self.worker_id = record, objective, worker_id
+        self.record, self.worker_id = record, worker_id
         self.ledger = record.ledger
         self.stop = StopSignal()
         self._channel, self._sleep = channel, sleep
@@ -66,10 +67,11 @@ class Worker:
             record.storage, record.study_id, record.spec.sampler.max_history
         )
         self._space = distributions(record.spec.space)
+        self.objective = CheckedObjective(objective, self._space)
         # The trial that parameters are drawn for, and the attempt that the launcher knows of.
         self._undrawn: Claim | None = None
         self._told: Claim | None = None
-        self._prune = make_pruner(record, objective)
+        self._prune = make_pruner(record, self.objective)
 
     def run(self, run: WorkerRun) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -200,19 +202,13 @@ class Worker:
     def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, Any]:
         started = time.monotonic()
         try:
-            try:
-                with self.stop.interruptible():
-                    scored = self.objective.score_part(params, part)
-            finally:
-                self._take_back_process()
-            scores = {
-                name: value if isinstance(value, str) else float(value)
-                for name, value in scored.items()
-            }
-        except StopRequested:
+            with self.stop.interruptible():
+                scores = self.objective.score_part(params, part)
+        except StopRequested as exc:
+            if self.stop.reason is None:
+                # Nobody asked for it but the objective.
+                raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
             raise
-        except BaseException as exc:
-            raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
-        if "score" not in scores:
-            raise ObjectiveError(f"{self.objective.parts[part]}: no key 'score' among its scores")
+        finally:
+            self._take_back_process()
         return {**scores, WALL_KEY: time.monotonic() - started}

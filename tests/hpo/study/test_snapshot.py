@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
-from hpo.records import Access, WorkerRun, part_key
+from hpo.records import Access, Claim, WorkerRun, part_key
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.export import FORMATS, export, trials_frame
@@ -197,5 +197,22 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
             continue  # a column of several types is none of Parquet's
         assert export(record, found, form) == len(added)
         assert found.read_bytes() == wanted.read_bytes()
+    record.storage.remove_session()
+    record.storage.engine.dispose()
+
+
+def test_scores_that_are_named_like_columns_are_exported_beside_them(tmp_path):
+    record = begin_without_table(f"sqlite:///{tmp_path / 'hpo.db'}")
+    claim = record.ledger.claim("w")
+    assert isinstance(claim, Claim)
+    space = {"alpha": FloatDistribution(0.0, 1.0)}
+    record.ledger.save_params(claim, {"alpha": 0.5}, space)
+    names = ("number", "state", "started", "completed", "param.alpha", "rmse")
+    scores = {name: float(n) for n, name in enumerate(names, start=10)}
+    record.ledger.finish(claim, {"score": 1.0, **scores})
+    (row,) = trials_frame(record).to_dict("records")
+    assert (row["number"], row["state"], row["score"]) == (0, "COMPLETE", 1.0)
+    assert row["param.alpha"] == 0.5
+    assert {name: row[name if name == "rmse" else f"{name}_"] for name in names} == scores
     record.storage.remove_session()
     record.storage.engine.dispose()
