@@ -213,11 +213,6 @@ class Budget:
         with self.storage.read() as c:
             return read_events(c, self.study_id, kind)
 
-    def limit_reached(self) -> str | None:
-        """Return which limit of the study stopped it; None if none did."""
-        stops = self.events(EventKind.STOP)
-        return stops[-1].get("limit") if stops else None
-
     @patient
     def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
         """Write down something that must not be forgotten."""
@@ -342,6 +337,12 @@ def read_failures(
         .order_by(failed.c.number.desc())
     )
     return [(number, json.loads(reason)) for number, reason in c.execute(query)]
+
+
+def read_limit(c: sa.Connection, study_id: int) -> str | None:
+    """Return which limit of a study stopped it last; None if none did."""
+    stops = read_events(c, study_id, EventKind.STOP)
+    return stops[-1].get("limit") if stops else None
 
 
 def read_events(

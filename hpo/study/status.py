@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
-from hpo.records import SPENT, Counts
-from hpo.storage.budget import read_counts, read_events, read_failures
+from hpo.records import SPENT, Attempts, Counts
+from hpo.storage.attempts import read_open_attempts
+from hpo.storage.budget import read_counts, read_events, read_failures, read_limit
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
     CLAIMS,
@@ -69,6 +70,12 @@ class Status:
         Number and reason of the last failed trials.
     deaths
         How many workers died in the middle of a trial, by reason.
+    exceeded
+        How many trials exceeded a limit, by limit.
+    attempts
+        Open trials whose last attempts stored no part, by number.
+    limit
+        Which limit of the study stopped it; None if none did.
     """
 
     name: str
@@ -81,6 +88,9 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     failures: tuple[tuple[int, str], ...]
     deaths: Mapping[str, int]
+    exceeded: Mapping[str, int]
+    attempts: Mapping[int, Attempts]
+    limit: str | None
 
     @property
     def state(self) -> str:
@@ -153,6 +163,9 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         workers=_read_open_workers(c, record, now),
         failures=tuple(read_failures(c, study_id, MAX_REASONS)) if counts.failed else (),
         deaths=dict(deaths.most_common()),
+        exceeded=dict(_count_exceeded(c, study_id).most_common()),
+        attempts=read_open_attempts(c, study_id),
+        limit=read_limit(c, study_id) if stop is not None else None,
     )
 
 
@@ -176,6 +189,11 @@ def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
             return _read_open_workers(c, record, record.storage.now(c))
 
     return record.storage.patiently(read)
+
+
+def _count_exceeded(c: sa.Connection, study_id: int) -> Counter[str]:
+    events = read_events(c, study_id, EventKind.LIMIT)
+    return Counter(event["reason"].partition(" exceeded")[0] for event in events)
 
 
 def _was_submitted(c: sa.Connection, study_id: int) -> bool:

@@ -151,8 +151,15 @@ def _details(status: Status) -> Iterator[str]:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield f"  {'  '.join(cells)}".rstrip()
+    if status.limit is not None:
+        yield f"  stopped by a limit: {status.limit}"
     for reason, n_deaths in status.deaths.items():
         yield f"  {n_deaths} died: {reason}"
+    for limit, n_exceeded in status.exceeded.items():
+        yield f"  {count_of(n_exceeded, 'attempt')} exceeded {limit}"
+    for number, attempts in status.attempts.items():
+        times = count_of(attempts.without_progress, "attempt")
+        yield f"  trial {number}: {times} in a row without progress; the last: {attempts.reason}"
     for number, reason in status.failures:
         yield f"  trial {number} failed: {reason}"
 

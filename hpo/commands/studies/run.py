@@ -175,6 +175,7 @@ def _work(
     from hpo.launch.placement import make_places
     from hpo.launch.progress_line import Progress
     from hpo.launch.supervisor import Supervisor
+    from hpo.study.status import take_status
     from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
@@ -197,11 +198,10 @@ def _work(
             progress.close()
         if finished:
             return _finish(options, record)
-    counts = record.ledger.counts()
-    trials = count_of(counts.budget, "trial")
-    limit = record.ledger.limit_reached()
-    if limit is not None and launcher.reason is None:
-        say(f"ended: {limit}; {counts.finished} of {trials} finished")
+    status = take_status(record)
+    counts, trials = status.counts, count_of(status.counts.budget, "trial")
+    if status.limit is not None and launcher.reason is None:
+        say(f"ended: {status.limit}; {counts.finished} of {trials} finished")
         return _finish(options, record)
     say(
         f"stopped: {counts.finished} of {trials} finished, nothing is lost; "
