@@ -171,6 +171,8 @@ def store(entries: Sequence[Entry], path: Path) -> None:
     frame = pd.DataFrame(
         [[getattr(entry, column) for column in COLUMNS] for entry in entries], columns=COLUMNS
     )
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"band_gap: {path} is no file that can be replaced; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_dead_scratch(path.parent)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
 from hpo.records import Access
+from hpo.system.atomic_files import is_stream
+from hpo.wording import printable
 
 if TYPE_CHECKING:
     from hpo.storage.storage import StudyStorage
@@ -26,7 +29,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with the exit code of a user's mistake."""
-        self.exit(HpoError.exit_code, f"error: {message}\n(see: {self.prog} --help)\n")
+        said = printable(f"error: {message}\n(see: {self.prog} --help)\n")
+        self.exit(HpoError.exit_code, said)
 
 
 def add_commands(parser: argparse.ArgumentParser) -> Any:
@@ -113,6 +117,38 @@ def positive(text: str) -> int:
     return number
 
 
+def add_output(parser: argparse.ArgumentParser, default: str, what: str = "") -> None:
+    """Add `--output` for one file; `default` says where it is written without it."""
+    parser.add_argument(
+        "--output",
+        type=_output_file,
+        metavar="FILE",
+        help=f"{what or 'what to write'}; - is standard output (default: {default})",
+    )
+
+
+def _output_file(text: str) -> Path:
+    """Read the name of a file that may be written, as far as its name says."""
+    path = Path(text)
+    try:
+        is_folder = path.is_dir()
+    except OSError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}': {exc.strerror}") from exc
+    if is_folder:
+        raise argparse.ArgumentTypeError(f"must be a file, and '{text}' is a folder")
+    return path
+
+
+@contextlib.contextmanager
+def beside_output(path: Path | None) -> Iterator[None]:
+    """Print to standard error meanwhile if what is written to `path` is a stream."""
+    if path is None or not is_stream(path):
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
 def open_storage(options: argparse.Namespace, access: Access) -> StudyStorage:
     """Open the storage that the options name."""
     from hpo.storage.backends import open_storage
@@ -136,13 +172,13 @@ def absolute(folder: str | None) -> str | None:
 
 def say(line: str) -> None:
     """Print what is for a person, not for a program."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
 def print_line(line: str) -> None:
     """Print what a program may read."""
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{printable(line)}\n")
 
 
 def print_json(value: Any) -> None:

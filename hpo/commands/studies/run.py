@@ -32,6 +32,7 @@ from hpo.commands.studies.study_options import (
 )
 from hpo.errors import HpoError, SpecError, StorageError
 from hpo.records import Access
+from hpo.system.resources import cores
 from hpo.wording import count_of
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
     from hpo.launch.progress_line import Progress
 
     progress = Progress(record, sys.stderr)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or cores().allowed
     logs = Path(options.logs) / record.name
     launcher = LocalLauncher(record, workers, logs, progress, processes)
     trials, by = count_of(record.spec.trials, "trial"), count_of(workers, "worker")
