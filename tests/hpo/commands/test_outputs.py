@@ -1,13 +1,15 @@
-"""What commands write where the user says, and what of a study's texts a terminal or sheet obeys."""
+"""Outputs where the user says, and texts of a study that a terminal or spreadsheet would obey."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,6 @@ from hpo.study.export import export
 from hpo.worker.log import PlainFormatter
 from tests.support.folders import listing
 from tests.support.studies import make_spec, run_hpo
-from tests.support.trials import finish_trials
 
 # Every command with an output of the user's choice that can be tried on one finished study.
 WRITING = {
@@ -32,7 +33,7 @@ WRITING = {
 }
 STARTS = {
     "export": b"number,",
-    "export parquet": b"PAR1",
+    "export parquet": b"par1",
     "compare": b"<!doctype",
     "rank": b"rank,",
 }
@@ -43,18 +44,29 @@ STARTS = {
 @pytest.mark.parametrize("to", ["-", "/dev/stdout", "/dev/null", "/dev/full", "pipe"])
 def test_a_stream_is_written_to_and_nothing_beside_it(name, to, finished, tmp_path, capfdbinary):
     os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    piped: list[bytes] = []
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(pipe, True)
+    ours = os.open(tmp_path / "pipe", os.O_WRONLY)
+
+    def read() -> None:
+        with os.fdopen(pipe, "rb") as stream:
+            piped.append(stream.read())
+
+    reader = threading.Thread(target=read)
+    reader.start()
     output = str(tmp_path / "pipe") if to == "pipe" else to
     here = listing(finished)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
         code = main([*WRITING[name], "--output", output])
     out, err = capfdbinary.readouterr()
-    given = os.read(reader, 1 << 20) if to == "pipe" else out
-    os.close(reader)
+    os.close(ours)
+    reader.join(timeout=30)
+    given = piped[0] if to == "pipe" else out
     if to == "/dev/full":
         assert code == 2
-        assert err.startswith(b"error: /dev/full: cannot be written: No space left on device"), err
+        assert err.endswith(b"error: /dev/full: cannot be written: No space left on device\n"), err
     else:
         assert code == 0, err
         if to != "/dev/null":
@@ -122,22 +134,18 @@ def is_number(text: str) -> bool:
 
 
 def test_no_exported_cell_is_a_formula_or_steers_a_terminal(begin_study, tmp_path):
-    record = begin_study(trials=len(HOSTILE))
+    record = begin_study(trials=len(HOSTILE), max_failures=99)
     for at, text in enumerate(HOSTILE):
-        if at % 2:
-            record.ledger.fail(record.ledger.claim("w"), text)
-        else:
-            finish_trials(record.ledger, [0.5])
-    study = record.optuna_study()
-    for trial in study.trials:
-        study._storage.set_trial_user_attr(trial._trial_id, "note", HOSTILE[trial.number])
-        study._storage.set_trial_user_attr(trial._trial_id, "=head", -0.5)
+        claim = record.ledger.claim("w")
+        record.storage.set_trial_user_attr(claim.trial_id, "note", text)
+        record.storage.set_trial_user_attr(claim.trial_id, "=head", -0.5)
+        record.ledger.fail(claim, text)
     path = tmp_path / "x.csv"
     export(record, path, "csv")
     rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     for cell in (cell for row in rows for cell in row):
         assert not CONTROL.search(cell), cell
-        assert cell == "-" or is_number(cell) or not OBEYED.match(cell) or cell[0] == "'", cell
+        assert len(cell) == 1 or is_number(cell) or not OBEYED.match(cell) or cell[0] == "'", cell
     frame = pd.read_csv(path)
     assert list(frame["note"][:4]) == ["'=1+1", "'+1+1", "'-1+1", "'@SUM(A1)"]
     assert list(frame["note"][9:12]) == ["-", "-5", "+.5e3"]
@@ -155,7 +163,7 @@ def test_predictions_come_back_as_they_were(tmp_path):
     path.write_text(predictions_csv(evaluation), encoding="utf-8", newline="")
     with path.open(newline="", encoding="utf-8") as stream:
         ids = [row[1] for row in csv.reader(stream)][1:]
-    assert not [cell for cell in ids if re.match(r"[=@\t\r]|[+-][^.\d]|[+-]\d.*[^\d.e]", cell)]
+    assert not [cell for cell in ids if re.match(r"[=@\t\r].|[+-][^.\d]|[+-]\d.*[^\d.e]", cell)]
     found = read_predictions(path)["cv"]
     assert list(found.ids) == HOSTILE
     assert list(found.groups) == HOSTILE[::-1]
@@ -173,10 +181,8 @@ def test_texts_of_a_study_do_not_steer_the_terminal(begin_study, tmp_path, capsy
         ["export", evil], ["run", evil], ["check", "x.toml", "--set", f"name={evil}"],
         ["run", "x.toml", "--trials", evil], [evil],
     ):  # fmt: skip
-        try:
+        with contextlib.suppress(SystemExit):
             main(arguments)
-        except SystemExit:
-            pass
         said = capsys.readouterr()
         assert not CONTROL.search(said.out + said.err), arguments
     main(["status", "small"])

@@ -28,7 +28,6 @@ from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
 from hpo.study.record import find
-from tests.support.studies import ROOT
 
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles
 # are not there: that is said, and changes nothing either.
