@@ -19,7 +19,7 @@ from features.datasets.row_parsing import (
 )
 from features.datasets.sources import Source, cif_sets, csv_files, read_source
 from features.families.registry import Need
-from features.records import Target
+from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
 
@@ -85,6 +85,8 @@ def _group_by(column: str) -> Callable[[Mapping[str, str], Formula], tuple[str, 
     def tokens(fields: Mapping[str, str], _formula: Formula) -> tuple[str, ...]:
         if not fields[column]:
             raise ValueError(f"column {column!r} is empty: the row needs a group")
+        if CONTROL.search(fields[column]):
+            raise ValueError(f"column {column!r}: {fields[column]!r} has control characters")
         return (fields[column],)
 
     return tokens
