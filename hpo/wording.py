@@ -33,6 +33,11 @@ def plain_number(value: float, spec: str) -> str:
     return f"{value:{spec}}"
 
 
+def abridge(text: str, most: int = 200) -> str:
+    """Return a text that a message quotes, cut if it is long."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 def printable(text: str) -> str:
     """Return a text with control characters as escapes, which are those of JSON."""
     return text.translate(_ESCAPES)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from features.datasets.cif_files import read_cifs
 from features.datasets.csv_parsing import CsvFile, parse_csv
+from features.datasets.foreign_files import expand_home
 from features.datasets.groups import hold_out
 from features.datasets.row_parsing import (
     Formula,
@@ -44,10 +45,10 @@ def sources_of(
     """Read the CSV file, and the CIFs if a family needs them."""
     del data_dir  # a CSV file has its own path
     log(f"csv: reading {spec.path}")
-    table = read_source(base_dir / spec.path.expanduser(), "csv")
+    table = read_source(base_dir / expand_home(spec.path), "csv")
     if spec.cifs is None or "cif" not in needs:
         return (table,)
-    return table, read_cifs(base_dir / spec.cifs.expanduser())
+    return table, read_cifs(base_dir / expand_home(spec.cifs))
 
 
 def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:

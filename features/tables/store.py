@@ -107,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     folder = _folder_of(path)
     try:
         manifest = json.loads(_read_bytes(folder / MANIFEST_NAME))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise _damaged(folder, f"{MANIFEST_NAME} is not JSON ({exc})") from exc
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise _damaged(folder, f"{MANIFEST_NAME} has no format version")

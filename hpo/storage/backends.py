@@ -54,6 +54,20 @@ _POSTGRESQL_CONNECT_ARGS = {
 }
 
 
+def explain_failure(exc: Exception, given: str | None) -> str | None:
+    """Return what to say of an error of a database; None of any other error.
+
+    Parameters
+    ----------
+    given
+        The storage as the user named it, if that is known.
+    """
+    if not isinstance(exc, SQLAlchemyError | StorageInternalError | sqlite3.Error):
+        return None
+    shown = "the storage" if given is None else f"--storage {hide_password(given)}"
+    return f"{shown}: {first_line(exc)}"
+
+
 def open_storage(url: str, access: Access) -> StudyStorage:
     """Open a storage by its SQLAlchemy URL.
 

@@ -88,7 +88,10 @@ class Server:
     """The server of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().resolve()
+        try:
+            self.folder = folder.expanduser().resolve()
+        except RuntimeError as exc:  # nobody has that name, or links lead in a circle
+            raise HpoError(f"{folder}: there is no such folder: {exc}") from exc
         self.data = self.folder / "data"
         self.log = self.folder / "log" / "server.log"
         self.service = self.folder / "service"

@@ -24,6 +24,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DatabaseError,
+    DBAPIError,
     InterfaceError,
     OperationalError,
     ProgrammingError,
@@ -41,6 +42,19 @@ _WARN_EVERY_S = 30.0
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+# SQLite's messages, in the words of somebody who has files rather than pages and locks.
+_IN_WORDS = {
+    "database or disk is full": "the disk, or what you may use of it, is full; make room and call "
+    "the same command again: what was stored is kept",
+    "disk I/O error": "the file system could not read or write the file; look whether the disk is "
+    "full or failing: what was stored is kept",
+    "attempt to write a readonly database": "the file, or the folder that it is in, may not be "
+    "written",
+    "unable to open database file": "the file, or one beside it, cannot be opened or made",
+    "database disk image is malformed": "the file is damaged; use a copy of it",
+    "file is not a database": "the file is no SQLite database, or is damaged",
+}
 
 _CONNECTING_ERRORS = (ImportError, SQLAlchemyError)
 
@@ -273,7 +287,10 @@ def _make_sqlite_safe(engine: sa.Engine) -> None:
 
 
 def first_line(exc: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return what an error says, in one line and, where that is possible, in a user's words."""
     if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
         exc = exc.__cause__
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    if isinstance(exc, DBAPIError) and exc.orig is not None:
+        exc = exc.orig
+    said = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    return next((f"{words} ({said})" for sign, words in _IN_WORDS.items() if sign in said), said)
