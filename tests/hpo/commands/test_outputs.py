@@ -11,6 +11,7 @@ import re
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,9 +159,8 @@ def test_predictions_come_back_as_they_were(tmp_path):
     texts = np.array(kept)
     y = np.arange(len(texts), dtype=float)
     rows = Predictions(texts, y, -y, texts[::-1].copy(), np.zeros(len(texts), int), {}, {}, {})
-    evaluation = Evaluation(cv=rows, test=None, **{
-        name: None for name in Evaluation.__dataclass_fields__ if name not in ("cv", "test")
-    })  # fmt: skip
+    nothing: Any = dict.fromkeys(Evaluation.__dataclass_fields__)
+    evaluation = Evaluation(**{**nothing, "cv": rows})
     path = tmp_path / "predictions.csv"
     path.write_text(predictions_csv(evaluation), encoding="utf-8", newline="")
     with path.open(newline="", encoding="utf-8") as stream:
