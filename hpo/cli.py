@@ -48,6 +48,10 @@ COMMANDS = {
 }
 
 
+# How pathlib begins what it says of links that lead in a circle, and of `~` without a home.
+_PATHS = ("Symlink loop from", "Could not determine home directory")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -149,6 +153,8 @@ def _tell_mistake(exc: Exception, storage: str | None) -> str | None:
         module = sys.modules.get(name)
         if module is not None and isinstance(exc, getattr(module, base)):
             return str(exc)
+    if isinstance(exc, RuntimeError) and str(exc).startswith(_PATHS):
+        return str(exc)
     backends: Any = sys.modules.get("hpo.storage.backends")
     told: str | None = None if backends is None else backends.explain_failure(exc, storage)
     return told

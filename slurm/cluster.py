@@ -88,7 +88,7 @@ class ClusterSpec(BaseModel):
     name: str
     partition: Line | None = None
     time_limit: Line | None = None
-    memory_gb: float = Field(4.0, gt=0, allow_inf_nan=False)
+    memory_gb: float = Field(4.0, gt=0, le=1e6, allow_inf_nan=False)
     cpus: int = Field(1, ge=1)
     account: Line | None = None
     qos: Line | None = None
@@ -219,12 +219,12 @@ def parse_time(text: str) -> int:
     ValueError
         If it is none of these; `3:00`, which SLURM takes for minutes, is refused.
     """
-    if match := re.fullmatch(r"(\d+)", text):
+    if match := re.fullmatch(r"(\d{1,9})", text):
         seconds = 60 * int(match[1])
-    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)", text):
+    elif match := re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9}):([0-5]?\d):([0-5]?\d)", text):
         days, hours, minutes, rest = (int(group or 0) for group in match.groups())
         seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
-    elif match := re.fullmatch(r"(\d+)-(\d+)(?::([0-5]?\d))?", text):
+    elif match := re.fullmatch(r"(\d{1,9})-(\d{1,9})(?::([0-5]?\d))?", text):
         days, hours, minutes = (int(group or 0) for group in match.groups())
         seconds = ((24 * days + hours) * 60 + minutes) * 60
     else:

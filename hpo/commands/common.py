@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.system.atomic_files import is_stream
-from hpo.wording import printable
+from hpo.wording import abridge, printable
 
 if TYPE_CHECKING:
     from hpo.storage.storage import StudyStorage
 
 INTERRUPTED = 130
+# What a person may read of one message; files may hold more in one word.
+MAX_LINE = 10_000
+# What a column of numbers holds in every database.
+MAX_COUNT = 2**31 - 1
 DEFAULT_STORAGE = "sqlite:///hpo.db"
 
 
@@ -93,9 +97,7 @@ def from_variable(name: str) -> dict[str, Any]:
 
 def not_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
-    return int(text)
+    return _count(text, 0)
 
 
 def seconds(text: str) -> float:
@@ -111,9 +113,17 @@ def seconds(text: str) -> float:
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+    return _count(text, 1)
+
+
+def _count(text: str, least: int) -> int:
+    # A text of so many digits is not even read.
+    number = int(text) if text.isdecimal() and len(text) < 20 else -1
+    if number < least:
+        got = f"got '{abridge(text)}'"
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, {got}")
+    if number > MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_COUNT}, got {number}")
     return number
 
 
@@ -172,7 +182,7 @@ def absolute(folder: str | None) -> str | None:
 
 def say(line: str) -> None:
     """Print what is for a person, not for a program."""
-    sys.stderr.write(f"{printable(line)}\n")
+    sys.stderr.write(f"{printable(abridge(line, MAX_LINE))}\n")
     sys.stderr.flush()
 
 

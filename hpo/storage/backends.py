@@ -30,7 +30,15 @@ from hpo.storage.urls import hide_password, resolve_url
 
 _SCHEMA_ATTEMPTS = 20
 
-_OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
+# ValueError and TypeError: options in a URL that the driver cannot read.
+_OPENING_ERRORS = (
+    ImportError,
+    RuntimeError,
+    SQLAlchemyError,
+    StorageInternalError,
+    TypeError,
+    ValueError,
+)
 
 _NO_STUDIES = (
     "no study was ever begun in this database; give the storage that the study is in "
@@ -96,6 +104,8 @@ def open_storage(url: str, access: Access) -> StudyStorage:
     if backend in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
     shown = parsed.render_as_string(hide_password=True)
+    if backend == "sqlite" and parsed.query:
+        raise StorageError(f"{shown}: a SQLite file takes no options; leave out what follows '?'")
     options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:

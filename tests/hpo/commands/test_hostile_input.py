@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import random
@@ -36,6 +37,9 @@ CODES = {0, 2, 3, 130}
 # Where a command would make files in any folder that it is given; this may run as root.
 FOLDERS = ("--tables", "--reports", "--logs", "--models", "--model")
 MAX_SAID = 20_000
+# A page takes a part of a second.
+N_CASES, N_PAGES = 120, 25
+PAGES = ("report", "compare", "nested", "resume", "run")
 
 
 class _Clock:
@@ -147,10 +151,12 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 SANE = {
     "study": ["sound.toml"], "studies": ["sound.toml"], "name": ["sound"], "names": ["sound"],
-    "candidates": ["mine.csv"], "trials": ["3"], "source": ["sqlite:///hpo.db"], "table": ["tables"],
+    "candidates": ["mine.csv"], "trials": ["3"], "source": ["sqlite:///hpo.db"],
+    "table": ["tables"],
     "target": ["sqlite:///copy.db"], "folder": ["folder"], "against": ["sound"], "parts": ["2"],
     "dataset": ["csv"], "families": ["ratios"], "cluster": ["x"], "clusters": ["clusters.toml"],
-    "workers": ["2"], "storage": ["sqlite:///hpo.db"], "output": ["out"], "reported": ["sound.toml"],
+    "workers": ["2"], "storage": ["sqlite:///hpo.db"], "output": ["out"],
+    "reported": ["sound.toml"],
 }  # fmt: skip
 
 
@@ -199,5 +205,102 @@ def draw(command: str, parser: argparse.ArgumentParser, rng: random.Random) -> l
 @pytest.mark.parametrize("command", parsers())
 def test_no_command_line_ends_in_a_stack_trace(command, begun):
     parser, rng = parsers()[command], random.Random(f"command line {command}")
-    found = collect((draw(command, parser, rng), lambda: None) for _ in range(120))
+    found = collect(
+        (draw(command, parser, rng), lambda: None)
+        for _ in range(N_PAGES if command in PAGES else N_CASES)
+    )
     assert not found, "\n".join(found.values())
+
+
+def mutated(
+    text: str, into: str, arguments: Sequence[str], n: int
+) -> Iterator[tuple[Sequence[str], Callable[[], Any]]]:
+    """Draw `n` files that are nearly as `text`, each with the command that reads it."""
+    rng = random.Random(f"{into} {arguments}")
+    for _ in range(n):
+        data = mutate(text, rng)
+        yield arguments, functools.partial(Path(into).write_bytes, data)
+
+
+CLUSTERS = '[x]\npartition = "p"\ntime_limit = "1:00:00"\nmemory_gb = 2\nsetup = ["a"]\n'
+CLUSTERS += "[x.extra]\nmail-type = true\n"
+VARIANTS = '[v]\ndescription = "text"\nset = ["seed=5", "trials=7"]\n'
+REPORTED = '[[experiment]]\nname = "a"\nstudies = ["sound"]\nsource = "b"\n'
+REPORTED += "[experiment.scores]\nr2 = 0.5\n"
+FILES = {
+    "study": (SOUND, "m.toml", ("check", "m.toml"), 400),
+    "table": (SOUND, "m.toml", ("features", "build", "m.toml"), 100),
+    "csv": (CSV, "m.csv", ("check", "sound.toml", "--set", "table.path=m.csv"), 200),
+    "clusters": (
+        CLUSTERS, "m.toml", ("submit", "sound.toml", "--clusters", "m.toml", "--cluster", "x"), 200,
+    ),
+    "variants": (VARIANTS, "variants.toml", ("check", "sound.toml", "--variant", "v"), 200),
+    "reported": (REPORTED, "m.toml", ("compare", "--reported", "m.toml"), 200),
+    "url": ("sqlite:///hpo.db\n", "url", ("status", "--storage", "@url"), 100),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FILES)
+def test_no_file_ends_in_a_stack_trace(kind, begun):
+    found = collect(mutated(*FILES[kind]))
+    assert not found, "\n".join(found.values())
+
+
+@pytest.mark.slow
+def test_every_setting_is_taken_or_refused(begun):
+    files = ["sound.toml", "bom.toml", "crlf.toml"]
+    cases = [["check", files[at % 3], "--set", text] for at, text in enumerate(SETTINGS)]
+    cases += [["submit", "sound.toml", "--slurm", text] for text in SETTINGS]
+    found = collect((case, lambda: None) for case in cases)
+    assert not found, "\n".join(found.values())
+
+
+SAID = {
+    ("check", "/dev/zero"): "/dev/zero: must be a file, and is a device, pipe or socket",
+    ("check", "pipe"): "pipe: must be a file, and is a device, pipe or socket",
+    ("check", "huge.toml"): "huge.toml: must have 10 MB at most, and has more",
+    ("check", "latin.toml"): "latin.toml: not UTF-8 text",
+    ("check", "loop"): "loop: cannot be read: Too many levels of symbolic links",
+    ("check", "x" * 300): "File name too long",
+    ("check", "\udce9"): "must be valid UTF-8",
+    ("check", "a\0b"): "must have no NUL character",
+    ("check", "sound.toml", "--set=--"): "argument --set: must have a value other than --",
+    ("check", "sound.toml", "--set", "x" + ".x" * 99 + "=1"): "nested in more than 32 levels",
+    ("check", "sound.toml", "--set", "x=" + "[" * 9999): "nested too deeply",
+    ("check", "sound.toml", "--set", "x=" + "9" * 9999): "Exceeds the limit",
+    (
+        "check",
+        "sound.toml",
+        "--set",
+        f"seed={2**63}",
+    ): "must be an integer of 64 bits, and is beyond them",
+    ("check", "sound.toml", "--set", f"trials={2**31}"): "less than 2147483648",
+    ("check", "sound.toml", "--set", "table.path=/dev/zero"): "is a device or socket, no file",
+    ("check", "sound.toml", "--set", "table.path=pipe"): "pipe: the file is empty; it needs",
+    ("check", "sound.toml", "--set", "table.path=~nouser/x"): "there is no file",
+    ("check", "sound.toml", "--data", "loop"): "Symlink loop from",
+    ("status", "--storage", "/dev/zero"): "/dev/zero is no file with a URL, but a device or pipe",
+    ("status", "--storage", "pipe"): "pipe is no file with a URL, but a device or pipe",
+    ("status", "--storage", "~nouser"): "there is no such home folder",
+    ("status", "--storage", "sqlite:///bad.db"): "the file is no SQLite database, or is damaged",
+    ("status", "--storage", "sqlite:///hpo.db?mode=x"): "a SQLite file takes no options",
+    ("export", "sound", "--output", "/"): "must be a file, and '/' is a folder",
+    ("export", "sound", "--output", "x" * 300): "File name too long",
+    ("export", "sound", "--output", "file/below"): "cannot be written: Not a directory",
+    ("budget", "sound", str(2**31)): "must be at most 2147483647",
+    ("simulate", "--workers", "9" * 9): "must be at most 100000",
+    ("simulate", "--part-s", "1e9"): "at most 1e+08 can be simulated",
+}
+
+
+@pytest.mark.parametrize("arguments", SAID, ids=lambda words: " ".join(words)[:40])
+def test_the_message_names_what_is_wrong(arguments, begun, capsys):
+    try:
+        code: Any = main(arguments)
+    except SystemExit as exc:
+        code = exc.code
+    said = capsys.readouterr().err
+    assert code == 2
+    assert SAID[arguments] in said
+    assert len(said) < 1000
