@@ -386,3 +386,23 @@ def test_killed_at_each_step_of_writing(tmp_path: Path, step: str, nth: int) -> 
     result = build(spec, data_dir=None, tables_dir=tmp_path / "t", base_dir=tmp_path)
     assert read(result.path).n_rows == 400
     assert list((tmp_path / "t" / ".tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("pattern", [".blocks/*", ".index/*"])
+def test_a_number_that_was_changed_in_a_cache_reaches_no_table(pattern, tmp_path: Path) -> None:
+    """Each byte in turn: what is behind the checksum, and the checksum itself."""
+    spec = csv_spec(tmp_path, "ratios")
+
+    def run() -> BuildResult:
+        return build(spec, data_dir=None, tables_dir=tmp_path / "t", base_dir=tmp_path)
+
+    first = run()
+    whole = {path: path.read_bytes() for path in (tmp_path / "t").glob(pattern)}
+    assert whole
+    for path, data in whole.items():
+        for at in range(0, len(data), max(1, len(data) // 8)):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            if pattern == ".blocks/*":
+                shutil.rmtree(tmp_path / "t" / ".index")
+            again = run()
+            assert (again.hash, again.reused) == (first.hash, False)

@@ -1,4 +1,4 @@
-"""Disks that are full, and folders that may not be written: a sentence, exit code 2, nothing lost."""
+"""Full disks, and folders that may not be written: a sentence, exit code 2, nothing lost."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ WRITING = {
     "db start": ("db", "start", "server"),
 }
 SAID = re.compile(
-    r"No space left|disk|full|Read-only file system|may not be written|cannot be (written|opened|used)"
-    r"|cannot be made|readonly"
+    r"No space left|disk|full|Read-only file system|may not be written"
+    r"|cannot be (written|opened|used|made)|readonly"
 )
 
 
