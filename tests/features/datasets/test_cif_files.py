@@ -11,6 +11,7 @@ import os
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,12 @@ from features.datasets.foreign_files import read_bounded
 from features.datasets.materials_project import load
 from features.errors import DatasetError
 
-PACKED = {"tar": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+PACKED: dict[str, Any] = {
+    "tar": bytes,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 
 
 def archive(*members: tuple[str, bytes | str], kind: bytes = tarfile.SYMTYPE) -> bytes:

@@ -85,7 +85,8 @@ def run(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    skip = ("hpo.db", "filling", "copy.db", "wandb")
+    # A report that cannot be written loses its stamp first, so that it is drawn again.
+    skip = ("hpo.db", "filling", "copy.db", "wandb", "reports/t/.drawn_from")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -120,7 +121,7 @@ def test_a_disk_that_takes_nothing_is_told_and_loses_nothing(what, how, small):
     assert not list(small.rglob("*.part"))
 
 
-@pytest.mark.parametrize("arguments", [("features", "list"), ("--help",), ("simulate", "--help")])
+@pytest.mark.parametrize("arguments", [("features", "list"), ("--version",)])
 def test_standard_output_that_takes_nothing_is_told(arguments, tmp_path):
     with Path("/dev/full").open("w") as stream:
         done = subprocess.run(

@@ -24,10 +24,9 @@ import hpo.commands.studies.nested
 import hpo.commands.studies.run
 import hpo.commands.studies.worker
 import hpo.commands.tools.bench
-import hpo.commands.tools.db
 import hpo.commands.tools.doctor
 import hpo.commands.tools.simulate
-import hpo.commands.tools.wandb
+import hpo.simulation.engine
 from hpo.cli import COMMANDS, main, make_parser
 from hpo.errors import HpoError
 from hpo.simulation.scenario import Cluster
@@ -76,12 +75,12 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         patch.setattr(hpo.commands.studies.worker, "run", _not_here)
         patch.setattr(hpo.commands.tools.bench, "_run", _not_here)
-        patch.setattr(hpo.commands.tools.db.Server, "start", _not_here)
-        patch.setattr(hpo.commands.tools.wandb.Replay, "run", _not_here)
+        patch.setattr("hpo.commands.tools.db.Server.start", _not_here)
+        patch.setattr("hpo.commands.tools.wandb.Replay.run", _not_here)
         patch.setattr(hpo.commands.tools.doctor, "diagnose", _not_here)
         patch.setattr(hpo.commands.results.status, "time", _Clock())
         patch.setattr("hpo.commands.cluster.refill.time", _Clock())
-        simulate = hpo.commands.tools.simulate.run_simulation
+        simulate = hpo.simulation.engine.simulate
 
         def simulate_little(cluster: Cluster, table: Any) -> Any:
             small = cluster.workers * cluster.trials * table.n_parts < 1000
@@ -107,7 +106,7 @@ def refused(arguments: Sequence[str]) -> str | None:
             return f"{type(exc).__name__}: {str(exc)[:200]} ({where.filename}:{where.lineno})"
     out.flush()
     said = err.getvalue()
-    text = out.buffer.getvalue().decode("utf-8", "replace") + said  # type: ignore[attr-defined]
+    text = out.buffer.getvalue().decode("utf-8", "replace") + said
     if code not in CODES:
         return f"exit code {code}"
     if "Traceback (most" in text:
