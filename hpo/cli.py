@@ -68,9 +68,10 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
         # What the terminal has no sign for is no reason to end.
         sys.stdout.reconfigure(errors="backslashreplace")
     _refuse_odd_texts(parser, given)
-    options = parser.parse_args(given)
-    use_one_thread()
+    options = argparse.Namespace()
     try:
+        options = parser.parse_args(given)
+        use_one_thread()
         code = int(options.command(options))
         sys.stdout.flush()
     except BrokenPipeError:
@@ -143,6 +144,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print_line(f"hpo {importlib.metadata.version('hpo')}")
+        sys.stdout.flush()
         parser.exit()
 
 
