@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
-from hpo.errors import HpoError
+from hpo.errors import HpoError, describe_os_error
 from hpo.system.threads import use_threads
 
 # The module of each command, imported only when it is asked for, and what `hpo --help` says of it.
@@ -46,6 +49,10 @@ COMMANDS = {
 }
 
 
+# How pathlib begins what it says of links that lead in a circle, and of `~` without a home.
+_PATHS = ("Symlink loop from", "Could not determine home directory")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -57,13 +64,20 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 the user's mistake, 3 a conflict on resume, 130 interrupted.
     """
-    options = parser.parse_args(arguments)
-    use_threads(1)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal has no sign for is no reason to end.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    _refuse_odd_texts(parser, given)
+    options = argparse.Namespace()
     try:
-        return int(options.command(options))
+        options = parser.parse_args(given)
+        use_threads(1)
+        code = int(options.command(options))
+        sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
     except KeyboardInterrupt:
         say("interrupted")
@@ -71,11 +85,42 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
     except HpoError as exc:
         say(f"error: {exc}")
         return exc.exit_code
-    except Exception as exc:
-        if _is_users_mistake(exc):
-            say(f"error: {exc}")
-            return HpoError.exit_code
-        raise
+    except OSError as exc:
+        say(f"error: {describe_os_error(exc)}")
+        _drop_stdout()
+        return HpoError.exit_code
+    except Exception as exc:  # of all else, what is no mistake of ours is told in a sentence
+        told = _tell_mistake(exc, getattr(options, "storage", None))
+        if told is None:
+            raise
+        say(f"error: {told}")
+        return HpoError.exit_code
+    return code
+
+
+def _refuse_odd_texts(parser: Parser, arguments: Sequence[str]) -> None:
+    """Refuse what no file, page or database takes, and what argparse itself stumbles over."""
+    variables = {key: text for key, text in os.environ.items() if key.startswith("HPO_")}
+    texts = [*((f"argument {text!r}", text) for text in arguments), *variables.items()]
+    for what, text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            parser.error(f"{what}: must be valid UTF-8")
+        if "\0" in text:
+            parser.error(f"{what}: must have no NUL character")
+    for text in arguments:
+        if text.startswith("--") and text.endswith("=--"):
+            parser.error(f"argument {text.removesuffix('=--')}: must have a value other than --")
+
+
+def _drop_stdout() -> None:
+    """Drop what is not yet written, which Python would try to write again at its end."""
+    with contextlib.suppress(OSError):  # a stream of other kinds has no descriptor
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser(configured: Iterable[str]) -> Parser:
@@ -100,13 +145,19 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print_line(f"hpo {importlib.metadata.version('hpo')}")
+        sys.stdout.flush()
         parser.exit()
 
 
-def _is_users_mistake(exc: Exception) -> bool:
-    """Whether a package below the engine raised it on purpose; those know no HpoError."""
+def _tell_mistake(exc: Exception, storage: str | None) -> str | None:
+    """Return what to say of an error that is none of this program; None if it is one."""
+    # Packages below the engine raise errors of their own on purpose; those know no HpoError.
     for name, base in (("features.errors", "FeaturesError"), ("slurm.errors", "SlurmError")):
         module = sys.modules.get(name)
         if module is not None and isinstance(exc, getattr(module, base)):
-            return True
-    return False
+            return str(exc)
+    if isinstance(exc, RuntimeError) and str(exc).startswith(_PATHS):
+        return str(exc)
+    backends: Any = sys.modules.get("hpo.storage.backends")
+    told: str | None = None if backends is None else backends.explain_failure(exc, storage)
+    return told

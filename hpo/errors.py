@@ -19,7 +19,9 @@ StopRequested            the worker was asked to leave
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 
 class HpoError(Exception):
@@ -103,6 +105,17 @@ class StopRequested(BaseException):
     def __init__(self, reason: str, *, release: bool = True) -> None:
         super().__init__(reason)
         self.release = release
+
+
+def describe_os_error(exc: OSError) -> str:
+    """Return what the system refused, and of which file."""
+    reason = exc.strerror or str(exc) or type(exc).__name__
+    named = [os.fsdecode(name) for name in (exc.filename, exc.filename2) if _is_name(name)]
+    return f"{' -> '.join(named)}: {reason}" if named else reason
+
+
+def _is_name(name: object) -> TypeGuard[str | bytes]:
+    return isinstance(name, str | bytes) and bool(name)
 
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:

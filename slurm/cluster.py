@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ FILE_VARIABLE = "HPO_CLUSTERS"
 FIELD_VARIABLE = "HPO_SLURM_"
 # SLURM signals a job up to a minute off and a requeue takes minutes, so the time in which workers
 # leave must stay a small part of the whole.
+MAX_BYTES, MAX_LINES, MAX_QUOTED = 1_000_000, 20, 200  # of a file, of errors, of a value in one
 MAX_LEAVING_SHARE = 0.2
 DEFAULT_LEAVING_S = 120
 DEFAULT_LEAVING_SHARE = 0.08
@@ -253,12 +255,12 @@ def parse_time(text: str) -> int:
     ValueError
         If it is none of these; `3:00`, which SLURM takes for minutes, is refused.
     """
-    if match := re.fullmatch(r"(\d+)", text):
+    if match := re.fullmatch(r"(\d{1,9})", text):
         seconds = 60 * int(match[1])
-    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)", text):
+    elif match := re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9}):([0-5]?\d):([0-5]?\d)", text):
         days, hours, minutes, rest = (int(group or 0) for group in match.groups())
         seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
-    elif match := re.fullmatch(r"(\d+)-(\d+)(?::([0-5]?\d))?", text):
+    elif match := re.fullmatch(r"(\d{1,9})-(\d{1,9})(?::([0-5]?\d))?", text):
         days, hours, minutes = (int(group or 0) for group in match.groups())
         seconds = ((24 * days + hours) * 60 + minutes) * 60
     else:
@@ -283,22 +285,38 @@ def _find_file(path: Path | None) -> Path | None:
     if path is not None:
         return path
     if named := os.environ.get(FILE_VARIABLE):
-        return Path(named).expanduser()
-    for place in (Path(FILE_NAME), Path("~/.config/hpo").expanduser() / FILE_NAME):
+        return _expand(Path(named))
+    for place in (Path(FILE_NAME), _expand(Path("~/.config/hpo")) / FILE_NAME):
         if place.is_file():
             return place
     return None
 
 
+def _expand(path: Path) -> Path:
+    """Return a path with its `~` replaced, or as it is where there is no such home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise ClusterError(f"{path}: must be a file, and is a device, pipe or socket")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ClusterError(f"{path}: must have {MAX_BYTES / 1e6:g} MB at most, and has more")
+        raw = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as exc:
         raise ClusterError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ClusterError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise ClusterError(f"{path}: not valid TOML: {exc}") from exc
+    except (RecursionError, ValueError) as exc:
+        what = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        raise ClusterError(f"{path}: not valid TOML: {what}") from exc
     for key, value in raw.items():
         if not isinstance(value, dict):
             raise ClusterError(f"{path}: {key}: must stand in a section, as in [mycluster]")
@@ -353,7 +371,7 @@ def _value(key: str, text: str) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (RecursionError, ValueError):
         return text
 
 
@@ -372,8 +390,11 @@ def _validate(name: str, raw: Mapping[str, Any], source: str) -> ClusterSpec:
         spec = ClusterSpec.model_validate_json(text, strict=True)
     except ValidationError as exc:
         lines += [_describe(error) for error in exc.errors()]
+    except (RecursionError, ValueError):
+        # Sections within sections, or integers that Python does not even write.
+        lines.append("a value is nested too deeply, or too large a number")
     if lines:
-        unique = dict.fromkeys(lines)
+        unique = [*dict.fromkeys(lines)][:MAX_LINES]
         raise ClusterError("\n".join(f"{source}: [{name}] {line}" for line in unique))
     return spec
 
@@ -382,9 +403,10 @@ def _describe(error: Any) -> str:
     """Return `key: rule, got value` for one pydantic error."""
     location = ".".join(str(part) for part in error["loc"][:2])
     rule = error["msg"].removeprefix("Value error, ")
+    got = repr(error["input"])[:MAX_QUOTED]
     if error["type"] == "string_pattern_mismatch":
         rule = "one word" if location == "gpu_type" else "one line of text"
-        return f"{location}: must be {rule}, got {error['input']!r}"
+        return f"{location}: must be {rule}, got {got}"
     if error["type"] == "value_error":
         return f"{location}: {rule}" if location else rule
-    return f"{location}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+    return f"{location}: {rule[0].lower()}{rule[1:]}, got {got}"

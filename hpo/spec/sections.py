@@ -416,12 +416,12 @@ class StudySpec(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     description: str = ""
-    trials: int = Field(ge=1)
+    trials: int = Field(ge=1, lt=2**31)
     seed: int = Field(42, ge=0, lt=2**31)
     max_failures: int = Field(10, ge=0)
     max_deaths: int = Field(3, ge=1)
-    lease_s: float = Field(60.0, ge=1)
-    checkpoint_s: float = Field(1.0, ge=0)
+    lease_s: float = Field(60.0, ge=1, allow_inf_nan=False)
+    checkpoint_s: float = Field(1.0, ge=0, allow_inf_nan=False)
     limits: LimitsSpec = LimitsSpec()
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()

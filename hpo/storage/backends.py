@@ -35,7 +35,15 @@ _SCHEMA_ATTEMPTS = 20
 _LONGEST_PAUSE_S = 10.0
 _log = logging.getLogger(__name__)
 
-_OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
+# ValueError and TypeError: options in a URL that the driver cannot read.
+_OPENING_ERRORS = (
+    ImportError,
+    RuntimeError,
+    SQLAlchemyError,
+    StorageInternalError,
+    TypeError,
+    ValueError,
+)
 
 _NO_STUDIES = (
     "no study was ever begun in this database; give the storage that the study is in "
@@ -73,6 +81,20 @@ def open_patiently(url: str, access: Access, patience_s: float) -> StudyStorage:
         pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
 
+def explain_failure(exc: Exception, given: str | None) -> str | None:
+    """Return what to say of an error of a database; None of any other error.
+
+    Parameters
+    ----------
+    given
+        The storage as the user named it, if that is known.
+    """
+    if not isinstance(exc, SQLAlchemyError | StorageInternalError | sqlite3.Error):
+        return None
+    shown = "the storage" if given is None else f"--storage {hide_password(given)}"
+    return f"{shown}: {first_line(exc)}"
+
+
 def open_storage(url: str, access: Access) -> StudyStorage:
     """Open a storage by its SQLAlchemy URL.
 
@@ -101,6 +123,8 @@ def open_storage(url: str, access: Access) -> StudyStorage:
     if backend in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
     shown = parsed.render_as_string(hide_password=True)
+    if backend == "sqlite" and parsed.query:
+        raise StorageError(f"{shown}: a SQLite file takes no options; leave out what follows '?'")
     options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:

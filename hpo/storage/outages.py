@@ -32,6 +32,19 @@ _LASTING = re.compile(
 # PostgreSQL's own: a standby that is read-only, a server that ended an idle transaction.
 _PASSING = re.compile(r"read-only transaction|idle-in-transaction|terminating connection")
 
+# SQLite's messages, in the words of somebody who has files rather than pages and locks.
+_IN_WORDS = {
+    "database or disk is full": "the disk, or what you may use of it, is full; make room and call "
+    "the same command again: what was stored is kept",
+    "disk I/O error": "the file system could not read or write the file; look whether the disk is "
+    "full or failing: what was stored is kept",
+    "attempt to write a readonly database": "the file, or the folder that it is in, may not be "
+    "written",
+    "unable to open database file": "the file, or one beside it, cannot be opened or made",
+    "database disk image is malformed": "the file is damaged; use a copy of it",
+    "file is not a database": "the file is no SQLite database, or is damaged",
+}
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -94,10 +107,12 @@ def is_lasting(exc: BaseException) -> bool:
 
 
 def first_line(exc: BaseException) -> str:
-    """Return what an error says, in one line."""
-    if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
-        exc = exc.__cause__
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    """Return what an error says, in one line and, where that is possible, in a user's words."""
+    cause: BaseException = _database_error(exc) or exc
+    if isinstance(cause, DBAPIError) and cause.orig is not None:
+        cause = cause.orig
+    said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    return next((f"{words} ({said})" for sign, words in _IN_WORDS.items() if sign in said), said)
 
 
 def _database_error(exc: BaseException | None) -> DBAPIError | None:

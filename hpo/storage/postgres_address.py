@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.errors import HpoError
+from hpo.system.atomic_files import replacing
 
 ROLE = DATABASE = "hpo"
 # Below the ports that systems give to outgoing connections, above those of known services.
@@ -92,11 +93,7 @@ def outward_address() -> str | None:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file as a whole, which only its owner may read from the beginning."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+    with replacing(path, 0o600) as new, new.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    new.replace(path)

@@ -49,6 +49,7 @@ from hpo.storage.postgres_status import (
     recorded_pid,
 )
 from hpo.storage.urls import URL_FILE, resolve_url
+from hpo.system.atomic_files import is_stream, replacing
 from hpo.system.filesystem import locate
 
 DEFAULT_CONNECTIONS = 500
@@ -87,7 +88,10 @@ class Server:
     """The server of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().resolve()
+        try:
+            self.folder = folder.expanduser().resolve()
+        except RuntimeError as exc:  # nobody has that name, or links lead in a circle
+            raise HpoError(f"{folder}: there is no such folder: {exc}") from exc
         self.data = self.folder / "data"
         self.log = self.folder / "log" / "server.log"
         self.service = self.folder / "service"
@@ -398,28 +402,25 @@ class Server:
             (self.folder / "backups").mkdir(mode=0o700, exist_ok=True)
             moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
             output = self.folder / "backups" / f"hpo-{moment}.dump"
-        output = output.expanduser().resolve()
-        partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+        if not is_stream(output):
+            output = output.resolve()
         try:
-            write_private(partial, "")
-            for name, arguments in (
-                ("pg_dump", ("--format=custom", "--no-password", f"--file={partial}")),
-                ("pg_restore", ("--list", partial)),
-            ):
-                target = () if name == "pg_restore" else (f"--dbname=service={ROLE}",)
-                done = programs.run(
-                    name, *arguments, *target, environment={"PGSERVICEFILE": str(self.service)}
-                )
-                if done.returncode != 0:
-                    raise HpoError(
-                        f"{self.folder}: {name} failed: {_first_line(done.stderr)}; "
-                        f"is the server running? (hpo db status {self.folder})"
+            with replacing(output, 0o600) as partial:
+                for name, arguments in (
+                    ("pg_dump", ("--format=custom", "--no-password", f"--file={partial}")),
+                    ("pg_restore", ("--list", partial)),
+                ):
+                    target = () if name == "pg_restore" else (f"--dbname=service={ROLE}",)
+                    done = programs.run(
+                        name, *arguments, *target, environment={"PGSERVICEFILE": str(self.service)}
                     )
-            partial.rename(output)
+                    if done.returncode != 0:
+                        raise HpoError(
+                            f"{self.folder}: {name} failed: {_first_line(done.stderr)}; "
+                            f"is the server running? (hpo db status {self.folder})"
+                        )
         except OSError as exc:
             raise HpoError(f"{output}: cannot be written: {exc.strerror}") from exc
-        finally:
-            partial.unlink(missing_ok=True)
         service, restore, written = (
             shlex.quote(str(path))
             for path in (self.service, programs.folder / "pg_restore", output)

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 from hpo.errors import StorageError
 
 URL_FILE = "url"
+# A file with one URL is far smaller.
+_MAX_BYTES = 10_000
 
 
 def hide_password(url: str) -> str:
     """Return a URL as it may be shown, even one that is not valid."""
     return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+
+
+def _find(text: str) -> Path:
+    """Return the path that a storage may mean."""
+    try:
+        path = Path(text.removeprefix("@")).expanduser()
+        path.exists()
+    except OSError as exc:
+        raise StorageError(f"--storage {text}: cannot be read: {exc.strerror}") from exc
+    except RuntimeError as exc:  # nobody has that name, or this user has no home
+        raise StorageError(f"--storage {text}: there is no such home folder") from exc
+    return path
 
 
 def resolve_url(text: str) -> str:
@@ -31,7 +46,7 @@ def resolve_url(text: str) -> str:
     """
     if "://" in text:
         return text
-    path = Path(text.removeprefix("@")).expanduser()
+    path = _find(text)
     if path.is_dir():
         path = path / URL_FILE
         if not path.exists():
@@ -42,8 +57,13 @@ def resolve_url(text: str) -> str:
     elif not text.startswith("@") and not path.exists():
         return text
     try:
-        content = path.read_bytes()
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise StorageError(
+                f"--storage {text}: {path} is no file with a URL, but a device or pipe"
+            )
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES)
     except OSError as exc:
         raise StorageError(f"--storage {text}: cannot be read: {exc.strerror}") from exc
     if content.startswith(b"SQLite format 3"):

@@ -26,6 +26,7 @@ from hpo.storage.trial_reader import (
 )
 from hpo.study.record import StudyRecord, find_id
 from hpo.system.atomic_files import replacing
+from hpo.wording import shown_cell
 
 FORMATS = ("csv", "json", "parquet")
 _PART = part_key(0).removesuffix("0")
@@ -182,11 +183,18 @@ def _put_attributes(
             columns.find(key, at, 3, key)[at] = value if plain else json.dumps(value)
 
 
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose texts, names of columns too, no spreadsheet or terminal obeys."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    cells = {name: frame[name].map(shown_cell) for name in texts}
+    return frame.assign(**cells).rename(columns=shown_cell)
+
+
 def _write(frame: pd.DataFrame, path: Path, form: str) -> int:
     try:
         with replacing(path) as partial:
             if form == "csv":
-                frame.to_csv(partial, index=False)
+                _shown(frame).to_csv(partial, index=False)
             elif form == "json":
                 frame.to_json(partial, orient="records", date_format="iso", indent=1)
             else:

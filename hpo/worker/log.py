@@ -8,7 +8,17 @@ import os
 import sys
 from pathlib import Path
 
+from hpo.wording import printable
+
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class PlainFormatter(logging.Formatter):
+    """Log records in which control characters, of a study's texts too, are escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one record as text."""
+        return printable(super().format(record))
 
 
 class _Forgiving(io.RawIOBase):
@@ -48,7 +58,8 @@ def open_log(folder: Path, worker_id: str) -> Path | None:
     try:
         assert path is not None
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o644)
     except OSError as exc:
         sys.stderr.write(f"no log in {folder}: {exc.strerror}\n")
         path = None
@@ -64,7 +75,9 @@ def open_log(folder: Path, worker_id: str) -> Path | None:
             os.close(descriptor)
             sys.stdout, sys.stderr = _text(1), _text(2)
     handlers.append(logging.StreamHandler(sys.stderr))
-    logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(PlainFormatter(FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
     return path
 
 

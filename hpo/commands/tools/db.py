@@ -11,6 +11,8 @@ from hpo.commands.common import (
     add_command,
     add_commands,
     add_json,
+    add_output,
+    beside_output,
     positive,
     print_line,
     say,
@@ -44,9 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group, "backup", backup, "write all studies of a server to a file, while it works"
     )
     _add_folder(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: DIR/backups/hpo-TIME.dump"
-    )
+    add_output(parser, "DIR/backups/hpo-TIME.dump")
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +94,7 @@ def status(options: argparse.Namespace) -> int:
 def backup(options: argparse.Namespace) -> int:
     """Write all studies of a server to a file."""
     path, restore = Server(options.folder).backup(options.output)
-    print_line(str(path))
+    with beside_output(options.output):
+        print_line(str(path))
     say(f"to restore it: {restore}")
     return 0

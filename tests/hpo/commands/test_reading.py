@@ -28,22 +28,7 @@ from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
 from hpo.study.record import find
-from tests.support.studies import ROOT, run_hpo
 
-STUDY = """
-trials = 3
-[table]
-dataset = "csv"
-path = "mine.csv"
-families = ["ratios"]
-[cv]
-scheme = "kfold"
-folds = 2
-[estimator]
-name = "ridge"
-[space]
-alpha = { type = "float", low = 0.001, high = 10.0, log = true }
-"""
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles
 # are not there: that is said, and changes nothing either.
 READING: dict[str, tuple[tuple[str, ...], int]] = {
@@ -70,22 +55,6 @@ OTHERS = {
 def test_every_command_reads_or_does_not():
     assert READING.keys() | OTHERS == COMMANDS.keys()
     assert not READING.keys() & OTHERS
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished study, its table and a saved model of it."""
-    folder = tmp_path_factory.mktemp("finished")
-    formulas = [f"Li{n}{element}O{n}" for element in ("Na", "K", "Mg", "Ca") for n in (1, 2, 3)]
-    lines = [f"{formula},{at}.5" for at, formula in enumerate(formulas)]
-    (folder / "mine.csv").write_text("\n".join(["formula,target", *lines]) + "\n")
-    (folder / "t.toml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        run_hpo("run", "t.toml", "--workers", "1")
-        run_hpo("rank", "t", "mine.csv", "--output", "ranked.csv")
-    return folder
 
 
 def hold(path: Path, code: str) -> subprocess.Popen[str]:
