@@ -378,10 +378,8 @@ def _summary(calibration: Calibration) -> dict[str, Any]:
 
 
 def _origin() -> dict[str, Any]:
-    """Return the provenance without the text of uncommitted changes, which its hash stands for."""
-    origin = provenance.collect()
-    origin["git"] = {key: value for key, value in origin["git"].items() if key != "diff"}
-    return origin
+    """Return what a model that is given away may say of where it was made."""
+    return provenance.published(provenance.collect())
 
 
 def _read(folder: Path, name: str) -> bytes:

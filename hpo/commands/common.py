@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
 from hpo.records import Access
+from hpo.redaction import redact, redact_argument
 
 if TYPE_CHECKING:
     from hpo.storage.storage import StudyStorage
@@ -124,9 +125,7 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    from hpo.storage.urls import hide_password
-
-    return f" --storage {hide_password(options.storage)}"
+    return f" --storage {redact_argument(options.storage)}"
 
 
 def absolute(folder: str | None) -> str | None:
@@ -135,8 +134,8 @@ def absolute(folder: str | None) -> str | None:
 
 
 def say(line: str) -> None:
-    """Print what is for a person, not for a program."""
-    sys.stderr.write(f"{line}\n")
+    """Print what is for a person, not for a program; a library's message may name a password."""
+    sys.stderr.write(f"{redact(line)}\n")
     sys.stderr.flush()
 
 

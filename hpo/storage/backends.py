@@ -14,7 +14,6 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     OperationalError,
@@ -26,7 +25,7 @@ from hpo.records import Access
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage, first_line
-from hpo.storage.urls import hide_password, resolve_url
+from hpo.storage.urls import parse_url, show_url
 
 _SCHEMA_ATTEMPTS = 20
 
@@ -72,16 +71,11 @@ def open_storage(url: str, access: Access) -> StudyStorage:
         If the URL is not valid, or the database is missing, damaged or of another version.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        parsed = sa.make_url(resolve_url(url))
-    except (ArgumentError, ValueError) as exc:
-        raise StorageError(
-            f"--storage {hide_password(url)}: not a database URL; expected e.g. sqlite:///hpo.db"
-        ) from exc
+    parsed = parse_url(url)
     backend = parsed.get_backend_name()
     if backend in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = show_url(parsed)
     options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
@@ -159,7 +153,7 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
         connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
         options = {"poolclass": sa.NullPool}
     options["connect_args"] = connect_args
-    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    shown = show_url(url.set(drivername="postgresql"))
     where = shown if "://" in given else f"{given} ({shown})"
     try:
         with _gate(url, connect_args, access):

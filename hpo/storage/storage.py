@@ -34,6 +34,7 @@ from hpo.errors import StorageError
 from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 from hpo.storage.sqlite_reading import refuse_changed
+from hpo.storage.urls import show_url
 
 BUSY_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 5.0
@@ -140,7 +141,7 @@ class StudyStorage(RDBStorage):
         StorageError
             If the role may not read a table, or a file that nobody wrote was written meanwhile.
         """
-        shown = self.engine.url.render_as_string(hide_password=True)
+        shown = show_url(self.engine.url)
         with self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 # One moment for all statements; SQLite reads so by itself.
@@ -187,7 +188,7 @@ class StudyStorage(RDBStorage):
                 now = time.monotonic()
                 # A missing table or column does not come back by waiting.
                 if now - began >= self.patience_s or "no such" in str(exc):
-                    shown = self.engine.url.render_as_string(hide_password=True)
+                    shown = show_url(self.engine.url)
                     raise StorageError(f"{shown}: does not answer: {first_line(exc)}") from exc
                 if warned == began or now - warned > _WARN_EVERY_S:
                     warned = now

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo.errors import StorageError
+from hpo.redaction import redact_argument
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 URL_FILE = "url"
 
 
-def hide_password(url: str) -> str:
-    """Return a URL as it may be shown, even one that is not valid."""
-    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+def show_url(url: sa.URL) -> str:
+    """Return a URL as it may be shown; a driver may take the password in the query, too."""
+    return redact_argument(url.render_as_string(hide_password=True))
+
+
+def parse_url(given: str) -> sa.URL:
+    """Return the URL that `--storage` means; see `resolve_url`.
+
+    Raises
+    ------
+    StorageError
+        If it is none, or if a raw @ leaves open where its password ends.
+    """
+    # Not at the top: `hpo doctor` says so where it is missing.
+    import sqlalchemy as sa
+
+    text = resolve_url(given)
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as exc:
+        raise StorageError(
+            f"--storage {redact_argument(given)}: not a database URL; expected e.g. "
+            "sqlite:///hpo.db"
+        ) from exc
+    if url.get_backend_name() != "sqlite" and text.count("@") > 1:
+        raise StorageError(
+            f"--storage {redact_argument(given)}: has more than one @, so that nobody can tell "
+            "where its password ends; write an @ within a name or password as %40"
+        )
+    return url
 
 
 def resolve_url(text: str) -> str:

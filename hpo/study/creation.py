@@ -220,7 +220,7 @@ def begin(
         "fingerprint": json.dumps(dict(current)),
         "table_path": str(table_path) if table_path else None,
     }
-    origin = {**provenance.collect(), "source": vars(source)}
+    origin = {**provenance.collect(Path(source.file)), "source": vars(source)}
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
@@ -285,7 +285,7 @@ def _record_resumption(
     before = provenance.facts(json.loads(stored.provenance))
     now = provenance.facts(origin)
     changed = compare_origin(name, before, now, strict=strict)
-    diff = origin["git"].get("diff") if "diff" in changed else None
+    diff = origin["git"].get("diff") if "diff" in changed else None  # see HPO_KEEP_DIFF
     storage.record_event(
         c,
         stored.study_id,

@@ -22,12 +22,14 @@ from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
 from hpo.records import Access
+from hpo.redaction import redact_value
 from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
 from hpo.storage.ledger import Ledger
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
 from hpo.storage.storage import StudyStorage, first_line
+from hpo.storage.urls import show_url
 from hpo.study.fingerprint import (
     Fingerprint,
     compare,
@@ -116,7 +118,7 @@ class StudyRecord:
                 pass
             yield replace(self, storage=opened)
         except (OperationalError, ProgrammingError) as exc:
-            shown = opened.engine.url.render_as_string(hide_password=True)
+            shown = show_url(opened.engine.url)
             reason = first_line(exc.orig or exc)
             raise StorageError(f"{shown}: cannot be written: {reason}") from exc
         finally:
@@ -165,7 +167,7 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
     with storage.read() as c:
         study_id = find_id(c, name)
         if study_id is None:
-            shown = storage.engine.url.render_as_string(hide_password=True)
+            shown = show_url(storage.engine.url)
             hint = suggest(name, [*read_names(c), *read_plain_names(c)])
             raise StudyNotFoundError(f"{shown} holds no study '{name}'; {hint}")
         row = find_row(c, study_id)
@@ -176,6 +178,8 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
         )
     origin = json.loads(row.provenance)
     source = origin.pop("source")
+    # Earlier versions kept the command as it was typed.
+    origin = redact_value(origin)
     return StudyRecord(
         storage=storage,
         study_id=study_id,

@@ -8,7 +8,16 @@ import os
 import sys
 from pathlib import Path
 
+from hpo.redaction import redact
+
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class _Redacting(logging.Formatter):
+    """Hides passwords and keys, which errors and their stack traces may quote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class _Forgiving(io.RawIOBase):
@@ -64,7 +73,9 @@ def open_log(folder: Path, worker_id: str) -> Path | None:
             os.close(descriptor)
             sys.stdout, sys.stderr = _text(1), _text(2)
     handlers.append(logging.StreamHandler(sys.stderr))
-    logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(_Redacting(FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
     return path
 
 
