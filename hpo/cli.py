@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
 from hpo.errors import HpoError
+from hpo.redaction import redact_arguments
 from hpo.system.threads import use_one_thread
 
 # The module of each command, imported only when it is asked for, and what `hpo --help` says of it.
@@ -48,6 +49,11 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None and (shown := redact_arguments(given)) != given:
+        # Other users of this machine see the command lines of all processes.
+        from hpo.system.resources import rewrite_arguments
+
+        rewrite_arguments(shown)
     return run(make_parser([given[0]] if given and given[0] in COMMANDS else []), given)
 
 

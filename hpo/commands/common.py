@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
-from hpo.records import Access
+from hpo.records import TRUST, Access
 from hpo.redaction import redact, redact_argument
 
 if TYPE_CHECKING:
@@ -68,6 +68,23 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(
             f"--{name}", default=os.environ.get(variable) or default, help=f"{text} ({shown})"
         )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument(
+        "--trust",
+        action=_Trust,
+        nargs=0,
+        help=f"import code that a study names, although another user began it (default: {TRUST})",
+    )
+
+
+class _Trust(argparse.Action):
+    """Sets a variable, which the workers of this command inherit."""
+
+    def __call__(self, *_: object) -> None:
+        os.environ[TRUST] = "1"
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:

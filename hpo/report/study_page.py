@@ -227,11 +227,12 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
 
 
 def _commit(git: Mapping[str, Any]) -> str:
-    dirty = {
+    changes = {
         True: f", with uncommitted changes (SHA-256 {git.get('diff_hash', '')})",
         False: ", no uncommitted changes",
+        None: "",
     }
-    return f"{git.get('commit', 'unknown')}{dirty.get(git.get('dirty'), '')}"
+    return f"{git.get('commit', 'unknown')}{changes[git.get('dirty')]}"
 
 
 def _citation(manifest: Mapping[str, Any]) -> str:

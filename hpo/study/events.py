@@ -61,7 +61,8 @@ def tell(record: StudyRecord) -> dict[str, Any]:
     dict
         `study`, `begun_at`, `source`, `origin` (commits, uncommitted changes, lock file, packages,
         user, machine, command), `fingerprint` by part, `workers` (one object per run of a worker)
-        and `events`, all without passwords. Times are seconds since the epoch, by the database's clock.
+        and `events`, all without passwords. Times are seconds since the epoch, by the database's
+        clock.
     """
     with record.storage.read() as c:
         rows = read_workers(c, record.study_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from hpo.redaction import redact_value
 from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.storage.ledger import Ledger
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
 from hpo.storage.storage import StudyStorage, first_line
@@ -34,7 +35,9 @@ from hpo.study.fingerprint import (
     Fingerprint,
     compare,
     fingerprint,
+    own_modules,
 )
+from hpo.study.trust import require_trusted
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,20 @@ class StudyRecord:
             return None
         return Target(**features.table.read_manifest(self.table_path)["target"])
 
+    def admit_code(self, accepted: Sequence[str] = ()) -> None:
+        """Let modules that the study names be imported, if they may be; see `hpo.study.trust`.
+
+        Raises
+        ------
+        TrustError, ConflictError, SpecError
+            If they may not, or are not there.
+        """
+        file = Path(self.source.file)
+        if own_modules(self.spec):
+            began = [self.provenance, *self.ledger.events(EventKind.RESUMED)]
+            require_trusted(self.name, self.spec, file, self.fingerprint, began, accepted)
+        make_importable(file)
+
     def open_objective(self) -> tuple[FeatureTable | None, Objective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.
 
@@ -141,8 +158,10 @@ class StudyRecord:
         ------
         ConflictError
             If table, splits, space, objective, code or packages differ.
+        TrustError
+            If another user began the study, and it names code of its own.
         """
-        make_importable(Path(self.source.file))
+        self.admit_code()
         table = self.read_table()
         objective = make_objective(self.spec, table)
         compare(self.name, self.fingerprint, fingerprint(self.spec, table, objective))

@@ -21,6 +21,7 @@ from hpo.analysis.discovery_metrics import Values, describe, on_scale, screening
 from hpo.commands.common import (
     add_json,
     add_shared,
+    add_trust,
     open_storage,
     print_json,
     print_line,
@@ -62,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the page (default: comparison.html in the folder of reports)",
     )
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage", "reports")
 
 

@@ -16,6 +16,7 @@ from hpo.analysis.saved_model import Model
 from hpo.commands.common import (
     add_json,
     add_shared,
+    add_trust,
     open_storage,
     positive,
     print_json,
@@ -64,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--refit", action="store_true", help="fit anew with the packages that are here"
     )
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage")
 
 
