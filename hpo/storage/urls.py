@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 URL_FILE = "url"
+_CERTIFICATE = "sslrootcert"
 
 
 def show_url(url: sa.URL) -> str:
@@ -87,4 +89,18 @@ def resolve_url(text: str) -> str:
         raise StorageError(
             f"--storage {text}: {path} may be read by others; it holds a password: chmod 600 {path}"
         )
+    return _with_certificate_beside(url, path.parent)
+
+
+def _with_certificate_beside(url: str, folder: Path) -> str:
+    """Take the server's certificate from beside the URL where only copies of both are."""
+    import sqlalchemy as sa
+
+    with contextlib.suppress(sa.exc.ArgumentError, ValueError):
+        parsed = sa.make_url(url)
+        named = parsed.query.get(_CERTIFICATE)
+        beside = folder / Path(str(named)).name
+        if named and not Path(str(named)).exists() and beside.exists():
+            moved = parsed.update_query_dict({_CERTIFICATE: str(beside.resolve())})
+            return moved.render_as_string(hide_password=False)
     return url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import socket
@@ -13,19 +14,26 @@ import sqlalchemy as sa
 from hpo.errors import HpoError
 
 ROLE = DATABASE = "hpo"
+# The superuser, who is for `hpo db` alone.
+ADMIN = "hpo_admin"
+HERE = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, above those of known services.
 _PORTS = range(20_000, 32_768)
 
 
-def make_url(host: str, port: int, password: str) -> sa.URL:
-    """Return the URL of a server of one's own."""
+def make_url(
+    host: str, port: int, password: str, certificate: Path | None = None, role: str = ROLE
+) -> sa.URL:
+    """Return the URL of a server of one's own; with its certificate, no other one is talked to."""
+    tls = {"sslmode": "verify-ca", "sslrootcert": str(certificate)}
     return sa.URL.create(
         "postgresql",
-        username=ROLE,
+        username=role,
         password=password,
         host=host,
         port=port,
         database=DATABASE,
+        query=tls if certificate else {},
     )
 
 
@@ -39,6 +47,7 @@ def connect(url: sa.URL, database: str) -> Any:
         user=url.username,
         password=url.password,
         dbname=database,
+        **url.query,
         connect_timeout=5,
         application_name="hpo db",
         autocommit=True,
@@ -54,6 +63,14 @@ def answers(url: sa.URL) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address reaches the machine itself and no other."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def free_port() -> int:
