@@ -17,6 +17,7 @@ from typing import Any
 from hpo.errors import FailedStudyError, HpoError
 from hpo.launch.slurm_jobs import name_jobs, submit_command
 from hpo.storage.events import EventKind
+from hpo.storage.urls import URL_FILE, keep_private
 from hpo.study.record import StudyRecord
 from hpo.study.status import WorkerStatus, list_workers
 from slurm.cluster import ClusterSpec
@@ -218,20 +219,23 @@ def _submit(record: StudyRecord, wanted: DesiredWorkers, n: int, *, anew: bool) 
     cluster = wanted.cluster
     if not anew:
         _require_progress(record, n)
+    folder = Path(wanted.logs) / record.name / "slurm"
+    # Neither pickles nor command lines hold a password.
+    storage = keep_private(wanted.storage, folder / URL_FILE)
     arguments = [
-        *("worker", record.name, "--storage", wanted.storage, "--logs", wanted.logs),
+        *("worker", record.name, "--storage", storage, "--logs", wanted.logs),
         *("--leave-before", str(cluster.leave_before_s), "--stagger", str(cluster.stagger_s)),
         *([] if cluster.requeue else ["--no-requeue"]),
     ]
-    job_ids, folder = submit_command(
+    job_ids, printed = submit_command(
         cluster,
         arguments,
         n,
         name=f"hpo-{record.name}",
         comment=comment_of(record),
-        logs=Path(wanted.logs) / record.name / "slurm",
+        logs=folder,
     )
-    _write_down(record, wanted, job_ids, folder, anew=anew)
+    _write_down(record, wanted, job_ids, printed, anew=anew)
     return tuple(job_ids)
 
 

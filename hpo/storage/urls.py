@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import StorageError
 from hpo.redaction import redact_argument
+from hpo.system.atomic_files import write_private
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -90,6 +91,18 @@ def resolve_url(text: str) -> str:
             f"--storage {text}: {path} may be read by others; it holds a password: chmod 600 {path}"
         )
     return _with_certificate_beside(url, path.parent)
+
+
+def keep_private(given: str, file: Path) -> str:
+    """Return what other processes may be given as `--storage` where others may look.
+
+    A URL with a password is written to `file`, which only its owner may read; it takes its place.
+    """
+    if redact_argument(given) == given:
+        return given
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_private(file, f"{given}\n")
+    return str(file.resolve())
 
 
 def _with_certificate_beside(url: str, folder: Path) -> str:

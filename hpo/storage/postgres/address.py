@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import random
 import socket
 from pathlib import Path
@@ -105,15 +104,3 @@ def outward_address() -> str | None:
             return str(probe.getsockname()[0])
     except OSError:
         return None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file as a whole, which only its owner may read from the beginning."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(path)

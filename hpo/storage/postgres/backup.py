@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpo.errors import HpoError
-from hpo.storage.postgres.address import ROLE, write_private
+from hpo.storage.postgres.address import ROLE
 from hpo.storage.postgres.programs import Programs, first_line
+from hpo.system.atomic_files import write_private
 
 
 def write_backup(

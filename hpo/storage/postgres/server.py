@@ -41,7 +41,6 @@ from hpo.storage.postgres.address import (
     is_loopback,
     make_url,
     outward_address,
-    write_private,
 )
 from hpo.storage.postgres.backup import write_backup
 from hpo.storage.postgres.certificate import CERTIFICATE, KEY, make_certificate, require_tls
@@ -56,6 +55,7 @@ from hpo.storage.postgres.status import (
     recorded_pid,
 )
 from hpo.storage.urls import URL_FILE, parse_url
+from hpo.system.atomic_files import write_private
 from hpo.system.filesystem import locate
 
 DEFAULT_CONNECTIONS = 500
