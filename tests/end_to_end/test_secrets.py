@@ -160,13 +160,14 @@ def test_no_secret_leaves_the_place_where_it_was_put(
                 ["scontrol", "show", "job"], capture_output=True, text=True
             ).stdout
             hpo("wandb", "x", "--mode", "offline")
-        for arguments in (
+        reading: tuple[tuple[str, ...], ...] = (
             *(("status", "x"), ("status", "x", "--json"), ("provenance", "x", "--json")),
             *(("provenance", "x"), ("report", "x"), ("compare", "x"), ("logs", "x")),
             *(("export", "x"), ("export", "x", "--format", "json"), ("doctor",)),
-        ):
-            code = {"doctor": None}.get(arguments[0], 0)
-            done = subprocess.run(command(*arguments), capture_output=True, text=True)
+        )
+        for reads in reading:
+            code = {"doctor": None}.get(reads[0], 0)
+            done = subprocess.run(command(*reads), capture_output=True, text=True)
             assert code is None or done.returncode == code, done.stderr
             said += done.stdout + done.stderr
         hpo("budget", "x", "7")

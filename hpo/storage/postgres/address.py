@@ -40,13 +40,14 @@ def connect(url: sa.URL, database: str) -> Any:
     """Connect to a database of a server, for administration."""
     import psycopg
 
+    tls: dict[str, Any] = dict(url.query)
     return psycopg.connect(
         host=url.host,
         port=url.port,
         user=url.username,
         password=url.password,
         dbname=database,
-        **url.query,
+        **tls,
         connect_timeout=5,
         application_name="hpo db",
         autocommit=True,

@@ -94,8 +94,8 @@ def test_a_password_that_an_earlier_version_kept_is_hidden_when_it_is_read(begin
     record = begin_study()
     old = {"command": "hpo run x.toml --storage postgresql://hpo:planted@host/db"}
     with record.storage.write() as c:
-        told = json.dumps({**old, "source": vars(record.source)})
-        c.execute(STUDIES.update().values(provenance=told))
+        stored = json.dumps({**old, "source": vars(record.source)})
+        c.execute(STUDIES.update().values(provenance=stored))
         record.storage.record_event(c, record.study_id, EventKind.RESUMED, **old)
     told = tell(find(record.storage, record.name))
     assert "planted" not in json.dumps(told)

@@ -113,7 +113,7 @@ def begun_by(user: str | None) -> None:
     storage.engine.dispose()
 
 
-def told(done) -> str:
+def told(done):
     """What a command said; a worker says it in its log."""
     return done.stderr + "".join(path.read_text() for path in Path("logs/x").glob("*.log"))
 
