@@ -14,6 +14,7 @@ from typing import Any
 
 from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
 from hpo.errors import HpoError, describe_os_error
+from hpo.redaction import redact_arguments
 from hpo.system.threads import use_threads
 
 # The module of each command, imported only when it is asked for, and what `hpo --help` says of it.
@@ -56,6 +57,11 @@ _PATHS = ("Symlink loop from", "Could not determine home directory")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None and (shown := redact_arguments(given)) != given:
+        # Other users of this machine see the command lines of all processes.
+        from hpo.system.resources import rewrite_arguments
+
+        rewrite_arguments(shown)
     return run(make_parser([given[0]] if given and given[0] in COMMANDS else []), given)
 
 

@@ -8,6 +8,7 @@ HpoError                 the user can do something about it; exit code 2
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
 ├── ModelError           a study has no model to rank with, or a saved one must not be loaded
+├── TrustError           code that another user's study names is not imported unasked
 ├── FailedStudyError     the study stopped because too many trials failed
 └── ConflictError        what runs now is not what the study was begun with; exit code 3
 
@@ -66,6 +67,10 @@ class ObjectiveError(HpoError):
 
 class ModelError(HpoError):
     """A study has no model to rank with, or a saved one must not be loaded."""
+
+
+class TrustError(HpoError):
+    """A study that another user began names code, which is not imported unasked."""
 
 
 class FailedStudyError(HpoError):

@@ -8,7 +8,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,28 @@ def resolve(name: str, what: str) -> Any:
         if not hasattr(found, part):
             raise SpecError(f"{what}: module '{module_name}' has no '{attribute}'")
         found = getattr(found, part)
+    return found
+
+
+def find_module(name: str, folders: Iterable[Path] = ()) -> ModuleSpec | None:
+    """Find a module as an import would, but import nothing, not even the packages it is in.
+
+    Parameters
+    ----------
+    folders
+        Where its first part is looked for at last, as if they were importable.
+    """
+    first, *rest = name.split(".")
+    try:
+        found = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        found = PathFinder.find_spec(first, [str(folder) for folder in folders])
+    for part in rest:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        found = PathFinder.find_spec(f"{found.name}.{part}", list(found.submodule_search_locations))
     return found
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+# Set by `--trust`, so that the workers that a command starts need not be told again.
+TRUST = "HPO_TRUST"
+
 FAILURE_KEY = "failure"
 PRUNED_KEY = "pruned"
 WORKER_KEY = "worker"

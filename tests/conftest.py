@@ -15,7 +15,7 @@ from features.table import Column, Target
 from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
-from hpo.records import Access
+from hpo.records import TRUST, Access
+from hpo.redaction import redact, redact_argument
 from hpo.system.atomic_files import is_stream
 from hpo.wording import abridge, printable
 
@@ -75,6 +76,23 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(
             f"--{name}", default=os.environ.get(variable) or default, help=f"{text} ({shown})"
         )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument(
+        "--trust",
+        action=_Trust,
+        nargs=0,
+        help=f"import code that a study names, although another user began it (default: {TRUST})",
+    )
+
+
+class _Trust(argparse.Action):
+    """Sets a variable, which the workers of this command inherit."""
+
+    def __call__(self, *_: object) -> None:
+        os.environ[TRUST] = "1"
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
@@ -170,9 +188,7 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    from hpo.storage.urls import hide_password
-
-    return f" --storage {hide_password(options.storage)}"
+    return f" --storage {redact_argument(options.storage)}"
 
 
 def absolute(folder: str | None) -> str | None:
@@ -181,8 +197,8 @@ def absolute(folder: str | None) -> str | None:
 
 
 def say(line: str) -> None:
-    """Print what is for a person, not for a program."""
-    sys.stderr.write(f"{printable(abridge(line, MAX_LINE))}\n")
+    """Print what is for a person, not for a program; a library's message may name a password."""
+    sys.stderr.write(f"{printable(abridge(redact(line), MAX_LINE))}\n")
     sys.stderr.flush()
 
 

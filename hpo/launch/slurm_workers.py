@@ -32,6 +32,7 @@ from hpo.launch.slurm_history import (
 from hpo.launch.slurm_jobs import UnwritableError, name_jobs, submit_command
 from hpo.launch.slurm_plan import Plan, Section, SectionPlan, is_ours, make_plan
 from hpo.storage.events import EventKind
+from hpo.storage.urls import URL_FILE, keep_private
 from hpo.study.record import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.errors import SlurmError, SubmitError, UnreachableError
@@ -289,14 +290,17 @@ def _submit(record: StudyRecord, wanted: DesiredWorkers, detail: Mapping[str, An
     """
     comment = comment_of_submission(comment_of(record), detail["id"])
     cluster = wanted.cluster.with_workers(detail["workers_per_job"])
+    folder = Path(wanted.logs) / record.name / "slurm"
     try:
-        job_ids, folder = submit_command(
+        # Neither pickles nor command lines hold a password.
+        storage = keep_private(wanted.storage, folder / URL_FILE)
+        job_ids, printed = submit_command(
             cluster,
-            worker_arguments(record, cluster, wanted.storage, wanted.logs),
+            worker_arguments(record, cluster, storage, wanted.logs),
             detail["n_jobs"],
             name=f"hpo-{record.name}",
             comment=comment,
-            logs=Path(wanted.logs) / record.name / "slurm",
+            logs=folder,
         )
     except UnwritableError:
         record_refusal(record, detail, ())
@@ -306,7 +310,7 @@ def _submit(record: StudyRecord, wanted: DesiredWorkers, detail: Mapping[str, An
         raise
     except UnreachableError as exc:
         return _ask_queue(record, detail, comment, exc)
-    record_result(record, detail, job_ids, folder)
+    record_result(record, detail, job_ids, printed)
     return job_ids
 
 

@@ -15,6 +15,7 @@ from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, predictions_csv
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY
+from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
 from hpo.report.best_model_section import portray
 from hpo.report.figures.base import name_folds
@@ -26,6 +27,7 @@ from hpo.report.validity import Evidence, findings
 from hpo.spec.sections import CustomObjectiveSpec
 from hpo.study.fingerprint import PARTS
 from hpo.study.integrity import StudyContents, open_study
+from hpo.study.provenance import published
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
 from hpo.study.status import Status
@@ -121,9 +123,14 @@ def _context(
         "fixed": estimator.fixed if estimator else {},
         "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
-        "spec": json.dumps(record.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        "spec": _spec_text(record),
         **_scores(record, search, opened, evaluation, holds_out=holds_out),
     }
+
+
+def _spec_text(record: StudyRecord) -> str:
+    spec = redact_value(record.spec.model_dump(mode="json"))
+    return json.dumps(spec, indent=2, ensure_ascii=False)
 
 
 def _scores(
@@ -186,19 +193,19 @@ def _why_no_scores(record: StudyRecord, opened: StudyContents, status: Status) -
 
 
 def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, Any]:
-    origin = record.provenance
-    git = origin.get("git", {})
-    dirty = {True: ", with uncommitted changes", False: ", no uncommitted changes"}
-    overrides = "".join(f" --set {text}" for text in record.source.overrides)
+    # A page is given away: who began the study, where and how stays in the storage.
+    origin = published(record.provenance)
+    overrides = "".join(f" --set {text}" for text in redact_arguments(record.source.overrides))
     facts = {
-        "Study file": f"{record.source.file}{overrides}",
-        "Command": origin.get("command", ""),
-        "Storage": _storage_url(record),
+        "Study file": f"{Path(record.source.file).name}{overrides}",
+        "Storage": record.storage.engine.dialect.name,
         "Seed": str(record.spec.seed),
         "Lock file": origin.get("lock") or "",
-        "Git commit": f"{git.get('commit', 'unknown')}{dirty.get(git.get('dirty'), '')}",
+        "hpo's commit": _commit(origin.get("git", {})),
+        "Study file's commit": _commit(origin["repository"]) if "repository" in origin else "",
         "Python": origin.get("python", ""),
-        "Host": " ".join(str(origin.get(key, "")) for key in ("host", "platform")),
+        "Platform": origin.get("platform", ""),
+        "More": f"hpo provenance {record.name}",
     }
     if table is not None:
         facts["Table"] = (
@@ -219,11 +226,13 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
     }
 
 
-def _storage_url(record: StudyRecord) -> str:
-    url = record.storage.engine.url
-    # A driver may take the password in the query, too.
-    hidden = {key: "***" if "pass" in key.lower() else text for key, text in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
+def _commit(git: Mapping[str, Any]) -> str:
+    changes = {
+        True: f", with uncommitted changes (SHA-256 {git.get('diff_hash', '')})",
+        False: ", no uncommitted changes",
+        None: "",
+    }
+    return f"{git.get('commit', 'unknown')}{changes[git.get('dirty')]}"
 
 
 def _citation(manifest: Mapping[str, Any]) -> str:

@@ -16,7 +16,6 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     OperationalError,
@@ -25,11 +24,12 @@ from sqlalchemy.exc import (
 
 from hpo.errors import StorageError
 from hpo.records import Access
+from hpo.redaction import redact_argument
 from hpo.storage.outages import first_line, is_outage
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage
-from hpo.storage.urls import hide_password, resolve_url
+from hpo.storage.urls import parse_url, show_url
 
 _SCHEMA_ATTEMPTS = 20
 _LONGEST_PAUSE_S = 10.0
@@ -91,7 +91,7 @@ def explain_failure(exc: Exception, given: str | None) -> str | None:
     """
     if not isinstance(exc, SQLAlchemyError | StorageInternalError | sqlite3.Error):
         return None
-    shown = "the storage" if given is None else f"--storage {hide_password(given)}"
+    shown = "the storage" if given is None else f"--storage {redact_argument(given)}"
     return f"{shown}: {first_line(exc)}"
 
 
@@ -113,16 +113,11 @@ def open_storage(url: str, access: Access) -> StudyStorage:
         If the URL is not valid, or the database is missing, damaged or of another version.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        parsed = sa.make_url(resolve_url(url))
-    except (ArgumentError, ValueError) as exc:
-        raise StorageError(
-            f"--storage {hide_password(url)}: not a database URL; expected e.g. sqlite:///hpo.db"
-        ) from exc
+    parsed = parse_url(url)
     backend = parsed.get_backend_name()
     if backend in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = show_url(parsed)
     if backend == "sqlite" and parsed.query:
         raise StorageError(f"{shown}: a SQLite file takes no options; leave out what follows '?'")
     options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
@@ -203,7 +198,7 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
         connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
         options = {"poolclass": sa.NullPool}
     options["connect_args"] = connect_args
-    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    shown = show_url(url.set(drivername="postgresql"))
     where = shown if "://" in given else f"{given} ({shown})"
     try:
         with _gate(url, connect_args, access):

@@ -22,6 +22,7 @@ from hpo.errors import HpoError, StorageError, StudyNotFoundError, suggest
 from hpo.storage.budget import read_units, select_units
 from hpo.storage.schema import CLAIMS, METADATA, OPTUNA_METADATA, OPTUNA_STUDIES, TRIALS
 from hpo.storage.storage import StudyStorage
+from hpo.storage.urls import show_url
 
 # What a column of a study's tables can hold.
 Cell = int | float | str | dt.datetime | enum.Enum | None
@@ -276,7 +277,7 @@ def _identity(storage: StudyStorage) -> tuple[Any, ...]:
 
 
 def _shown(storage: StudyStorage) -> str:
-    return storage.engine.url.render_as_string(hide_password=True)
+    return show_url(storage.engine.url)
 
 
 def _reason(exc: SQLAlchemyError) -> str:

@@ -25,6 +25,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.outages import first_line, wait_for
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 from hpo.storage.sqlite_reading import refuse_changed
+from hpo.storage.urls import show_url
 
 BUSY_TIMEOUT_S = 60.0
 _T = TypeVar("_T")
@@ -145,7 +146,7 @@ class StudyStorage(RDBStorage):
         StorageError
             If the role may not read a table, or a file that nobody wrote was written meanwhile.
         """
-        shown = self.engine.url.render_as_string(hide_password=True)
+        shown = show_url(self.engine.url)
         with self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 # One moment for all statements; SQLite reads so by itself.
@@ -183,7 +184,7 @@ class StudyStorage(RDBStorage):
         StorageError
             If the database did not answer for that long.
         """
-        shown = self.engine.url.render_as_string(hide_password=True)
+        shown = show_url(self.engine.url)
         try:
             return wait_for(call, self.patience_s, shown, lambda: self._note_silence(silent=True))
         finally:

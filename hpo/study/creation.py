@@ -23,7 +23,7 @@ from hpo.objectives.protocol import Objective
 from hpo.plugins import try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate
-from hpo.spec.sections import CompositeSpec, CustomObjectiveSpec, GatedSpec, StudySpec
+from hpo.spec.sections import CustomObjectiveSpec, GatedSpec, StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.events import EventKind
 from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
@@ -35,8 +35,10 @@ from hpo.study.fingerprint import (
     fingerprint,
     fingerprint_of_spec,
     is_comparable,
+    own_modules,
 )
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
+from hpo.study.trust import identify
 from hpo.wording import count_of
 
 # Rows times features above which a study is not checked before its features are computed, but when
@@ -117,14 +119,7 @@ def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
 
 def _named_modules(spec: StudySpec) -> dict[str, str]:
     """Return the modules of others that a study names, by what names them."""
-    named = {}
-    if isinstance(spec.objective, CustomObjectiveSpec):
-        named["[objective] name"] = spec.objective.name
-    estimator = spec.estimator
-    for part, model in (estimator.parts if estimator else {}).items():
-        if ":" in model.name:
-            below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-            named[f"[estimator{below}] name"] = model.name
+    named = own_modules(spec)
     if isinstance(spec.table, OwnSpec):
         named["[table] loader"] = spec.table.loader
     return named
@@ -220,7 +215,11 @@ def begin(
         "fingerprint": json.dumps(dict(current)),
         "table_path": str(table_path) if table_path else None,
     }
-    origin = {**provenance.collect(), "source": vars(source)}
+    origin = {
+        **provenance.collect(Path(source.file)),
+        "code": identify(current),
+        "source": vars(source),
+    }
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
@@ -285,13 +284,13 @@ def _record_resumption(
     before = provenance.facts(json.loads(stored.provenance))
     now = provenance.facts(origin)
     changed = compare_origin(name, before, now, strict=strict)
-    diff = origin["git"].get("diff") if "diff" in changed else None
+    diff = origin["git"].get("diff") if "diff" in changed else None  # see HPO_KEEP_DIFF
     storage.record_event(
         c,
         stored.study_id,
         EventKind.RESUMED,
         **now,
-        command=origin["command"],
+        **{key: origin[key] for key in ("command", "user", "code") if key in origin},
         changed=changed,
         **({"difference": diff} if diff else {}),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +10,9 @@ from features.table import FeatureTable
 from hpo.errors import ConflictError, SpecError, suggest
 from hpo.estimators import trees
 from hpo.objectives.protocol import Objective
+from hpo.plugins import find_module
 from hpo.spec.loading import canonical
-from hpo.spec.sections import StudySpec
+from hpo.spec.sections import CompositeSpec, StudySpec
 from hpo.study.code_meaning import Source, hash_meaning, imported_by, sha256, without_comments
 from hpo.study.provenance import versions
 
@@ -20,6 +20,9 @@ Fingerprint = Mapping[str, str]
 
 # How `code` is hashed: "1", the text of the modules, is that of fingerprints that do not say.
 CODE_FORMAT = "2"
+
+# The part of `code` that is the study's own, and that nothing need be imported for.
+OWN_CODE = "own_code"
 
 # Modules whose code decides a score. What the command line or a report looks like does not.
 SCORING_MODULES = (
@@ -83,6 +86,7 @@ def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> 
         ),
         "code": sha256(hash_meaning(sources), without_comments(trees.source())),
         "code_format": CODE_FORMAT,
+        **({OWN_CODE: hash_own_code(spec)} if own_modules(spec) else {}),
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
     }
 
@@ -180,14 +184,43 @@ def compare_origin(
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
-    models = spec.estimator.parts.values() if spec.estimator else ()
-    own = [spec.objective.name, *(model.name for model in models)]
-    named = [name.partition(":")[0] for name in own if ":" in name]
+    named = [*own_modules(spec).values()]
     engine = (read_source(module) for module in SCORING_MODULES)
     return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 
 
-def _with_imported(named: Sequence[str]) -> list[Source]:
+def own_modules(spec: StudySpec) -> dict[str, str]:
+    """Return the modules that a study names as `module:attribute` and its workers import.
+
+    By what names them, such as "[objective] name".
+    """
+    named = {"[objective] name": spec.objective.name}
+    estimator = spec.estimator
+    for part, model in (estimator.parts if estimator else {}).items():
+        below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
+        named[f"[estimator{below}] name"] = model.name
+    return {what: name.partition(":")[0] for what, name in named.items() if ":" in name}
+
+
+def hash_own_code(spec: StudySpec, folders: Sequence[Path] = ()) -> str:
+    """Return a hash of what importing a study's own modules would run; nothing is imported.
+
+    These are the modules that it names, the packages that they are in, and what they import of
+    the same folder. `folders` are looked into at last, as if they were importable.
+    """
+    named = own_modules(spec).values()
+    packages = {
+        module.rsplit(".", depth)[0]
+        for module in named
+        for depth in range(1, module.count(".") + 1)
+    }
+    found = _with_imported([*named, *sorted(packages)], folders)
+    # Of what is installed the version counts, but for the module itself.
+    own = [one for one in found if one.module in named or "site-packages" not in one.file]
+    return hash_meaning(tuple(own))
+
+
+def _with_imported(named: Sequence[str], folders: Sequence[Path] = ()) -> list[Source]:
     """Return modules, and those of the same folder that they import, directly or not.
 
     What lies in site-packages is not followed: its version says what it is.
@@ -195,7 +228,7 @@ def _with_imported(named: Sequence[str]) -> list[Source]:
     found: dict[str, Source] = {}
     todo = list(named)
     while todo:
-        source = read_source(todo.pop(0))
+        source = read_source(todo.pop(0), folders)
         if source and source.module not in found:
             found[source.module] = source
             todo += sorted(_imported_beside(source))
@@ -220,9 +253,9 @@ def hash_code(modules: Sequence[str]) -> str:
     return hash_meaning(tuple(source for name in modules if (source := read_source(name))))
 
 
-def read_source(module: str) -> Source | None:
-    """Return the file of a module as it is now; None if it has none."""
-    found = importlib.util.find_spec(module)
+def read_source(module: str, folders: Sequence[Path] = ()) -> Source | None:
+    """Return the file of a module as it is now; None if it has none. Nothing is imported."""
+    found = find_module(module, folders)
     read = getattr(found.loader, "get_data", None) if found else None
     if found is None or found.origin is None or read is None:
         return None

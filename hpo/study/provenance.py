@@ -6,12 +6,16 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import pwd
+import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from hpo.redaction import redact, redact_arguments
 
 PACKAGES = (
     "lightgbm",
@@ -29,27 +33,62 @@ LOCK_FILE = "requirements.lock"
 # A longer difference is stored up to here; its hash is of all of it.
 MAX_DIFF_CHARS = 200_000
 ROOT = Path(__file__).resolve().parents[2]
+# Keeps the text of uncommitted changes in the study's storage, where a hash stands otherwise.
+KEEP_DIFF = "HPO_KEEP_DIFF"
+# What pages and Weights & Biases may show; all else stays in the storage. None of it says who or
+# where somebody is, or what a source file contains.
+_PUBLIC = ("lock", "python", "packages", "platform")
+_PUBLIC_GIT = ("commit", "dirty", "diff_hash")
+# Repositories: hpo's own checkout, and the one that the study file lies in.
+_REPOSITORIES = ("git", "repository")
 
 
-def collect() -> dict[str, Any]:
-    """Return what a study is begun with: checkout, lock file, packages, machine and command."""
-    return {
+def collect(study_file: Path | None = None) -> dict[str, Any]:
+    """Return what a study is begun with: checkouts, lock file, packages, machine, user, command.
+
+    Of uncommitted changes it has the hash, and their text only where `HPO_KEEP_DIFF` is set.
+    """
+    origin = {
         "git": git_state(ROOT),
         "lock": lock_hash(ROOT),
         "python": platform.python_version(),
         "packages": versions(PACKAGES),
+        "user": user_name(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "command": " ".join(["hpo", *sys.argv[1:]]),
+        "command": shlex.join(["hpo", *redact_arguments(sys.argv[1:])]),
     }
+    repository = _repository_of(study_file.resolve().parent) if study_file else None
+    if repository is not None and repository != ROOT:
+        origin["repository"] = git_state(repository)
+    return origin
+
+
+def published(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a study's provenance may leave its storage: for pages and for other servers.
+
+    Versions, commits and hashes do. Names of users and machines, paths, the command and the text
+    of changes do not.
+    """
+    shown = {key: origin[key] for key in _PUBLIC if key in origin}
+    for key in _REPOSITORIES:
+        if key in origin:
+            shown[key] = {name: origin[key][name] for name in _PUBLIC_GIT if name in origin[key]}
+    return shown
+
+
+def user_name() -> str:
+    """Return the account that this process runs under, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # as in a container that does not know the account
+        return f"uid {os.geteuid()}"
 
 
 def collect_of_worker() -> dict[str, Any]:
-    """Return what one run of a worker computes with; the difference as its hash alone."""
-    git = git_state(ROOT)
-    git.pop("diff", None)
+    """Return what one run of a worker computes with."""
     return {
-        "git": git,
+        "git": git_state(ROOT),
         "lock": lock_hash(ROOT),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -96,27 +135,37 @@ def lock_hash(folder: Path) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Return the commit that a folder is checked out at, and what differs from it.
+    """Return the commit that a folder is checked out at, and whether something differs from it.
 
     Returns
     -------
     dict
-        `commit`; `dirty`, whether files differ or are not tracked; `diff`, the difference of the
-        tracked files, shortened to `MAX_DIFF_CHARS`; `diff_hash`, the SHA-256 of all of it and
-        of the names of untracked files; `untracked`, these names.
+        `commit`; `dirty`, whether files differ or are not tracked; `untracked`, how many are not;
+        `diff_hash`, the SHA-256 of the difference of the tracked files and of the names of
+        untracked ones. `diff`, this difference without passwords and cut to `MAX_DIFF_CHARS`, only
+        where `HPO_KEEP_DIFF` is set.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    # An installed hpo lies in somebody else's repository, if in one.
+    commit, _, top = (_git(folder, "rev-parse", "HEAD", "--show-toplevel") or "").partition("\n")
+    if not top or Path(top.rstrip("\n")).resolve() != folder.resolve():
         return {"commit": "unknown: not a git checkout", "dirty": None}
     status = _git(folder, "status", "--porcelain") or ""
-    state: dict[str, Any] = {"commit": commit.strip(), "dirty": bool(status.strip())}
+    state: dict[str, Any] = {"commit": commit, "dirty": bool(status.strip())}
     if state["dirty"]:
         diff = _git(folder, "diff", "HEAD") or ""
-        state["diff"] = diff[:MAX_DIFF_CHARS]
-        state["untracked"] = [line[3:] for line in status.splitlines() if line.startswith("??")]
-        everything = "\0".join([diff, *state["untracked"]])
+        untracked = [line[3:] for line in status.splitlines() if line.startswith("??")]
+        state["untracked"] = len(untracked)
+        everything = "\0".join([diff, *untracked])
         state["diff_hash"] = hashlib.sha256(everything.encode()).hexdigest()
+        if os.environ.get(KEEP_DIFF):
+            state["diff"] = redact(diff)[:MAX_DIFF_CHARS]
     return state
+
+
+def _repository_of(folder: Path) -> Path | None:
+    """Return the top folder of the repository that a folder is in; None if it is in none."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(top.rstrip("\n")).resolve() if top else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -83,6 +83,14 @@ def replace_file(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file as a whole, which only its owner may read from the beginning."""
+    with replacing(path, 0o600) as new, new.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def _is_descriptor(path: Path) -> bool:
     try:
         link = str(path.readlink())

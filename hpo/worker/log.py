@@ -8,17 +8,18 @@ import os
 import sys
 from pathlib import Path
 
+from hpo.redaction import redact
 from hpo.wording import printable
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 class PlainFormatter(logging.Formatter):
-    """Log records in which control characters, of a study's texts too, are escapes."""
+    """Log records without control characters, of a study's texts too, and without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one record as text."""
-        return printable(super().format(record))
+        return printable(redact(super().format(record)))
 
 
 class _Forgiving(io.RawIOBase):

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
 from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial
+from hpo.redaction import redact
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +188,8 @@ def _run_trial(
         # The objective refused these parameters; the next ones may be better.
         _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
         with contextlib.suppress(LostLeaseError):
-            ledger.fail(claim, str(exc), trial.unsaved)
+            # The reason reaches pages and other servers; an error may quote the environment.
+            ledger.fail(claim, redact(str(exc)), trial.unsaved)
     else:
         if pruned:
             _log.info("trial %d: pruned, %s", claim.number, pruned)

@@ -26,7 +26,7 @@ from hpo.launch.slurm_workers import BusyError, refill
 from hpo.records import Access
 from hpo.spec.loading import validate
 from hpo.storage.backends import open_storage
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 from hpo.storage.urls import resolve_url
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord

@@ -65,8 +65,8 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
     source = hpo.study.fingerprint.read_source
     for changed in ("studies.saddle.gad", "studies.saddle.calculators.scine"):
 
-        def change(module, changed=changed):
-            found = source(module)
+        def change(module, folders=(), changed=changed):
+            found = source(module, folders)
             if module != changed:
                 return found
             assert found is not None

@@ -23,6 +23,7 @@ from hpo.commands.common import (
     add_json,
     add_output,
     add_shared,
+    add_trust,
     beside_output,
     open_storage,
     print_json,
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser, "comparison.html in the folder of reports", "the page")
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage", "reports")
 
 

@@ -17,6 +17,7 @@ from hpo.commands.common import (
     add_json,
     add_output,
     add_shared,
+    add_trust,
     beside_output,
     open_storage,
     positive,
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--refit", action="store_true", help="fit anew with the packages that are here"
     )
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage")
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
-from hpo.commands.common import absolute, add_shared, open_storage
+from hpo.commands.common import absolute, add_shared, add_trust, open_storage
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_going_on, add_worker_options
-from hpo.plugins import make_importable
 from hpo.records import Access
 from hpo.study.record import find
 
@@ -19,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the study's name")
     add_worker_options(parser)
     add_going_on(parser)
+    add_trust(parser)
     add_shared(parser, "reports")
 
 
@@ -29,6 +28,6 @@ def run(options: argparse.Namespace) -> int:
     source = record.source
     if options.data:
         source = replace(source, data_dir=absolute(options.data))
-    make_importable(Path(source.file))
+    record.admit_code(options.accept)
     spec = (source.load() or record.spec).model_copy(update={"trials": trials})
     return run_study(options, spec, source, record.table_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpo.commands.common import add_shared, seconds
+from hpo.commands.common import add_shared, add_trust, seconds
 from hpo.commands.studies.study_options import add_worker_options
 from hpo.system.resources import loading, name_process
 
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not go back into the queue at the time limit or when preempted",
     )
+    add_trust(parser)
     add_shared(parser, "storage", "logs")
 
 

@@ -17,7 +17,7 @@ from hpo.commands.common import (
     print_line,
     say,
 )
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +28,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         metavar="ADDRESS",
-        help="address of this machine to listen on and to give to workers "
-        "(default: listen on all, give the machine's name); kept for later starts",
+        help="address of this machine to listen on and to give to workers (default: 127.0.0.1, "
+        "this machine alone); kept for later starts, as are all these options",
+    )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        default=None,
+        help="let workers of other machines in: listen on all addresses, give the machine's name",
+    )
+    parser.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        help="whether other machines have to encrypt what they send (default: they have)",
     )
     parser.add_argument(
         "--connections",
         type=positive,
         metavar="N",
-        help="connections to allow, two a worker (default: 500); kept for later starts",
+        help="connections to allow, two a worker (default: 500)",
     )
     parser = add_command(group, "stop", stop, "stop the server of a folder")
     _add_folder(parser)
@@ -56,7 +67,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 def start(options: argparse.Namespace) -> int:
     """Start the server of a folder."""
     server = Server(options.folder)
-    started = server.start(options.host, options.connections)
+    started = server.start(options.host, options.connections, share=options.share, tls=options.tls)
     say(f"{'already running' if started.already else 'started'}: {started.address}")
     for note in started.notes:
         say(f"note: {note}")

@@ -27,6 +27,7 @@ from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
+from hpo.storage.postgres.server import Server
 from hpo.study.record import find
 
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles
@@ -298,14 +299,14 @@ def test_a_working_command_still_switches_to_write_ahead(finished, tmp_path):
 
 
 @pytest.fixture
-def reader_url(finished: Path, postgres_url: str) -> str:
+def reader_url(finished: Path, postgres_url: str, postgres_server: Server) -> str:
     """The URL of a role that may read the finished study on PostgreSQL, and no more."""
     source = open_storage(f"sqlite:///{finished / 'hpo.db'}", Access.READ)
     target = open_storage(postgres_url, Access.CREATE)
     copy_studies(source, target)
     target.engine.dispose()
     url, role = sa.make_url(postgres_url), f"reader_{os.urandom(4).hex()}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with postgres_server.connect_as_admin(str(url.database)) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
         connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}".encode())
     return url.set(username=role, password="x").render_as_string(hide_password=False)

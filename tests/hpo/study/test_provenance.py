@@ -13,8 +13,10 @@ import pytest
 from hpo.errors import ConflictError
 from hpo.records import WorkerRun
 from hpo.storage.events import EventKind
+from hpo.storage.schema import STUDIES
 from hpo.study import provenance
 from hpo.study.events import describe, tell
+from hpo.study.record import find
 from hpo.worker.log import lines_of_trial
 from tests.support.studies import command, wait_until, write_study
 
@@ -32,17 +34,24 @@ def test_what_differs_from_the_commit_is_kept(tmp_path, monkeypatch):
     clean = provenance.git_state(tmp_path)
     assert len(clean["commit"]) == 40
     assert clean["dirty"] is False
-    (tmp_path / "model.py").write_text("depth = 4\n")
+    (tmp_path / "model.py").write_text("depth = 4\napi_key = 12345678\n")
     (tmp_path / "new é.py").write_text("x = 1\n")
     dirty = provenance.git_state(tmp_path)
     assert dirty["commit"] == clean["commit"]
-    assert "-depth = 3\n+depth = 4" in dirty["diff"]
-    assert len(dirty["untracked"]) == 1
+    assert dirty.keys() == {"commit", "dirty", "untracked", "diff_hash"}
+    assert dirty["untracked"] == 1
+    monkeypatch.setenv("HPO_KEEP_DIFF", "1")
+    kept = provenance.git_state(tmp_path)
+    assert kept["diff_hash"] == dirty["diff_hash"]
+    assert "-depth = 3\n+depth = 4" in kept["diff"]
+    assert "api_key = ***" in kept["diff"], "asked for, but still without keys"
     (tmp_path / "model.py").write_text("depth = 5\n")
     assert provenance.git_state(tmp_path)["diff_hash"] != dirty["diff_hash"]
     monkeypatch.setattr(provenance, "MAX_DIFF_CHARS", 20)
     short = provenance.git_state(tmp_path)
     assert len(short["diff"]) == 20
+    (tmp_path / "below").mkdir()
+    assert provenance.git_state(tmp_path / "below")["dirty"] is None, "not its top folder"
     assert short["diff_hash"] == provenance.git_state(tmp_path)["diff_hash"]
 
 
@@ -52,19 +61,61 @@ def test_a_folder_without_git_is_said(tmp_path):
     assert provenance.lock_hash(tmp_path) is None
 
 
+def test_the_repository_of_the_study_file_is_named_beside_hpos_own(tmp_path):
+    git(tmp_path, "init")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "x.toml").write_text("trials = 3\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    origin = provenance.collect(tmp_path / "studies" / "x.toml")
+    assert origin["repository"] == provenance.git_state(tmp_path)
+    assert origin["repository"]["commit"] != origin["git"]["commit"]
+    assert "repository" not in provenance.collect(provenance.ROOT / "studies" / "x.toml")
+
+
+def test_what_leaves_the_storage_names_nobody_and_no_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPO_KEEP_DIFF", "1")
+    git(tmp_path, "init")
+    (tmp_path / "x.toml").write_text("trials = 3\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    (tmp_path / "x.toml").write_text("trials = 4\n")
+    monkeypatch.setattr("sys.argv", ["hpo", "run", str(tmp_path / "x.toml")])
+    origin = provenance.collect(tmp_path / "x.toml")
+    assert "trials = 4" in origin["repository"]["diff"]
+    shown = json.dumps(provenance.published(origin))
+    for word in (str(tmp_path), origin["host"], origin["user"], "trials = 4", "x.toml"):
+        assert word in json.dumps(origin)
+        assert word not in shown.replace(origin["platform"], "")
+    assert origin["repository"]["diff_hash"] in shown
+
+
+def test_a_password_that_an_earlier_version_kept_is_hidden_when_it_is_read(begin_study):
+    record = begin_study()
+    old = {"command": "hpo run x.toml --storage postgresql://hpo:planted@host/db"}
+    with record.storage.write() as c:
+        stored = json.dumps({**old, "source": vars(record.source)})
+        c.execute(STUDIES.update().values(provenance=stored))
+        record.storage.record_event(c, record.study_id, EventKind.RESUMED, **old)
+    told = tell(find(record.storage, record.name))
+    assert "planted" not in json.dumps(told)
+    assert "planted" not in "\n".join(describe(told))
+    assert told["origin"]["command"].endswith("postgresql://hpo:***@host/db")
+
+
 @pytest.fixture
 def elsewhere(begin_study, monkeypatch):
     """Begin a study, and go on with it from another commit, lock file and host."""
     here = provenance.collect()
     here["git"] = {"commit": "a" * 40, "dirty": False}
-    monkeypatch.setattr(provenance, "collect", lambda: here)
+    monkeypatch.setattr(provenance, "collect", lambda *_: here)
     begin_study()
     there = here | {
         "git": {"commit": "b" * 40, "dirty": True, "diff": "-1\n+2", "diff_hash": "c" * 64},
         "lock": "d" * 64,
         "host": "node7",
     }
-    monkeypatch.setattr(provenance, "collect", lambda: there)
+    monkeypatch.setattr(provenance, "collect", lambda *_: there)
     return begin_study
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.storage.postgres_address import write_private
-from hpo.system.atomic_files import is_stream, replace_file, replacing
+from hpo.system.atomic_files import is_stream, replace_file, replacing, write_private
 from tests.support.folders import listing
 from tests.support.studies import ROOT
 

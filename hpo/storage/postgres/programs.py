@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,23 +76,29 @@ class Programs:
             check=False,
         )
 
+    def has_tls(self) -> bool:
+        """Return whether this server can encrypt what it sends."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "postgresql.conf").touch()
+            told = self.run("postgres", "-D", folder, "-C", "ssl_library", as_server=True)
+        return told.returncode == 0 and told.stdout.strip() != ""
 
-def find_programs(major: int | None = None) -> Programs:
-    """Find an installation, of one major version if it must be that.
+
+def find_programs(major: int | None = None, *, tls: bool = False) -> Programs:
+    """Find an installation: of one major version if it must be that, with TLS if there is one.
 
     Raises
     ------
     HpoError
         If there is none, or none of this version; it names those that there are.
     """
-    found = []
-    for folder in _candidates():
-        programs = _installation(folder)
-        if programs is None:
-            continue
-        if major is None or programs.major == major:
-            return programs
-        found.append(programs)
+    found = [programs for folder in _candidates() if (programs := _installation(folder))]
+    usable = [programs for programs in found if major in (None, programs.major)]
+    if tls:
+        # The others stay behind, so that it can be said what they lack.
+        usable.sort(key=lambda programs: not programs.has_tls())
+    if usable:
+        return usable[0]
     if major is None or not found:
         needed = "" if major is None else f" {major}"
         raise HpoError(
@@ -155,3 +162,13 @@ def _prefix() -> Sequence[str]:
         "PostgreSQL refuses to run as root, and no user name space can be had here "
         f"({refused}); use an ordinary account"
     )
+
+
+def first_line(text: str) -> str:
+    """Return the first line that a program printed."""
+    return text.strip().splitlines()[0].strip() if text.strip() else "no reason given"
+
+
+def last_line(text: str) -> str:
+    """Return the last line that a program printed."""
+    return text.strip().splitlines()[-1].strip() if text.strip() else "no reason given"

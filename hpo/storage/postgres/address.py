@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ipaddress
 import random
 import socket
 from pathlib import Path
@@ -11,22 +11,28 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.errors import HpoError
-from hpo.system.atomic_files import replacing
 
 ROLE = DATABASE = "hpo"
+# The superuser, who is for `hpo db` alone.
+ADMIN = "hpo_admin"
+HERE = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, above those of known services.
 _PORTS = range(20_000, 32_768)
 
 
-def make_url(host: str, port: int, password: str) -> sa.URL:
-    """Return the URL of a server of one's own."""
+def make_url(
+    host: str, port: int, password: str, certificate: Path | None = None, role: str = ROLE
+) -> sa.URL:
+    """Return the URL of a server of one's own; with its certificate, no other one is talked to."""
+    tls = {"sslmode": "verify-ca", "sslrootcert": str(certificate)}
     return sa.URL.create(
         "postgresql",
-        username=ROLE,
+        username=role,
         password=password,
         host=host,
         port=port,
         database=DATABASE,
+        query=tls if certificate else {},
     )
 
 
@@ -34,12 +40,14 @@ def connect(url: sa.URL, database: str) -> Any:
     """Connect to a database of a server, for administration."""
     import psycopg
 
+    tls: dict[str, Any] = dict(url.query)
     return psycopg.connect(
         host=url.host,
         port=url.port,
         user=url.username,
         password=url.password,
         dbname=database,
+        **tls,
         connect_timeout=5,
         application_name="hpo db",
         autocommit=True,
@@ -55,6 +63,14 @@ def answers(url: sa.URL) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address reaches the machine itself and no other."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def free_port() -> int:
@@ -89,11 +105,3 @@ def outward_address() -> str | None:
             return str(probe.getsockname()[0])
     except OSError:
         return None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file as a whole, which only its owner may read from the beginning."""
-    with replacing(path, 0o600) as new, new.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -2,6 +2,8 @@
 
     DIR/url           the address with the password, for `--storage DIR` (only its owner may read)
     DIR/service       the same for PostgreSQL's own programs: PGSERVICEFILE=DIR/service
+    DIR/admin         the password of the superuser, which no worker needs
+    DIR/root.crt      the server's certificate, which clients need beside `url`; DIR/server.key
     DIR/node          the machine that the server was started on, while it runs
     DIR/settings.json what was asked for at the first start and is kept
     DIR/data, DIR/log, DIR/backups
@@ -17,71 +19,48 @@ import fcntl
 import json
 import os
 import secrets
-import shlex
 import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from hpo.errors import HpoError
-from hpo.storage.postgres_address import (
+from hpo.storage.postgres.address import (
+    ADMIN,
     DATABASE,
+    HERE,
     ROLE,
     answers,
     connect,
     free_port,
     is_free,
+    is_loopback,
     make_url,
     outward_address,
-    write_private,
 )
-from hpo.storage.postgres_programs import Programs, find_programs
-from hpo.storage.postgres_status import (
+from hpo.storage.postgres.backup import write_backup
+from hpo.storage.postgres.certificate import CERTIFICATE, KEY, make_certificate, require_tls
+from hpo.storage.postgres.configuration import SETTINGS, logins_text, settings_text
+from hpo.storage.postgres.programs import Programs, find_programs, first_line, last_line
+from hpo.storage.postgres.roles import separate
+from hpo.storage.postgres.status import (
     ServerStatus,
     Started,
     is_alive,
     is_server_of,
     recorded_pid,
 )
-from hpo.storage.urls import URL_FILE, resolve_url
-from hpo.system.atomic_files import is_stream, replacing
+from hpo.storage.urls import URL_FILE, parse_url
+from hpo.system.atomic_files import write_private
 from hpo.system.filesystem import locate
 
 DEFAULT_CONNECTIONS = 500
 _START_TIMEOUT_S = 60
 _SOCKET_PATH_BYTES = 107
-
-# A store that is small, shared by many, and must not lose what it was told.
-_SETTINGS: Mapping[str, str | int] = {
-    "shared_buffers": "128MB",
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "wal_level": "minimal",
-    "max_wal_senders": 0,
-    "min_wal_size": "64MB",
-    "max_wal_size": "256MB",
-    "jit": "off",
-    "max_parallel_workers_per_gather": 0,
-    # Shared memory that belongs to a login is taken away by some systems when its owner logs out.
-    "dynamic_shared_memory_type": "mmap",
-    # A worker that vanished, or sleeps, within a transaction must not lock out the others.
-    "idle_in_transaction_session_timeout": "60s",
-    "tcp_keepalives_idle": 30,
-    "tcp_keepalives_interval": 10,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": "60s",
-    "password_encryption": "scram-sha-256",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "lc_messages": "C",
-    "log_line_prefix": "%m [%p] %h %a ",
-}
-_HBA = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
 
 
 class Server:
@@ -97,6 +76,7 @@ class Server:
         self.service = self.folder / "service"
         self._node = self.folder / "node"
         self._kept = self.folder / "settings.json"
+        self._admin = self.folder / "admin"
 
     # Starting ---------------------------------------------------------------------------------
 
@@ -105,34 +85,60 @@ class Server:
         host: str | None = None,
         connections: int | None = None,
         settings: Mapping[str, str | int] | None = None,
+        *,
+        share: bool | None = None,
+        tls: bool | None = None,
     ) -> Started:
         """Start the server, after making it if there is none, and wait until it answers.
 
         Parameters
         ----------
         host
-            The address to listen on and to write into the URL. By default the server listens on
-            all addresses, and the URL has the name of this machine. Kept for later starts.
+            The address to listen on and to write into the URL, 127.0.0.1 by default: this machine
+            alone. Kept for later starts, as are all but `settings`.
         connections
-            How many connections the server allows. Kept for later starts.
+            How many connections the server allows.
         settings
             Settings of PostgreSQL that replace ours, for this start.
+        share
+            Whether other machines are let in: without a `host` the server listens on all addresses,
+            and the URL has the name of this machine.
+        tls
+            Whether other machines have to use TLS, as they have unless this is False.
 
         Raises
         ------
         HpoError
-            If it cannot be started, or was started on another machine.
+            If it cannot be started, was started on another machine, or would let other machines in
+            without TLS.
         """
         self._prepare_folder()
         with self._alone():
             self._refuse_other_node("start")
-            kept = self._keep(host, connections)
-            if not self.data.is_dir():
-                self._make_cluster()
+            given = {"host": host, "connections": connections, "share": share, "tls": tls}
+            given = {name: value for name, value in given.items() if value is not None}
+            kept = self._recall(given)
             if self._pid() is not None:
-                notes = ("it must be stopped first to change its settings",)
-                return Started(self.address, True, notes if host or connections else ())
+                self._keep(kept)
+                return Started(self.address, True, self._notes_of_running(given))
+            if kept["share"] and kept["tls"]:
+                require_tls(self._programs(tls=True))
+                make_certificate(self.folder)
+            self._keep(kept)
+            if not self.data.is_dir():
+                self._make_cluster(tls=kept["share"] and kept["tls"])
             return self._start(kept, settings or {})
+
+    def _notes_of_running(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        notes = []
+        if given:
+            notes.append("it must be stopped first to change its settings")
+        if not self._admin.exists():
+            notes.append(
+                "an earlier version of hpo made it, and its workers may do anything on "
+                "this machine; stop and start it to take these rights from them"
+            )
+        return tuple(notes)
 
     def _prepare_folder(self) -> None:
         try:
@@ -159,40 +165,44 @@ class Server:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def _keep(self, host: str | None, connections: int | None) -> dict[str, Any]:
+    def _recall(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was asked for at earlier starts, with what is asked for now over it."""
         kept: dict[str, Any] = {"host": None, "connections": DEFAULT_CONNECTIONS}
         if self._kept.exists():
             kept |= json.loads(self._kept.read_text(encoding="utf-8"))
-        given = {"host": host, "connections": connections}
-        kept |= {name: value for name, value in given.items() if value is not None}
-        write_private(self._kept, json.dumps(kept) + "\n")
+        if "share" not in kept:
+            # Earlier versions listened on all addresses, and knew of no TLS.
+            open_to_all = self.data.is_dir() and not is_loopback(kept["host"] or "")
+            kept |= {"share": open_to_all, "tls": not open_to_all}
+        kept |= given
+        if "host" in given and "share" not in given:
+            kept["share"] = not is_loopback(given["host"])
+        if kept["share"] and is_loopback(kept["host"] or ""):
+            kept["host"] = None
         return kept
 
-    def _make_cluster(self) -> None:
+    def _keep(self, kept: Mapping[str, Any]) -> None:
+        write_private(self._kept, json.dumps(kept) + "\n")
+
+    def _make_cluster(self, *, tls: bool) -> None:
         """Make the data folder as a whole or not at all."""
         made = self.folder / "data.new"
         if made.exists():
             shutil.rmtree(made)
-        password = secrets.token_urlsafe(24)
-        word = self.folder / "data.new.password"
-        write_private(word, password)
-        try:
-            done = find_programs().run(
-                "initdb",
-                *("-D", made, "--username", ROLE, "--pwfile", word),
-                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
-                "--data-checksums",
-                as_server=True,
-            )
-        finally:
-            word.unlink()
+        write_private(self._admin, secrets.token_urlsafe(24))
+        done = find_programs(tls=tls).run(
+            "initdb",
+            *("-D", made, "--username", ADMIN, "--pwfile", self._admin),
+            *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            "--data-checksums",
+            as_server=True,
+        )
         if done.returncode != 0:
-            raise HpoError(f"{self.folder}: initdb failed: {_last_line(done.stderr)}")
-        (made / "pg_hba.conf").write_text(_HBA, encoding="utf-8")
+            raise HpoError(f"{self.folder}: initdb failed: {last_line(done.stderr)}")
         with (made / "postgresql.conf").open("a", encoding="utf-8") as stream:
             stream.write("\n# Written anew at every start; what comes after it wins.\n")
             stream.write("include 'hpo.conf'\n")
-        self._write_address("localhost", free_port(), password)
+        self._write_address("localhost", free_port(), secrets.token_urlsafe(24))
         made.rename(self.data)
 
     def _start(self, kept: Mapping[str, Any], settings: Mapping[str, str | int]) -> Started:
@@ -208,17 +218,30 @@ class Server:
                 f"{self.folder} is on a network file system ({place.type}): slower than a local "
                 "disk, and never to be started on two machines"
             )
-        self._configure(kept, port, with_socket=not place.network, settings=settings)
+        if not self._admin.exists():
+            write_private(self._admin, secrets.token_urlsafe(24))
+        shared, tls = kept["share"], kept["share"] and kept["tls"]
+        if shared and not tls:
+            notes.append(
+                "without TLS: others on the network could read what workers send (but no "
+                f"password); keep to this machine: hpo db start {self.folder} --host 127.0.0.1"
+            )
+        with_socket = self._configure(kept, port, with_socket=not place.network, settings=settings)
+        logins = logins_text(shared=shared, tls=tls)
+        write_private(self.data / "pg_hba.conf", logins)
         write_private(self._node, socket.gethostname() + "\n")
         try:
             self._launch()
         except HpoError:
             self._node.unlink()
             raise
-        address, remark = self._reachable_address(kept["host"], port, password)
+        near = str(self.folder) if with_socket else self._listening_on(kept)[1]
+        if self._separate_roles(near, port, password):
+            notes.append("workers have lost the rights of a superuser, which they do not need")
+        certificate = self.folder / CERTIFICATE if tls else None
+        address, remark = self._reachable_address(kept, port, password, certificate)
         notes += [remark] if remark else []
-        self._write_address(address, port, password)
-        self._make_database()
+        self._write_address(address, port, password, certificate)
         return Started(self.address, False, tuple(notes))
 
     def _configure(
@@ -228,21 +251,44 @@ class Server:
         *,
         with_socket: bool,
         settings: Mapping[str, str | int],
-    ) -> None:
+    ) -> bool:
+        """Write the settings of a start, and return whether there will be a local socket."""
         socket_path = os.fsencode(self.folder / f".s.PGSQL.{port}")
         with_socket = with_socket and len(socket_path) <= _SOCKET_PATH_BYTES
         values = {
-            **_SETTINGS,
-            "listen_addresses": kept["host"] or "*",
+            **SETTINGS,
+            "listen_addresses": self._listening_on(kept)[0],
             "port": port,
             # A list in which only quotes protect a comma or a space.
             "unix_socket_directories": f'"{self.folder}"' if with_socket else "",
             "unix_socket_permissions": "0700",
             "max_connections": kept["connections"],
-            **settings,
         }
-        lines = [f"{key} = '{_quoted(value)}'\n" for key, value in values.items()]
-        write_private(self.data / "hpo.conf", "".join(lines))
+        if kept["share"] and kept["tls"]:
+            files = {"ssl_cert_file": CERTIFICATE, "ssl_key_file": KEY}
+            values |= {key: str(self.folder / name) for key, name in files.items()}
+            values |= {"ssl": "on", "ssl_min_protocol_version": "TLSv1.2"}
+        write_private(self.data / "hpo.conf", settings_text({**values, **settings}))
+        return with_socket
+
+    def _listening_on(self, kept: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the addresses to listen on, and the one among them for this process."""
+        host = kept["host"] or ("" if kept["share"] else HERE)
+        return host or "*", host or HERE
+
+    def _separate_roles(self, near: str, port: int, password: str) -> bool:
+        def connect_as(role: str, word: str, database: str) -> Any:
+            return connect(make_url(near, port, word, role=role), database)
+
+        import psycopg
+
+        try:
+            return separate(connect_as, password, self._admin.read_text(encoding="utf-8").strip())
+        except psycopg.Error as exc:
+            self._stop()
+            raise HpoError(
+                f"{self.folder}: its roles cannot be set up: {first_line(str(exc))}"
+            ) from exc
 
     def _launch(self) -> None:
         """Start the process; after a kill -9 its orphans may need a moment to leave."""
@@ -265,7 +311,7 @@ class Server:
             orphans = "shared memory block" in said and "still in use" in said
             if not orphans or time.monotonic() > deadline:
                 fatal = [line for line in said.splitlines() if "FATAL: " in line]
-                reason = fatal[-1].split("FATAL: ")[1].strip() if fatal else _last_line(done.stderr)
+                reason = fatal[-1].split("FATAL: ")[1].strip() if fatal else last_line(done.stderr)
                 raise HpoError(
                     f"{self.folder}: the server does not start: {reason}; see {self.log}"
                 )
@@ -283,17 +329,17 @@ class Server:
                 lock.unlink()
 
     def _reachable_address(
-        self, host: str | None, port: int, password: str
+        self, kept: Mapping[str, Any], port: int, password: str, certificate: Path | None
     ) -> tuple[str, str | None]:
         """Return the first address that answers, and a remark if it is not the best one."""
-        name = socket.gethostname()
-        candidates = [host] if host else [name, socket.getfqdn(), outward_address(), "127.0.0.1"]
+        name, host = socket.gethostname(), kept["host"] or (None if kept["share"] else HERE)
+        candidates = [host] if host else [name, socket.getfqdn(), outward_address(), HERE]
         for address in candidates:
-            if address and answers(make_url(address, port, password)):
+            if address and answers(make_url(address, port, password, certificate)):
                 if address in (host, name):
                     return address, None
                 remark = f"the name of this machine ({name}) leads nowhere: using {address}"
-                if address == "127.0.0.1":
+                if address == HERE:
                     remark += ", which no other machine can use (else: --host ADDRESS)"
                 return address, remark
         self._stop()
@@ -301,14 +347,6 @@ class Server:
             f"{self.folder}: the server answers under none of {', '.join(filter(None, candidates))}"
             "; give an address of this machine: --host ADDRESS"
         )
-
-    def _make_database(self) -> None:
-        from psycopg import sql
-
-        with self._connect("postgres") as connection:
-            query = "SELECT 1 FROM pg_database WHERE datname = %s"
-            if connection.execute(query, [DATABASE]).fetchone() is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
     # Looking and stopping ---------------------------------------------------------------------
 
@@ -342,8 +380,7 @@ class Server:
         )
         if done.returncode != 0 and self._pid() is not None:
             raise HpoError(
-                f"{self.folder}: the server does not stop: {_last_line(done.stderr)}; "
-                f"see {self.log}"
+                f"{self.folder}: the server does not stop: {last_line(done.stderr)}; see {self.log}"
             )
         self._node.unlink(missing_ok=True)
 
@@ -374,7 +411,7 @@ class Server:
                     " extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8"
                 ).fetchone()
         except psycopg.Error as exc:
-            return ServerStatus(**status, problem=_first_line(str(exc)))
+            return ServerStatus(**status, problem=first_line(str(exc)))
         assert row is not None
         names = ("size_bytes", "connections", "max_connections", "uptime_s")
         return ServerStatus(**{**status, "running": True}, **dict(zip(names, row, strict=True)))
@@ -397,39 +434,7 @@ class Server:
             If the server does not answer, or the file cannot be written.
         """
         self._require()
-        programs = self._programs()
-        if output is None:
-            (self.folder / "backups").mkdir(mode=0o700, exist_ok=True)
-            moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-            output = self.folder / "backups" / f"hpo-{moment}.dump"
-        if not is_stream(output):
-            output = output.resolve()
-        try:
-            with replacing(output, 0o600) as partial:
-                for name, arguments in (
-                    ("pg_dump", ("--format=custom", "--no-password", f"--file={partial}")),
-                    ("pg_restore", ("--list", partial)),
-                ):
-                    target = () if name == "pg_restore" else (f"--dbname=service={ROLE}",)
-                    done = programs.run(
-                        name, *arguments, *target, environment={"PGSERVICEFILE": str(self.service)}
-                    )
-                    if done.returncode != 0:
-                        raise HpoError(
-                            f"{self.folder}: {name} failed: {_first_line(done.stderr)}; "
-                            f"is the server running? (hpo db status {self.folder})"
-                        )
-        except OSError as exc:
-            raise HpoError(f"{output}: cannot be written: {exc.strerror}") from exc
-        service, restore, written = (
-            shlex.quote(str(path))
-            for path in (self.service, programs.folder / "pg_restore", output)
-        )
-        command = (
-            f"PGSERVICEFILE={service} {restore} --clean --if-exists --single-transaction "
-            f"--dbname=service={ROLE} {written}"
-        )
-        return output, command
+        return write_backup(self.folder, self.service, self._programs(), output)
 
     # What the folder says ---------------------------------------------------------------------
 
@@ -437,9 +442,10 @@ class Server:
         if not self.data.is_dir():
             raise HpoError(f"{self.folder}: no server; make one with: hpo db start {self.folder}")
 
-    def _programs(self) -> Programs:
-        version = (self.data / "PG_VERSION").read_text(encoding="ascii")
-        return find_programs(int(version))
+    def _programs(self, *, tls: bool = False) -> Programs:
+        version = self.data / "PG_VERSION"
+        major = int(version.read_text(encoding="ascii")) if version.exists() else None
+        return find_programs(major, tls=tls)
 
     def _refuse_other_node(self, what: str) -> None:
         if not self._node.exists():
@@ -464,29 +470,25 @@ class Server:
                 f"{self.folder / URL_FILE}: is missing, and with it the password; write it anew "
                 f"(postgresql://{ROLE}:PASSWORD@HOST:PORT/{DATABASE}) from {self.service}"
             )
-        return sa.make_url(resolve_url(str(self.folder)))
+        return parse_url(str(self.folder))
 
-    def _write_address(self, host: str, port: int, password: str) -> None:
-        url = make_url(host, port, password)
+    def connect_as_admin(self, database: str = "postgres") -> Any:
+        """Connect as the superuser, from this machine."""
+        url, word = self._url(), self._admin.read_text(encoding="utf-8").strip()
+        return connect(url.set(username=ADMIN, password=word), database)
+
+    def _write_address(
+        self, host: str, port: int, password: str, certificate: Path | None = None
+    ) -> None:
+        url = make_url(host, port, password, certificate)
         write_private(self.folder / URL_FILE, url.render_as_string(hide_password=False) + "\n")
         lines = [
             f"[{ROLE}]",
             *(f"host={host}", f"port={port}"),
             *(f"user={ROLE}", f"dbname={DATABASE}", f"password={password}"),
+            *(f"{key}={value}" for key, value in url.query.items()),
         ]
         write_private(self.service, "\n".join(lines) + "\n")
 
     def _connect(self, database: str = DATABASE) -> Any:
         return connect(self._url(), database)
-
-
-def _quoted(value: str | int) -> str:
-    return str(value).replace("\\", "\\\\").replace("'", "''")
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0].strip() if text.strip() else "no reason given"
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1].strip() if text.strip() else "no reason given"
