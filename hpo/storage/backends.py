@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
 
 from hpo.errors import StorageError
 from hpo.records import Access
+from hpo.storage.deletion import follow_deletions
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage, first_line
@@ -113,6 +114,8 @@ def _open(url: sa.URL, options: Mapping[str, Any], access: Access) -> StudyStora
     try:
         if create:
             METADATA.create_all(storage.engine)
+        if access is not Access.READ:
+            follow_deletions(storage)
     except SQLAlchemyError:
         storage.engine.dispose()
         raise

@@ -25,12 +25,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DatabaseError,
     InterfaceError,
+    NoResultFound,
     OperationalError,
     ProgrammingError,
     SQLAlchemyError,
 )
 
-from hpo.errors import StorageError
+from hpo.errors import StorageError, StudyNotFoundError
 from hpo.storage.events import EventKind
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 from hpo.storage.sqlite_reading import refuse_changed
@@ -177,12 +178,17 @@ class StudyStorage(RDBStorage):
         ------
         StorageError
             If the database did not answer for that long.
+        StudyNotFoundError
+            If the study was deleted meanwhile.
         """
         began = warned = time.monotonic()
         pause_s = 0.05
         while True:
             try:
                 return call()
+            except NoResultFound as exc:
+                shown = self.engine.url.render_as_string(hide_password=True)
+                raise StudyNotFoundError(f"{shown}: the study was deleted meanwhile") from exc
             except (OperationalError, InterfaceError, sa.exc.TimeoutError) as exc:
                 now = time.monotonic()
                 # A missing table or column does not come back by waiting.

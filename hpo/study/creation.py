@@ -22,11 +22,13 @@ from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
 from hpo.plugins import try_imports
 from hpo.spec.leakage import refuse_leaks
-from hpo.spec.loading import canonical, validate
+from hpo.spec.loading import canonical, validate, with_trials
 from hpo.spec.sections import CompositeSpec, CustomObjectiveSpec, GatedSpec, StudySpec
 from hpo.spec.space import distributions
+from hpo.storage.budget import Budget, BudgetChange
+from hpo.storage.deletion import remove_leftovers, unused_study_id
 from hpo.storage.events import EventKind
-from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
+from hpo.storage.schema import DIRECTIONS, METRIC_NAMES, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
 from hpo.study import provenance
 from hpo.study.fingerprint import (
@@ -199,8 +201,23 @@ def begin(
     accept: Sequence[str] = (),
     *,
     strict: bool = False,
+    trials: int | None = None,
+    by_hand: bool = False,
+    log: Callable[[str], None] = lambda _: None,
 ) -> StudyRecord:
     """Begin a study, or go on with the one of that name if it is the same.
+
+    The budget of a study that goes on is changed by `trials`, or by a study file whose own number
+    is another one than before, and never to less than what was set by hand.
+
+    Parameters
+    ----------
+    trials
+        The budget that is asked for beside the study file.
+    by_hand
+        Whether that is set by hand, as by `hpo budget`.
+    log
+        Receives what becomes of the budget.
 
     Raises
     ------
@@ -212,6 +229,7 @@ def begin(
         also if the commit, the lock file or Python changed.
     """
     with _naming(source):
+        budget = spec.trials if trials is None else with_trials(spec, trials).trials
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
         current = fingerprint(spec, table, objective)
@@ -228,7 +246,7 @@ def begin(
             c.execute(
                 STUDIES.insert().values(
                     study_id=study_id,
-                    budget=spec.trials,
+                    budget=budget,
                     provenance=json.dumps(origin),
                     created_at=storage.now(c),
                     **row,
@@ -243,7 +261,12 @@ def begin(
                 )
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)
-            _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
+            stored_spec = validate(json.loads(stored.spec), spec.name)
+            _check_searchable(spec, stored_spec, objective, c)
+            if trials is not None or spec.trials != stored_spec.trials:
+                change = Budget(storage, study_id).ask_budget(c, budget, by_hand=by_hand)
+                if line := _describe(change, budget, spec.name):
+                    log(line)
             for part in changed:
                 told = {} if is_comparable(part, before, current) else {"comparable": False}
                 values = {"before": before.get(part, ""), "now": current[part], **told}
@@ -251,9 +274,18 @@ def begin(
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
     record = find(storage, spec.name)
-    record.ledger.set_budget(spec.trials)
     record.ledger.stop(None)
     return record
+
+
+def _describe(change: BudgetChange, asked: int, name: str) -> str:
+    """Return what became of a budget that was asked for; "" if nothing did."""
+    if change.after > asked:
+        return (
+            f"the budget stays {change.after}, as it was set by hand, and not {asked}; "
+            f"lower it with: hpo budget {name} {asked}"
+        )
+    return str(change) if change.before != change.after else ""
 
 
 def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bool:
@@ -298,7 +330,10 @@ def _record_resumption(
 
 
 def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
-    inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name))
+    remove_leftovers(c)
+    unused = unused_study_id(c)
+    given = {} if unused is None else {"study_id": unused}
+    inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name, **given))
     assert inserted.inserted_primary_key is not None
     study_id = int(inserted.inserted_primary_key[0])
     direction = StudyDirection[objective.direction.upper()]
@@ -307,7 +342,7 @@ def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
     c.execute(
         SYSTEM_ATTRIBUTES.insert().values(
             study_id=study_id,
-            key="study:metric_names",
+            key=METRIC_NAMES,
             value_json=json.dumps([objective.score_name]),
         )
     )

@@ -39,6 +39,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import ConflictError, HpoError
 from hpo.study.export import export
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row
@@ -305,7 +306,7 @@ class Replay:
         # It loads what draws, of which a session that ends before its study has no need.
         from hpo.report.study_page import PAGE_NAME, write_report
 
-        page = self.target.reports_dir / self.record.name / PAGE_NAME
+        page = report_folder(self.record, self.target.reports_dir) / PAGE_NAME
         ends = [trial.datetime_complete for trial in self._finished_trials()]
         last = max((end.timestamp() for end in ends if end), default=0.0)
 

@@ -25,8 +25,8 @@ from hpo.cli import COMMANDS, main
 from hpo.errors import StorageError
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
+from hpo.study.copying import copy_studies
 from hpo.study.record import find
 from tests.support.studies import ROOT, run_hpo
 
