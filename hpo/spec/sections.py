@@ -22,7 +22,8 @@ ParamValue = bool | int | float | str
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An infinite parameter stays one where the study is stored.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class _Cv(_Section):

@@ -135,9 +135,11 @@ class Budget:
             return self._change_budget(c, budget, by_hand=True)
 
     def ask_budget(self, c: sa.Connection, asked: int, *, by_hand: bool) -> BudgetChange:
-        """Change the budget within a transaction, but never to less than was set by hand."""
+        """Change the budget within a transaction, unless that would be less than set by hand."""
         self._lock(c)
-        return self._change_budget(c, max(asked, self._set_by_hand(c)), by_hand=by_hand)
+        if asked < self._set_by_hand(c):
+            asked, by_hand = self._wanted(c, "").budget, False
+        return self._change_budget(c, asked, by_hand=by_hand)
 
     def _change_budget(self, c: sa.Connection, budget: int, *, by_hand: bool) -> BudgetChange:
         before = self._wanted(c, "").budget

@@ -264,7 +264,8 @@ def begin(
             stored_spec = validate(json.loads(stored.spec), spec.name)
             _check_searchable(spec, stored_spec, objective, c)
             if trials is not None or spec.trials != stored_spec.trials:
-                change = Budget(storage, study_id).ask_budget(c, budget, by_hand=by_hand)
+                typed = by_hand and trials is not None
+                change = Budget(storage, study_id).ask_budget(c, budget, by_hand=typed)
                 if line := _describe(change, budget, spec.name):
                     log(line)
             for part in changed:
@@ -280,10 +281,10 @@ def begin(
 
 def _describe(change: BudgetChange, asked: int, name: str) -> str:
     """Return what became of a budget that was asked for; "" if nothing did."""
-    if change.after > asked:
+    if change.after != asked:
         return (
-            f"the budget stays {change.after}, as it was set by hand, and not {asked}; "
-            f"lower it with: hpo budget {name} {asked}"
+            f"the budget stays {change.after}: a larger one than {asked} was set by hand; lower it "
+            f"with: hpo budget {name} {asked}"
         )
     return str(change) if change.before != change.after else ""
 

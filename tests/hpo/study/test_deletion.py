@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from optuna_dashboard import wsgi
 
-from hpo.errors import LostLeaseError, PlainStudyError, StudyNotFoundError
+from hpo.errors import ConflictError, LostLeaseError, PlainStudyError, StudyNotFoundError
 from hpo.records import Access, Claim, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.storage.deletion import delete_study
+from hpo.storage.events import EventKind
 from hpo.storage.schema import OPTUNA_STUDIES, TRIALS, study_tables
 from hpo.study.creation import begin
+from hpo.study.deletion import delete
 from hpo.study.record import Source, find, names, read_plain_names
 from tests.support.studies import make_spec
 
@@ -212,7 +214,7 @@ def test_a_study_of_optunas_is_never_taken_for_the_deleted_one_whose_id_it_has(o
 def test_a_study_is_deleted_when_nobody_works_on_it(storage):
     record = begin_one(storage, lease_s=1.0)
     record.ledger.register("w1", WorkerRun("node7", 1))
-    with pytest.raises(ConflictError, match="1 worker on node7 gave a sign.*hpo stop a"):
+    with pytest.raises(ConflictError, match=r"1 worker on node7 gave a sign.*hpo stop a"):
         delete(record)
     record.ledger.deregister("w1", "left")
     claim = record.ledger.claim("w2")
