@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.plugins import take_as_tried
 from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study import provenance
@@ -58,9 +59,11 @@ def run_worker(storage_url: str, name: str, settings: WorkerSettings) -> None:
     """Be one worker of a study until its budget is finished, or until it has to leave."""
     with loading():
         worker_id = settings.worker_id or new_worker_id()
-        log = open_log(settings.logs / name, worker_id)
+        # Before its folder of logs is made: a name is one of a study, or makes nothing.
         record = find(open_storage(storage_url, Access.WORK), name)
+        log = open_log(settings.logs / name, worker_id)
         _require_shareable(record)
+        take_as_tried(record.spec.named_modules)
         _, objective = record.open_objective()
         if isinstance(objective, CrossValidation):
             objective.bound.load()

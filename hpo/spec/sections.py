@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from features.table import TableSpec
+from features.table import OwnSpec, TableSpec
 from hpo.spec.space import Dimension, StagedDimension
 
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
@@ -350,6 +350,23 @@ class StudySpec(_Section):
     space: dict[str, Dimension] = {}
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
+
+    @property
+    def named_modules(self) -> dict[str, str]:
+        """What the study names as `module:attribute`, by the setting that names it."""
+        named = {}
+        if isinstance(self.objective, CustomObjectiveSpec):
+            named["[objective] name"] = self.objective.name
+        estimator = self.estimator
+        for part, model in (estimator.parts if estimator else {}).items():
+            if ":" in model.name:
+                below = (
+                    f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
+                )
+                named[f"[estimator{below}] name"] = model.name
+        if isinstance(self.table, OwnSpec):
+            named["[table] loader"] = self.table.loader
+        return named
 
     @property
     def pruned_by(self) -> PruningSpec | None:

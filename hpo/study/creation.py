@@ -14,16 +14,16 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.study import StudyDirection
 
 import features.table
-from features.table import FeaturesError, FeatureTable, OwnSpec, TableRows
+from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
-from hpo.plugins import try_imports
+from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
-from hpo.spec.sections import CompositeSpec, CustomObjectiveSpec, GatedSpec, StudySpec
+from hpo.spec.sections import CustomObjectiveSpec, GatedSpec, StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.budget import Budget, BudgetChange
 from hpo.storage.deletion import remove_leftovers, unused_study_id
@@ -90,11 +90,18 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         column is made from the target.
     """
     with _naming(source):
-        try_imports(_named_modules(spec))
+        _import_named(spec)
         columns = expected_columns(spec)
         if columns:
             check_estimator(spec, columns)
             refuse_leaks(spec, columns)
+
+
+def _import_named(spec: StudySpec) -> None:
+    """Import the modules that a study names, in one way for all of them."""
+    try_imports(spec.named_modules)
+    for what, name in spec.named_modules.items():
+        resolve(name, what)
 
 
 def _make_sound(spec: StudySpec, table: FeatureTable | None) -> Objective:
@@ -115,21 +122,6 @@ def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
         # Whether a row passes the gate is not known yet: here all do.
         X[:, [column.name in spec.estimator.gate for column in rows.columns]] = 1.0
     return hold_out(spec.cv, rows.with_features(X))
-
-
-def _named_modules(spec: StudySpec) -> dict[str, str]:
-    """Return the modules of others that a study names, by what names them."""
-    named = {}
-    if isinstance(spec.objective, CustomObjectiveSpec):
-        named["[objective] name"] = spec.objective.name
-    estimator = spec.estimator
-    for part, model in (estimator.parts if estimator else {}).items():
-        if ":" in model.name:
-            below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-            named[f"[estimator{below}] name"] = model.name
-    if isinstance(spec.table, OwnSpec):
-        named["[table] loader"] = spec.table.loader
-    return named
 
 
 def _data_dir(source: Source) -> Path | None:
@@ -159,6 +151,8 @@ def build_table(
     """
     if spec.table is None:
         return None
+    with _naming(source):
+        _import_named(spec)
 
     def inspect(rows: TableRows) -> None:
         if len(rows.ids) * len(rows.columns) <= MAX_STAND_IN:

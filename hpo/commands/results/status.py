@@ -79,7 +79,7 @@ def _take_all(options: argparse.Namespace, storage: StudyStorage) -> list[Status
 def _show(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -> None:
     if options.json:
         shown = [status.as_dict() for status in found]
-        if options.name and isinstance(found[0], Status):
+        if options.name and found and isinstance(found[0], Status):
             report = _find_report(options, found[0])
             shown[0]["report"] = None if report is None else report._asdict()
         print_json(shown[0] if options.name and shown else shown)
@@ -132,7 +132,7 @@ def _report_lines(options: argparse.Namespace, status: Status) -> Iterator[str]:
     if not report.exists:
         yield f"  report: none in {report.page.parent}; write it: {command}"
     elif not report.current:
-        yield f"  report: {report.page}, older than the study or the code; write it again: {command}"
+        yield f"  report: {report.page}, older than study or code; write it again: {command}"
     else:
         yield f"  report: {report.page}"
 

@@ -39,7 +39,7 @@ def _empty_folder(tmp_path, monkeypatch):
 
 def write(name: str, content: str | bytes | None) -> None:
     if content is not None:
-        data = content.encode() if isinstance(content, str) else content
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         Path(name).write_bytes(data)
 
 

@@ -43,12 +43,14 @@ def begin_in(tmp_path):
 
 
 def finish(record, *scores: float) -> None:
-    finish_trials(record.ledger, scores)
+    finish_trials(record.ledger, [*scores])
 
 
 def test_of_many_that_see_the_end_one_writes_the_report(begin_in, tmp_path, monkeypatch):
     record = begin_in("a.db")
-    reports, said, written = tmp_path / "reports", [], []
+    reports = tmp_path / "reports"
+    said: list[str] = []
+    written: list[int] = []
     finish(record, 0.5)
     assert write_when_finished(record, reports, said.append) is None
     finish(record, 0.25)
@@ -87,7 +89,8 @@ def test_of_many_that_see_the_end_one_writes_the_report(begin_in, tmp_path, monk
 def test_a_report_that_cannot_be_written_fails_nothing(begin_in, tmp_path, harm, monkeypatch):
     record = begin_in("a.db")
     finish(record, 0.5, 0.25)
-    reports, said = tmp_path / "reports", []
+    reports = tmp_path / "reports"
+    said: list[str] = []
     if harm == "folder":
         reports.write_text("no folder")
     elif harm != "objective":
@@ -136,7 +139,7 @@ def test_status_says_whether_the_report_of_a_finished_study_is_there(
     assert told == {"page": "reports/small/report.html", "exists": True, "current": True}
     record.ledger.set_budget(1)
     assert main(arguments) == 0
-    assert f"older than the study or the code; write it again: {command}" in capfd.readouterr().out
+    assert f"older than study or code; write it again: {command}" in capfd.readouterr().out
 
 
 def test_equal_names_in_two_storages_have_two_reports(begin_in, tmp_path):
