@@ -362,7 +362,7 @@ CORPUS = [
     objective(
         "module that asks a person",
         r"cannot import 'MODULE': EOFError: .*MODULE\.py, line 1",
-        "answer = input('which? ')\n",
+        "answer = input()\n",
     ),
     objective(
         "endless recursion",

@@ -144,6 +144,11 @@ def read_sound_studies(
     -------
     tuple
         The sound ones, in order, and the number of the others.
+
+    Raises
+    ------
+    AbsentError
+        If a variant concerns none of them.
     """
     from hpo.study.creation import check
 
@@ -161,6 +166,8 @@ def read_sound_studies(
             n_wrong += 1
             continue
         sound.append(SoundStudy(path, spec, source, one.trials))
+    if not sound and not n_wrong:
+        raise AbsentError(f"--variant {options.variant} concerns no study file that was given")
     return sound, n_wrong
 
 
