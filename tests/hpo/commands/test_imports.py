@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpo.cli import main
 from tests.support.broken_studies import (
     CSV,
     LOADER,
