@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tests.support.broken_modules import MODULES
+
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "Sr")
 LINES = [f"Li{n}{element}O{n},{n + len(element)}" for element in ELEMENTS for n in (1, 2)]
 CSV = "\n".join(["formula,target", *LINES]) + "\n"
@@ -354,36 +356,7 @@ CORPUS = [
         r"cannot import 'MODULE': it ends the process .*exit code 3; .*MODULE.py",
         "import os\nos._exit(3)\n",
     ),
-    objective(
-        "KeyboardInterrupt",
-        r"cannot import 'MODULE': it ends the process .*KeyboardInterrupt; .*MODULE.py",
-        "raise KeyboardInterrupt\n",
-    ),
-    objective(
-        "module that asks a person",
-        r"cannot import 'MODULE': EOFError: .*MODULE\.py, line 1",
-        "answer = input()\n",
-    ),
-    objective(
-        "endless recursion",
-        r"cannot import 'MODULE': RecursionError: ",
-        "def again():\n    return again()\n\n\nagain()\n",
-    ),
-    objective(
-        "recursion that Python does not see",
-        r"it ends the process .*killed by SIGSEGV",
-        "import sys\nsys.setrecursionlimit(10**8)\nx = ()\nfor _ in range(10**6):\n    x = (x,)\n"
-        "hash(x)\n",
-    ),
-    objective("brackets too deep", "MODULE.py.*not valid Python", f"x = {'(' * 300}{')' * 300}\n"),
-    objective("expression too deep", "cannot import 'MODULE'", f"x = {'-' * 20000}1\n"),
-    objective("null bytes", r"MODULE.*null bytes", "x = 1\n\0\n"),
-    objective("no UTF-8", r"MODULE.*not valid Python", "x = '\udcff'\n"),
-    objective(
-        "warning that is an error",
-        "cannot import 'MODULE': UserWarning: old",
-        "import warnings\nwarnings.simplefilter('error')\nwarnings.warn('old')\n",
-    ),
+    *(objective(*broken) for broken in MODULES),
     objective("abort", r"it ends the process .*killed by SIGABRT", "import os\nos.abort()\n"),
     objective("no function", "cannot be called as", "Objective = 3\n"),
     objective(
