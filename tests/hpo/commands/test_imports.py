@@ -17,6 +17,7 @@ from tests.support.broken_studies import (
     OWN_OBJECTIVE,
     OWN_TABLE,
 )
+from tests.support.studies import ROOT, run_hpo
 
 KINDS = {
     "objective": (OWN_OBJECTIVE, OBJECTIVE),
@@ -31,7 +32,6 @@ BROKEN = {
     "syntax": ("def f(:\n", "not valid Python"),
     "input": ("input()\n", "EOFError"),
 }
-
 
 NAMING = [
     *("worker", "resume", "report", "delete", "show", "stop", "logs", "status", "budget", "refill"),
@@ -99,9 +99,14 @@ def test_a_name_is_looked_up_before_anything_is_made(
     inner = tmp_path / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     more = {"rank": ["c.csv"], "budget": ["3"], "compare": ["small"]}.get(command, [])
     arguments = [command, name, *more, "--storage", f"sqlite:///{tmp_path / 'hpo.db'}"]
-    assert main(arguments) == 2
-    assert f"holds no study '{name}'" in capfd.readouterr().err
+    if command == "worker":  # it prepares its process to be forked from
+        said = run_hpo(*arguments, code=2).stderr
+    else:
+        assert main(arguments) == 2
+        said = capfd.readouterr().err
+    assert f"holds no study '{name}'" in said
     made = [path for path in tmp_path.rglob("*") if not path.name.startswith("hpo.db")]
     assert made == [inner]
