@@ -48,6 +48,7 @@ alpha = { type = "float", low = 0.001, high = 10.0, log = true }
 # are not there: that is said, and changes nothing either.
 READING: dict[str, tuple[tuple[str, ...], int]] = {
     "status": (("t",), 0),
+    "show": (("t",), 0),
     "logs": (("t",), 0),
     "provenance": (("t",), 0),
     "report": (("t", "--reports", "OUT"), 0),
@@ -61,7 +62,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
 }
 # These begin or change something, or open no storage.
 OTHERS = {
-    "run", "resume", "worker", "submit", "refill", "stop", "budget", "nested", "wandb",
+    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
     "check", "features", "db", "bench",
 }  # fmt: skip
 
