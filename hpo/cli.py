@@ -28,6 +28,8 @@ COMMANDS = {
     "sbatch": ("cluster.sbatch", "print a script for sbatch that adds a job of workers to a study"),
     "stop": ("cluster.stop", "end a study: running trials are finished, no new ones begin"),
     "budget": ("cluster.budget", "raise or lower the budget of a study, running or finished"),
+    "show": ("studies.show", "print the study file that a study was begun with"),
+    "delete": ("studies.delete", "delete a study and its trials from the storage"),
     "status": ("results.status", "say how far studies are"),
     "logs": ("results.logs", "print what workers wrote about a trial, or where their logs are"),
     "provenance": ("results.provenance", "print where the results of a study come from"),

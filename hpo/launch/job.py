@@ -14,7 +14,7 @@ from hpo.launch.processes import worker_source
 from hpo.launch.supervisor import TIME_LIMIT, Supervisor
 from hpo.records import Access
 from hpo.storage.backends import open_patiently
-from hpo.study.record import find
+from hpo.study.record import StudyRecord, find
 from hpo.system.processes import awake_s
 from hpo.worker.channel import WorkerOrder
 from hpo.worker.worker import PATIENCE_S
@@ -50,13 +50,13 @@ class LauncherSettings:
     requeue: bool = True
 
 
-def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> bool:
+def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> StudyRecord | None:
     """Keep workers of a study alive until its budget is finished, or until they have to leave.
 
     Returns
     -------
-    bool
-        Whether the budget is finished.
+    StudyRecord or None
+        The study, if its budget is finished and this was a job, whose end nobody waits for.
     """
     job = SLURM.current_job()
     storage = open_patiently(storage_url, Access.WORK, PATIENCE_S)
@@ -84,7 +84,7 @@ def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> boo
     # SIGTERM means that the job was cancelled and is not wanted, or that SLURM requeues it itself.
     if job is not None and launcher.reason in (TIME_LIMIT, "SIGUSR2") and settings.requeue:
         _requeue(job)
-    return finished
+    return record if finished and job is not None else None
 
 
 def _leave_in_s(settings: LauncherSettings, left_s: float) -> float:

@@ -180,14 +180,13 @@ class Supervisor:
     def _beat(self, now_s: float) -> None:
         """Renew the leases of those that live and are not halted by a signal."""
         lease_s = self.record.ledger.lease_s
-        self._beat_at = now_s + lease_s / 3.0
         alive = [
             worker.worker_id
             for worker in self._workers
             if worker.registered and worker.left is None and not is_stopped(worker.process.pid)
         ]
         if not alive:
-            self._renewed = None
+            self._renewed, self._beat_at = None, now_s + lease_s / 3.0
             return
         missed = self._renewed is not None and now_s - self._renewed[0] >= lease_s
         ledger = self.record.ledger
@@ -199,7 +198,7 @@ class Supervisor:
             if abs(by_database_s - (now_s - self._renewed[0])) >= lease_s / 2.0:
                 # The database's clock was set.
                 ledger.note_outage()
-        self._renewed = (now_s, beat.now)
+        self._renewed, self._beat_at = (now_s, beat.now), now_s + lease_s / 3.0
         for worker in self._workers:
             if worker.worker_id in beat.dismissed:
                 self._send_away(worker, Answer.DISMISSED.value)
@@ -214,7 +213,11 @@ class Supervisor:
             self._look_at = now_s + SHOW_S
             self._take(status.counts, status.stop)
             return
-        self._take(*self.record.ledger.counts_and_stop())
+        if any(worker.idle for worker in self._workers):
+            # A beat tells how far the study is, too.
+            self._beat(now_s)
+        else:
+            self._take(*self.record.ledger.counts_and_stop())
         if any(worker.idle for worker in self._workers):
             # At the end of a study most workers wait for the last ones: ever more seldom.
             self._look_at = now_s + self._look_pause_s

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from hpo.errors import HpoError, StopRequested
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.plugins import take_as_tried
 from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_patiently
 from hpo.study import provenance
@@ -63,6 +64,7 @@ def _work(order: WorkerOrder, channel: Channel) -> None:
         log = open_log(Path(order.logs), order.worker_id)
         record = find(open_patiently(order.storage, Access.WORK, PATIENCE_S), order.study)
         _require_shareable(record)
+        take_as_tried(record.spec.named_modules)
         _, objective = record.open_objective()
         if isinstance(objective, CrossValidation):
             objective.bound.load()

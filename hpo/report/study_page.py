@@ -29,6 +29,7 @@ from hpo.study.fingerprint import PARTS
 from hpo.study.integrity import StudyContents, open_study
 from hpo.study.provenance import published
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import mark_folder, report_folder
 from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
 from hpo.study.status import Status
 from hpo.study.trials import Search
@@ -39,7 +40,7 @@ PAGE_NAME = "report.html"
 
 
 def write_report(record: StudyRecord, reports_dir: Path) -> Path:
-    """Write `<reports_dir>/<study name>/report.html`, and what lies beside it.
+    """Write report.html into the study's folder of reports, and what lies beside it.
 
     Where there are predictions, these are predictions.csv and the figures of the best model as
     files in figures/. The page is one file that needs no network. Where table, objective, code or
@@ -65,10 +66,10 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         # The evaluation of the test set is an event of its own, which the page tells of.
         events = take_events(record)
         snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
-    folder = reports_dir / record.name
+    folder = report_folder(record, reports_dir)
     predictions = folder / PREDICTIONS_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        mark_folder(record, folder)
         remove_stamp(folder)
         files = [folder / PAGE_NAME]
         if evaluation is not None:
@@ -80,8 +81,7 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         replace_file(folder / PAGE_NAME, page)
         if evaluation is not None:
             files += write_figures(context["portrait"].figures, folder / FOLDER_NAME)
-        if opened.whole:
-            save_stamp(folder, marks, files)
+        save_stamp(folder, marks, files, whole=opened.whole)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME

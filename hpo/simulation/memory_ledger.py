@@ -29,6 +29,7 @@ from hpo.records import (
     ResolvedTrial,
     WorkerRun,
 )
+from hpo.storage.budget import BudgetChange
 from hpo.storage.events import EventKind
 from hpo.storage.ledger import DEFAULT_ATTEMPTS
 
@@ -264,16 +265,17 @@ class MemoryLedger:
 
     # The budget -------------------------------------------------------------------------------
 
-    def set_budget(self, budget: int) -> list[int]:
-        """Raise or lower the budget, and return the numbers of the trials that it took back."""
-        if self._budget != budget:
-            self.record(EventKind.BUDGET, {"before": self._budget, "after": budget})
+    def set_budget(self, budget: int) -> BudgetChange:
+        """Raise or lower the budget; takes back the trials that it has no room for any more."""
+        before = self._budget
+        if before != budget:
+            self.record(EventKind.BUDGET, {"before": before, "after": budget, "by_hand": True})
         self._budget = budget
         room = max(0, budget - self._finished)
         beyond = sorted(self._in_hand.values(), key=lambda unit: unit.number)[room:]
         for unit in beyond:
             self._set_free(unit)
-        return [unit.number for unit in beyond]
+        return BudgetChange(before, budget, [unit.number for unit in beyond])
 
     def stop(self, how: str | None) -> None:
         """Let no new trial begin (`gently`), have all released (`now`), or go on (None)."""

@@ -109,6 +109,17 @@ def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
     return spec
 
 
+def with_trials(spec: StudySpec, trials: int) -> StudySpec:
+    """Return a study with another budget.
+
+    Raises
+    ------
+    SpecError
+        If it cannot have that one.
+    """
+    return validate({**spec.model_dump(mode="json"), "trials": trials}, f"study '{spec.name}'")
+
+
 def _name_by_part(space: Mapping[str, Any]) -> dict[str, Any]:
     """Return a space by names such as second.max_depth, which TOML reads as nested sections."""
     named: dict[str, Any] = {}

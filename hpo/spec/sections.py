@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from features.table import TableSpec
+from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.space import Dimension, StagedDimension
 
@@ -23,7 +23,8 @@ ParamValue = bool | int | float | str
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An infinite parameter stays one where the study is stored.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class _Cv(_Section):
@@ -433,6 +434,23 @@ class StudySpec(_Section):
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
+
+    @property
+    def named_modules(self) -> dict[str, str]:
+        """What the study names as `module:attribute`, by the setting that names it."""
+        named = {}
+        if isinstance(self.objective, CustomObjectiveSpec):
+            named["[objective] name"] = self.objective.name
+        estimator = self.estimator
+        for part, model in (estimator.parts if estimator else {}).items():
+            if ":" in model.name:
+                below = (
+                    f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
+                )
+                named[f"[estimator{below}] name"] = model.name
+        if isinstance(self.table, OwnSpec):
+            named["[table] loader"] = self.table.loader
+        return named
 
     @property
     def pruned_by(self) -> PruningSpec | None:

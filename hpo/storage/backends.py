@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
 from hpo.errors import StorageError
 from hpo.records import Access
 from hpo.redaction import redact_argument
+from hpo.storage.deletion import follow_deletions
 from hpo.storage.outages import first_line, is_outage
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
@@ -152,6 +153,8 @@ def _open(url: sa.URL, options: Mapping[str, Any], access: Access) -> StudyStora
     try:
         if create:
             METADATA.create_all(storage.engine)
+        if access is not Access.READ:
+            follow_deletions(storage)
     except SQLAlchemyError:
         storage.engine.dispose()
         raise

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from sqlalchemy.exc import NoResultFound
 
 from hpo.records import FAILURE_KEY, SPENT, Counts
 from hpo.storage.events import EventKind
@@ -56,6 +57,21 @@ class Wanted(NamedTuple):
     budget: int
     stop: str | None
     ended_at: float | None
+
+
+class BudgetChange(NamedTuple):
+    """A change of the budget, and the numbers of the trials that were taken from their workers."""
+
+    before: int
+    after: int
+    taken: list[int]
+
+    def __str__(self) -> str:
+        line = f"budget {self.before} -> {self.after}"
+        if self.taken:
+            numbers = ", ".join(map(str, self.taken))
+            line += f", {len(self.taken)} trials taken from their workers and kept: {numbers}"
+        return line
 
 
 class View(NamedTuple):
@@ -111,36 +127,47 @@ class Budget:
     # What is wanted ---------------------------------------------------------------------------
 
     @patient
-    def set_budget(self, budget: int) -> list[int]:
+    def set_budget(self, budget: int) -> BudgetChange:
         """Raise or lower the budget of a study, running or finished.
 
-        Returns
-        -------
-        list of int
-            Numbers of the trials that were taken from their workers because the budget has no
-            room for them any more. What is stored of them stays, for a budget that is raised.
+        Trials for which it has no room any more are taken from their workers. What is stored of
+        them stays, for a budget that is raised.
         """
         with self.storage.write() as c:
             self._lock(c)
-            before = self._wanted(c, "").budget
-            if before != budget:
-                c.execute(
-                    STUDIES.update()
-                    .where(STUDIES.c.study_id == self.study_id)
-                    .values(budget=budget)
-                )
-                self.storage.record_event(
-                    c, self.study_id, EventKind.BUDGET, before=before, after=budget
-                )
-            # Waits for those that are being told at this moment, and counts them as finished.
-            held = read_units(c, self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update())
-            room = max(0, budget - self._look(c, "").counts.finished)
-            for unit in held[room:]:
-                c.execute(
-                    CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(worker_id=None)
-                )
-                set_state(c, unit.trial_id, TrialState.WAITING)
-        return [unit.number for unit in held[room:]]
+            return self._change_budget(c, budget, by_hand=True)
+
+    def ask_budget(self, c: sa.Connection, asked: int, *, by_hand: bool) -> BudgetChange:
+        """Change the budget within a transaction, unless that would be less than set by hand."""
+        self._lock(c)
+        if asked < self._set_by_hand(c):
+            asked, by_hand = self._wanted(c, "").budget, False
+        return self._change_budget(c, asked, by_hand=by_hand)
+
+    def _change_budget(self, c: sa.Connection, budget: int, *, by_hand: bool) -> BudgetChange:
+        before = self._wanted(c, "").budget
+        if before != budget or (by_hand and self._set_by_hand(c) != budget):
+            c.execute(
+                STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(budget=budget)
+            )
+            detail = {"before": before, "after": budget, "by_hand": by_hand}
+            self.storage.record_event(c, self.study_id, EventKind.BUDGET, **detail)
+        # Waits for those that are being told at this moment, and counts them as finished.
+        held = read_units(c, self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update())
+        room = max(0, budget - self._look(c, "").counts.finished)
+        for unit in held[room:]:
+            c.execute(
+                CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(worker_id=None)
+            )
+            set_state(c, unit.trial_id, TrialState.WAITING)
+        return BudgetChange(before, budget, [unit.number for unit in held[room:]])
+
+    def _set_by_hand(self, c: sa.Connection) -> int:
+        """Return the budget that was last set by hand; 0 if none was."""
+        events = read_events(c, self.study_id, EventKind.BUDGET)
+        # Older events do not tell who set it.
+        by_hand = [event["after"] for event in events if event.get("by_hand", True)]
+        return int(by_hand[-1]) if by_hand else 0
 
     @patient
     def stop(self, how: str | None) -> None:
@@ -305,6 +332,8 @@ def read_counts(c: sa.Connection, study_id: int) -> tuple[Counts, str | None]:
         .group_by(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held)
     )
     rows = c.execute(query).all()
+    if not rows:
+        raise NoResultFound
     units: Counter[tuple[str | None, bool]] = Counter()
     for _, _, state, held, number in rows:
         units[state, bool(held) and state == "open"] += number

@@ -14,6 +14,7 @@ class EventKind(StrEnum):
     MODEL_SAVED = "model saved"
     NESTED = "nested cross-validation"
     OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
+    REPORTING = "reporting"  # a page, by the last launcher of a cluster
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on
     SUBMITTING = "submitting"  # workers, to a cluster: whether it took them is told later

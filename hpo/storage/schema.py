@@ -80,6 +80,9 @@ class AttributeFields(NamedTuple):
     value_json: str
 
 
+# The attribute of a study that names its score; every study that is begun here has it.
+METRIC_NAMES = "study:metric_names"
+
 # Optuna's schema of today, as its own migrations name it.
 SCHEMA_REVISION = "v3.2.0.a"
 
@@ -155,3 +158,15 @@ EVENTS = sa.Table(
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
+
+# The ids of studies that were deleted. SQLite would give them out again, and a worker that does not
+# know yet that its study is gone would take another one for it.
+DELETED = sa.Table("hpo_deleted", METADATA, sa.Column("id", sa.Integer, primary_key=True))
+
+
+def study_tables() -> list[sa.Table]:
+    """Return the tables whose rows belong to studies, those that others refer to first."""
+    tables = [*OPTUNA_METADATA.sorted_tables, *METADATA.sorted_tables]
+    theirs = [table for table in tables if {"study_id", "trial_id"} & set(table.c.keys())]
+    first = (OPTUNA_STUDIES, TRIALS)
+    return [*first, *(table for table in theirs if table not in first)]

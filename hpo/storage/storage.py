@@ -18,9 +18,9 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 from optuna.storages import RDBStorage
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, NoResultFound, ProgrammingError, SQLAlchemyError
 
-from hpo.errors import StorageError
+from hpo.errors import StorageError, StudyNotFoundError
 from hpo.storage.events import EventKind
 from hpo.storage.outages import first_line, wait_for
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
@@ -66,6 +66,7 @@ class StudyStorage(RDBStorage):
     on_silence: Callable[[bool], None] | None = None
     read_only = False
     _silent = False
+    _kept: sa.Connection | None = None
 
     def __init__(self, url: str, **options: Any) -> None:
         if not self._attach(url, options):
@@ -106,7 +107,9 @@ class StudyStorage(RDBStorage):
     def __getstate__(self) -> dict[Any, Any]:
         # Optuna takes it out of the state, where it has to be.
         self.__dict__.setdefault("_version_manager", None)
-        return super().__getstate__()
+        state = super().__getstate__()
+        state.pop("_kept", None)
+        return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
@@ -116,6 +119,7 @@ class StudyStorage(RDBStorage):
         dialect = self.engine.dialect.name
         self.now_sql, self.up_since_sql = _NOW[dialect], _UP_SINCE[dialect]
         _make_safe(self.engine)
+        sa.event.listen(self.engine, "engine_disposed", self._drop_kept)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -125,17 +129,29 @@ class StudyStorage(RDBStorage):
 
     @contextlib.contextmanager
     def one_statement(self) -> Iterator[sa.Connection]:
-        """Open a transaction for one statement that changes something: it is not begun by itself.
+        """Give a connection for one statement that changes something, and nothing around it.
 
-        On SQLite the write lock is taken first, as always.
+        On PostgreSQL it is kept for the next one, so that nothing is sent but the statement. On
+        SQLite the write lock is taken first, as always.
         """
         if self.engine.dialect.name == "sqlite":
             with self.write() as connection:
                 yield connection
             return
-        with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield connection
+        if self._kept is None:
+            options = {"isolation_level": "AUTOCOMMIT"}
+            self._kept = self.engine.connect().execution_options(**options)
+        try:
+            yield self._kept
+        except SQLAlchemyError:
+            self._drop_kept()
+            raise
+
+    def _drop_kept(self, _engine: sa.Engine | None = None) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.invalidate()
+            kept.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -183,10 +199,14 @@ class StudyStorage(RDBStorage):
         ------
         StorageError
             If the database did not answer for that long.
+        StudyNotFoundError
+            If the study was deleted meanwhile.
         """
         shown = show_url(self.engine.url)
         try:
             return wait_for(call, self.patience_s, shown, lambda: self._note_silence(silent=True))
+        except NoResultFound as exc:
+            raise StudyNotFoundError(f"{shown}: the study was deleted meanwhile") from exc
         finally:
             self._note_silence(silent=False)
 

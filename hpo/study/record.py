@@ -26,6 +26,7 @@ from hpo.redaction import redact_value
 from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
+from hpo.storage.deletion import begun_here
 from hpo.storage.events import EventKind
 from hpo.storage.ledger import Ledger
 from hpo.storage.outages import first_line
@@ -224,12 +225,7 @@ def names(storage: StudyStorage) -> list[str]:
 
 def read_names(c: sa.Connection) -> list[str]:
     """Return what `names` does, within a transaction."""
-    if not _has_our_tables(c):
-        return []
-    ours = sa.select(OPTUNA_STUDIES.c.study_name).join(
-        STUDIES, STUDIES.c.study_id == OPTUNA_STUDIES.c.study_id
-    )
-    return list(c.execute(ours.order_by(OPTUNA_STUDIES.c.study_id)).scalars())
+    return [*begun_here(c).values()] if _has_our_tables(c) else []
 
 
 def read_plain_names(c: sa.Connection) -> list[str]:
@@ -248,7 +244,7 @@ def find_id(c: sa.Connection, name: str) -> int | None:
 
 def find_row(c: sa.Connection, study_id: int) -> StudyRow | None:
     """Return our row of a study; None if Optuna alone made the study."""
-    if not _has_our_tables(c):
+    if not _has_our_tables(c) or study_id not in begun_here(c):
         return None
     columns = [STUDIES.c[field] for field in StudyRow._fields]
     row = c.execute(sa.select(*columns).where(STUDIES.c.study_id == study_id)).one_or_none()

@@ -156,11 +156,11 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         name=record.name,
         counts=counts,
         stop=stop,
-        submitted=_was_submitted(c, study_id),
+        submitted=was_submitted(c, study_id),
         best_score=None if best is None else best.score,
         best_trial=None if best is None else best.number,
         per_hour=_read_rate(c, record, now),
-        workers=_read_open_workers(c, record, now),
+        workers=read_open_workers(c, record, now),
         failures=tuple(read_failures(c, study_id, MAX_REASONS)) if counts.failed else (),
         deaths=dict(deaths.most_common()),
         exceeded=dict(_count_exceeded(c, study_id).most_common()),
@@ -186,7 +186,7 @@ def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
 
     def read() -> tuple[WorkerStatus, ...]:
         with record.storage.read() as c:
-            return _read_open_workers(c, record, record.storage.now(c))
+            return read_open_workers(c, record, record.storage.now(c))
 
     return record.storage.patiently(read)
 
@@ -196,7 +196,8 @@ def _count_exceeded(c: sa.Connection, study_id: int) -> Counter[str]:
     return Counter(event["reason"].partition(" exceeded")[0] for event in events)
 
 
-def _was_submitted(c: sa.Connection, study_id: int) -> bool:
+def was_submitted(c: sa.Connection, study_id: int) -> bool:
+    """Return whether workers were ever submitted to a cluster."""
     query = sa.select(EVENTS.c.event_id).where(
         EVENTS.c.study_id == study_id,
         EVENTS.c.kind.in_([EventKind.SUBMITTING, EventKind.SUBMITTED]),
@@ -227,9 +228,10 @@ def _read_rate(c: sa.Connection, record: StudyRecord, now: float) -> float | Non
     return 3600.0 * int(n_finished) / max(1.0, float(now - began))
 
 
-def _read_open_workers(
+def read_open_workers(
     c: sa.Connection, record: StudyRecord, now: float
 ) -> tuple[WorkerStatus, ...]:
+    """Return the workers of a study that have not left, oldest first, within a transaction."""
     columns = [
         (WORKERS.c if name in WORKERS.c else CLAIMS.c)[name] for name in _OpenWorkerRow._fields
     ]

@@ -43,6 +43,7 @@ from hpo.redaction import redact_value
 from hpo.study.export import trials_frame
 from hpo.study.provenance import published
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker
@@ -309,7 +310,7 @@ class Replay:
         # It loads what draws, of which a session that ends before its study has no need.
         from hpo.report.study_page import PAGE_NAME, write_report
 
-        page = self.target.reports_dir / self.record.name / PAGE_NAME
+        page = report_folder(self.record, self.target.reports_dir) / PAGE_NAME
         ends = [trial.datetime_complete for trial in self._finished_trials()]
         last = max((end.timestamp() for end in ends if end), default=0.0)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tests.support.broken_modules import MODULES
+
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "Sr")
 LINES = [f"Li{n}{element}O{n},{n + len(element)}" for element in ELEMENTS for n in (1, 2)]
 CSV = "\n".join(["formula,target", *LINES]) + "\n"
@@ -354,6 +356,7 @@ CORPUS = [
         r"cannot import 'MODULE': it ends the process .*exit code 3; .*MODULE.py",
         "import os\nos._exit(3)\n",
     ),
+    *(objective(*broken) for broken in MODULES),
     objective("abort", r"it ends the process .*killed by SIGABRT", "import os\nos.abort()\n"),
     objective("no function", "cannot be called as", "Objective = 3\n"),
     objective(

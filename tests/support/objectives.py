@@ -105,3 +105,10 @@ class Slope:
 
     def combine(self, parts):
         return {"score": parts[0]["score"], "half": parts[0]["score"] / 2}
+
+
+class Constant(Slope):
+    """One, whatever the parameters are."""
+
+    def score_part(self, params, part):
+        return {"score": 1.0}

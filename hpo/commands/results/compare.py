@@ -36,6 +36,7 @@ from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
 from hpo.report.comparison_tables import align, variant_cells
 from hpo.study.record import StudyRecord, find, names
+from hpo.study.report_folder import report_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +122,10 @@ def print_comparison(
         files = reported.reported_beside(records)
     known = reported.join_reported(files)
     rows = [compare_study(record) for record in records]
-    studies = [differences.read_study(row, reports_dir) for row in rows]
+    folders = [report_folder(record, reports_dir) for record in records]
+    studies = [
+        differences.read_study(row, folder) for row, folder in zip(rows, folders, strict=True)
+    ]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     worth = _value(records, studies, threshold)
     outside = find_outside(files, rows)

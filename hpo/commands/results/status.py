@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from hpo.commands.common import (
     add_json,
@@ -15,6 +17,7 @@ from hpo.commands.common import (
     print_json,
     print_line,
     seconds,
+    storage_hint,
 )
 from hpo.errors import StorageError
 from hpo.records import Access
@@ -36,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--interval", type=seconds, default=2.0, metavar="S", help="of --watch (default: 2)"
     )
     add_json(parser)
-    add_shared(parser, "storage")
+    add_shared(parser, "storage", "reports")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,6 +79,9 @@ def _take_all(options: argparse.Namespace, storage: StudyStorage) -> list[Status
 def _show(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -> None:
     if options.json:
         shown = [status.as_dict() for status in found]
+        if options.name and found and isinstance(found[0], Status):
+            report = _find_report(options, found[0])
+            shown[0]["report"] = None if report is None else report._asdict()
         print_json(shown[0] if options.name and shown else shown)
         return
     for line in _lines(options, found):
@@ -92,6 +98,43 @@ def _lines(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -
         yield _status_line(status)
         if options.name:
             yield from _details(status)
+            yield from _report_lines(options, status)
+
+
+class _Report(NamedTuple):
+    """The page of a finished study: where it is or would be, and whether it shows all there is."""
+
+    page: Path
+    exists: bool
+    current: bool
+
+
+def _find_report(options: argparse.Namespace, status: Status) -> _Report | None:
+    if not status.counts.done:
+        return None
+    # What tells it reads more than the storage; a study that runs is watched without.
+    from hpo.report.freshness import is_drawn
+    from hpo.study.report_folder import report_folder
+    from hpo.study.snapshot import take_snapshot
+
+    record = find(open_storage(options, Access.READ), status.name)
+    page = report_folder(record, Path(options.reports)) / "report.html"
+    exists = page.is_file()
+    return _Report(page, exists, exists and is_drawn(take_snapshot(record), page.parent))
+
+
+def _report_lines(options: argparse.Namespace, status: Status) -> Iterator[str]:
+    """Say of a finished study whether its report is here, and what writes it."""
+    report = _find_report(options, status)
+    if report is None:
+        return
+    command = f"hpo report {status.name}{storage_hint(options)}"
+    if not report.exists:
+        yield f"  report: none in {report.page.parent}; write it: {command}"
+    elif not report.current:
+        yield f"  report: {report.page}, older than study or code; write it again: {command}"
+    else:
+        yield f"  report: {report.page}"
 
 
 def _plain_line(status: PlainStatus) -> str:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             {"rows": len(pooled.y), "scores": pooled.scores, "intervals": intervals, "cv": whole}
         )
         return 0
-    trials = count_of(spec.trials, "trial")
+    trials = count_of(options.trials or spec.trials, "trial")
     print_line(f"{spec.name}: {len(outer)} searches of {trials}, {len(pooled.y)} rows predicted")
     for line in _lines(pooled, whole):
         print_line(line)

@@ -24,10 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Go on with a stored study; its file is read again if it is there."""
     record = find(open_storage(options, Access.WORK), options.name)
-    trials = options.trials or record.ledger.counts().budget
     source = record.source
     if options.data:
         source = replace(source, data_dir=absolute(options.data))
     record.admit_code(options.accept)
-    spec = (source.load() or record.spec).model_copy(update={"trials": trials})
-    return run_study(options, spec, source, record.table_path)
+    spec = source.load() or record.spec
+    return run_study(options, spec, source, record.table_path, by_hand=True)

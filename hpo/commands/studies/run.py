@@ -75,9 +75,10 @@ def _run_folder(options: argparse.Namespace) -> int:
             f"{options.study}: {count_of(n_wrong, 'study file')} not valid, none was run"
         )
     worst, done = 0, []
-    for _, spec, source in studies:
+    for _, spec, source, trials in studies:
+        one = argparse.Namespace(**{**vars(options), "trials": trials})
         try:
-            code = run_study(options, spec, source, None, again=False)
+            code = run_study(one, spec, source, None, again=False)
         except (HpoError, FeaturesError) as exc:
             # The others do not depend on it.
             say(f"error: {exc}")
@@ -100,19 +101,24 @@ def run_study(
     stored_table: Path | None,
     *,
     again: bool = True,
+    by_hand: bool = False,
 ) -> int:
-    """Run a study; what is finished is reported `again`, or only where its report is missing."""
+    """Run a study; what is finished is reported `again`, or only where its report is missing.
+
+    `by_hand` says that `--trials` sets the budget as `hpo budget` does.
+    """
     from hpo.launch.placement import share_of
     from hpo.launch.processes import worker_source
 
-    reported = _find_reported(options, spec, source, stored_table)
+    asked = by_hand and options.trials is not None
+    reported = None if asked else _find_reported(options, spec, source, stored_table)
     if reported is not None:
         _say_finished(spec.name, reported.counts, again=again)
         return _show(options, reported) if again else 0
     # The first worker gets ready while the study is begun.
     share = share_of(spec.resources, options.cpus_per_worker, options.gpus_per_worker)
     with worker_source(spec, share.cpus) as processes:
-        record = begin_study(options, spec, source, stored_table)
+        record = begin_study(options, spec, source, stored_table, by_hand=by_hand)
         counts = record.ledger.counts()
         if not counts.done:
             if counts.finished or counts.free or counts.held:
@@ -121,19 +127,21 @@ def run_study(
                     f"{counts.finished} of {counts.budget} finished"
                 )
             return _work(options, record, processes, share)
-    again = again or not _page(options, record.name).is_file()
+    again = again or not _page(options, record).is_file()
     _say_finished(record.name, counts, again=again)
     return _finish(options, record) if again else 0
 
 
 def _say_finished(name: str, counts: Counts, *, again: bool) -> None:
     trials = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
-    told = f": {trials}; nothing to do (more: --trials N)"
+    told = f": {trials}; nothing to do (more: hpo resume {name} --trials N)"
     say(f"study '{name}' is finished{told if again else ''}")
 
 
-def _page(options: argparse.Namespace, name: str) -> Path:
-    return Path(options.reports) / name / "report.html"
+def _page(options: argparse.Namespace, record: StudyRecord) -> Path:
+    from hpo.study.report_folder import report_folder
+
+    return report_folder(record, Path(options.reports)) / "report.html"
 
 
 def _find_reported(
@@ -149,8 +157,8 @@ def _find_reported(
     from hpo.study.record import find, names
     from hpo.study.snapshot import take_snapshot
 
-    folder = Path(options.reports) / spec.name
-    if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
+    stamp = Path(options.reports) / spec.name / STAMP_NAME
+    if options.strict or options.accept or not stamp.is_file():
         return None
     try:
         storage = open_storage(options, Access.READ)
@@ -161,9 +169,11 @@ def _find_reported(
     record = find(storage, spec.name)
     snapshot = take_snapshot(record)
     counts = snapshot.counts
-    if not counts.done or counts.budget != spec.trials or snapshot.status.stop is not None:
+    if not counts.done or snapshot.status.stop is not None:
         return None
-    if not is_current(snapshot, folder):
+    if options.trials not in (None, counts.budget):
+        return None
+    if not is_current(snapshot, _page(options, record).parent):
         return None
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return snapshot if is_same(record, spec, table) else None
@@ -189,7 +199,8 @@ def _work(
         launcher=os.getpid(),
     )
     launcher = Supervisor(record, order, places, processes, progress)
-    trials, by = count_of(record.spec.trials, "trial"), count_of(workers, "worker")
+    trials = count_of(record.ledger.counts().budget, "trial")
+    by = count_of(workers, "worker")
     say(f"study '{record.name}': {trials}, {by}, logs in {logs}")
     with _tracked(options, record, logs):
         try:
@@ -233,5 +244,5 @@ def _show(options: argparse.Namespace, snapshot: StudySnapshot) -> int:
     """Print what came out, and where the report is."""
     for line in summary(snapshot):
         print_line(line)
-    print_line(f"report: {_page(options, snapshot.record.name)}")
+    print_line(f"report: {_page(options, snapshot.record)}")
     return 0

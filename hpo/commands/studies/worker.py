@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpo.commands.common import add_shared, add_trust, seconds
+from hpo.commands.common import add_shared, add_trust, say, seconds
 from hpo.commands.studies.study_options import add_worker_options
 from hpo.system.resources import loading, name_process
 
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="do not go back into the queue at the time limit or when preempted",
     )
     add_trust(parser)
-    add_shared(parser, "storage", "logs")
+    add_shared(parser, "storage", "logs", "reports")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,5 +51,11 @@ def run(options: argparse.Namespace) -> int:
         stagger_s=options.stagger,
         requeue=not options.no_requeue,
     )
-    run_launcher(options.storage, options.name, settings)
+    record = run_launcher(options.storage, options.name, settings)
+    if record is not None:
+        from hpo.report.at_end import write_when_finished
+
+        page = write_when_finished(record, Path(options.reports), say)
+        if page is not None:
+            say(f"report: {page}")
     return 0

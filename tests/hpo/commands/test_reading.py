@@ -25,15 +25,16 @@ from hpo.cli import COMMANDS, main
 from hpo.errors import StorageError
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
 from hpo.storage.postgres.server import Server
+from hpo.study.copying import copy_studies
 from hpo.study.record import find
 
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles
 # are not there: that is said, and changes nothing either.
 READING: dict[str, tuple[tuple[str, ...], int]] = {
     "status": (("t",), 0),
+    "show": (("t",), 0),
     "logs": (("t",), 0),
     "provenance": (("t",), 0),
     "report": (("t", "--reports", "OUT"), 0),
@@ -47,7 +48,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
 }
 # These begin or change something, or open no storage.
 OTHERS = {
-    "run", "resume", "worker", "submit", "refill", "stop", "budget", "nested", "wandb",
+    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
     "check", "features", "db", "bench",
 }  # fmt: skip
 

@@ -131,7 +131,7 @@ def test_a_budget_changes_while_workers_run(hpo, site):
     wait_until(lambda: record.ledger.counts().finished >= 1)
     # More than can be finished before the command is carried out.
     said = hpo("budget", "x", "15").stdout
-    assert "study 'x': 100 -> 15 trials" in said
+    assert "study 'x': budget 100 -> 15" in said
     wait_until(lambda: site.status()["state"] == "finished", 120)
     assert record.ledger.counts().finished == 15
     hpo("budget", "x", "17")

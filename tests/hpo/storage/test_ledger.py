@@ -219,14 +219,14 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     ledger.finish(done, {"score": 1.0})
     claims = [ledger.claim(f"w{i}") for i in (1, 2)]
     ledger.save_parts(claims[1], {0: {"score": 0.5}})
-    assert ledger.set_budget(2) == [2]
+    assert ledger.set_budget(2).taken == [2]
     with pytest.raises(LostLeaseError):
         ledger.finish(claims[1], {"score": 0.0})
     assert ledger.claim("w2") is Answer.WAIT
     ledger.finish(claims[0], {"score": 0.0})
     assert ledger.claim("w2") is Answer.DONE
     assert trial_of(bench, claims[1]).state is TrialState.WAITING
-    assert ledger.set_budget(3) == []
+    assert ledger.set_budget(3).taken == []
     again = ledger.claim("w2")
     assert (again.number, again.parts) == (2, ({"score": 0.5},))
     budgets = [(e["before"], e["after"]) for e in ledger.events(EventKind.BUDGET)]

@@ -138,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def change_the_budget(self, budget) -> None:
         room = max(0, budget - len(self.finished))
         beyond = sorted(self.live.values(), key=lambda claim: claim.number)[room:]
-        assert self.ledger.set_budget(budget) == [claim.number for claim in beyond]
+        assert self.ledger.set_budget(budget).taken == [claim.number for claim in beyond]
         self.budget = budget
         for claim in beyond:
             self.lost.append(self.live.pop(claim.trial_id))

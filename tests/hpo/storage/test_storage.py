@@ -189,4 +189,7 @@ def test_the_schema_is_optunas_own_and_ours_stands_beside_it(tmp_path, storage):
         "hpo_claims",
         "hpo_workers",
         "hpo_events",
+        "hpo_deleted",
+        "hpo_trial_deleted",
+        "hpo_study_deleted",
     }

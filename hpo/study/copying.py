@@ -20,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.errors import HpoError, StorageError, StudyNotFoundError, suggest
 from hpo.storage.budget import read_units, select_units
-from hpo.storage.schema import CLAIMS, METADATA, OPTUNA_METADATA, OPTUNA_STUDIES, TRIALS
+from hpo.storage.deletion import remove_leftovers, unused_study_id
+from hpo.storage.schema import CLAIMS, OPTUNA_STUDIES, TRIALS, study_tables
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
 
@@ -74,14 +75,6 @@ class Copied:
         return asdict(self)
 
 
-def study_tables() -> list[sa.Table]:
-    """Return the tables whose rows belong to studies, those that others refer to first."""
-    tables = [*OPTUNA_METADATA.sorted_tables, *METADATA.sorted_tables]
-    theirs = [table for table in tables if {"study_id", "trial_id"} & set(table.c.keys())]
-    first = (OPTUNA_STUDIES, TRIALS)
-    return [*first, *(table for table in theirs if table not in first)]
-
-
 def copy_studies(
     source: StudyStorage, target: StudyStorage, names: Sequence[str] = ()
 ) -> list[Copied]:
@@ -101,6 +94,7 @@ def copy_studies(
         raise StorageError(f"{_shown(source)}: cannot be read: {_reason(exc)}") from exc
     try:
         with target.write() as c:
+            remove_leftovers(c)
             return [_copy(c, snapshot, _shown(target)) for snapshot in snapshots]
     except SQLAlchemyError as exc:
         raise StorageError(
@@ -201,6 +195,8 @@ def _insert(c: sa.Connection, snapshot: Snapshot) -> None:
                 c.execute(table.insert(), values)
             continue
         assert given_anew is not None
+        if table is OPTUNA_STUDIES and (study_id := unused_study_id(c)) is not None:
+            values = [{**row, given_anew: study_id} for row in values]
         insert = table.insert().returning(table.c[given_anew], sort_by_parameter_order=True)
         made = list(c.execute(insert, values).scalars()) if values else []
         old = [row[given_anew] for row in rows]
