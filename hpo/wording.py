@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -40,7 +41,7 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
     # A text of megabytes is not walked through for a line of it.
     ends = text if len(text) <= 4 * limit else f"{text[: 2 * limit]} … {text[-2 * limit :]}"
     line = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in _spaced(ends)
+        c if c.isprintable() else json.dumps(c)[1:-1] for c in _spaced(ends)
     )
     if len(line) <= limit:
         return line

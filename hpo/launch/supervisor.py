@@ -31,7 +31,7 @@ from hpo.system.processes import (
     members,
     reap_adopted,
 )
-from hpo.worker.channel import WorkerOrder
+from hpo.worker.channel import Message, WorkerOrder
 from hpo.worker.loop import poll_interval
 from hpo.worker.worker import PATIENCE_S, new_worker_id
 
@@ -58,7 +58,7 @@ class _Worker:
     left
         Why it left, as it said itself.
     refused
-        Kind and text of the error that it ended with.
+        The error that it ended with, as it told it.
     limit
         Which limit its trial exceeded, for which it was told to leave.
     killed_at
@@ -72,7 +72,7 @@ class _Worker:
     registered: bool = False
     idle: bool = False
     left: str | None = None
-    refused: tuple[str, str] | None = None
+    refused: Message | None = None
     limit: str = ""
     killed_at: float | None = None
 
@@ -304,7 +304,7 @@ class Supervisor:
                 elif "left" in message:
                     worker.left = message["left"]
                 elif "refused" in message:
-                    worker.refused = (message["kind"], message["refused"])
+                    worker.refused = message
 
     def _collect(self) -> None:
         """Look after the workers that have ended."""
@@ -327,7 +327,7 @@ class Supervisor:
             # What it told last, between the last look and its end.
             worker.left = message.get("left", worker.left)
             if "refused" in message:
-                worker.refused = (message["kind"], message["refused"])
+                worker.refused = message
         worker.process.channel.close()
         ledger, limits = self.record.ledger, self.record.spec.limits
         if worker.limit:
@@ -337,20 +337,21 @@ class Supervisor:
                 )
             )
         elif worker.refused is not None:
-            self._heed(worker, *worker.refused)
+            self._heed(worker, worker.refused)
         elif worker.left is None:
             self._count_death(worker, describe_end(code))
         elif worker.left == Answer.DISMISSED.value and self.order.job is not None:
             # The cluster has another job in its place, or will have.
             self._abandoned.add(worker.place)
 
-    def _heed(self, worker: _Worker, kind: str, text: str) -> None:
+    def _heed(self, worker: _Worker, message: Message) -> None:
         """Deal with a worker that ended with an error of ours."""
+        kind, text = message["kind"], message["refused"]
         if kind == StorageError.__name__:
             # The others may have their connections still.
             self._count_death(worker, text)
             return
-        if kind == ConflictError.__name__:
+        if message["code"] == ConflictError.exit_code:
             raise ConflictError(text, ())
         raise FailedStudyError(text) if kind == FailedStudyError.__name__ else HpoError(text)
 

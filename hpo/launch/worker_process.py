@@ -42,7 +42,7 @@ def main(channel: Channel) -> NoReturn:
         code = 0
     except HpoError as exc:
         _log.error("%s", exc)
-        channel.tell(refused=str(exc), kind=type(exc).__name__)
+        channel.tell(refused=str(exc), kind=type(exc).__name__, code=exc.exit_code)
     except StopRequested as exc:
         channel.tell(left=f"stopped: {exc}")
     except BaseException:

@@ -45,6 +45,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
     "simulate": (("--study", "t", "--workers", "2", "--trials", "4"), 0),
     "copy": ((), 0),
     "doctor": ((), 0),
+    "sbatch": (("t",), 0),
 }
 # These begin or change something, or open no storage.
 OTHERS = {

@@ -241,7 +241,7 @@ def test_failed_trials_are_listed_with_their_reasons(
 
     page = Page(write_report(run(refuse, trials=2), tmp_path))
     assert "3 trials failed beside 2 finished" in page.text
-    assert ["2", "0, 1", "ValueError: the cell <burst>"] in page.rows
+    assert ["2", "0, 1", "fold 0: ValueError: the cell <burst>"] in page.rows
     assert ["1", "2", "ValueError: it melted"] in page.rows
     assert page.plots["timeline"] == 1
 

@@ -345,9 +345,17 @@ def test_the_command_prints_a_table(capsys):
     ("option", "value", "message"),
     [
         ("--workers", "0", "argument --workers: must be a whole number of at least 1, got '0'"),
-        ("--faults", "-1", "argument --faults: must be a number and not below 0, got '-1'"),
+        (
+            "--faults",
+            "-1",
+            "argument --faults: must be 0, or a number from 0.001 to 1e+09, got '-1'",
+        ),
         ("--part-s", "0", "argument --part-s: must be a number above 0, got '0'"),
-        ("--lease-s", "nan", "argument --lease-s: must be a number"),
+        (
+            "--lease-s",
+            "nan",
+            "argument --lease-s: must be 0, or a number from 0.001 to 1e+09, got 'nan'",
+        ),
     ],
 )
 def test_a_value_that_is_not_valid_is_named(option, value, message, capsys):

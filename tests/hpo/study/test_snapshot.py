@@ -23,6 +23,7 @@ from hpo.study.export import FORMATS, export, trials_frame
 from hpo.study.record import find
 from hpo.study.snapshot import best_trial, take_snapshot, trials_of
 from hpo.study.status import take_status
+from hpo.wording import shown_cell
 from tests.support.ledgers import begin_without_table
 from tests.support.trials import finish_trials
 
@@ -188,7 +189,8 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
         found, wanted = folder / f"found.{form}", folder / f"wanted.{form}"
         try:
             if form == "csv":
-                expected.to_csv(wanted, index=False)
+                texts = {n: expected[n].map(shown_cell) for n in expected.select_dtypes("object")}
+                expected.assign(**texts).rename(columns=shown_cell).to_csv(wanted, index=False)
             elif form == "json":
                 expected.to_json(wanted, orient="records", date_format="iso", indent=1)
             else:

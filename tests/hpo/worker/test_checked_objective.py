@@ -6,6 +6,7 @@ import collections
 import decimal
 import fractions
 import itertools
+import logging
 import math
 import sys
 import uuid
@@ -29,6 +30,14 @@ from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
 
 GOOD: Any = {"score": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    # Texts that no encoding knows would be kept with the report of a failed test.
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Scripted:
