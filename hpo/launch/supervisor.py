@@ -331,6 +331,7 @@ class Supervisor:
         worker.process.channel.close()
         ledger, limits = self.record.ledger, self.record.spec.limits
         if worker.limit:
+            worker.watch.cut_log()
             self._owed.append(
                 lambda: ledger.exceed(
                     worker.worker_id, worker.limit, limits.on_exceeded, limits.retries
