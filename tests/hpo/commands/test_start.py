@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,19 @@ def test_ctrl_c_while_a_command_is_imported_is_no_stack_trace(monkeypatch, capsy
     monkeypatch.setattr("hpo.cli.importlib.import_module", interrupt)
     assert cli.main(["status"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.slow
+def test_a_study_runs_in_a_thread_of_a_notebook_and_a_worker_says_why_it_left(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(STUDY)
+    codes: list[int] = []
+    commands = [["run", "mine.toml", "--workers", "1"], ["worker", "mine"]]
+    for command in commands:
+        thread = threading.Thread(target=lambda given=command: codes.append(cli.main(given)))
+        thread.start()
+        thread.join()
+    assert codes == [0, 0]
+    assert "left study 'mine': the budget is finished" in capsys.readouterr().err
