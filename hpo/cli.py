@@ -58,13 +58,38 @@ _PATHS = ("Symlink loop from", "Could not determine home directory")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    # Before a command imports numpy: a launcher whose libraries have threads cannot fork workers.
+    use_threads(1)
+    if arguments is None:
+        _open_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if arguments is None and (shown := redact_arguments(given)) != given:
         # Other users of this machine see the command lines of all processes.
         from hpo.system.resources import rewrite_arguments
 
         rewrite_arguments(shown)
-    return run(make_parser([given[0]] if given and given[0] in COMMANDS else []), given)
+    try:
+        return run(make_parser([given[0]] if given and given[0] in COMMANDS else []), given)
+    except KeyboardInterrupt:
+        # While the command was being imported.
+        say("interrupted")
+        return INTERRUPTED
+
+
+def _open_streams() -> None:
+    """Open what the caller has closed of standard input, output and error: nothing is there.
+
+    The next file or socket would be taken for it otherwise.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:

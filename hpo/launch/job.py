@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,12 @@ class LauncherSettings:
     requeue: bool = True
 
 
-def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> StudyRecord | None:
+def run_launcher(
+    storage_url: str, name: str, settings: LauncherSettings, say: Callable[[str], None]
+) -> StudyRecord | None:
     """Keep workers of a study alive until its budget is finished, or until they have to leave.
+
+    Why they have left is told to `say`.
 
     Returns
     -------
@@ -81,6 +86,8 @@ def run_launcher(storage_url: str, name: str, settings: LauncherSettings) -> Stu
         if job is not None and job.end_unix_s is not None:
             launcher.leave_at = awake_s() + _leave_in_s(settings, job.end_unix_s - time.time())
         finished = launcher.run()
+    ended = "the budget is finished" if finished else "the study was stopped"
+    say(f"left study '{record.name}': {launcher.reason or ended}; see: hpo status {record.name}")
     # SIGTERM means that the job was cancelled and is not wanted, or that SLURM requeues it itself.
     if job is not None and launcher.reason in (TIME_LIMIT, "SIGUSR2") and settings.requeue:
         _requeue(job)

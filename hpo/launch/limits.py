@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +62,7 @@ class TrialWatch:
         if "trial" in message:
             self.trial, self.attempt = message["trial"], message["attempt"]
             self.part, self._before_s = None, message["before_s"]
-            self._attempt, self._log_bytes = _Clock(now_s), self._size()
+            self._attempt, self._log_bytes = _Clock(now_s), message["log_bytes"]
         elif "part" in message:
             self.part, self._part = message["part"], _Clock(now_s)
         elif "scored" in message:
@@ -88,10 +90,20 @@ class TrialWatch:
             if limit_s is not None and spent_s > limit_s:
                 where = f", in part {self.part}" if self.part is not None else ""
                 return f"limits.{name} = {limit_s:g} exceeded: {spent_s:.1f} s{where}"
+        # What prints without end fills a disk within seconds.
+        if reason := self._output_exceeded():
+            return reason
         if now_s - self._measured_s < MEASURE_EVERY_S:
             return ""
         self._measured_s = now_s
-        return self._output_exceeded() or self._memory_exceeded()
+        return self._memory_exceeded()
+
+    def cut_log(self) -> None:
+        """Leave of what the last trial printed no more than its limit; the worker has ended."""
+        longest = self._log_bytes + int(self.limits.output_mb * _MB)
+        if self._size() > longest:
+            with contextlib.suppress(OSError):
+                os.truncate(self.log, longest)
 
     def _output_exceeded(self) -> str:
         printed_mb = (self._size() - self._log_bytes) / _MB

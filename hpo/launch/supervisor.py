@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,9 @@ class Supervisor:
         StorageError
             If the database did not answer for a long time.
         """
-        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        # Signals are the main thread's; a launcher in another one, as of a notebook, gets none.
+        numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             return self._supervise()
         finally:
@@ -331,6 +334,7 @@ class Supervisor:
         worker.process.channel.close()
         ledger, limits = self.record.ledger, self.record.spec.limits
         if worker.limit:
+            worker.watch.cut_log()
             self._owed.append(
                 lambda: ledger.exceed(
                     worker.worker_id, worker.limit, limits.on_exceeded, limits.retries

@@ -146,8 +146,7 @@ def _open(url: sa.URL, options: Mapping[str, Any], access: Access) -> StudyStora
     if not create:
         how = {key: options[key] for key in ("connect_args", "creator") if key in options}
         engine = sa.create_engine(url, poolclass=sa.NullPool, **how)
-        with engine.connect() as connection:
-            _look_for_studies(connection)
+        _look_for_studies(engine)
     storage = StudyStorage(text, engine_kwargs=dict(options), skip_table_creation=not create)
     storage.read_only = access is Access.READ
     try:
@@ -165,15 +164,16 @@ class _UnreadableError(Exception):
     """A database has no tables that are known here; says what to do."""
 
 
-def _look_for_studies(connection: sa.Connection) -> None:
+def _look_for_studies(engine: sa.Engine) -> None:
     """Fail where Optuna's tables are missing, or of another version; ours need not be there."""
-    there = sa.inspect(connection).get_table_names()
-    if OPTUNA_STUDIES.name not in there:
-        raise _UnreadableError(_NO_STUDIES)
-    found: list[str] = []
-    if "alembic_version" in there:
-        rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
-        found = [str(version) for version in rows.scalars()]
+    for attempt in range(_SCHEMA_ATTEMPTS):
+        with engine.connect() as connection:
+            found = _revisions(connection)
+        if found:
+            break
+        if attempt < _SCHEMA_ATTEMPTS - 1:
+            # The first run of another process is making the tables; their version comes last.
+            time.sleep(0.1)
     if found != [SCHEMA_REVISION]:
         named = found[0] if found else "unknown"
         raise _UnreadableError(
@@ -181,6 +181,16 @@ def _look_for_studies(connection: sa.Connection) -> None:
             f"{named}, here {SCHEMA_REVISION}). If that is older, make a copy of the database and "
             "bring the copy up to date: optuna storage upgrade --storage URL"
         )
+
+
+def _revisions(connection: sa.Connection) -> list[str]:
+    there = sa.inspect(connection).get_table_names()
+    if OPTUNA_STUDIES.name not in there:
+        raise _UnreadableError(_NO_STUDIES)
+    if "alembic_version" not in there:
+        return []
+    rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+    return [str(version) for version in rows.scalars()]
 
 
 def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -40,6 +42,15 @@ class _Forgiving(io.RawIOBase):
             return os.write(self._descriptor, block)
         except OSError:
             return len(block)
+
+
+def size_of_log() -> int:
+    """Return how many bytes the file has that this process prints to; 0 if it is no file."""
+    with contextlib.suppress(OSError):
+        printed = os.fstat(1)
+        if stat.S_ISREG(printed.st_mode):
+            return printed.st_size
+    return 0
 
 
 def open_log(folder: Path, worker_id: str) -> Path | None:

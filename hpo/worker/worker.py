@@ -18,6 +18,7 @@ from hpo.study.record import StudyRecord
 from hpo.system.processes import end_processes, members
 from hpo.worker.channel import Channel
 from hpo.worker.checked_objective import CheckedObjective
+from hpo.worker.log import size_of_log
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
@@ -155,7 +156,12 @@ class Worker:
         if claim is not self._told:
             self._told = claim
             before_s = math.fsum(part.get(WALL_KEY, 0.0) for part in claim.parts)
-            self._tell(trial=claim.number, attempt=claim.attempt, before_s=before_s)
+            self._tell(
+                trial=claim.number,
+                attempt=claim.attempt,
+                before_s=before_s,
+                log_bytes=size_of_log(),
+            )
 
     def _pause(self, seconds: float) -> None:
         """Wait until there may be a trial: the launcher asks for all of its workers."""

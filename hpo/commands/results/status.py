@@ -181,10 +181,11 @@ def _details(status: Status) -> Iterator[str]:
     if counts.held or counts.free:
         yield f"  {counts.held} running, {counts.free} released and waiting for a worker"
     if status.per_hour is not None and not counts.done:
-        left = _duration(status.left_s or 0.0)
+        # Nothing is left of time for a study that nobody works on.
+        left = f", {_duration(status.left_s or 0.0)} left" if status.state == "running" else ""
         rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"
         unit = "trial" if rate == "1" else "trials"
-        yield f"  {rate} {unit} per hour over the last ten minutes, {left} left"
+        yield f"  {rate} {unit} per hour over the last ten minutes{left}"
     if status.workers:
         rows: list[tuple[str, ...]] = [
             ("worker", "node", "job", "trial", "part", "last sign of life")

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         stagger_s=options.stagger,
         requeue=not options.no_requeue,
     )
-    record = run_launcher(options.storage, options.name, settings)
+    record = run_launcher(options.storage, options.name, settings, say)
     if record is not None:
         from hpo.report.at_end import write_when_finished
 

@@ -154,6 +154,24 @@ def test_a_database_of_another_optuna_is_left_alone(url, access):
         open_storage(url, access)
 
 
+@pytest.mark.parametrize("access", [Access.READ, Access.WORK])
+def test_a_database_whose_tables_are_being_made_is_waited_for(url, access, monkeypatch):
+    # Optuna writes the version last, after all tables.
+    open_storage(url, Access.CREATE).engine.dispose()
+    storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    with storage.engine.begin() as c:
+        version = c.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+        c.exec_driver_sql("DELETE FROM alembic_version")
+
+    def finish(_seconds: float) -> None:
+        with storage.engine.begin() as c:
+            c.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{version}')")
+
+    monkeypatch.setattr("hpo.storage.backends.time.sleep", finish)
+    open_storage(url, access).engine.dispose()
+    storage.engine.dispose()
+
+
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_text("precious notes, not a database\n" * 50)
