@@ -247,10 +247,14 @@ class MemoryLedger:
         if not (counted and self._give_up(unit, reason)):
             self._set_free(unit)
 
-    def exceed(self, worker_id: str, reason: str, then: OnLimit, retries: int = 0) -> None:
-        """End what a worker held that exceeded a limit and was ended for it."""
+    def exceed(
+        self, worker_id: str, reason: str, trial: int, then: OnLimit, retries: int = 0
+    ) -> None:
+        """End a trial that exceeded a limit, and whose worker was ended for it."""
         unit = self._in_hand.get(worker_id)
-        if unit is not None:
+        if unit is not None and unit.number != trial:
+            self._set_free(unit)
+        elif unit is not None:
             self._record_end(EventKind.LIMIT, unit, reason)
             if then is OnLimit.PRUNE:
                 del self._in_hand[worker_id]
