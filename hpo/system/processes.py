@@ -33,7 +33,10 @@ def members(session: int, worker_id: str) -> list[psutil.Process]:
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getsid(pid) == session or _has_mark(pid, mark):
-                found.append(psutil.Process(pid))
+                process = psutil.Process(pid)
+                # What has ended waits for its parent, which may be nobody of ours.
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
     return found
 
 

@@ -95,7 +95,7 @@ class Channel:
 
     def hear(self, within_s: float = 0.0) -> list[Message]:
         """Return the messages that are there; if there are none, wait so long for one."""
-        if within_s > 0.0:
+        if within_s > 0.0 and self._socket.fileno() >= 0:
             # Unlike `select`, it takes descriptors of any number.
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
