@@ -163,7 +163,9 @@ class Site:
             self.run("SET lock_timeout = 50", "SELECT * FROM locked")
 
     def conflicting(self) -> None:
-        self.run("CREATE TABLE IF NOT EXISTS rows_of_two (a int)", "INSERT INTO rows_of_two VALUES (1)")
+        self.run(
+            "CREATE TABLE IF NOT EXISTS rows_of_two (a int)", "INSERT INTO rows_of_two VALUES (1)"
+        )
         level = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"
         self.run(
             *(level, "SELECT * FROM rows_of_two", "UPDATE rows_of_two SET a = 2"),
