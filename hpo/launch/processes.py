@@ -104,29 +104,34 @@ class FreshProcesses:
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Start a worker; None if the system has no room for another process now."""
         try:
-            return self._start(order)
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    pid = self._start(theirs, order.threads)
+            except OSError:
+                ours.close()
+                raise
         except OSError as exc:
             if exc.errno not in _NO_ROOM:
                 raise
             _log.warning("no worker can be started, trying again: %s", exc.strerror)
             return None
+        return _instruct(pid, ours, order)
 
-    def _start(self, order: WorkerOrder) -> WorkerProcess:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **thread_variables(order.threads)},
-                # Ctrl-C in the terminal is for the launcher, which passes on what it means.
-                start_new_session=True,
-            )
+    def _start(self, theirs: socket.socket, threads: int) -> int:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **thread_variables(threads)},
+            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
+            start_new_session=True,
+        )
         # It is this class of ours that waits for it.
         started.returncode = 0
-        return _instruct(started.pid, ours, order)
+        return started.pid
 
     def pause(self, seconds: float) -> None:
         """Sleep."""

@@ -259,7 +259,7 @@ def test_a_trial_is_not_held_to_the_time_of_the_one_before(hpo):
     Path("x.toml").write_text(study % "")
     hpo("run", "x.toml", "--workers", "1")
     status = json.loads(hpo("status", "x", "--json").stdout)
-    assert (status["finished"], status["failed"]) == (9, 0)
+    assert (status["counts"]["finished"], status["counts"]["failed"]) == (9, 0)
     assert status["exceeded"] == {}
 
 
@@ -328,12 +328,12 @@ def test_a_study_ends_at_its_limit_and_goes_on_with_a_higher_one_unasked(limit, 
     assert said in hpo("status", "x").stdout
     first = json.loads(hpo("status", "x", "--json").stdout)
     assert said in first["limit"]
-    assert 0 < first["finished"] < 500
+    assert 0 < first["counts"]["finished"] < 500
     assert Path("reports/x/report.html").exists()
     Path("x.toml").write_text(text.replace(limit, higher))
     hpo("run", "x.toml", "--workers", "2")
     second = json.loads(hpo("status", "x", "--json").stdout)
-    assert first["finished"] < second["finished"] < 500
+    assert first["counts"]["finished"] < second["counts"]["finished"] < 500
     assert not [event for event in events() if event["kind"] == "accepted"]
 
 

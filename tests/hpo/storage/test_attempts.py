@@ -224,7 +224,7 @@ def test_a_clock_that_is_set_kills_nobody_and_the_dead_are_still_found(clocked, 
     bench.ledger.beat(["c"])
     claim(bench, "c")
     assert deaths(bench) == []
-    # b is alive; a has died with its launcher, and is found at the latest two leases later than ever.
+    # b is alive; a has died with its launcher, and is found two leases later at the latest.
     for _ in range(9):
         bench.ledger.beat(["b", "c"])
         clock.add(0.4 * lease_s)
