@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -20,11 +22,11 @@ from hpo.study.record import find
 TRIAL = {"trial": 0, "attempt": 1, "before_s": 0.0}
 
 
-def watch(log: Path = Path("absent.log"), session: int = 0, **limits) -> TrialWatch:
+def watch(log: Path = Path("absent.log"), session: int = 0, **limits: Any) -> TrialWatch:
     return TrialWatch(LimitsSpec(**limits), session, "nobody", log)
 
 
-def replay(watched: TrialWatch, *told: tuple[float, dict[str, object]]) -> None:
+def replay(watched: TrialWatch, *told: tuple[float, Mapping[str, Any]]) -> None:
     for now_s, message in told:
         watched.note(message, now_s)
 
@@ -59,7 +61,8 @@ def test_time_is_held_to_its_limit(limits, told, within_s, after_s, said, begin_
 
 @pytest.mark.parametrize("name", ["attempt_s", "trial_s", "part_s"])
 def test_time_does_not_pass_while_the_database_is_silent(name):
-    watched = watch(**{name: 5.0})
+    limits: dict[str, Any] = {name: 5.0}
+    watched = watch(**limits)
     replay(
         watched,
         *((0.0, TRIAL), (0.0, {"part": 0})),

@@ -178,7 +178,11 @@ def test_what_an_objective_does_to_its_channel_harms_nobody_else(hpo, tmp_path):
                 everybody |= {child.pid: child for child in workers_of(run)}
             time.sleep(0.1)
         end(run)
-    made = [line.split('"')[1] for line in TROUBLE.splitlines() if line.startswith('    "')]
+    made = [
+        line.split('"')[1]
+        for line in TROUBLE.splitlines()
+        if line.startswith('    "') and ":" in line
+    ]
     assert len(made) == N_TROUBLES
     assert [name for name in made if not Path(name).exists()] == []
     assert [process for process in everybody.values() if process.is_running()] == []
@@ -329,6 +333,40 @@ def look_held() -> bool:
 
 
 # Processes ---------------------------------------------------------------------------------------
+
+# `hpo ARGUMENTS` that says which databases are open when workers are forked, and ends there.
+FORKING = """
+import os, sys
+import hpo.launch.processes as processes
+def say(*_):
+    found = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    print("open:", sorted(os.path.basename(path) for path in found if "hpo.db" in path))
+    sys.stdout.flush()
+    os._exit(0)
+processes.ForkedProcesses = say
+from hpo.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_no_database_is_open_in_what_workers_are_forked_from(hpo):
+    path = write_study(trials=2, delay_s=0.0)
+
+    def opened_by(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", FORKING, *arguments], capture_output=True, text=True, timeout=60
+        )
+        return done.stdout.strip() or done.stderr
+
+    assert opened_by("run", path) == "open: []"
+    hpo("run", path, "--workers", "1")
+    for arguments in (
+        ("run", path, "--trials", "4"),
+        ("resume", "x", "--trials", "5"),
+        ("resume", "x"),
+        ("worker", "x"),
+    ):
+        assert opened_by(*arguments) == "open: []", arguments
 
 
 def test_a_launcher_without_room_for_a_process_goes_on_and_says_so(monkeypatch, caplog):

@@ -49,7 +49,8 @@ def end(bench: Any, held: Claim, how: str, parts: dict[int, dict[str, float]]) -
 
 
 def state_of(bench: Any, number: int) -> TrialState:
-    return next(trial.state for trial in bench.trials() if trial.number == number)
+    states: dict[int, TrialState] = {trial.number: trial.state for trial in bench.trials()}
+    return states[number]
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -90,7 +91,7 @@ NO_MESSAGES = [
 def test_what_is_no_message_is_passed_over(ends, line):
     channel, raw = ends
     threading.Thread(target=raw.sendall, args=(line + b'\n{"idle": true}\n',)).start()
-    heard = []
+    heard: list[dict[str, Any]] = []
     while not heard:
         heard = channel.hear(5.0)
     assert heard == [{"idle": True}]
@@ -114,7 +115,7 @@ def test_megabytes_without_a_line_are_not_kept_and_do_not_hold_up_who_listens(en
         longest_s = max(longest_s, time.monotonic() - began)
         assert len(channel._unread) <= 6 << 20
     over.set()
-    heard = []
+    heard: list[dict[str, Any]] = []
     while not heard:
         heard = channel.hear(5.0)
     thread.join()
