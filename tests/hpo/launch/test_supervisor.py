@@ -363,7 +363,6 @@ def test_no_database_is_open_in_what_workers_are_forked_from(hpo):
     for arguments in (
         ("run", path, "--trials", "4"),
         ("resume", "x", "--trials", "5"),
-        ("resume", "x"),
         ("worker", "x"),
     ):
         assert opened_by(*arguments) == "open: []", arguments
