@@ -412,9 +412,9 @@ class MemoryLedger:
         self._end_failed(unit, reason)
 
     def _lease_end(self, unit: Unit) -> float:
-        """Return when the lease of a held unit ends: its worker's, where that is registered."""
+        """Return when the lease of a held unit ends: its launcher and what it stores renew it."""
         seen_at = self._seen_at.get(unit.worker_id or "")
-        return unit.lease_until if seen_at is None else seen_at + self.lease_s
+        return max(unit.lease_until, -math.inf if seen_at is None else seen_at + self.lease_s)
 
     def _end_failed(self, unit: Unit, reason: str) -> None:
         unit.state, unit.failure = "failed", reason

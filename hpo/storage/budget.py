@@ -292,15 +292,20 @@ class Budget:
         return View._make(c.execute(query).one())
 
     def _lease_end(self) -> sa.ColumnElement[float]:
-        """Return when the lease of a held unit ends: its worker's, where that is registered.
+        """Return when the lease of a held unit ends.
 
-        One that lasts longer than any is of the time before the database's clock was set back.
+        It is renewed by its worker's launcher and by what the worker stores: one that was halted
+        with its launcher may take a trial before that has renewed anything. A lease that lasts
+        longer than any is of the time before the database's clock was set back.
         """
         own = sa.select(WORKERS.c.seen_at + self.lease_s)
         of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
-        end = sa.func.coalesce(of_worker.scalar_subquery(), CLAIMS.c.lease_until)
         longest = self.storage.now_sql + 2.0 * self.lease_s
-        return sa.case((end > longest, 0.0), else_=end)
+        renewed, told = (
+            sa.case((end <= longest, end), else_=0.0)
+            for end in (of_worker.scalar_subquery(), CLAIMS.c.lease_until)
+        )
+        return sa.case((renewed > told, renewed), else_=told)
 
     def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
         ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)

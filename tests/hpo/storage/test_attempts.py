@@ -256,11 +256,15 @@ def test_who_was_halted_while_others_went_on_has_lost_its_trial_and_goes_on_with
         bench.ledger.beat(["b", "c"])
     taken = claim(bench, "c")
     assert taken.trial_id == halted.trial_id
-    # Its launcher is back, and notes that it has missed its time.
-    bench.ledger.note_outage()
-    bench.ledger.beat(["a"])
+    # It is back before its launcher.
     with pytest.raises(LostLeaseError):
         bench.ledger.finish(halted, {"score": 0.0})
+    # Nor is it taken for dead again before its launcher has had the time of a lease.
+    clock.add(lease_s)
     assert claim(bench, "a").number == 2
+    bench.ledger.beat(["b", "c"])
+    clock.add(0.8 * lease_s)
+    bench.ledger.beat(["b", "c"])
     bench.ledger.finish(taken, {"score": 1.0})
+    claim(bench, "c")
     assert deaths(bench) == ["a"]
