@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from hpo.errors import HpoError
 from hpo.spec.sections import ResourcesSpec
 from hpo.system.resources import allowed_cpus
+from hpo.wording import count_of
 
 _DEVICES = Path("/dev")
 MAX_GPUS = 1024
@@ -78,9 +80,10 @@ def make_places(workers: int, share: Share = ONE_CORE, *, tied: bool = False) ->
     variable, names = find_gpus() if gpus else ("", [])
     if gpus and _last_gpu(workers, gpus) >= len(names):
         named = f"{variable}={','.join(names)}" if names else "no GPU was found"
+        needed = count_of(_last_gpu(workers, gpus) + 1, "GPU")
         raise PlacementError(
-            f"{workers} workers with gpus_per_worker = {gpus:g} need "
-            f"{_last_gpu(workers, gpus) + 1} GPUs, got {len(names)} ({named})"
+            f"gpus_per_worker = {gpus:g} for {count_of(workers, 'worker')}: {needed} needed, "
+            f"got {len(names)} ({named})"
         )
     return [
         Place(
@@ -118,7 +121,8 @@ def find_gpus(devices: Path = _DEVICES) -> tuple[str, list[str]]:
     """
     for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if (told := os.environ.get(variable)) is not None:
-            return variable, [name.strip() for name in told.split(",") if name.strip()]
+            names = [name.strip() for name in told.split(",") if name.strip()]
+            return variable, list(itertools.takewhile(_is_device, names))
     try:
         found = sorted(path.name for path in devices.iterdir())
     except OSError:
@@ -132,6 +136,11 @@ def find_gpus(devices: Path = _DEVICES) -> tuple[str, list[str]]:
         drawn = []
     rendering = [name for name in drawn if name.startswith("renderD")]
     return "ROCR_VISIBLE_DEVICES", [str(number) for number in range(len(rendering))]
+
+
+def _is_device(name: str) -> bool:
+    """Whether a name means a device; from the first one on that does not, none is visible."""
+    return not name.startswith("-") and name != "NoDevFiles"
 
 
 def _gpus_of(slot: int, gpus: float, names: list[str]) -> list[str]:

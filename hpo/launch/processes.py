@@ -8,6 +8,8 @@ subreaper, and its system libraries may not survive a fork.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import select
 import signal
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
 
 # A fork takes milliseconds; without an answer the warm process is given up.
 ANSWER_S = 5.0
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # What every worker imports, whatever its study.
 _MODULES = (
     "hpo.launch.worker_process",
     "sqlalchemy.dialects.sqlite",
 )
+
+_log = logging.getLogger(__name__)
 
 
 class WorkerProcess:
@@ -74,7 +79,15 @@ class WorkerProcess:
 
 
 class WorkerSource(Protocol):
-    """Where a launcher gets its workers from."""
+    """Where a launcher gets its workers from.
+
+    Attributes
+    ----------
+    adopts
+        Whether what is orphaned below a worker becomes a child of this process.
+    """
+
+    adopts: bool
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Start a worker; None if it is too early for that."""
@@ -86,23 +99,39 @@ class WorkerSource(Protocol):
 class FreshProcesses:
     """Each worker is a Python of its own."""
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
-        """Start a worker."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **thread_variables(order.threads)},
-                # Ctrl-C in the terminal is for the launcher, which passes on what it means.
-                start_new_session=True,
-            )
+    adopts = False
+
+    def start(self, order: WorkerOrder) -> WorkerProcess | None:
+        """Start a worker; None if the system has no room for another process now."""
+        try:
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    pid = self._start(theirs, order.threads)
+            except OSError:
+                ours.close()
+                raise
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:
+                raise
+            _log.warning("no worker can be started, trying again: %s", exc.strerror)
+            return None
+        return _instruct(pid, ours, order)
+
+    def _start(self, theirs: socket.socket, threads: int) -> int:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **thread_variables(threads)},
+            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
+            start_new_session=True,
+        )
         # It is this class of ours that waits for it.
         started.returncode = 0
-        return _instruct(started.pid, ours, order)
+        return started.pid
 
     def pause(self, seconds: float) -> None:
         """Sleep."""
@@ -119,6 +148,8 @@ class ForkedProcesses:
     threads
         Of the numerical libraries that it loads.
     """
+
+    adopts = True
 
     def __init__(self, modules: Sequence[str], threads: int = 1) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -27,9 +27,9 @@ from hpo.study.status import Status, take_status
 from hpo.system.processes import (
     WORKER_VARIABLE,
     awake_s,
-    end_processes,
+    children,
+    end_members,
     is_stopped,
-    members,
     reap_adopted,
 )
 from hpo.worker.channel import Message, WorkerOrder
@@ -61,7 +61,7 @@ class _Worker:
     refused
         The error that it ended with, as it told it.
     limit
-        Which limit its trial exceeded, for which it was told to leave.
+        Which limit a trial of it exceeded, for which it was told to leave; and which trial.
     killed_at
         When it is killed if it is still there, by `awake_s`.
     """
@@ -74,7 +74,7 @@ class _Worker:
     idle: bool = False
     left: str | None = None
     refused: Message | None = None
-    limit: str = ""
+    limit: tuple[str, int] | None = None
     killed_at: float | None = None
 
 
@@ -109,7 +109,7 @@ class Supervisor:
     reason: str | None = None
     _workers: list[_Worker] = field(default_factory=list)
     _owed: list[Callable[[], object]] = field(default_factory=list)
-    _sessions: set[int] = field(default_factory=set)
+    _own: set[int] = field(default_factory=set)
     _abandoned: set[int] = field(default_factory=set)
     _hurry: bool = False
     _without_progress: int = 0
@@ -137,6 +137,7 @@ class Supervisor:
         # Signals are the main thread's; a launcher in another one, as of a notebook, gets none.
         numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._receive) for number in numbers}
+        self._own = children()
         try:
             return self._supervise()
         finally:
@@ -289,7 +290,6 @@ class Supervisor:
             return False
         log = Path(order.logs) / f"{worker_id}.log"
         watch = TrialWatch(self.record.spec.limits, process.pid, worker_id, log)
-        self._sessions.add(process.pid)
         self._workers.append(_Worker(worker_id, process, place, watch))
         return True
 
@@ -306,6 +306,8 @@ class Supervisor:
                     worker.registered = True
                 elif "left" in message:
                     worker.left = message["left"]
+                    # Threads or files of its objective may hold up its end.
+                    self._expect_end(worker, now_s + GRACE_S)
                 elif "refused" in message:
                     worker.refused = message
 
@@ -320,12 +322,12 @@ class Supervisor:
             self._workers.remove(worker)
             self._look_at = 0.0
             self._bury(worker, code)
-        alive = {worker.process.pid for worker in self._workers}
-        reap_adopted(self._sessions, alive)
+        if self.source.adopts:
+            reap_adopted(self._own | {worker.process.pid for worker in self._workers})
 
     def _bury(self, worker: _Worker, code: int) -> None:
         """End what a worker has left behind, and have its trial taken care of."""
-        end_processes(members(worker.process.pid, worker.worker_id))
+        end_members(worker.process.pid, worker.worker_id)
         for message in worker.process.channel.hear():
             # What it told last, between the last look and its end.
             worker.left = message.get("left", worker.left)
@@ -333,13 +335,10 @@ class Supervisor:
                 worker.refused = message
         worker.process.channel.close()
         ledger, limits = self.record.ledger, self.record.spec.limits
-        if worker.limit:
+        if worker.limit is not None:
             worker.watch.cut_log()
-            self._owed.append(
-                lambda: ledger.exceed(
-                    worker.worker_id, worker.limit, limits.on_exceeded, limits.retries
-                )
-            )
+            exceeded = (worker.worker_id, *worker.limit, limits.on_exceeded, limits.retries)
+            self._owed.append(lambda: ledger.exceed(*exceeded))
         elif worker.refused is not None:
             self._heed(worker, worker.refused)
         elif worker.left is None:
@@ -374,21 +373,25 @@ class Supervisor:
     def _hold_to_limits(self) -> None:
         now_s = awake_s()
         for worker in self._workers:
-            if worker.limit or worker.left is not None:
+            trial = worker.watch.trial
+            if worker.limit is not None or worker.left is not None or trial is None:
                 continue
             if reason := worker.watch.exceeded(now_s):
-                worker.limit = reason
+                worker.limit = (reason, trial)
                 self._send_away(worker, reason, limit=True)
                 worker.killed_at = now_s + LIMIT_GRACE_S
 
     def _send_away(self, worker: _Worker, reason: str, *, limit: bool = False) -> None:
         """Tell a worker to leave, and why; once."""
         if worker.killed_at is None:
-            worker.killed_at = awake_s() + GRACE_S
+            self._expect_end(worker, awake_s() + GRACE_S)
             worker.process.channel.tell(leave=reason, limit=limit)
             worker.process.send_signal(signal.SIGTERM)
             # One that was halted could not leave.
             worker.process.send_signal(signal.SIGCONT)
+
+    def _expect_end(self, worker: _Worker, until_s: float) -> None:
+        worker.killed_at = until_s if worker.killed_at is None else worker.killed_at
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         # The second Ctrl-C: do not wait for anything.
@@ -424,5 +427,6 @@ class Supervisor:
 def describe_end(code: int) -> str:
     """Say how a process ended that did not say that it leaves."""
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        named = -code in {number.value for number in signal.Signals}
+        return f"killed by {signal.Signals(-code).name if named else f'signal {-code}'}"
     return f"ended by itself in the middle of its work, exit code {code}"

@@ -37,7 +37,9 @@ def main(channel: Channel) -> NoReturn:
     code = HpoError.exit_code
     try:
         while not (messages := channel.hear(60.0)):
-            pass
+            if channel.closed:
+                # The launcher is gone, or has given up the process that this one was forked from.
+                os._exit(code)
         _work(WorkerOrder(**messages[0]), channel)
         code = 0
     except HpoError as exc:
@@ -48,10 +50,13 @@ def main(channel: Channel) -> NoReturn:
     except BaseException:
         # Its launcher sees a death, and the log says why.
         _log.exception("the worker ended with an error")
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
+    try:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        # An objective may have closed them, or taken them away.
+        os._exit(code)
 
 
 def _work(order: WorkerOrder, channel: Channel) -> None:

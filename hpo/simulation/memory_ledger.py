@@ -247,10 +247,14 @@ class MemoryLedger:
         if not (counted and self._give_up(unit, reason)):
             self._set_free(unit)
 
-    def exceed(self, worker_id: str, reason: str, then: OnLimit, retries: int = 0) -> None:
-        """End what a worker held that exceeded a limit and was ended for it."""
+    def exceed(
+        self, worker_id: str, reason: str, trial: int, then: OnLimit, retries: int = 0
+    ) -> None:
+        """End a trial that exceeded a limit, and whose worker was ended for it."""
         unit = self._in_hand.get(worker_id)
-        if unit is not None:
+        if unit is not None and unit.number != trial:
+            self._set_free(unit)
+        elif unit is not None:
             self._record_end(EventKind.LIMIT, unit, reason)
             if then is OnLimit.PRUNE:
                 del self._in_hand[worker_id]
@@ -408,9 +412,9 @@ class MemoryLedger:
         self._end_failed(unit, reason)
 
     def _lease_end(self, unit: Unit) -> float:
-        """Return when the lease of a held unit ends: its worker's, where that is registered."""
+        """Return when the lease of a held unit ends: its launcher and what it stores renew it."""
         seen_at = self._seen_at.get(unit.worker_id or "")
-        return unit.lease_until if seen_at is None else seen_at + self.lease_s
+        return max(unit.lease_until, -math.inf if seen_at is None else seen_at + self.lease_s)
 
     def _end_failed(self, unit: Unit, reason: str) -> None:
         unit.state, unit.failure = "failed", reason

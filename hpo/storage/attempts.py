@@ -45,13 +45,18 @@ def read_open_attempts(c: sa.Connection, study_id: int) -> Mapping[int, Attempts
     """Return the attempts of the open trials whose last one stored no part, by trial number."""
     table = TRIAL_SYSTEM_ATTRIBUTES
     query = (
-        sa.select(CLAIMS.c.number, table.c.value_json)
+        sa.select(CLAIMS.c.number, CLAIMS.c.parts, table.c.value_json)
         .join(table, table.c.trial_id == CLAIMS.c.trial_id)
         .where(CLAIMS.c.study_id == study_id, CLAIMS.c.state == "open", table.c.key == ATTEMPTS_KEY)
         .order_by(CLAIMS.c.number)
     )
-    found = {number: Attempts(**json.loads(stored)) for number, stored in c.execute(query)}
-    return {number: attempts for number, attempts in found.items() if attempts.without_progress}
+    found = [(number, n, Attempts(**json.loads(text))) for number, n, text in c.execute(query)]
+    return {
+        number: attempts
+        for number, n_parts, attempts in found
+        # The attempt that goes on may have stored some.
+        if attempts.without_progress and attempts.parts == n_parts
+    }
 
 
 def count_since_best(c: sa.Connection, study_id: int) -> int:

@@ -292,10 +292,20 @@ class Budget:
         return View._make(c.execute(query).one())
 
     def _lease_end(self) -> sa.ColumnElement[float]:
-        """Return when the lease of a held unit ends: its worker's, where that is registered."""
+        """Return when the lease of a held unit ends.
+
+        It is renewed by its worker's launcher and by what the worker stores: one that was halted
+        with its launcher may take a trial before that has renewed anything. A lease that lasts
+        longer than any is of the time before the database's clock was set back.
+        """
         own = sa.select(WORKERS.c.seen_at + self.lease_s)
         of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
-        return sa.func.coalesce(of_worker.scalar_subquery(), CLAIMS.c.lease_until)
+        longest = self.storage.now_sql + 2.0 * self.lease_s
+        renewed, told = (
+            sa.case((end <= longest, end), else_=0.0)
+            for end in (of_worker.scalar_subquery(), CLAIMS.c.lease_until)
+        )
+        return sa.case((renewed > told, renewed), else_=told)
 
     def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
         ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
@@ -372,6 +382,13 @@ def read_limit(c: sa.Connection, study_id: int) -> str | None:
     """Return which limit of a study stopped it last; None if none did."""
     stops = read_events(c, study_id, EventKind.STOP)
     return stops[-1].get("limit") if stops else None
+
+
+def read_last_time(c: sa.Connection, study_id: int, kind: EventKind) -> float | None:
+    """Return when something happened last, also if the clock was set back since; None if never."""
+    query = sa.select(EVENTS.c.at).where(EVENTS.c.study_id == study_id, EVENTS.c.kind == kind.value)
+    found = c.execute(query.order_by(EVENTS.c.event_id.desc()).limit(1)).scalar_one_or_none()
+    return None if found is None else float(found)
 
 
 def read_events(

@@ -61,9 +61,9 @@ from hpo.records import (
     part_key,
 )
 from hpo.storage.attempts import count_since_best, read_attempts, read_worked_s, write_attempts
-from hpo.storage.budget import Budget, Unit, View, patient, read_units, select_units
+from hpo.storage.budget import Budget, Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, EVENTS, STUDIES, TRIALS, WORKERS
+from hpo.storage.schema import CLAIMS, STUDIES, TRIALS, WORKERS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
@@ -295,11 +295,16 @@ class Ledger(Budget):
             set_state(c, claim.trial_id, TrialState.WAITING)
 
     @patient
-    def exceed(self, worker_id: str, reason: str, then: OnLimit, retries: int = 0) -> None:
-        """End what a worker held that exceeded a limit and was ended for it.
+    def exceed(
+        self, worker_id: str, reason: str, trial: int, then: OnLimit, retries: int = 0
+    ) -> None:
+        """End a trial that exceeded a limit, and whose worker was ended for it.
 
         Parameters
         ----------
+        trial
+            Its number. The worker may have come to the end of it, and have begun another one
+            before it was told to leave: that is for another worker.
         then
             What becomes of the trial. A trial that is to be tried again is failed when it has
             exceeded limits more than `retries` times.
@@ -307,6 +312,10 @@ class Ledger(Budget):
         with self.storage.write() as c:
             held = self._open(CLAIMS.c.worker_id == worker_id)
             for unit in read_units(c, held.with_for_update()):
+                if unit.number != trial:
+                    self._set_unit(c, unit, worker_id=None)
+                    set_state(c, unit.trial_id, TrialState.WAITING)
+                    continue
                 self._record_end(c, EventKind.LIMIT, unit, reason)
                 if then is OnLimit.PRUNE:
                     self._set_unit(c, unit, state="pruned")
@@ -398,10 +407,7 @@ class Ledger(Budget):
         return view.seen_at is None or abs(now - view.seen_at) < self.lease_s
 
     def _reap_expired(self, c: sa.Connection, now: float) -> None:
-        last_outage = sa.select(sa.func.max(EVENTS.c.at)).where(
-            EVENTS.c.study_id == self.study_id, EVENTS.c.kind == EventKind.OUTAGE.value
-        )
-        outage = c.execute(last_outage).scalar_one()
+        outage = read_last_time(c, self.study_id, EventKind.OUTAGE)
         if outage is not None and abs(now - outage) < self.lease_s:
             return
         held = self._open(sa.and_(CLAIMS.c.worker_id.is_not(None), self._lease_end() < now))

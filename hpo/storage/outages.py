@@ -5,32 +5,39 @@ from __future__ import annotations
 import logging
 import random
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import (
-    DatabaseError,
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import StorageError
 
 _LONGEST_PAUSE_S = 5.0
 _WARN_EVERY_S = 30.0
-# What no waiting mends, in the words of SQLite and PostgreSQL.
-_LASTING = re.compile(
-    r"no such (table|column)|malformed|not a database|readonly database"
-    r"|authentication failed|no password supplied|no pg_hba\.conf entry|permission denied"
-    r"|(database|role) \"[^\"]*\" does not exist"
+# What no waiting mends, where PostgreSQL refuses a connection, which comes without a code.
+_LASTING_WORDS = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|permission denied"
+    r"|(database|role) \"[^\"]*\" does not exist|not permitted to log in"
+    r"|does not support SSL|certificate verify failed|root certificate file|does not match host"
+    r"|invalid (connection option|\w+ value)"
 )
-# PostgreSQL's own: a standby that is read-only, a server that ended an idle transaction.
-_PASSING = re.compile(r"read-only transaction|idle-in-transaction|terminating connection")
+# The same by PostgreSQL's classes of codes: authorisation, no such database, schema or table, what
+# is no SQL, a dropped database, damaged data.
+_LASTING_STATES = ("28", "3D", "3F", "42", "57P04", "XX001", "XX002")
+# A standby that is read-only, a transaction that took too long, a server that is stopped.
+_PASSING_STATES = ("25006", "25P03", "25P04", "57", "08")
+_LASTING_CODES = (
+    sqlite3.SQLITE_ERROR,  # no such table or column, what is no SQL
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOTADB,
+)
 
 # SQLite's messages, in the words of somebody who has files rather than pages and locks.
 _IN_WORDS = {
@@ -79,7 +86,8 @@ def wait_for(
             if not passing and not is_lasting(exc):
                 raise
             if not passing or now - began >= patience_s:
-                text = f"{shown}: does not answer: {first_line(exc)}"
+                what = "does not answer" if passing else "cannot be used"
+                text = f"{shown}: {what}: {first_line(exc)}"
                 raise StorageError(text, passing=passing) from exc
             on_silence()
             if warned == began or now - warned > _WARN_EVERY_S:
@@ -97,13 +105,21 @@ def is_outage(exc: BaseException) -> bool:
     if cause is None or is_lasting(cause):
         return False
     outage = isinstance(cause, OperationalError | InterfaceError)
-    return outage or cause.connection_invalidated or _PASSING.search(str(cause.orig)) is not None
+    return outage or cause.connection_invalidated or _state(cause).startswith(_PASSING_STATES)
 
 
 def is_lasting(exc: BaseException) -> bool:
     """Whether an error of a database says what no waiting mends."""
     cause = _database_error(exc)
-    return isinstance(cause, DatabaseError) and _LASTING.search(str(cause.orig)) is not None
+    if cause is None:
+        return False
+    if state := _state(cause):
+        return state.startswith(_LASTING_STATES)
+    code = getattr(cause.orig, "sqlite_errorcode", None)
+    if code is not None:
+        # The lowest byte; what is above it tells more of the same.
+        return code & 0xFF in _LASTING_CODES
+    return _LASTING_WORDS.search(str(cause.orig)) is not None
 
 
 def first_line(exc: BaseException) -> str:
@@ -113,6 +129,11 @@ def first_line(exc: BaseException) -> str:
         cause = cause.orig
     said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     return next((f"{words} ({said})" for sign, words in _IN_WORDS.items() if sign in said), said)
+
+
+def _state(cause: DBAPIError) -> str:
+    """Return the code that PostgreSQL gave an error; "" without one."""
+    return getattr(cause.orig, "sqlstate", None) or ""
 
 
 def _database_error(exc: BaseException | None) -> DBAPIError | None:

@@ -17,6 +17,7 @@ import psutil
 # Names the worker in the environment of every program that it starts, whatever session that is in.
 WORKER_VARIABLE = "HPO_WORKER"
 KILLED_WITHIN_S = 5.0
+_ROUNDS = 5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -32,8 +33,20 @@ def members(session: int, worker_id: str) -> list[psutil.Process]:
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getsid(pid) == session or _has_mark(pid, mark):
-                found.append(psutil.Process(pid))
+                process = psutil.Process(pid)
+                # What has ended waits for its parent, which may be nobody of ours.
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
     return found
+
+
+def end_members(session: int, worker_id: str) -> None:
+    """Kill the processes of a worker, and those that they start meanwhile."""
+    for _ in range(_ROUNDS):
+        found = members(session, worker_id)
+        if not found:
+            return
+        end_processes(found)
 
 
 def end_processes(processes: Collection[psutil.Process], grace_s: float = 0.0) -> None:
@@ -75,17 +88,20 @@ def leave_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def reap_adopted(sessions: Collection[int], but: Collection[int]) -> None:
-    """Collect what has ended of the adopted processes of some sessions, `but` for known ones."""
+def children() -> set[int]:
+    """Return the ids of the children of this process, zombies among them (Linux alone)."""
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
-        children = [int(pid) for pid in text.split()]
     except OSError:
-        children = []
-    for pid in children:
+        return set()
+    return {int(pid) for pid in text.split()}
+
+
+def reap_adopted(but: Collection[int]) -> None:
+    """Collect the children of this process that have ended, `but` for those it looks after."""
+    for pid in children().difference(but):
         with contextlib.suppress(OSError):
-            if pid not in but and os.getsid(pid) in sessions:
-                os.waitpid(pid, os.WNOHANG)
+            os.waitpid(pid, os.WNOHANG)
 
 
 def count_threads() -> int:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import select
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import UnionType
 from typing import Any
 
 Message = dict[str, Any]
 _BLOCK = 1 << 16
+# Who writes more than a line of ours can be, or writes without end, is not listened to for ever.
+_MAX_LINE = 1 << 20
+_BLOCKS_AT_ONCE = 64
+_TYPES: Mapping[str, type | UnionType] = {
+    **dict.fromkeys(("trial", "attempt", "part", "scored"), int),
+    **dict.fromkeys(("left", "refused", "kind", "leave"), str),
+    **dict.fromkeys(("registered", "idle", "silent", "wake", "limit"), bool),
+    "before_s": int | float,
+}
+_COMPANIONS: Mapping[str, tuple[str, ...]] = {
+    "trial": ("attempt", "before_s"),
+    "refused": ("kind",),
+}
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,18 @@ class WorkerOrder:
 class Channel:
     """One end of a socket pair.
 
-    Nothing is lost by what is told to nobody: who is gone has ended as a process, too.
+    Nothing is lost by what is told to nobody: who is gone has ended as a process, too. What is no
+    message is passed over: an objective may write to any descriptor of its process.
+
+    Attributes
+    ----------
+    closed
+        Whether the other end is known to be gone, or this one to be unusable.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._unread = connection, b""
+        self.closed = False
 
     def fileno(self) -> int:
         """Return the descriptor, for `select`."""
@@ -68,19 +88,50 @@ class Channel:
 
     def tell(self, **message: Any) -> None:
         """Send a message."""
-        with contextlib.suppress(OSError):
+        try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.closed = True
 
     def hear(self, within_s: float = 0.0) -> list[Message]:
         """Return the messages that are there; if there are none, wait so long for one."""
-        if within_s > 0.0 and not self._unread:
-            select.select([self._socket], [], [], within_s)
-        with contextlib.suppress(OSError):
-            while block := self._socket.recv(_BLOCK, socket.MSG_DONTWAIT):
+        if within_s > 0.0 and self._socket.fileno() >= 0:
+            # Unlike `select`, it takes descriptors of any number.
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            poll.poll(1000.0 * within_s)
+        try:
+            for _ in range(_BLOCKS_AT_ONCE):
+                block = self._socket.recv(_BLOCK, socket.MSG_DONTWAIT)
+                if not block:
+                    self.closed = True
+                    break
                 self._unread += block
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.closed = True
         *lines, self._unread = self._unread.split(b"\n")
-        return [json.loads(line) for line in lines]
+        if len(self._unread) > _MAX_LINE:
+            self._unread = b""
+        return [message for line in lines if (message := _read_message(line)) is not None]
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+
+def _read_message(line: bytes) -> Message | None:
+    """Return the message that a line is; None if it is none of ours."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    for key in message.keys() & _TYPES.keys():
+        if not isinstance(message[key], _TYPES[key]):
+            return None
+        if not all(other in message for other in _COMPANIONS.get(key, ())):
+            return None
+    return message

@@ -134,6 +134,7 @@ class Worker:
                 self._undrawn = None
             self._tell_trial(step.claim)
             self._tell(part=step.part)
+            self._require_launcher()
             scores = self._score_part(step.params, step.part)
             self._tell(scored=step.part)
             return scores
@@ -170,8 +171,17 @@ class Worker:
             return
         deadline = time.monotonic() + UNASKED_S
         while (left_s := deadline - time.monotonic()) > 0.0:
+            self._require_launcher()
             if any("wake" in message for message in self._channel.hear(left_s)):
                 return
+
+    def _require_launcher(self) -> None:
+        """Leave rather than work for nobody: without it nothing renews leases or holds to limits.
+
+        An objective that closes all descriptors of its process closes this one, too.
+        """
+        if self._channel is not None and self._channel.closed:
+            raise StopRequested("its launcher cannot be reached")
 
     def _take_back_process(self) -> None:
         """Undo what an objective may have done to the process that its next part runs in, too."""

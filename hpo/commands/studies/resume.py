@@ -29,4 +29,7 @@ def run(options: argparse.Namespace) -> int:
         source = replace(source, data_dir=absolute(options.data))
     record.admit_code(options.accept)
     spec = source.load() or record.spec
+    # Workers are forked next: a database of SQLite that is open in a process and in its fork is
+    # damaged, as each takes the locks of the other for its own.
+    record.storage.engine.dispose()
     return run_study(options, spec, source, record.table_path, by_hand=True)

@@ -187,12 +187,13 @@ def outcome_of(call, arguments) -> Any:
 def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
     """A method, whom it concerns (a worker, a claim or all), and its other arguments."""
     scores = {"score": source.random(), "r2": math.nan}
+    trial, n_retries = source.randrange(4), source.randrange(3)
     calls: list[tuple[str, str, tuple[Any, ...]]] = [
         *[("worker", "claim", ())] * 3,
         ("worker", "register", (WorkerRun("host", 1),)),
         ("worker", "deregister", ("done",)),
         ("workers", "beat", ()),
-        ("worker", "exceed", ("too long", source.choice(list(OnLimit)), source.randrange(3))),
+        ("worker", "exceed", ("too long", trial, source.choice(list(OnLimit)), n_retries)),
         ("worker", "reap", ("killed",)),
         *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
