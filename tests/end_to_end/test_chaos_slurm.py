@@ -38,7 +38,7 @@ from tests.support.requirements import unavailable
 from tests.support.slurm.cluster import SlurmCluster
 from tests.support.studies import ROOT
 
-FAULTS = 80
+FAULTS = 60
 # Sections that serve the study: workers, and the shape of their jobs.
 SECTIONS = {
     "packed": (8, {"workers_per_job": 4}),

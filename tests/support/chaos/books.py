@@ -91,7 +91,8 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
     """
     with record.storage.read() as c:
         query = sa.select(WORKERS.c.worker_id, WORKERS.c.pid)
-        pids = dict(c.execute(query.where(WORKERS.c.study_id == record.study_id)).tuples().all())
+        rows = c.execute(query.where(WORKERS.c.study_id == record.study_id))
+        pids: dict[str, int] = {worker_id: pid for worker_id, pid in rows}
     taken = troubles_taken(folder)
     hung = {worker for name, worker in taken if name == HANGS}
     left = {worker for name, worker in taken if name in DEADLY}
