@@ -61,6 +61,7 @@ def test_who_is_left_behind_is_seen(tmp_path):
         [sys.executable, "-c", WORKER], env=os.environ | {MARK: mark}, stdout=subprocess.PIPE
     )
     try:
+        assert process.stdout is not None
         process.stdout.readline()
         struck = Struck(mark)
         assert struck.strike(node="n1") == []

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from hpo.study.record import StudyRecord
 from tests.support.chaos.books import check_books, check_deaths, read_parts, shared_too_often
-from tests.support.chaos.faults import Chaos, fill_disk, find_faketime, freeze, send, small_disk
+from tests.support.chaos.faults import (
+    Chaos,
+    Fault,
+    fill_disk,
+    find_faketime,
+    freeze,
+    send,
+    small_disk,
+)
 from tests.support.chaos.objective import LEASE_S, TROUBLES, make_trouble
 from tests.support.chaos.processes import MARK, Struck, find_programs, wait_until_gone
 from tests.support.chaos.study import BUDGET, begin_troubled
@@ -36,7 +44,8 @@ class Laptop:
         self.launchers: list[subprocess.Popen[bytes]] = []
         self.interrupted: set[int] = set()
         self.struck = Struck(str(folder))
-        faults = {
+        self.chaos: Chaos
+        faults: dict[str, Fault] = {
             "worker killed": lambda: self.to_a_worker(signal.SIGKILL, deadly=True),
             "worker stopped beyond its lease": self.freeze_worker,
             "launcher stopped beyond the lease": self.freeze_launcher,

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
@@ -30,7 +30,15 @@ from hpo.study.record import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.errors import SlurmError
 from tests.support.chaos.books import check_books, check_deaths, read_parts, shared_too_often
-from tests.support.chaos.faults import Chaos, fill_disk, find_faketime, freeze, send, small_disk
+from tests.support.chaos.faults import (
+    Chaos,
+    Fault,
+    fill_disk,
+    find_faketime,
+    freeze,
+    send,
+    small_disk,
+)
 from tests.support.chaos.objective import LEASE_S, TROUBLES, make_trouble
 from tests.support.chaos.processes import MARK, Program, Struck, find_programs, wait_until_gone
 from tests.support.chaos.study import BUDGET, begin_troubled
@@ -40,7 +48,7 @@ from tests.support.studies import ROOT
 
 FAULTS = 60
 # Sections that serve the study: workers, and the shape of their jobs.
-SECTIONS = {
+SECTIONS: dict[str, tuple[int, dict[str, Any]]] = {
     "packed": (8, {"workers_per_job": 4}),
     "gpus": (4, {"workers_per_job": 2, "gpus_per_worker": 1.0}),
     "single": (4, {}),
@@ -87,7 +95,8 @@ class Site:
         self.struck = Struck(str(folder))
         self.preempted: dict[str, float] = {}
         self.refused = self.most_workers = 0
-        faults = {
+        self.chaos: Chaos
+        faults: dict[str, Fault] = {
             "worker killed": lambda: self.kill(self.workers()),
             "worker of a packed job killed": lambda: self.kill(self.packed_workers()),
             "launcher killed": self.kill_launcher,
@@ -153,7 +162,7 @@ class Site:
         rows = [line.split() for line in shown.splitlines()]
         comment = comment_of(self.record)
         return [
-            Job(*row[:3], row[3].removeprefix(f"{comment}:"))
+            Job(row[0], row[1], row[2], row[3].removeprefix(f"{comment}:"))
             for row in rows
             if len(row) == 4 and row[3].startswith(comment)
         ]
@@ -359,7 +368,11 @@ fi"""
 
 def want_workers(folder: Path, server: Server) -> list[DesiredWorkers]:
     skew = {"mark": MARK, "folder": folder, "library": find_faketime(), "tests": ROOT / "tests"}
-    shared = {"partition": "work", "memory_gb": 0.5, "setup": tuple((SKEW % skew).splitlines())}
+    shared: dict[str, Any] = {
+        "partition": "work",
+        "memory_gb": 0.5,
+        "setup": tuple((SKEW % skew).splitlines()),
+    }
     return [
         DesiredWorkers(
             workers,

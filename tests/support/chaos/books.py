@@ -92,12 +92,17 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
     with record.storage.read() as c:
         query = sa.select(WORKERS.c.worker_id, WORKERS.c.pid)
         rows = c.execute(query.where(WORKERS.c.study_id == record.study_id))
-        pids: dict[str, int] = {worker_id: pid for worker_id, pid in rows}
+        pids: dict[str, int] = {row.worker_id: row.pid for row in rows}
     taken = troubles_taken(folder)
     hung = {worker for name, worker in taken if name == HANGS}
     left = {worker for name, worker in taken if name in DEADLY}
     deaths = record.ledger.events(EventKind.DEATH)
     limits = record.ledger.events(EventKind.LIMIT)
+    false_limits = [
+        limit
+        for limit in limits
+        if limit["worker"] not in hung and pids[limit["worker"]] not in struck
+    ]
     false_deaths = [
         death
         for death in deaths
@@ -111,7 +116,7 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
         "over a limit": len(limits),
     }
     assert false_deaths == [], figures
-    assert [limit for limit in limits if limit["worker"] not in hung] == [], figures
+    assert false_limits == [], figures
     return figures
 
 

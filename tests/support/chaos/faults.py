@@ -7,6 +7,7 @@ remembers what it has done, undoes what must not last, and goes on until the stu
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -17,6 +18,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from tests.support.requirements import unavailable
+
+
+Fault = Callable[[], bool | None]
 
 
 class Chaos:
@@ -36,7 +40,7 @@ class Chaos:
 
     def __init__(
         self,
-        faults: Mapping[str, Callable[[], bool | None]],
+        faults: Mapping[str, Fault],
         keep_alive: Callable[[], object],
         finished: Callable[[], bool],
         seed: int,
@@ -98,7 +102,7 @@ def freeze(chaos: Chaos, pids: Collection[int], for_s: float) -> bool:
     """Stop processes for longer than their leases; they go on as if nothing had been."""
     stopped = [pid for pid in pids if send(pid, signal.SIGSTOP)]
     for pid in stopped:
-        chaos.later(for_s, lambda pid=pid: send(pid, signal.SIGCONT))
+        chaos.later(for_s, functools.partial(send, pid, signal.SIGCONT))
     return bool(stopped)
 
 
