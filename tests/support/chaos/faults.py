@@ -19,7 +19,6 @@ from pathlib import Path
 
 from tests.support.requirements import unavailable
 
-
 Fault = Callable[[], bool | None]
 
 
