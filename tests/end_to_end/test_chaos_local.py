@@ -43,6 +43,7 @@ class Laptop:
         self.rng = random.Random(seed)
         self.launchers: list[subprocess.Popen[bytes]] = []
         self.interrupted: set[int] = set()
+        self.hours_ahead = 0
         self.struck = Struck(str(folder))
         self.chaos: Chaos
         faults: dict[str, Fault] = {
@@ -55,7 +56,7 @@ class Laptop:
             "launcher killed": self.kill_launcher,
             "Ctrl-C": lambda: bool(self.launchers) and self.interrupt(self.launchers[0].pid),
             "two launchers at once": self.another_launcher,
-            "launcher with another time of day": self.skewed_launcher,
+            "clock set two hours ahead": self.set_clock,
             "database locked for seconds": self.lock_database,
             **{name: partial(make_trouble, folder, name) for name in TROUBLES},
         }
@@ -64,21 +65,28 @@ class Laptop:
                 self.chaos, folder / "logs", for_s=3.0
             )
         rare = (
-            *("launcher killed", "Ctrl-C", "launcher with another time of day"),
+            *("launcher killed", "Ctrl-C", "clock set two hours ahead"),
             *("warm process killed", "launcher stopped beyond the lease"),
         )
         self.chaos = Chaos(faults, self.keep_alive, self.is_finished, seed, rare)
 
-    def start(self, workers: int, **variables: str) -> None:
+    def start(self, workers: int) -> None:
         """What a user types, and types again when it has ended."""
         share = f"{1 / WORKERS_PER_GPU:g}"
         arguments = ("--workers", str(workers), "--gpus-per-worker", share)
         own = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": GPUS, MARK: str(self.folder)}
+        if self.hours_ahead:
+            own |= {
+                "FAKETIME": f"+{3600 * self.hours_ahead}",
+                "LD_PRELOAD": find_faketime(),
+                "DONT_FAKE_MONOTONIC": "1",
+                "PYTHONPATH": f"{ROOT / 'tests' / 'support' / 'skewed'}:{ROOT}",
+            }
         self.launchers.append(
             subprocess.Popen(
                 command("resume", "chaos", *arguments),
                 cwd=self.folder,
-                env=os.environ | own | variables,
+                env=os.environ | own,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -133,22 +141,24 @@ class Laptop:
         self.interrupted.add(pid)
         return send(pid, signal.SIGINT)
 
-    def another_launcher(self) -> None:
+    def another_launcher(self) -> bool:
+        if not self.launchers or self.launchers[0].pid in self.interrupted:
+            return False
         self.start(3)
         pid = self.launchers[-1].pid
         self.chaos.later(8.0, lambda: self.interrupt(pid))
+        return True
 
-    def skewed_launcher(self) -> bool:
-        """Replace the launcher by one that lives, with its workers, two hours ahead."""
-        if not self.launchers or not self.interrupt(self.launchers[0].pid):
+    def set_clock(self) -> bool:
+        """End the launchers; from the next one on it is two hours later for all.
+
+        A file has no clock of its own: who works on it at the same time has the same time of day.
+        """
+        if not self.launchers:
             return False
-        self.start(
-            WORKERS,
-            FAKETIME="+7200",
-            LD_PRELOAD=find_faketime(),
-            DONT_FAKE_MONOTONIC="1",
-            PYTHONPATH=f"{ROOT / 'tests' / 'support' / 'skewed'}:{ROOT}",
-        )
+        for launcher in self.launchers:
+            self.interrupt(launcher.pid)
+        self.hours_ahead += 2
         return True
 
     def lock_database(self) -> None:
