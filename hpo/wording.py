@@ -40,9 +40,7 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
     """Return a text as one printable line: escapes for control characters, its middle left out."""
     # A text of megabytes is not walked through for a line of it.
     ends = text if len(text) <= 4 * limit else f"{text[: 2 * limit]} … {text[-2 * limit :]}"
-    line = "".join(
-        c if c.isprintable() else json.dumps(c)[1:-1] for c in _spaced(ends)
-    )
+    line = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in _spaced(ends))
     if len(line) <= limit:
         return line
     head = 2 * limit // 3

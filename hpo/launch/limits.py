@@ -14,12 +14,15 @@ from hpo.system.processes import members, memory_bytes
 
 # Looking at the memory of all processes of a worker takes milliseconds.
 MEASURE_EVERY_S = 1.0
+# A launcher looks several times a second. What is longer is no time of a trial: the launcher was
+# halted, as it is with its job or its machine, or waited for the database.
+LONGEST_LOOK_S = 5.0
 _GB, _MB = 1e9, 1e6
 
 
 @dataclass
 class _Clock:
-    """Seconds that pass while it runs."""
+    """Seconds that pass while it runs, as far as somebody looks."""
 
     now_s: float
     total_s: float = 0.0
@@ -27,7 +30,7 @@ class _Clock:
 
     def read(self, now_s: float) -> float:
         if self.running:
-            self.total_s += now_s - self.now_s
+            self.total_s += min(now_s - self.now_s, LONGEST_LOOK_S)
         self.now_s = now_s
         return self.total_s
 

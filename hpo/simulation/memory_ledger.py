@@ -182,6 +182,7 @@ class MemoryLedger:
                 f"{self._failed} trials failed, max_failures is {self.max_failures}; "
                 f"the last one: {self.last_failure()}"
             )
+        self._renew_stale(worker_id, now)
         unit = self._take_free(worker_id)
         if unit is None:
             unit = Unit(len(self.units), worker_id, now)
@@ -192,6 +193,10 @@ class MemoryLedger:
             unit.queued = True
             heapq.heappush(self._leases, (self._lease_end(unit), unit.number))
         return _claim_of(unit, worker_id)
+
+    def _renew_stale(self, worker_id: str, now: float) -> None:
+        if abs(now - self._seen_at.get(worker_id, now)) >= self.lease_s / 2.0:
+            self._seen_at[worker_id] = now
 
     def save_params(
         self,

@@ -291,6 +291,15 @@ class Budget:
         )
         return View._make(c.execute(query).one())
 
+    def _renew_stale(self, c: sa.Connection, worker_id: str, view: View) -> None:
+        """Begin the lease of a worker that claims anew, if its launcher has not been heard of.
+
+        Else its trial could be taken from it in the same moment, again and again.
+        """
+        if view.seen_at is not None and abs(view.now - view.seen_at) >= self.lease_s / 2.0:
+            own = WORKERS.c.worker_id == worker_id
+            c.execute(WORKERS.update().where(own).values(seen_at=self.storage.now_sql))
+
     def _lease_end(self) -> sa.ColumnElement[float]:
         """Return when the lease of a held unit ends.
 

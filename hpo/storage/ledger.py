@@ -211,6 +211,7 @@ class Ledger(Budget):
                 return Answer.WAIT
             if counts.failed <= self.max_failures:
                 lease_until = view.now + self.lease_s
+                self._renew_stale(c, worker_id, view)
                 if counts.free:
                     free = self._first_open(c, CLAIMS.c.worker_id.is_(None))
                     return self._take(c, free, worker_id, lease_until)

@@ -11,6 +11,8 @@ import contextlib
 import contextvars
 import functools
 import json
+import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -42,7 +44,19 @@ _UP_SINCE: dict[str, sa.ColumnElement[float]] = {
         "extract(epoch FROM pg_postmaster_start_time())::float8", sa.Float
     ),
 }
+# SQLite keeps what it knows of its locks in the process. A fork that has inherited that, and opens
+# the file as well, locks nothing, or another file: what it writes damages the database.
+_open_files: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 _writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
+
+
+def _close_files() -> None:
+    for engine in [*_open_files]:
+        engine.dispose()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_files)
 
 
 class StudyStorage(RDBStorage):
@@ -120,6 +134,8 @@ class StudyStorage(RDBStorage):
         self.now_sql, self.up_since_sql = _NOW[dialect], _UP_SINCE[dialect]
         _make_safe(self.engine)
         sa.event.listen(self.engine, "engine_disposed", self._drop_kept)
+        if dialect == "sqlite":
+            _open_files.add(self.engine)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:

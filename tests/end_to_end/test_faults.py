@@ -15,7 +15,7 @@ from hpo.records import Access, Counts
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord, find
-from tests.support.chaos import computed_again, read_journal
+from tests.support.chaos.books import computed_again, read_journal
 from tests.support.faults import DEATH, FAILS, FAULTS, LEASE_S, LEAVES, LIMIT, NOTHING
 from tests.support.studies import ROOT, command
 

@@ -19,7 +19,17 @@ from hpo.spec.sections import LimitsSpec
 from hpo.storage.backends import open_storage
 from hpo.study.record import find
 
-TRIAL = {"trial": 0, "attempt": 1, "before_s": 0.0}
+LOOK_S = 0.25
+
+
+def look(watched: TrialWatch, from_s: float, until_s: float) -> str:
+    """Look as often as a launcher does, and return the last answer."""
+    for step in range(1, int((until_s - from_s) / LOOK_S) + 1):
+        watched.exceeded(from_s + step * LOOK_S)
+    return watched.exceeded(until_s)
+
+
+TRIAL = {"trial": 0, "attempt": 1, "before_s": 0.0, "log_bytes": 0}
 
 
 def watch(log: Path = Path("absent.log"), session: int = 0, **limits: Any) -> TrialWatch:
@@ -55,8 +65,8 @@ def replay(watched: TrialWatch, *told: tuple[float, Mapping[str, Any]]) -> None:
 def test_time_is_held_to_its_limit(limits, told, within_s, after_s, said, begin_s):
     watched = watch(**limits)
     replay(watched, *((begin_s, message) for message in told))
-    assert watched.exceeded(begin_s + within_s) == ""
-    assert said in watched.exceeded(begin_s + after_s)
+    assert look(watched, begin_s, begin_s + within_s) == ""
+    assert said in look(watched, begin_s + within_s, begin_s + after_s)
 
 
 @pytest.mark.parametrize("name", ["attempt_s", "trial_s", "part_s"])
@@ -69,8 +79,8 @@ def test_time_does_not_pass_while_the_database_is_silent(name):
         *((1.0, {"silent": True}), (101.0, {"silent": False})),
         *((102.0, {"silent": True}), (902.0, {"silent": False})),
     )
-    assert watched.exceeded(904.9) == ""
-    assert f"limits.{name} = 5 exceeded: 5.1 s" in watched.exceeded(905.1)
+    assert look(watched, 902.0, 904.9) == ""
+    assert f"limits.{name} = 5 exceeded: 5.1 s" in look(watched, 904.9, 905.1)
 
 
 def test_each_trial_attempt_and_part_begins_anew_and_a_pause_has_none():
@@ -93,15 +103,14 @@ def test_output_is_that_of_the_trial(tmp_path):
     log = tmp_path / "w.log"
     log.write_bytes(b"x" * 5_000_000)
     watched = watch(log, output_mb=2.0)
-    replay(watched, (0.0, TRIAL))
+    replay(watched, (0.0, TRIAL | {"log_bytes": 5_000_000}))
     with log.open("ab") as stream:
         stream.write(b"y" * 2_000_000)
     assert watched.exceeded(10.0) == ""
     with log.open("ab") as stream:
         stream.write(b"z" * 1_000_000)
-    # It is not looked at more often than that.
-    assert watched.exceeded(10.0 + 0.5 * MEASURE_EVERY_S) == ""
-    assert watched.exceeded(20.0) == "limits.output_mb = 2 exceeded: 3 MB printed to its log"
+    # What prints without end fills a disk soon: it is looked at every time.
+    assert watched.exceeded(10.0 + 0.5 * MEASURE_EVERY_S) == "limits.output_mb = 2 exceeded: 3 MB printed to its log"
     log.unlink()
     assert watched.exceeded(30.0) == ""
 
@@ -128,6 +137,20 @@ def test_memory_is_that_of_the_worker_and_of_what_it_has_started():
             assert said.startswith(f"limits.memory_gb = {limit_gb:g} exceeded: 0.") == exceeded
     finally:
         program.communicate(b"\n")
+
+
+@pytest.mark.parametrize("limit", ["part_s", "attempt_s", "trial_s"])
+@pytest.mark.parametrize("pause_s", [0.0, 60.0, 8 * 3600.0])
+def test_the_time_for_which_a_launcher_was_halted_is_not_its_trials(limit, pause_s):
+    watched = TrialWatch(LimitsSpec.model_validate({limit: 100.0}), 1, "w", Path("none.log"))
+    watched.note({"trial": 0, "attempt": 1, "before_s": 0.0, "log_bytes": 0}, 0.0)
+    watched.note({"part": 0}, 0.0)
+    assert look(watched, 0.0, 80.0) == ""
+    # Its job was suspended, or the machine slept: the trial did not work either.
+    later_s = 80.0 + pause_s
+    assert look(watched, later_s, later_s + 10.0) == ""
+    said = look(watched, later_s + 10.0, later_s + 25.0)
+    assert said.startswith(f"limits.{limit} = 100 exceeded: ")
 
 
 # On real runs -----------------------------------------------------------------------------------

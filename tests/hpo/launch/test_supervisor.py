@@ -23,7 +23,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.postgres.server import Server
 from hpo.study.record import find
 from hpo.worker.channel import WorkerOrder
-from tests.support.chaos import check_books
+from tests.support.chaos.books import check_books
 from tests.support.studies import ROOT, command, wait_until, write_study
 
 SQLITE = "sqlite:///hpo.db"

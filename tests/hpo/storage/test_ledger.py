@@ -154,6 +154,20 @@ def test_a_renewed_lease_is_not_reaped(ledger, bench):
     assert ledger.claim("w2").number == 1
 
 
+def test_a_worker_that_claims_anew_has_a_whole_lease_whatever_its_launcher_does(ledger, bench):
+    ledger.register("w1", WorkerRun("host", 1))
+    lost = ledger.claim("w1")
+    bench.let_leases_run_out()
+    ledger.register("w2", WorkerRun("host", 2))
+    assert ledger.claim("w2").trial_id == lost.trial_id
+    # Its launcher is silent still.
+    anew = ledger.claim("w1")
+    ledger.register("w3", WorkerRun("host", 3))
+    assert ledger.claim("w3").number == 2
+    ledger.finish(anew, {"score": 1.0})
+    assert len(ledger.events(EventKind.DEATH)) == 1
+
+
 def test_a_reaped_workers_trial_is_free_at_once(ledger):
     ledger.register("w1", WorkerRun("host", 1))
     claim = ledger.claim("w1")

@@ -189,7 +189,8 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
         found, wanted = folder / f"found.{form}", folder / f"wanted.{form}"
         try:
             if form == "csv":
-                texts = {n: expected[n].map(shown_cell) for n in expected.select_dtypes("object")}
+                names = map(str, expected.select_dtypes("object").columns)
+                texts = {name: expected[name].map(shown_cell) for name in names}
                 expected.assign(**texts).rename(columns=shown_cell).to_csv(wanted, index=False)
             elif form == "json":
                 expected.to_json(wanted, orient="records", date_format="iso", indent=1)
