@@ -150,7 +150,7 @@ class WorkerRun:
     log
         Where the worker's log is, as the worker's machine knows it.
     provenance
-        Where its results come from; see `hpo.study.provenance`.
+        Where its results come from; see `hpo.study.identity.provenance`.
     """
 
     host: str

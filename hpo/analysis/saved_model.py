@@ -31,8 +31,8 @@ from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.protocol import Objective
 from hpo.storage.events import EventKind
-from hpo.study import provenance
-from hpo.study.fingerprint import compare, fingerprint, is_comparable
+from hpo.study.identity import provenance
+from hpo.study.identity.fingerprint import compare, fingerprint, is_comparable
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import best_trial
 from hpo.wording import count_of

@@ -15,7 +15,7 @@ from hpo.objectives.cross_validation import CrossValidation
 from hpo.plugins import take_as_tried
 from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_patiently
-from hpo.study import provenance
+from hpo.study.identity import provenance
 from hpo.study.record import StudyRecord, find
 from hpo.study.status import list_workers
 from hpo.system.filesystem import check_sqlite_shared

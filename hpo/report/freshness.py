@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import features.table
-from hpo.study import provenance
+from hpo.study.identity import provenance
 from hpo.study.snapshot import StudySnapshot
 from hpo.system.atomic_files import replace_file
 

@@ -25,9 +25,9 @@ from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
 from hpo.report.validity import Evidence, findings
 from hpo.spec.sections import CustomObjectiveSpec
-from hpo.study.fingerprint import PARTS
+from hpo.study.identity.fingerprint import PARTS
+from hpo.study.identity.provenance import published
 from hpo.study.integrity import StudyContents, open_study
-from hpo.study.provenance import published
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import mark_folder, report_folder
 from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot

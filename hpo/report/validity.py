@@ -21,7 +21,7 @@ from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
 from hpo.report.tables import TextTable
 from hpo.storage.events import EventKind
-from hpo.study.fingerprint import NOT_COMPARABLE, PARTS, shorten
+from hpo.study.identity.fingerprint import NOT_COMPARABLE, PARTS, shorten
 from hpo.study.trials import Search, score
 from hpo.wording import count_of
 

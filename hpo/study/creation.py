@@ -30,16 +30,16 @@ from hpo.storage.deletion import remove_leftovers, unused_study_id
 from hpo.storage.events import EventKind
 from hpo.storage.schema import DIRECTIONS, METRIC_NAMES, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
-from hpo.study import provenance
-from hpo.study.fingerprint import (
+from hpo.study.identity import provenance
+from hpo.study.identity.fingerprint import (
     compare,
     compare_origin,
     fingerprint,
     fingerprint_of_spec,
     is_comparable,
 )
+from hpo.study.identity.trust import identify
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
-from hpo.study.trust import identify
 from hpo.wording import count_of
 
 # Rows times features above which a study is not checked before its features are computed, but when

@@ -14,7 +14,7 @@ from hpo.redaction import redact_arguments, redact_value
 from hpo.storage.budget import read_events
 from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
-from hpo.study.fingerprint import PARTS
+from hpo.study.identity.fingerprint import PARTS
 from hpo.study.record import StudyRecord
 from hpo.wording import count_of
 

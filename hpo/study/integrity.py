@@ -9,7 +9,7 @@ from features.table import FeaturesError, FeatureTable
 from hpo.errors import ConflictError, HpoError, TrustError
 from hpo.objectives.factory import make_objective
 from hpo.objectives.protocol import Objective
-from hpo.study.fingerprint import (
+from hpo.study.identity.fingerprint import (
     NOT_COMPARABLE,
     PARTS,
     Fingerprint,

@@ -33,13 +33,13 @@ from hpo.storage.outages import first_line
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
-from hpo.study.fingerprint import (
+from hpo.study.identity.fingerprint import (
     Fingerprint,
     compare,
     fingerprint,
     own_modules,
 )
-from hpo.study.trust import require_trusted
+from hpo.study.identity.trust import require_trusted
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class StudyRecord:
         return Target(**features.table.read_manifest(self.table_path)["target"])
 
     def admit_code(self, accepted: Sequence[str] = ()) -> None:
-        """Let modules that the study names be imported, if they may be; see `hpo.study.trust`.
+        """Let modules that the study names be imported, if they may be; see `hpo.study.identity`.
 
         Raises
         ------

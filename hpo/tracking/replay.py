@@ -41,7 +41,7 @@ from hpo.errors import ConflictError, HpoError
 from hpo.records import FAILURE_KEY, WORKER_KEY
 from hpo.redaction import redact_value
 from hpo.study.export import trials_frame
-from hpo.study.provenance import published
+from hpo.study.identity.provenance import published
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import take_snapshot, trials_of

@@ -110,7 +110,10 @@ def test_output_is_that_of_the_trial(tmp_path):
     with log.open("ab") as stream:
         stream.write(b"z" * 1_000_000)
     # What prints without end fills a disk soon: it is looked at every time.
-    assert watched.exceeded(10.0 + 0.5 * MEASURE_EVERY_S) == "limits.output_mb = 2 exceeded: 3 MB printed to its log"
+    assert (
+        watched.exceeded(10.0 + 0.5 * MEASURE_EVERY_S)
+        == "limits.output_mb = 2 exceeded: 3 MB printed to its log"
+    )
     log.unlink()
     assert watched.exceeded(30.0) == ""
 

@@ -18,8 +18,8 @@ import pytest
 
 from hpo.errors import ObjectiveError
 from hpo.estimators import trees
-from hpo.study.code_meaning import Source, hash_meaning, without_comments
-from hpo.study.fingerprint import SCORING_MODULES, fingerprint_of_spec, read_source
+from hpo.study.identity.code_meaning import Source, hash_meaning, without_comments
+from hpo.study.identity.fingerprint import SCORING_MODULES, fingerprint_of_spec, read_source
 from tests.support.studies import ROOT, make_spec, write_study
 
 MODULES = {

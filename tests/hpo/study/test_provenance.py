@@ -14,8 +14,8 @@ from hpo.errors import ConflictError
 from hpo.records import WorkerRun
 from hpo.storage.events import EventKind
 from hpo.storage.schema import STUDIES
-from hpo.study import provenance
 from hpo.study.events import describe, tell
+from hpo.study.identity import provenance
 from hpo.study.record import find
 from hpo.worker.log import lines_of_trial
 from tests.support.studies import command, wait_until, write_study

@@ -13,8 +13,8 @@ from hpo.records import TRUST, Access
 from hpo.spec.loading import load
 from hpo.storage.backends import open_storage
 from hpo.storage.schema import STUDIES
-from hpo.study.fingerprint import hash_own_code
-from hpo.study.provenance import user_name
+from hpo.study.identity.fingerprint import hash_own_code
+from hpo.study.identity.provenance import user_name
 
 MODULE = '''"""Says that it was imported."""
 

@@ -21,8 +21,8 @@ from hpo.errors import SpecError, TrustError
 from hpo.plugins import find_module
 from hpo.records import TRUST
 from hpo.spec.sections import StudySpec
-from hpo.study.code_meaning import sha256
-from hpo.study.fingerprint import (
+from hpo.study.identity.code_meaning import sha256
+from hpo.study.identity.fingerprint import (
     OWN_CODE,
     Fingerprint,
     compare,
@@ -30,7 +30,7 @@ from hpo.study.fingerprint import (
     is_comparable,
     own_modules,
 )
-from hpo.study.provenance import user_name
+from hpo.study.identity.provenance import user_name
 
 
 def identify(fingerprint: Fingerprint) -> str:

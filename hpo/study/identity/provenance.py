@@ -32,7 +32,7 @@ PACKAGES = (
 LOCK_FILE = "requirements.lock"
 # A longer difference is stored up to here; its hash is of all of it.
 MAX_DIFF_CHARS = 200_000
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Keeps the text of uncommitted changes in the study's storage, where a hash stands otherwise.
 KEEP_DIFF = "HPO_KEEP_DIFF"
 # What pages and Weights & Biases may show; all else stays in the storage. None of it says who or

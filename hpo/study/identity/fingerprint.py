@@ -13,8 +13,14 @@ from hpo.objectives.protocol import Objective
 from hpo.plugins import find_module
 from hpo.spec.loading import canonical
 from hpo.spec.sections import CompositeSpec, StudySpec
-from hpo.study.code_meaning import Source, hash_meaning, imported_by, sha256, without_comments
-from hpo.study.provenance import versions
+from hpo.study.identity.code_meaning import (
+    Source,
+    hash_meaning,
+    imported_by,
+    sha256,
+    without_comments,
+)
+from hpo.study.identity.provenance import versions
 
 Fingerprint = Mapping[str, str]
 
@@ -162,7 +168,7 @@ ORIGIN: Mapping[str, str] = MappingProxyType(
 def compare_origin(
     name: str, stored: Mapping[str, str], current: Mapping[str, str], *, strict: bool
 ) -> list[str]:
-    """Return what differs of `hpo.study.provenance.facts`, which need not change a score.
+    """Return what differs of `hpo.study.identity.provenance.facts`, which need not change a score.
 
     Raises
     ------
