@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -71,17 +70,31 @@ def test_ctrl_c_while_a_command_is_imported_is_no_stack_trace(monkeypatch, capsy
     assert capsys.readouterr().err == "interrupted\n"
 
 
+IN_A_THREAD = """
+import threading
+from hpo import cli
+codes = []
+for given in (["run", "mine.toml", "--workers", "1"], ["worker", "mine"]):
+    thread = threading.Thread(target=lambda given=given: codes.append(cli.main(given)))
+    thread.start()
+    thread.join()
+assert codes == [0, 0], codes
+"""
+
+
 @pytest.mark.slow
-def test_a_study_runs_in_a_thread_of_a_notebook_and_a_worker_says_why_it_left(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(STUDY)
-    codes: list[int] = []
-    commands = [["run", "mine.toml", "--workers", "1"], ["worker", "mine"]]
-    for command in commands:
-        thread = threading.Thread(target=lambda given=command: codes.append(cli.main(given)))
-        thread.start()
-        thread.join()
-    assert codes == [0, 0]
-    assert "left study 'mine': the budget is finished" in capsys.readouterr().err
+def test_a_study_runs_in_a_thread_of_a_notebook_and_a_worker_says_why_it_left(tmp_path):
+    (tmp_path / "mine.toml").write_text(STUDY)
+    root = Path(__file__).resolve().parents[3]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left study 'mine': the budget is finished" in done.stderr
