@@ -32,9 +32,14 @@ NOT_FORKED = b"0"
 ANSWER_BYTES = 32
 
 
-def serve(launcher: socket.socket, modules: Iterable[str], threads: int) -> NoReturn:
-    """Import modules, fork workers until the launcher is gone; in a worker, be one."""
-    _begin_anew(launcher)
+def serve(
+    launcher: socket.socket, modules: Iterable[str], threads: int, *, quiet: bool
+) -> NoReturn:
+    """Import modules, fork workers until the launcher is gone; in a worker, be one.
+
+    `quiet` says that workers print to their logs alone, and nowhere where these cannot be written.
+    """
+    _begin_anew(launcher, quiet=quiet)
     name_process("hpo-forkserver")
     load(modules, threads)
     channel = fork_on_demand(launcher)
@@ -80,13 +85,13 @@ def fork_on_demand(launcher: socket.socket) -> Channel | None:
         return None
 
 
-def _begin_anew(launcher: socket.socket) -> None:
+def _begin_anew(launcher: socket.socket, *, quiet: bool) -> None:
     """Leave the launcher's session, signals, terminal and open files to the launcher."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     kept, nothing = launcher.fileno(), os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
+    for descriptor in range(3 if quiet else 1):
         os.dup2(nothing, descriptor)
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))

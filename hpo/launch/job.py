@@ -81,7 +81,7 @@ def run_launcher(
         job=job.job_id if job else None,
         restarts=job.restarts if job else None,
     )
-    with worker_source(record.spec, share.cpus) as processes:
+    with worker_source(record.spec, share.cpus, quiet=False) as processes:
         launcher = Supervisor(record, order, places, processes)
         if job is not None and job.end_unix_s is not None:
             launcher.leave_at = awake_s() + _leave_in_s(settings, job.end_unix_s - time.time())

@@ -97,9 +97,12 @@ class WorkerSource(Protocol):
 
 
 class FreshProcesses:
-    """Each worker is a Python of its own."""
+    """Each worker is a Python of its own; a quiet one prints to its log alone."""
 
     adopts = False
+
+    def __init__(self, *, quiet: bool = True) -> None:
+        self._quiet = quiet
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Start a worker; None if the system has no room for another process now."""
@@ -122,8 +125,8 @@ class FreshProcesses:
         started = subprocess.Popen(
             [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if self._quiet else None,
+            stderr=subprocess.DEVNULL if self._quiet else None,
             pass_fds=[theirs.fileno()],
             env={**os.environ, **thread_variables(threads)},
             # Ctrl-C in the terminal is for the launcher, which passes on what it means.
@@ -147,17 +150,20 @@ class ForkedProcesses:
         What the warm process imports.
     threads
         Of the numerical libraries that it loads.
+    quiet
+        Whether workers print to their logs alone.
     """
 
     adopts = True
 
-    def __init__(self, modules: Sequence[str], threads: int = 1) -> None:
+    def __init__(self, modules: Sequence[str], threads: int = 1, *, quiet: bool = True) -> None:
+        self._quiet = quiet
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(ANSWER_S)
         self._ready = self._gone = False
         self._pid = os.fork()
         if self._pid == 0:
-            serve(theirs, modules, threads)
+            serve(theirs, modules, threads, quiet=quiet)
         theirs.close()
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
@@ -165,7 +171,7 @@ class ForkedProcesses:
         if not self._becomes_ready(0.0):
             return None
         if self._gone:
-            return FreshProcesses().start(order)
+            return FreshProcesses(quiet=self._quiet).start(order)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -209,15 +215,17 @@ def _instruct(pid: int, connection: socket.socket, order: WorkerOrder) -> Worker
 
 
 @contextlib.contextmanager
-def worker_source(spec: StudySpec, threads: int) -> Iterator[WorkerSource]:
+def worker_source(spec: StudySpec, threads: int, *, quiet: bool = True) -> Iterator[WorkerSource]:
     """Give what starts workers of a study; from here on it gets ready by itself.
 
+    Workers print to their logs alone, or, if not `quiet`, where those cannot be written to the
+    output of this process.
     A process with threads, such as a notebook's, cannot be forked safely.
     """
     if count_threads() != 1 or not adopt_orphans(adopt=True):
-        yield FreshProcesses()
+        yield FreshProcesses(quiet=quiet)
         return
-    source = ForkedProcesses(worker_modules(spec), threads)
+    source = ForkedProcesses(worker_modules(spec), threads, quiet=quiet)
     try:
         yield source
     finally:

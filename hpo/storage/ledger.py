@@ -475,10 +475,9 @@ class Ledger(Budget):
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""
         reason = ""
-        if self.patience is not None:
-            n_since = count_since_best(c, self.study_id)
-            if n_since >= self.patience:
-                reason = f"{n_since} trials without a better one (limits.patience)"
+        n_since = count_since_best(c, self.study_id) if self.patience is not None else 0
+        if self.patience is not None and n_since >= self.patience:
+            reason = f"{n_since} trials without a better one (limits.patience)"
         if self.study_s is not None and not reason:
             worked_s = read_worked_s(c, self.study_id, now)
             if worked_s >= self.study_s:

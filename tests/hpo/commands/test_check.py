@@ -11,7 +11,7 @@ import pytest
 from hpo.cli import main
 from hpo.estimators.checks import expected_columns
 from hpo.spec.loading import load, validate
-from tests.support.broken_studies import (
+from tests.support.bad_input.broken_studies import (
     CORPUS,
     CSV,
     ENSEMBLE,

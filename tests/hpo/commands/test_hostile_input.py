@@ -30,7 +30,7 @@ import hpo.simulation.engine
 from hpo.cli import COMMANDS, main, make_parser
 from hpo.errors import HpoError
 from hpo.simulation.scenario import Cluster
-from tests.support.hostile import CSV, SETTINGS, SOUND, WORDS, fill_folder, mutate
+from tests.support.bad_input.hostile import CSV, SETTINGS, SOUND, WORDS, fill_folder, mutate
 
 CODES = {0, 2, 3, 130}
 # Where a command would make files in any folder that it is given; this may run as root.

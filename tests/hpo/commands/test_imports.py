@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpo.cli import main
-from tests.support.broken_studies import (
+from tests.support.bad_input.broken_studies import (
     CSV,
     LOADER,
     MODEL,

@@ -25,7 +25,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import SCHEMA_REVISION
 from hpo.study.record import find
 from hpo.study.snapshot import take_snapshot
-from tests.support.studies import ROOT, command, make_spec, wait_until, write_study
+from tests.support.studies import ROOT, WORKER, command, make_spec, wait_until, write_study
 
 CHEMISTRY = {"pymatgen", "matminer", "smact", "elementembeddings", "obelix"}
 DRAWING = {"matplotlib", "plotly", "PIL", "jinja2"}
@@ -74,17 +74,6 @@ def _empty_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-# A worker of a study in a storage, in a Python that can tell afterwards what it has imported.
-WORKER = """
-import os, socket, sys
-from hpo.worker.channel import Channel, WorkerOrder
-ours, theirs = socket.socketpair()
-order = WorkerOrder(sys.argv[1], sys.argv[2], "logs", os.getppid(), worker_id="w")
-Channel(ours).tell(**order.as_message())
-os._exit = sys.exit
-from hpo.launch.worker_process import main
-main(Channel(theirs))
-"""
 RUN = "from hpo.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -6,19 +6,20 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hpo.errors import ConflictError
-from hpo.records import WorkerRun
+from hpo.records import INTERRUPTED, WorkerRun
 from hpo.storage.events import EventKind
 from hpo.storage.schema import STUDIES
 from hpo.study.events import describe, tell
 from hpo.study.identity import provenance
 from hpo.study.record import find
 from hpo.worker.log import lines_of_trial
-from tests.support.studies import command, wait_until, write_study
+from tests.support.studies import WORKER, command, wait_until, write_study
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -184,7 +185,7 @@ def test_a_full_disk_below_the_logs_stops_no_worker(hpo):
     hpo("submit", write_study(trials=3, delay_s=0.0), "--workers", "0")
     Path("logs/x").mkdir(parents=True)
     Path("logs/x/w1.log").symlink_to("/dev/full")
-    hpo("worker", "x", "--id", "w1")
+    subprocess.run([sys.executable, "-c", WORKER, "sqlite:///hpo.db", "x"], check=True, timeout=120)
     assert json.loads(hpo("status", "x", "--json").stdout)["counts"]["finished"] == 3
 
 
@@ -202,15 +203,17 @@ def test_a_folder_for_logs_that_cannot_be_made_stops_no_worker(hpo):
 def test_a_worker_by_hand_gives_its_trial_back_when_it_is_told_to_leave(hpo, number):
     hpo("submit", write_study(trials=3, delay_s=30.0), "--workers", "0")
     worker = subprocess.Popen(
-        command("worker", "x", "--id", "w1"), stderr=subprocess.DEVNULL, start_new_session=True
+        command("worker", "x"), stderr=subprocess.DEVNULL, start_new_session=True
     )
 
     def counts():
         return json.loads(hpo("status", "x", "--json").stdout)["counts"]
 
     wait_until(lambda: counts()["held"] == 1)
-    wait_until(lambda: "attempt 1 begins" in Path("logs/x/w1.log").read_text())
+    (log,) = Path("logs/x").glob("*.log")
+    wait_until(lambda: "attempt 1 begins" in log.read_text())
     os.kill(worker.pid, number)
     assert worker.wait(timeout=20) == 0
     assert (counts()["held"], counts()["free"]) == (0, 1)
-    assert f"left: stopped: {number.name}" in Path("logs/x/w1.log").read_text()
+    reason = INTERRUPTED if number is signal.SIGINT else number.name
+    assert f"left: stopped: {reason}" in log.read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from tests.support.broken_modules import MODULES
+from tests.support.bad_input.broken_modules import MODULES
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "Sr")
 LINES = [f"Li{n}{element}O{n},{n + len(element)}" for element in ELEMENTS for n in (1, 2)]
