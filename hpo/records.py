@@ -38,7 +38,6 @@ class OnLimit(enum.StrEnum):
     RETRY = "retry"
 
 
-# Reasons to leave a trial that say nothing about it: somebody ended the study.
 INTERRUPTED = "interrupted"
 
 
@@ -49,6 +48,10 @@ class Answer(enum.Enum):
     DONE = "the budget is finished"
     STOPPED = "the study was stopped"
     DISMISSED = "the worker was taken for dead, and its place may be filled"
+
+
+# Reasons to leave a trial that say nothing about it: somebody ended the study.
+BY_USER = (INTERRUPTED, Answer.STOPPED.value)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import (
+    BY_USER,
     INTERRUPTED,
     NO_PARTS,
     Answer,
@@ -248,7 +249,7 @@ class MemoryLedger:
         unit = self._fenced(claim, freed=True, parts=parts)
         if unit is None:
             return
-        counted = reason not in (INTERRUPTED, Answer.STOPPED.value)
+        counted = reason not in BY_USER and self._stop != "now"
         if not (counted and self._give_up(unit, reason)):
             self._set_free(unit)
 

@@ -44,6 +44,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import (
+    BY_USER,
     INTERRUPTED,
     NO_PARTS,
     PRUNED_KEY,
@@ -135,8 +136,9 @@ class Ledger(Budget):
         def count(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
             return sa.select(sa.func.count()).where(its, *where).scalar_subquery()
 
-        wanted = sa.select(STUDIES.c.budget, STUDIES.c.stop)
-        of_study = wanted.where(STUDIES.c.study_id == self.study_id).subquery()
+        def of_study(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
+            return sa.select(column).where(STUDIES.c.study_id == self.study_id).scalar_subquery()
+
         renewed = (
             WORKERS.update()
             .where(WORKERS.c.worker_id.in_(sorted(worker_ids)), WORKERS.c.ended_at.is_(None))
@@ -144,8 +146,8 @@ class Ledger(Budget):
             .returning(
                 WORKERS.c.worker_id,
                 WORKERS.c.seen_at,
-                sa.select(of_study.c.budget).scalar_subquery(),
-                sa.select(of_study.c.stop).scalar_subquery(),
+                of_study(STUDIES.c.budget),
+                of_study(STUDIES.c.stop),
                 count(CLAIMS.c.state.in_(SPENT)),
                 count(CLAIMS.c.state == "failed"),
                 count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_not(None)),
@@ -156,10 +158,8 @@ class Ledger(Budget):
         with self.storage.one_statement() as c:
             rows = c.execute(renewed).all()
         dismissed = frozenset(worker_ids) - {row[0] for row in rows}
-        if not rows:
-            return Beat(math.nan, None, dismissed, None)
-        _, now, budget, stop, *counts = rows[0]
-        return Beat(now, stop, dismissed, Counts(budget, *counts))
+        now, budget, stop, *counts = rows[0][1:] if rows else (math.nan, 0, None)
+        return Beat(now, stop, dismissed, Counts(budget, *counts) if rows else None)
 
     def note_outage(self) -> None:
         """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
@@ -289,7 +289,7 @@ class Ledger(Budget):
             if c is None:
                 return
             insert_parts(c, claim.trial_id, parts)
-            if reason not in (INTERRUPTED, Answer.STOPPED.value):
+            if reason not in BY_USER and self._wanted(c, "").stop != "now":
                 (unit,) = read_units(c, select_units(CLAIMS.c.trial_id == claim.trial_id))
                 if self._give_up(c, unit._replace(worker_id=claim.worker_id), reason):
                     return
