@@ -34,6 +34,9 @@ from hpo.spec.variants import VARIANTS_NAME, read_variant, study_files
 if TYPE_CHECKING:
     from hpo.study.record import Source, StudyRecord
 
+# As `workers_per_job` of a cluster.
+MAX_WORKERS = 10_000
+
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """Add what every command that begins a study from its file takes."""
@@ -58,12 +61,20 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def worker_count(text: str) -> int:
+    """Read how many workers a launcher has."""
+    number = positive(text)
+    if number > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_WORKERS} on a machine, got {text}")
+    return number
+
+
 def add_worker_options(parser: argparse.ArgumentParser, default: int | None = None) -> None:
     """Add how many workers there are, and what each gets of the machine."""
     told = f"how many (default: {default or 'one for each core'})"
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=worker_count,
         default=os.environ.get("HPO_WORKERS") or default,
         metavar="N",
         help=told,
