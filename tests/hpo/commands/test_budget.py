@@ -33,7 +33,7 @@ def _empty_folder(tmp_path, monkeypatch):
 def _without_workers(monkeypatch):
     """Begin studies, and leave the work to others."""
     monkeypatch.setattr(run, "_work", lambda *_: INTERRUPTED)
-    monkeypatch.setattr(processes, "worker_source", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(processes, "worker_source", lambda *_: contextlib.nullcontext())
 
 
 def budget() -> int:
