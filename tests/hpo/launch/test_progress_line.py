@@ -43,11 +43,11 @@ def test_the_first_failures_are_shown_as_they_happen(record):
     progress = Progress(record, stream)
     progress(take_status(record))
     assert not lines_of_failures(stream)
-    fail(record, "a: ValueError: x\x1b[31m\n" + "y" * 5000, "b: sys.exit(1)")
+    fail(record, "a: ValueError: x\u001b[31m\n" + "y" * 5000, "b: sys.exit(1)")
     for _ in range(2):
         progress(take_status(record))
     first, second = lines_of_failures(stream)
-    assert first.startswith(r"trial 1 failed: a: ValueError: x\x1b[31m yyy")
+    assert first.startswith(r"trial 1 failed: a: ValueError: x\u001b[31m yyy")
     assert len(first) < 230
     assert second == "trial 2 failed: b: sys.exit(1)"
     for _ in range(20):
