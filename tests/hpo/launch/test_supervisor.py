@@ -338,7 +338,7 @@ def look_held() -> bool:
 FORKING = """
 import os, sys
 import hpo.launch.processes as processes
-def say(*_):
+def say(*_, **__):
     found = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
     print("open:", sorted(os.path.basename(path) for path in found if "hpo.db" in path))
     sys.stdout.flush()

@@ -179,7 +179,6 @@ def test_who_works_on_a_study_that_is_deleted_is_told_and_stores_nothing(opened,
             tell()
     for ask in (
         lambda: ledger.claim("w1"),
-        lambda: ledger.renew("w1"),
         ledger.counts,
         ledger.stopped,
         lambda: ledger.set_budget(3),
@@ -187,6 +186,7 @@ def test_who_works_on_a_study_that_is_deleted_is_told_and_stores_nothing(opened,
     ):
         with pytest.raises(StudyNotFoundError, match="the study was deleted"):
             ask()
+    assert ledger.beat(["w1"]).dismissed == {"w1"}
     (trial,) = optuna.load_study(study_name="a", storage=storage).trials
     assert trial.state is TrialState.RUNNING
 

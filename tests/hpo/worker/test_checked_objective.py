@@ -179,7 +179,7 @@ EXITS = {
     "memory": (MemoryError(), "MemoryError"),
     "own error": (ObjectiveError("no such solvent"), ": no such solvent"),
     "unprintable": (UnprintableError(), "UnprintableError that cannot be printed"),
-    "control characters": (ValueError("\x1b[31mred\x00\n\ud800"), r"\x1b[31mred\x00 \ud800"),
+    "control characters": (ValueError("\x1b[31mred\x00\n\ud800"), r"\u001b[31mred\u0000 \ud800"),
     "10 MB": (ValueError("x" * 10_000_000 + "end"), "end"),
 }
 
