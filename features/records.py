@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PIECE_ROWS = 10_000  # of which so many are hashed at once, to save memory
+
+# Such characters in a name would break lines of CSV files, or steer a terminal.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 WHOLE_FILE = "*"  # the `id` of a remark that is about a file, not about one of its rows
 

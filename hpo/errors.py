@@ -8,6 +8,7 @@ HpoError                 the user can do something about it; exit code 2
 ├── StorageError         the storage cannot be opened or is not one of ours
 ├── ObjectiveError       the objective cannot be built or cannot score these parameters
 ├── ModelError           a study has no model to rank with, or a saved one must not be loaded
+├── TrustError           code that another user's study names is not imported unasked
 ├── FailedStudyError     the study stopped because too many trials failed
 └── ConflictError        what runs now is not what the study was begun with; exit code 3
 
@@ -19,7 +20,9 @@ StopRequested            the worker was asked to leave
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 
 class HpoError(Exception):
@@ -45,7 +48,17 @@ class PlainStudyError(HpoError):
 
 
 class StorageError(HpoError):
-    """The storage cannot be opened, or it is not one that the engine can use."""
+    """The storage cannot be opened, or it is not one that the engine can use.
+
+    Attributes
+    ----------
+    passing
+        Whether it may come right by waiting, as when a server is being restarted.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class ObjectiveError(HpoError):
@@ -54,6 +67,10 @@ class ObjectiveError(HpoError):
 
 class ModelError(HpoError):
     """A study has no model to rank with, or a saved one must not be loaded."""
+
+
+class TrustError(HpoError):
+    """A study that another user began names code, which is not imported unasked."""
 
 
 class FailedStudyError(HpoError):
@@ -81,7 +98,29 @@ class LostLeaseError(Exception):
 
 
 class StopRequested(BaseException):
-    """The worker was asked to leave; not an Exception, so that no objective can swallow it."""
+    """The worker was asked to leave; not an Exception, so that no objective can swallow it.
+
+    Attributes
+    ----------
+    release
+        Whether the trial is for another worker to take. A launcher that ends a worker because its
+        trial exceeded a limit says itself what becomes of the trial.
+    """
+
+    def __init__(self, reason: str, *, release: bool = True) -> None:
+        super().__init__(reason)
+        self.release = release
+
+
+def describe_os_error(exc: OSError) -> str:
+    """Return what the system refused, and of which file."""
+    reason = exc.strerror or str(exc) or type(exc).__name__
+    named = [os.fsdecode(name) for name in (exc.filename, exc.filename2) if _is_name(name)]
+    return f"{' -> '.join(named)}: {reason}" if named else reason
+
+
+def _is_name(name: object) -> TypeGuard[str | bytes]:
+    return isinstance(name, str | bytes) and bool(name)
 
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:

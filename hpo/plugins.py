@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +21,26 @@ from hpo.errors import SpecError, StopRequested
 
 # Imports one module after the other, each said before and all said at the end: a module that ends
 # the process cannot pass for one that was imported, whatever the exit code. One that raises is
-# told by whoever imports it for good.
+# told by whoever imports it for good, but for a KeyboardInterrupt, which nobody pressed here.
 _TRIAL = """
-import importlib, json, os, sys
+import importlib, json, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 names, sys.path[:] = json.loads(sys.argv[1])
 for name in names:
     os.write(2, f"\\n{name}\\n".encode())
     try:
         importlib.import_module(name)
+    except KeyboardInterrupt:
+        os._exit(130)
     except BaseException:
         pass
 os.write(2, b"\\n\\n")
 os._exit(0)
 """
+_INTERRUPTED = 130
+_OUR_PACKAGES = ("features", "hpo", "slurm")
+# Modules that did not end the process that tried to import them.
+_tried: set[str] = set()
 
 
 def make_importable(study_file: Path) -> None:
@@ -57,7 +68,7 @@ def try_imports(named: Mapping[str, str]) -> None:
         Naming the first such module, its file, and how it ended.
     """
     modules = {what: name.partition(":")[0] for what, name in named.items()}
-    own = {module: what for what, module in modules.items() if _is_own(module)}
+    own = {module: what for what, module in modules.items() if _is_untried(module)}
     if not own:
         return
     arguments = json.dumps([list(own), sys.path])
@@ -69,18 +80,32 @@ def try_imports(named: Mapping[str, str]) -> None:
         check=False,
     )
     if done.stderr.endswith(b"\n\n"):
+        _tried.update(own)
         return
     lines = done.stderr.decode(errors="replace").splitlines()
     ended = next((line for line in reversed(lines) if line in own), next(iter(own)))
-    how = (
-        f"killed by {signal.Signals(-done.returncode).name}"
-        if done.returncode < 0
-        else f"exit code {done.returncode}"
-    )
     raise SpecError(
-        f"{own[ended]}: cannot import '{ended}': it ends the process that imports it ({how}; "
-        f"{_file_of(ended)}); let it define things, and do nothing else"
+        f"{own[ended]}: cannot import '{ended}': it ends the process that imports it "
+        f"({_how_it_ended(done.returncode)}; {_file_of(ended)}); let it define things, and do "
+        "nothing else"
     )
+
+
+def take_as_tried(named: Mapping[str, str]) -> None:
+    """Import modules without a trial, in a worker: who started it has made one, and sees its end.
+
+    Parameters
+    ----------
+    named
+        As for `try_imports`.
+    """
+    _tried.update(name.partition(":")[0] for name in named.values())
+
+
+def _how_it_ended(code: int) -> str:
+    if code == _INTERRUPTED:
+        return "KeyboardInterrupt"
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def resolve(name: str, what: str) -> Any:
@@ -89,12 +114,14 @@ def resolve(name: str, what: str) -> Any:
     Raises
     ------
     SpecError
-        If there is no such module or attribute, or the module fails, whatever it raises; `what`
-        says which setting named it.
+        If there is no such module or attribute, or the module fails, whatever it raises, or ends
+        the process; `what` says which setting named it.
     """
     module_name, _, attribute = name.partition(":")
+    try_imports({what: name})
     try:
-        module = importlib.import_module(module_name)
+        with _apart():
+            module = importlib.import_module(module_name)
     except (KeyboardInterrupt, StopRequested):
         raise
     except BaseException as exc:  # a user's module may raise anything, or leave by sys.exit
@@ -103,9 +130,9 @@ def resolve(name: str, what: str) -> Any:
             hint = "; install it (Debian: libgomp1)" if "libgomp" in str(exc) else ""
             raise SpecError(f"{what}: '{module_name}' lacks a system library: {exc}{hint}") from exc
         if isinstance(exc, SyntaxError):
-            raise SpecError(
-                f"{what}: {exc.filename}, line {exc.lineno}: not valid Python ({exc.msg})"
-            ) from exc
+            line = f", line {exc.lineno}" if exc.lineno else ""
+            where = exc.filename or _file_of(module_name)
+            raise SpecError(f"{what}: {where}{line}: not valid Python ({exc.msg})") from exc
         raise SpecError(f"{what}: cannot import '{module_name}': {describe_failure(exc)}") from exc
     found: Any = module
     for part in attribute.split("."):
@@ -113,6 +140,41 @@ def resolve(name: str, what: str) -> Any:
             raise SpecError(f"{what}: module '{module_name}' has no '{attribute}'")
         found = getattr(found, part)
     return found
+
+
+def find_module(name: str, folders: Iterable[Path] = ()) -> ModuleSpec | None:
+    """Find a module as an import would, but import nothing, not even the packages it is in.
+
+    Parameters
+    ----------
+    folders
+        Where its first part is looked for at last, as if they were importable.
+    """
+    first, *rest = name.split(".")
+    try:
+        found = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        found = PathFinder.find_spec(first, [str(folder) for folder in folders])
+    for part in rest:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        found = PathFinder.find_spec(f"{found.name}.{part}", list(found.submodule_search_locations))
+    return found
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Let what is imported read nothing, print beside our output, and leave us where we are."""
+    folder, stdin = Path.cwd(), sys.stdin
+    sys.stdin = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdin = stdin
+        os.chdir(folder)
 
 
 def is_module(name: str) -> bool:
@@ -123,9 +185,9 @@ def is_module(name: str) -> bool:
         return False
 
 
-def _is_own(module: str) -> bool:
-    """Whether a module is of the study's own, and not imported yet."""
-    if module in sys.modules:
+def _is_untried(module: str) -> bool:
+    """Whether a module is of the study's own, and was neither imported nor tried yet."""
+    if module in sys.modules or module in _tried or module.partition(".")[0] in _OUR_PACKAGES:
         return False
     file = _file_of(module)
     return file is not None and not {"site-packages", "dist-packages"} & {*file.parts}

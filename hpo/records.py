@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+# Set by `--trust`, so that the workers that a command starts need not be told again.
+TRUST = "HPO_TRUST"
+
 FAILURE_KEY = "failure"
 PRUNED_KEY = "pruned"
 WORKER_KEY = "worker"
@@ -27,6 +30,17 @@ class Access(enum.Enum):
     CREATE = "database and tables are made where they are missing"
 
 
+class OnLimit(enum.StrEnum):
+    """What becomes of a trial that exceeded a limit."""
+
+    FAIL = "fail"
+    PRUNE = "prune"
+    RETRY = "retry"
+
+
+INTERRUPTED = "interrupted"
+
+
 class Answer(enum.Enum):
     """What a worker that gets no trial is told."""
 
@@ -34,6 +48,10 @@ class Answer(enum.Enum):
     DONE = "the budget is finished"
     STOPPED = "the study was stopped"
     DISMISSED = "the worker was taken for dead, and its place may be filled"
+
+
+# Reasons to leave a trial that say nothing about it: somebody ended the study.
+BY_USER = (INTERRUPTED, Answer.STOPPED.value)
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,53 @@ class Counts:
         """Whether the budget is finished."""
         return self.finished >= self.budget
 
+    @property
+    def claimable(self) -> int:
+        """How many trials workers without one could begin or take over."""
+        return max(0, self.budget - self.finished - self.held)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a launcher learns when it renews the leases of its workers.
+
+    Attributes
+    ----------
+    now
+        The time by the database's clock; nan if every worker was dismissed.
+    stop
+        `gently` or `now` if the study was told to stop.
+    dismissed
+        Workers that were taken for dead and have to leave; their trials may be others' by now.
+    counts
+        The budget; None if every worker was dismissed.
+    """
+
+    now: float
+    stop: str | None
+    dismissed: frozenset[str]
+    counts: Counts | None
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How often in a row a trial was worked on without a part being stored.
+
+    Attributes
+    ----------
+    parts
+        How many parts were stored at the end of the last attempt.
+    without_progress, exceeded
+        Attempts since then, and how often a limit was exceeded in all.
+    reason
+        Why the last one ended.
+    """
+
+    parts: int = 0
+    without_progress: int = 0
+    exceeded: int = 0
+    reason: str = ""
+
 
 @dataclass(frozen=True)
 class WorkerRun:
@@ -88,7 +153,7 @@ class WorkerRun:
     log
         Where the worker's log is, as the worker's machine knows it.
     provenance
-        Where its results come from; see `hpo.study.provenance`.
+        Where its results come from; see `hpo.study.identity.provenance`.
     """
 
     host: str

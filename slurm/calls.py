@@ -31,6 +31,7 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     program = command[0]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_UNWANTED)}
     environment["SLURM_TIME_FORMAT"] = "standard"
+    environment["SLURM_BITSTR_LEN"] = "0"  # arrays in full, however many jobs they have
     try:
         done = subprocess.run(
             command,

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slurm.calls import TIMEOUT_S, call
-from slurm.errors import SlurmError
+from slurm.errors import SlurmError, UnreachableError
+from slurm.scheduler import NOTHING_EXPECTED, OVER, QueuedJob
 
-# A job in any other state is in the queue, runs, or is on its way out or back.
-OVER = frozenset(
-    {
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "REVOKED",
-        "TIMEOUT",
-    }
-)
 # Control characters, which no name or comment of ours can hold.
 _UNIT, _RECORD = "\x1f", "\x1e"
 _COLUMNS = (
@@ -38,47 +27,6 @@ _COLUMNS = (
     "TimeLeft",
     "Comment",
 )
-
-
-@dataclass(frozen=True)
-class QueuedJob:
-    """One job, or one job of an array, as squeue shows it.
-
-    Attributes
-    ----------
-    job_id
-        As `12`, or `12_3` in an array; what scancel and scontrol understand.
-    raw_id
-        SLURM_JOB_ID; the jobs of an array that have never run still share one.
-    state
-        As SLURM names it. A requeued job is PENDING again, with `restarts` grown by one.
-    reason
-        Why it waits, or why it ended; None if SLURM gives none.
-    node
-        Where it runs; None before.
-    restarts
-        How often it has been requeued.
-    comment
-        The id that the submission gave it; None without one.
-    left_s
-        Seconds until the time limit; None if there is no limit or it has not begun.
-    """
-
-    job_id: str
-    raw_id: str
-    state: str
-    reason: str | None
-    node: str | None
-    restarts: int
-    name: str
-    partition: str
-    left_s: int | None
-    comment: str | None
-
-    @property
-    def active(self) -> bool:
-        """Whether it runs, or may still come to run."""
-        return self.state not in OVER
 
 
 @dataclass(frozen=True)
@@ -105,23 +53,109 @@ class Site:
     preempt_mode: str
 
 
-def list_jobs(comment: str | None = None) -> list[QueuedJob]:
+def list_jobs(
+    comment: str | None = None, expected: Mapping[str, str | None] = NOTHING_EXPECTED
+) -> list[QueuedJob]:
     """Return one's own jobs that squeue still knows, of one comment or all.
 
     Jobs that are over are among them for some minutes (MinJobAge), and then no more.
 
+    Parameters
+    ----------
+    expected
+        Jobs that may be there, with their comments, or None where those are not known. Of one that
+        squeue does not list, or lists with another comment, scontrol is asked as well.
+
     Raises
     ------
     UnreachableError
-        If SLURM cannot be asked. An empty list means that there are no jobs.
+        If SLURM cannot be asked, or squeue's answer is cut, in another form, or not what scontrol
+        says. An empty list means that there are no jobs.
     """
     columns = ",".join(f"{name}:{_UNIT}" for name in _COLUMNS[:-1])
     text = call(
-        "squeue", "--noheader", "--me", "--array", "--states=all",
-        f"--Format={columns},{_COLUMNS[-1]}:{_RECORD}",
-    )  # fmt: skip
-    jobs = [_read_job(record) for record in text.split(_RECORD) if record.strip()]
+        "squeue", "--me", "--array", "--states=all", f"--Format={columns},{_COLUMNS[-1]}:{_RECORD}"
+    )
+    jobs = _read_queue(text)
+    _require_expected(jobs, expected)
     return [job for job in jobs if comment is None or job.comment == comment]
+
+
+def _read_queue(text: str) -> list[QueuedJob]:
+    """Return the jobs of squeue's answer, which begins with a line of titles even without jobs."""
+    *records, rest = text.split(_RECORD)
+    rows = [[field.strip() for field in record.split(_UNIT)] for record in records]
+    if rest.strip() or not rows or any(len(row) != len(_COLUMNS) for row in rows):
+        shown = text if len(text) <= 80 else f"{text[:40]} … {text[-40:]}"
+        raise UnreachableError(
+            f"squeue: the answer must be titles and jobs of {len(_COLUMNS)} fields, and is cut or"
+            f" in another form: {shown!r}; try again later"
+        )
+    return [_read_job(row) for row in rows[1:]]
+
+
+def _require_expected(jobs: Sequence[QueuedJob], expected: Mapping[str, str | None]) -> None:
+    """Refuse an answer of squeue that lacks jobs, or their comments, which scontrol shows."""
+    listed = {job.job_id: job for job in jobs}
+    doubtful: defaultdict[str, list[str]] = defaultdict(list)
+    for job_id, comment in expected.items():
+        job = listed.get(job_id)
+        if job is None or (comment is not None and job.comment != comment):
+            doubtful[job_id.partition("_")[0]].append(job_id)
+    for array_id, job_ids in doubtful.items():
+        shown = _show_jobs(array_id)
+        for job_id in job_ids:
+            # An id may have been used again, and somebody else's job is not in our queue.
+            comment = expected[job_id]
+            if job_id in shown and comment in (None, shown[job_id].comment):
+                how = "without its comment" if job_id in listed else "not at all"
+                raise UnreachableError(
+                    f"squeue: scontrol shows job {job_id} as {shown[job_id].state}, and squeue"
+                    f" lists it {how}: its answer is not whole; try again later"
+                )
+
+
+class _ShownJob(NamedTuple):
+    """What scontrol says of a job of one's own that is not over."""
+
+    state: str
+    comment: str | None
+
+
+def _show_jobs(array_id: str) -> dict[str, _ShownJob]:
+    """Return one's own jobs with this id, or in this array, that are not over, by their ids."""
+    try:
+        text = call("scontrol", "show", "job", array_id)
+    except UnreachableError:
+        raise
+    except SlurmError as exc:
+        if "invalid job id" in str(exc).lower():
+            return {}
+        raise
+    found: dict[str, _ShownJob] = {}
+    for record in re.split(r"\n\s*\n", text):
+        fields = dict(
+            re.findall(r"(?m)(?:^| )(JobId|ArrayJobId|ArrayTaskId|JobState)=(\S+)", record)
+        )
+        user = re.search(r"\bUserId=[^\s(]*\((\d+)\)", record)
+        comment = re.search(r"(?m)^\s+Comment=(.*?)\s*$", record)
+        if user is None or int(user[1]) != os.getuid() or fields.get("JobState") in OVER:
+            continue
+        shown = _ShownJob(fields.get("JobState", ""), comment[1] if comment else None)
+        found |= dict.fromkeys(_ids_of(fields), shown)
+    return found
+
+
+def _ids_of(fields: Mapping[str, str]) -> list[str]:
+    """Return the ids of a record of scontrol; jobs of an array that wait share one: `0-3,7`."""
+    if "ArrayTaskId" not in fields:
+        return [fields["JobId"]]
+    tasks: list[int] = []
+    for part in fields["ArrayTaskId"].partition("%")[0].split(","):
+        if numbers := re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part):
+            first, last, step = numbers.groups()
+            tasks += range(int(first), int(last or first) + 1, int(step or 1))
+    return [f"{fields['ArrayJobId']}_{task}" for task in tasks]
 
 
 def node_hosts(partition: str | None = None) -> set[str]:
@@ -176,10 +210,7 @@ def _number(values: dict[str, str], key: str) -> int:
     return int(found[0])
 
 
-def _read_job(record: str) -> QueuedJob:
-    fields = [field.strip() for field in record.split(_UNIT)]
-    if len(fields) != len(_COLUMNS):
-        raise SlurmError(f"squeue: must print {len(_COLUMNS)} fields, got {record!r}")
+def _read_job(fields: Sequence[str]) -> QueuedJob:
     job_id, raw_id, state, reason, node, restarts, name, partition, left, comment = fields
     return QueuedJob(
         job_id=job_id,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import re
 import shutil
 import signal as signals
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from slurm.calls import call, missing_program, one_line, says_no_answer
 from slurm.cluster import ClusterSpec
 from slurm.errors import SlurmError, SubmitError, UnreachableError
 from slurm.queue import versions_and_limits
+from slurm.scheduler import Job
+from slurm.script import python_of, sbatch_options, setup_lines
 
 # scancel takes its jobs as arguments; more at once would outgrow a command line.
 IDS_PER_CALL = 500
@@ -34,33 +34,6 @@ _VARIABLES = {
     "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
     "no-requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """The job in which this process runs.
-
-    Attributes
-    ----------
-    job_id
-        As `12`, or `12_3` in an array; equal to `QueuedJob.job_id`.
-    raw_id
-        SLURM_JOB_ID.
-    restarts
-        How often the job has been requeued before.
-    node
-        SLURM's name of the node; None outside a compute node.
-    end_unix_s
-        When the time limit ends the job, in seconds since 1970; None if it has no limit or nobody
-        knows.
-    """
-
-    job_id: str
-    raw_id: str
-    restarts: int
-    node: str | None
-    partition: str | None
-    end_unix_s: float | None
 
 
 class _Copy:
@@ -233,19 +206,21 @@ def _submit_array(
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(folder, max_num_timeout=0)
-    options = _options(cluster, name, comment)
+    # A step would hold the CPUs that the objective's own srun needs, and hand its variables on.
+    by_shell = cluster.nodes_per_trial > 1
+    python = f"exec {python_of(cluster)}" if by_shell else python_of(cluster)
+    executor = SlurmExecutor(folder, max_num_timeout=0, python=python)
+    options = sbatch_options(cluster, name, comment, exec_by_shell=by_shell)
     executor.update_parameters(
         # Everything is said in `options`; what has a default of submitit's own is taken back.
-        nodes=1,
-        ntasks_per_node=1,
         time=None,
         wckey=None,
         job_name=None,
         array_parallelism=cluster.throttle or n,
-        setup=list(cluster.setup) or None,
+        setup=setup_lines(cluster) or None,
+        use_srun=not by_shell,
         # From 22.05 on, srun no longer takes this over from the job around it.
-        srun_args=[f"--cpus-per-task={cluster.cpus}", *cluster.srun],
+        srun_args=[f"--cpus-per-task={cluster.cpus_per_job}", *cluster.srun],
         stderr_to_stdout=True,
         additional_parameters=options,
     )
@@ -255,7 +230,7 @@ def _submit_array(
     except (FailedJobError, FailedSubmissionError) as exc:
         _remove_unsent(folder)
         words = one_line(str(exc), "sbatch")
-        if says_no_answer(words) and not before:
+        if says_no_answer(words):
             raise UnreachableError(f"SLURM cannot be asked: sbatch: {words}") from exc
         already = f" ({len(before)} jobs were submitted before it)" if before else ""
         raise SubmitError(
@@ -266,32 +241,6 @@ def _submit_array(
             with contextlib.suppress(FileNotFoundError):  # a job that has begun may rename its own
                 file.chmod(0o600)
     return [job.job_id for job in jobs]
-
-
-def _options(cluster: ClusterSpec, name: str, comment: str) -> dict[str, Any]:
-    """Return the options of sbatch for one job of a cluster."""
-    options: dict[str, Any] = {
-        "job-name": name,
-        "comment": comment,
-        "partition": cluster.partition,
-        "time": cluster.time_limit,
-        "mem": f"{math.ceil(cluster.memory_gb * 1024)}M",
-        "cpus-per-task": cluster.cpus,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
-        "reservation": cluster.reservation,
-        "nodelist": cluster.nodelist,
-        "exclude": cluster.exclude,
-        "gres": cluster.gres,
-        "nice": cluster.nice,
-        "requeue" if cluster.requeue else "no-requeue": True,
-        # Named here because a variable can make submitit send another signal.
-        "signal": f"USR2@{cluster.leave_before_s}",
-        "open-mode": "append",
-        **cluster.extra,
-    }
-    return {key: value for key, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager

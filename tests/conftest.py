@@ -15,11 +15,11 @@ from features.table import Column, Target
 from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord
-from hpo.system.threads import use_one_thread
+from hpo.system.threads import use_threads
 from tests.support.databases import fresh_database
 from tests.support.requirements import SHARED_DATA, unavailable
 from tests.support.slurm.cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
@@ -40,7 +40,7 @@ NEEDS = {
 
 def pytest_configure() -> None:
     """Fit with one thread, as every command does."""
-    use_one_thread()
+    use_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,9 @@ from hpo.cli import COMMANDS, make_parser
 from tests.support.studies import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+]
 
 
 @pytest.mark.parametrize("name", ["hpo", "features", "slurm", "studies"])

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import lzma
 import tarfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from features.datasets.foreign_files import read_bounded
 from features.errors import DatasetError
+
+# A CIF has a few KB, of the largest structures a few MB; a small archive can unpack to anything.
+MAX_CIF_BYTES, MAX_UNPACKED_BYTES = 100_000_000, 1_000_000_000
+_TOO_LARGE = (
+    f"it unpacks to more than {MAX_UNPACKED_BYTES / 1e9:g} GB, or to a CIF of more than "
+    f"{MAX_CIF_BYTES / 1e6:g} MB; unpack it, and look at what is in it"
+)
+_COMPRESSIONS: Mapping[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
+_UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ def read_cifs(path: Path) -> CifSet:
         files = _in_folder(path) if path.is_dir() else _in_archive(path)
     except FileNotFoundError as exc:
         raise DatasetError(f"CIFs: there is no folder or archive {path}") from exc
-    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as exc:
+    except (*_UNREADABLE, RecursionError) as exc:
         raise DatasetError(
             f"CIFs: {path} cannot be read ({exc}); give a folder or a whole .tar.gz"
         ) from exc
@@ -62,15 +76,40 @@ def _is_cif(name: str) -> bool:
 
 def _in_folder(path: Path) -> list[tuple[str, bytes]]:
     found = sorted(entry for entry in path.rglob("*") if _is_cif(entry.name) and entry.is_file())
-    return [(entry.stem, entry.read_bytes()) for entry in found]
+    return [(entry.stem, read_bounded(entry, MAX_CIF_BYTES)) for entry in found]
 
 
 def _in_archive(path: Path) -> list[tuple[str, bytes]]:
-    files = []
-    with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:*") as archive:
+    files, left = [], MAX_UNPACKED_BYTES
+    unpacked = _unpack(read_bounded(path, MAX_UNPACKED_BYTES))
+    with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
         for member in archive:
             name = PurePosixPath(member.name)
-            content = archive.extractfile(member) if _is_cif(name.name) else None
+            if not _is_cif(name.name):
+                continue
+            try:
+                content = archive.extractfile(member)
+            except (KeyError, RecursionError) as exc:
+                raise tarfile.TarError(
+                    f"{member.name} is a link to no file in it; pack the file itself"
+                ) from exc
             if content is not None:
-                files.append((name.stem, content.read()))
+                # A sparse file, or many links to one, are longer than what the archive holds.
+                data = content.read(min(left, MAX_CIF_BYTES) + 1)
+                left -= len(data)
+                if left < 0 or len(data) > MAX_CIF_BYTES:
+                    raise tarfile.TarError(f"{member.name}: {_TOO_LARGE}")
+                files.append((name.stem, data))
     return files
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return what was compressed, as far as it has a size to work with."""
+    for mark, module in _COMPRESSIONS.items():
+        if data.startswith(mark):
+            with module.open(io.BytesIO(data)) as stream:
+                unpacked: bytes = stream.read(MAX_UNPACKED_BYTES + 1)
+            if len(unpacked) > MAX_UNPACKED_BYTES:
+                raise tarfile.TarError(_TOO_LARGE)
+            return unpacked
+    return data

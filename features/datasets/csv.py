@@ -8,6 +8,7 @@ from pathlib import Path
 
 from features.datasets.cif_files import read_cifs
 from features.datasets.csv_parsing import CsvFile, parse_csv
+from features.datasets.foreign_files import expand_home
 from features.datasets.groups import hold_out
 from features.datasets.row_parsing import (
     Formula,
@@ -19,7 +20,7 @@ from features.datasets.row_parsing import (
 )
 from features.datasets.sources import Source, cif_sets, csv_files, read_source
 from features.families.registry import Need
-from features.records import Target
+from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
 
@@ -44,10 +45,10 @@ def sources_of(
     """Read the CSV file, and the CIFs if a family needs them."""
     del data_dir  # a CSV file has its own path
     log(f"csv: reading {spec.path}")
-    table = read_source(base_dir / spec.path.expanduser(), "csv")
+    table = read_source(base_dir / expand_home(spec.path), "csv")
     if spec.cifs is None or "cif" not in needs:
         return (table,)
-    return table, read_cifs(base_dir / spec.cifs.expanduser())
+    return table, read_cifs(base_dir / expand_home(spec.cifs))
 
 
 def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) -> Rows:
@@ -85,6 +86,8 @@ def _group_by(column: str) -> Callable[[Mapping[str, str], Formula], tuple[str, 
     def tokens(fields: Mapping[str, str], _formula: Formula) -> tuple[str, ...]:
         if not fields[column]:
             raise ValueError(f"column {column!r} is empty: the row needs a group")
+        if CONTROL.search(fields[column]):
+            raise ValueError(f"column {column!r}: {fields[column]!r} has control characters")
         return (fields[column],)
 
     return tokens

@@ -8,6 +8,7 @@ in place of its structure.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import warnings
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from features.atomic_files import clear_dead_scratch, scratch_folder
 from features.chemistry.composition import composition_key
 from features.chemistry.formulas import parse_formula
+from features.datasets.foreign_files import MAX_BYTES
 from features.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -171,6 +173,8 @@ def store(entries: Sequence[Entry], path: Path) -> None:
     frame = pd.DataFrame(
         [[getattr(entry, column) for column in COLUMNS] for entry in entries], columns=COLUMNS
     )
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"band_gap: {path} is no file that can be replaced; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_dead_scratch(path.parent)
@@ -191,10 +195,22 @@ def load(data: bytes) -> list[Entry]:
         The file is damaged, or is something else.
     """
     try:
-        frame = json.loads(gzip.decompress(data))
+        with gzip.open(io.BytesIO(data)) as stream:
+            text = stream.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_BYTES / 1e9:g} GB")
+        frame = json.loads(text)
         columns = [frame["columns"].index(column) for column in COLUMNS]
         return [Entry(*(row[position] for position in columns)) for row in frame["data"]]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as exc:
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ) as exc:
         raise DatasetError(
             f"band_gap: {FILE_NAME} is damaged or none of ours ({type(exc).__name__}: {exc}); "
             "remove it, and have it fetched again"

@@ -18,7 +18,7 @@ from features.datasets.csv_parsing import CsvFile, Record
 from features.datasets.groups import linked_groups
 from features.datasets.numbers import parse_number, parse_target
 from features.errors import DatasetError
-from features.records import SkippedRow, Target
+from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
 N_SHOWN = 5
@@ -140,6 +140,8 @@ def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
                 raise ValueError(f"an exact duplicate of line {by_fields[record.fields]}")
             if not row_id:
                 raise ValueError(f"column {layout.id!r} is empty: the row needs an id")
+            if CONTROL.search(row_id):
+                raise ValueError(f"column {layout.id!r}: {row_id!r} has control characters")
             if row_id in kept.by_id:
                 raise ValueError(_conflict(csv, record, row_id, kept))
             _read_record(part, layout, record, row_id, fields, kept)

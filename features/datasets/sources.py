@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from features.datasets.cif_files import CifSet
+from features.datasets.foreign_files import expand_home, read_bounded
 from features.errors import DatasetError
 
 
@@ -29,9 +30,9 @@ Source = SourceFile | CifSet
 
 
 def read_source(path: Path, what: str) -> SourceFile:
-    """Read the file `path`; a DatasetError calls it `what` if that fails."""
+    """Read the file or pipe `path`; a DatasetError calls it `what` if that fails."""
     try:
-        return SourceFile(path.name, path.read_bytes())
+        return SourceFile(path.name, read_bounded(path))
     except FileNotFoundError as exc:
         raise DatasetError(f"{what}: there is no file {path}; correct the path") from exc
     except OSError as exc:
@@ -52,4 +53,4 @@ def user_cache() -> Path:
     """Return the folder below which downloads are kept for this user."""
     # The XDG specification has relative paths ignored.
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "hpo"
+    return (given if given.is_absolute() else expand_home(Path("~/.cache"))) / "hpo"

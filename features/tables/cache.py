@@ -1,7 +1,7 @@
 """Caches of builds: finished tables by request, and family blocks by input.
 
 Keys are hashes of everything that the result depends on, so an entry is never out of date; one
-that is damaged is as good as absent.
+that is damaged, or was changed by hand, is as good as absent: each begins with a checksum.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def naming_folder(tables_dir: Path) -> Iterator[None]:
 def find_table(tables_dir: Path, request: str) -> str | None:
     """Return the name of the table that answered `request` before."""
     try:
-        name = json.loads((tables_dir / INDEX_NAME / f"{request}.json").read_bytes())["table"]
+        data = (tables_dir / INDEX_NAME / f"{request}.json").read_bytes()
+        name = json.loads(_unsealed(data, request))["table"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None
@@ -102,7 +103,20 @@ def find_table(tables_dir: Path, request: str) -> str | None:
 def remember_table(tables_dir: Path, request: str, name: str) -> None:
     """Note that the table `name` answers `request`."""
     path = tables_dir / INDEX_NAME / f"{request}.json"
-    replace_file(tables_dir, path, json.dumps({"table": name}).encode())
+    replace_file(tables_dir, path, _sealed(json.dumps({"table": name}).encode(), request))
+
+
+def _sealed(data: bytes, key: str) -> bytes:
+    """Return an entry as it is stored: behind a hash of itself and of what it is the answer to."""
+    return hashlib.sha256(f"{key}\n".encode() + data).hexdigest().encode() + b"\n" + data
+
+
+def _unsealed(stored: bytes, key: str) -> bytes:
+    """Return an entry, or raise ValueError where it is not as it was stored under this key."""
+    _, _, data = stored.partition(b"\n")
+    if _sealed(data, key) != stored:
+        raise ValueError("changed after it was stored")
+    return data
 
 
 def block_key(family: FamilyInfo, rows: Rows) -> str:
@@ -139,7 +153,7 @@ def load_description(
         data = _description_path(tables_dir, family, version, digest).read_bytes()
     except OSError:
         return None
-    return _read_description(data, family)
+    return _read_description(data, family, _description_key(version, digest))
 
 
 @contextmanager
@@ -148,7 +162,8 @@ def claim_description(
 ) -> Iterator[DescriptionFile | None]:
     """Claim the description of one CIF; None if another process is at work on it."""
     with claim_file(_description_path(tables_dir, family, version, digest)) as handle:
-        yield None if handle is None else DescriptionFile(handle, family)
+        key = _description_key(version, digest)
+        yield None if handle is None else DescriptionFile(handle, family, key)
 
 
 @dataclass(frozen=True)
@@ -157,11 +172,12 @@ class DescriptionFile:
 
     handle: IO[bytes]
     family: FamilyInfo
+    key: str
 
     def load(self) -> Description | None:
         """Return what is there; None for nothing, or for what somebody left half."""
         self.handle.seek(0)
-        return _read_description(self.handle.read(), self.family)
+        return _read_description(self.handle.read(), self.family, self.key)
 
     def save(self, description: Description) -> None:
         """Write it in place: the file is the claim, another one under its name would be none."""
@@ -169,14 +185,18 @@ class DescriptionFile:
         stored = {"values": [float(value) for value in values], "reasons": reasons}
         self.handle.seek(0)
         self.handle.truncate()
-        self.handle.write(json.dumps(stored).encode())
+        self.handle.write(_sealed(json.dumps(stored).encode(), self.key))
         self.handle.flush()
         os.fsync(self.handle.fileno())
 
 
-def _read_description(data: bytes, family: FamilyInfo) -> Description | None:
+def _description_key(version: str, digest: str) -> str:
+    return f"{version} {digest}"
+
+
+def _read_description(data: bytes, family: FamilyInfo, key: str) -> Description | None:
     try:
-        stored = json.loads(data)
+        stored = json.loads(_unsealed(data, key))
         values = [float(value) for value in stored["values"]]
         reasons = [str(reason) for reason in stored["reasons"]]
     except (ValueError, KeyError, TypeError):
@@ -192,9 +212,8 @@ def _description_path(tables_dir: Path, family: FamilyInfo, version: str, digest
 def load_block(tables_dir: Path, family: FamilyInfo, key: str, n_rows: int) -> Block | None:
     """Return a cached block, or None if there is no whole one."""
     try:
-        # Read first: given a path, `np.load` leaves a damaged file open.
-        data = io.BytesIO(_block_path(tables_dir, family, key).read_bytes())
-        with np.load(data, allow_pickle=False) as stored:
+        data = _unsealed(_block_path(tables_dir, family, key).read_bytes(), key)
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             values = stored["values"]
             remarks = json.loads(stored["remarks"].tobytes())
         block = Block(values, tuple(Remark(**remark) for remark in remarks))
@@ -209,7 +228,8 @@ def save_block(tables_dir: Path, family: FamilyInfo, key: str, block: Block) -> 
     remarks = json.dumps([asdict(remark) for remark in block.remarks]).encode()
     buffer = io.BytesIO()
     np.savez(buffer, values=block.values, remarks=np.frombuffer(remarks, dtype=np.uint8))
-    replace_file(tables_dir, _block_path(tables_dir, family, key), buffer.getvalue())
+    path = _block_path(tables_dir, family, key)
+    replace_file(tables_dir, path, _sealed(buffer.getvalue(), key))
 
 
 def _block_path(tables_dir: Path, family: FamilyInfo, key: str) -> Path:

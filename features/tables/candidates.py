@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from features.chemistry.elements import ELEMENTS
 from features.chemistry.formulas import Compositions, parse_formula
+from features.datasets.cif_files import MAX_CIF_BYTES
 from features.datasets.csv import cell_columns
 from features.datasets.csv_parsing import CsvFile, parse_csv
+from features.datasets.foreign_files import expand_home, read_bounded
 from features.datasets.row_parsing import read_cell
 from features.datasets.sources import read_source
 from features.errors import DatasetError, TableError
@@ -220,7 +222,7 @@ def _read_cifs(
         if reasons[row] or not fields[position]:
             continue
         try:
-            cifs[row] = (folder / Path(fields[position]).expanduser()).read_bytes()
+            cifs[row] = read_bounded(folder / expand_home(Path(fields[position])), MAX_CIF_BYTES)
         except OSError as exc:
             reasons[row] = f"CIF {fields[position]!r}: cannot be read ({exc.strerror})"
     return cifs

@@ -28,6 +28,7 @@ from features.atomic_files import replace_file, scratch_folder, sync_folder, wri
 from features.errors import TableError
 from features.families.registry import RESERVED_NAMES
 from features.records import (
+    CONTROL,
     BuildResult,
     Column,
     ContentHash,
@@ -106,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     folder = _folder_of(path)
     try:
         manifest = json.loads(_read_bytes(folder / MANIFEST_NAME))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise _damaged(folder, f"{MANIFEST_NAME} is not JSON ({exc})") from exc
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise _damaged(folder, f"{MANIFEST_NAME} has no format version")
@@ -455,6 +456,9 @@ def check_rows(rows: TableRows) -> None:
         if len(set(values)) < len(values):
             value, count = Counter(values).most_common(1)[0]
             raise TableError(f"table: {what} must be unique, but {value!r} is there {count} times")
+    for what, values in (("ids", rows.ids), ("groups", rows.groups), ("column names", names)):
+        if (bad := next(filter(CONTROL.search, values), None)) is not None:
+            raise TableError(f"table: {what} must have no control characters, got {bad!r}")
     taken = sorted(RESERVED_NAMES & set(names))
     if taken:
         raise TableError(f"table: {taken[0]!r} is the table's own column; rename the feature")

@@ -84,7 +84,7 @@ def record_nested(record: StudyRecord, pooled: Predictions) -> None:
         {
             "rows": len(pooled.y),
             "folds": int(pooled.fold.max()) + 1,
-            "trials": record.spec.trials,
+            "trials": record.ledger.counts().budget,
             "scores": dict(pooled.scores),
             "intervals": {
                 "row": dict(pooled.row_intervals),

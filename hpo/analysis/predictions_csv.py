@@ -11,6 +11,7 @@ import numpy as np
 from hpo.analysis.best_model import Evaluation, Predictions
 from hpo.errors import HpoError
 from hpo.objectives.metrics import METRICS, RANK_METRICS, score_all
+from hpo.wording import original_cell, plain_cell
 
 PREDICTIONS_NAME = "predictions.csv"
 COLUMNS = ("set", "id", "group", "fold", "actual", "predicted")
@@ -27,7 +28,8 @@ def predictions_csv(evaluation: Evaluation) -> str:
         folds = [fold if fold >= 0 else "" for fold in rows.fold.tolist()]
         columns = (rows.ids.tolist(), rows.groups.tolist(), folds, rows.y, rows.predicted)
         for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
-            writer.writerow((name, row_id, group, fold, float(actual), float(predicted)))
+            texts = (plain_cell(row_id), plain_cell(group))
+            writer.writerow((name, *texts, fold, float(actual), float(predicted)))
     return text.getvalue()
 
 
@@ -68,10 +70,10 @@ def _predictions(lines: list[list[str]], has_unit: bool) -> Predictions | None:
     _, ids, groups, folds, actual, predicted = zip(*lines, strict=True)
     y, found = np.array(actual, dtype=np.float64), np.array(predicted, dtype=np.float64)
     return Predictions(
-        ids=np.array(ids, dtype=np.str_),
+        ids=np.array([original_cell(text) for text in ids], dtype=np.str_),
         y=y,
         predicted=found,
-        groups=np.array(groups, dtype=np.str_),
+        groups=np.array([original_cell(text) for text in groups], dtype=np.str_),
         fold=np.array([int(fold) if fold else -1 for fold in folds], dtype=np.int64),
         scores=score_all(y, found, METRICS if has_unit else RANK_METRICS),
         row_intervals={},

@@ -18,6 +18,7 @@ from hpo.analysis.conformal import Intervals, assess, join_predictions, repair_c
 from hpo.errors import HpoError
 from hpo.spec.sections import QuantileSpec
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import report_folder
 from hpo.wording import count_of
 
 SET_NAMES = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
@@ -114,7 +115,9 @@ def join_studies(
             f"levels {levels[0]:g} and {levels[-1]:g}: intervals between them would hold "
             f"{coverage:g} of the rows; there must be at least {MIN_COVERAGE:g} between"
         )
-    read = [read_study(compare_study(record), reports_dir) for record in ordered]
+    read = [
+        read_study(compare_study(record), report_folder(record, reports_dir)) for record in ordered
+    ]
     for study in read:
         if "cv" not in study.rows:
             raise HpoError(f"study '{study.name}': {study.remark}")

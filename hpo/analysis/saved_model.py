@@ -30,10 +30,9 @@ from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.protocol import Objective
-from hpo.plugins import make_importable
 from hpo.storage.events import EventKind
-from hpo.study import provenance
-from hpo.study.fingerprint import compare, fingerprint, is_comparable
+from hpo.study.identity import provenance
+from hpo.study.identity.fingerprint import compare, fingerprint, is_comparable
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import best_trial
 from hpo.wording import count_of
@@ -158,7 +157,7 @@ def load(record: StudyRecord, folder: Path) -> Model:
             )
     import joblib
 
-    make_importable(Path(record.source.file))
+    record.admit_code()
     with np.load(io.BytesIO(calibration), allow_pickle=False) as arrays:
         stored = Calibration(**{name: arrays[name] for name in arrays.files})
     try:
@@ -255,7 +254,8 @@ def _open_objective(
     record: StudyRecord, table: FeatureTable, *, refit: bool
 ) -> tuple[CrossValidation, list[str]]:
     """Return the study's objective, and what of the study changed since and was accepted."""
-    make_importable(Path(record.source.file))
+    accepted = ["packages", "code"] if refit else []
+    record.admit_code(accepted)
     objective = make_objective(record.spec, table)
     if not _predicts_value(objective):
         raise ModelError(
@@ -263,7 +263,6 @@ def _open_objective(
             "cannot be ranked by with intervals; rank with a study that predicts the value"
         )
     current = fingerprint(record.spec, table, objective)
-    accepted = ["packages", "code"] if refit else []
     try:
         return objective, compare(record.name, record.fingerprint, current, accepted)
     except ConflictError as exc:
@@ -378,10 +377,8 @@ def _summary(calibration: Calibration) -> dict[str, Any]:
 
 
 def _origin() -> dict[str, Any]:
-    """Return the provenance without the text of uncommitted changes, which its hash stands for."""
-    origin = provenance.collect()
-    origin["git"] = {key: value for key, value in origin["git"].items() if key != "diff"}
-    return origin
+    """Return what a model that is given away may say of where it was made."""
+    return provenance.published(provenance.collect())
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo.errors import HpoError
-from hpo.records import Access
+from hpo.records import TRUST, Access
+from hpo.redaction import redact, redact_argument
+from hpo.system.atomic_files import is_stream
+from hpo.wording import abridge, printable
 
 if TYPE_CHECKING:
     from hpo.storage.storage import StudyStorage
 
 INTERRUPTED = 130
+# What a person may read of one message; files may hold more in one word.
+MAX_LINE = 10_000
+# What a column of numbers holds in every database.
+MAX_COUNT = 2**31 - 1
 DEFAULT_STORAGE = "sqlite:///hpo.db"
 
 
@@ -26,7 +34,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with the exit code of a user's mistake."""
-        self.exit(HpoError.exit_code, f"error: {message}\n(see: {self.prog} --help)\n")
+        said = printable(f"error: {message}\n(see: {self.prog} --help)\n")
+        self.exit(HpoError.exit_code, said)
 
 
 def add_commands(parser: argparse.ArgumentParser) -> Any:
@@ -69,6 +78,23 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument(
+        "--trust",
+        action=_Trust,
+        nargs=0,
+        help=f"import code that a study names, although another user began it (default: {TRUST})",
+    )
+
+
+class _Trust(argparse.Action):
+    """Sets a variable, which the workers of this command inherit."""
+
+    def __call__(self, *_: object) -> None:
+        os.environ[TRUST] = "1"
+
+
 def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help=text)
@@ -89,9 +115,7 @@ def from_variable(name: str) -> dict[str, Any]:
 
 def not_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
-    return int(text)
+    return _count(text, 0)
 
 
 def seconds(text: str) -> float:
@@ -107,10 +131,50 @@ def seconds(text: str) -> float:
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+    return _count(text, 1)
+
+
+def _count(text: str, least: int) -> int:
+    # A text of so many digits is not even read.
+    number = int(text) if text.isdecimal() and len(text) < 20 else -1
+    if number < least:
+        got = f"got '{abridge(text)}'"
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, {got}")
+    if number > MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_COUNT}, got {number}")
     return number
+
+
+def add_output(parser: argparse.ArgumentParser, default: str, what: str = "") -> None:
+    """Add `--output` for one file; `default` says where it is written without it."""
+    parser.add_argument(
+        "--output",
+        type=_output_file,
+        metavar="FILE",
+        help=f"{what or 'what to write'}; - is standard output (default: {default})",
+    )
+
+
+def _output_file(text: str) -> Path:
+    """Read the name of a file that may be written, as far as its name says."""
+    path = Path(text)
+    try:
+        is_folder = path.is_dir()
+    except OSError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}': {exc.strerror}") from exc
+    if is_folder:
+        raise argparse.ArgumentTypeError(f"must be a file, and '{text}' is a folder")
+    return path
+
+
+@contextlib.contextmanager
+def beside_output(path: Path | None) -> Iterator[None]:
+    """Print to standard error meanwhile if what is written to `path` is a stream."""
+    if path is None or not is_stream(path):
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def open_storage(options: argparse.Namespace, access: Access) -> StudyStorage:
@@ -124,9 +188,7 @@ def storage_hint(options: argparse.Namespace) -> str:
     """Return what a suggested command needs so that it finds the same storage."""
     if options.storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE"):
         return ""
-    from hpo.storage.urls import hide_password
-
-    return f" --storage {hide_password(options.storage)}"
+    return f" --storage {redact_argument(options.storage)}"
 
 
 def absolute(folder: str | None) -> str | None:
@@ -135,14 +197,14 @@ def absolute(folder: str | None) -> str | None:
 
 
 def say(line: str) -> None:
-    """Print what is for a person, not for a program."""
-    sys.stderr.write(f"{line}\n")
+    """Print what is for a person, not for a program; a library's message may name a password."""
+    sys.stderr.write(f"{printable(abridge(redact(line), MAX_LINE))}\n")
     sys.stderr.flush()
 
 
 def print_line(line: str) -> None:
     """Print what a program may read."""
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{printable(line)}\n")
 
 
 def print_json(value: Any) -> None:

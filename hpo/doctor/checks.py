@@ -23,7 +23,7 @@ from pathlib import Path
 import hpo
 from hpo.doctor.result import GB, CheckResult, Verdict, ask, examine
 from hpo.doctor.storage import check_storage
-from hpo.study.provenance import git_state
+from hpo.study.identity.provenance import git_state
 from hpo.system import resources
 from hpo.system.filesystem import locate, nearest_existing
 from slurm.errors import SlurmError

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from hpo.doctor.result import GB, MB, CheckResult, Verdict, examine
 from hpo.errors import StorageError
 from hpo.storage.sqlite_reading import SqliteReader, is_wal
+from hpo.storage.urls import parse_url, show_url
 from hpo.system.filesystem import locate
 
 if TYPE_CHECKING:
@@ -36,13 +37,11 @@ NAMES = ("storage", "database latency", "clocks")
 
 def check_storage(url: str) -> list[CheckResult]:
     """Return what there is to say about a storage, which is never created nor changed."""
-    import sqlalchemy as sa
-
     try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        parsed = parse_url(url)
+    except StorageError as exc:
         remedy = "give a database URL, such as sqlite:///hpo.db (--storage or HPO_STORAGE)"
-        return _not_open(CheckResult("storage", "problem", f"{url}: not a database URL", remedy))
+        return _not_open(CheckResult("storage", "problem", str(exc), remedy))
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             found = f"{url}: workers are processes and need a file to share"
@@ -190,7 +189,7 @@ def _sqlite_now(connection: sqlite3.Connection) -> float:
 def _check_server(url: str, parsed: sa.URL) -> list[CheckResult]:
     import sqlalchemy as sa
 
-    shown = parsed.render_as_string(hide_password=True)
+    shown = show_url(parsed)
     if parsed.get_backend_name() != "postgresql":
         remedy = "use SQLite on one machine and PostgreSQL on several"
         found = f"{shown}: a kind of database that has not been tried"

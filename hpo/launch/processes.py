@@ -1,98 +1,56 @@
 """Starts worker processes on this machine: forked from a warm one, or each for itself.
 
 On Linux a warm process imports what a worker needs, once, and forks workers in milliseconds
-(`hpo.forkserver`). Elsewhere each worker is a Python of its own: macOS has no child subreaper,
-and its system libraries may not survive a fork.
+(`hpo.launch.forkserver`). Elsewhere each worker is a Python of its own: macOS has no child
+subreaper, and its system libraries may not survive a fork.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import json
+import errno
+import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from hpo.launch.forkserver import ANSWER_BYTES, FORK, NOT_FORKED, READY, serve
+from hpo.system.processes import adopt_orphans, count_threads
+from hpo.system.threads import thread_variables
+from hpo.worker.channel import Channel, WorkerOrder
 
 if TYPE_CHECKING:
     from hpo.spec.sections import StudySpec
 
-# What launcher and warm process tell each other.
-READY = b"ready"
-NOT_FORKED = b"0"
-MAX_MESSAGE = 1 << 16
-# A fork takes milliseconds; a warm process that does not answer is replaced.
+# A fork takes milliseconds; without an answer the warm process is given up.
 ANSWER_S = 5.0
-# How often in a row it may die without having forked anything, until workers go without it.
-MAX_STARTS_WITHOUT_PROGRESS = 3
-_PR_SET_CHILD_SUBREAPER = 36
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # What every worker imports, whatever its study.
 _MODULES = (
-    "hpo.commands.studies.worker",
     "hpo.launch.worker_process",
     "sqlalchemy.dialects.sqlite",
 )
 
-
-class WorkerProcess(Protocol):
-    """A worker process as its launcher sees it; `subprocess.Popen` is one."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """Return the exit code, negative for a signal; None while the process lives."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code; raise subprocess.TimeoutExpired if there is none in time."""
-
-    def send_signal(self, sig: int) -> None:
-        """Send a signal, if the process lives."""
+_log = logging.getLogger(__name__)
 
 
-class WorkerSource(Protocol):
-    """Where a launcher gets its workers from."""
+class WorkerProcess:
+    """A worker process as its launcher sees it.
 
-    def start(self, arguments: Sequence[str], storage_url: str) -> WorkerProcess | None:
-        """Start `hpo ARGUMENTS`; None if it is too early for that.
+    Attributes
+    ----------
+    channel
+        To the worker.
+    """
 
-        The URL is not among the arguments: it may hold a password, which other users could read
-        from a command line.
-        """
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than until workers can be started."""
-
-
-class FreshProcesses:
-    """Each worker is a Python of its own."""
-
-    def start(self, arguments: Sequence[str], storage_url: str) -> WorkerProcess | None:
-        """Start `hpo ARGUMENTS`."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "hpo", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HPO_STORAGE": storage_url},
-            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
-            start_new_session=True,
-        )
-
-    def pause(self, seconds: float) -> None:
-        """Sleep."""
-        time.sleep(seconds)
-
-
-class ForkedProcess:
-    """A worker that the warm process has forked: a child of this process."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid, self.channel = pid, channel
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -107,59 +65,129 @@ class ForkedProcess:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code; raise subprocess.TimeoutExpired if there is none in time."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise subprocess.TimeoutExpired(f"worker {self.pid}", timeout or 0.0)
+    def wait(self, within_s: float) -> int | None:
+        """Return the exit code; None if the process lives on after so long."""
+        deadline = time.monotonic() + within_s
+        while (code := self.poll()) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return code
 
-    def send_signal(self, sig: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal, if the process lives."""
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            os.kill(self.pid, number)
+
+
+class WorkerSource(Protocol):
+    """Where a launcher gets its workers from.
+
+    Attributes
+    ----------
+    adopts
+        Whether what is orphaned below a worker becomes a child of this process.
+    """
+
+    adopts: bool
+
+    def start(self, order: WorkerOrder) -> WorkerProcess | None:
+        """Start a worker; None if it is too early for that."""
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not longer than until workers can be started."""
+
+
+class FreshProcesses:
+    """Each worker is a Python of its own; a quiet one prints to its log alone."""
+
+    adopts = False
+
+    def __init__(self, *, quiet: bool = True) -> None:
+        self._quiet = quiet
+
+    def start(self, order: WorkerOrder) -> WorkerProcess | None:
+        """Start a worker; None if the system has no room for another process now."""
+        try:
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    pid = self._start(theirs, order.threads)
+            except OSError:
+                ours.close()
+                raise
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:
+                raise
+            _log.warning("no worker can be started, trying again: %s", exc.strerror)
+            return None
+        return _instruct(pid, ours, order)
+
+    def _start(self, theirs: socket.socket, threads: int) -> int:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "hpo.launch.worker_process", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if self._quiet else None,
+            stderr=subprocess.DEVNULL if self._quiet else None,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **thread_variables(threads)},
+            # Ctrl-C in the terminal is for the launcher, which passes on what it means.
+            start_new_session=True,
+        )
+        # It is this class of ours that waits for it.
+        started.returncode = 0
+        return started.pid
+
+    def pause(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
 
 
 class ForkedProcesses:
-    """Workers forked from a warm process, which is started at once and again if it dies.
+    """Workers forked from a warm process; each a Python of its own if that is gone.
 
     Parameters
     ----------
     modules
         What the warm process imports.
+    threads
+        Of the numerical libraries that it loads.
+    quiet
+        Whether workers print to their logs alone.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._modules = tuple(modules)
-        self._without_progress = 0
-        self._ready = False
-        self._warm, self._socket = self._start_warm()
+    adopts = True
 
-    def start(self, arguments: Sequence[str], storage_url: str) -> WorkerProcess | None:
-        """Fork a worker that runs `hpo ARGUMENTS`; None if the warm process is not ready."""
-        if self._without_progress >= MAX_STARTS_WITHOUT_PROGRESS:
-            return FreshProcesses().start(arguments, storage_url)
+    def __init__(self, modules: Sequence[str], threads: int = 1, *, quiet: bool = True) -> None:
+        self._quiet = quiet
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(ANSWER_S)
+        self._ready = self._gone = False
+        self._pid = os.fork()
+        if self._pid == 0:
+            serve(theirs, modules, threads, quiet=quiet)
+        theirs.close()
+
+    def start(self, order: WorkerOrder) -> WorkerProcess | None:
+        """Fork a worker; None if the warm process is not ready."""
         if not self._becomes_ready(0.0):
             return None
-        order = {"arguments": list(arguments), "environment": {"HPO_STORAGE": storage_url}}
-        try:
-            self._socket.send(json.dumps(order).encode())
-            answer = self._socket.recv(MAX_MESSAGE)
-        except OSError:
-            answer = b""
-        if not answer:
-            self._restart()
-            return None
-        if answer == NOT_FORKED:
-            return None
-        self._without_progress = 0
-        return ForkedProcess(int(answer))
+        if self._gone:
+            return FreshProcesses(quiet=self._quiet).start(order)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._socket, [FORK], [theirs.fileno()])
+                answer = self._socket.recv(ANSWER_BYTES)
+            except OSError:
+                answer = b""
+        if answer and answer != NOT_FORKED:
+            return _instruct(int(answer), ours, order)
+        ours.close()
+        self._gone = self._gone or not answer
+        return None
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not longer than until the warm process is ready."""
-        if self._ready or self._without_progress >= MAX_STARTS_WITHOUT_PROGRESS:
+        if self._ready:
             time.sleep(seconds)
         else:
             self._becomes_ready(seconds)
@@ -167,58 +195,42 @@ class ForkedProcesses:
     def close(self) -> None:
         """End the warm process; workers live on."""
         self._socket.close()
-        self._warm.kill()
-        self._warm.wait()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
 
     def _becomes_ready(self, within_s: float) -> bool:
         if not self._ready and select.select([self._socket], [], [], within_s)[0]:
-            self._ready = self._hear() == READY
-            if not self._ready:
-                self._restart()
+            self._ready = True
+            try:
+                self._gone = self._socket.recv(ANSWER_BYTES) != READY
+            except OSError:
+                self._gone = True
         return self._ready
 
-    def _hear(self) -> bytes:
-        try:
-            return self._socket.recv(MAX_MESSAGE)
-        except OSError:
-            return b""
 
-    def _restart(self) -> None:
-        self.close()
-        self._without_progress += 1
-        self._ready = False
-        self._warm, self._socket = self._start_warm()
-
-    def _start_warm(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(ANSWER_S)
-        with theirs:
-            descriptor = theirs.fileno()
-            # "worker" marks the command line of its forks, which is this one.
-            command = [sys.executable, "-m", "hpo.forkserver", "worker", str(descriptor)]
-            warm = subprocess.Popen(
-                [*command, *self._modules],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[descriptor],
-                start_new_session=True,
-            )
-        return warm, ours
+def _instruct(pid: int, connection: socket.socket, order: WorkerOrder) -> WorkerProcess:
+    channel = Channel(connection)
+    channel.tell(**order.as_message())
+    return WorkerProcess(pid, channel)
 
 
 @contextlib.contextmanager
-def worker_source(spec: StudySpec) -> Iterator[WorkerSource]:
-    """Give what starts workers of a study; from here on it gets ready by itself."""
-    if not _adopt_orphans(adopt=True):
-        yield FreshProcesses()
+def worker_source(spec: StudySpec, threads: int, *, quiet: bool = True) -> Iterator[WorkerSource]:
+    """Give what starts workers of a study; from here on it gets ready by itself.
+
+    Workers print to their logs alone, or, if not `quiet`, where those cannot be written to the
+    output of this process.
+    A process with threads, such as a notebook's, cannot be forked safely.
+    """
+    if count_threads() != 1 or not adopt_orphans(adopt=True):
+        yield FreshProcesses(quiet=quiet)
         return
-    source = ForkedProcesses(worker_modules(spec))
+    source = ForkedProcesses(worker_modules(spec), threads, quiet=quiet)
     try:
         yield source
     finally:
         source.close()
-        _adopt_orphans(adopt=False)
+        adopt_orphans(adopt=False)
 
 
 def worker_modules(spec: StudySpec) -> list[str]:
@@ -240,11 +252,3 @@ def worker_modules(spec: StudySpec) -> list[str]:
     if "hist_gradient_boosting" in names:
         modules.append("hpo.estimators.boosting")
     return [*modules, *sorted({REGISTRY[name].factory.partition(":")[0] for name in names})]
-
-
-def _adopt_orphans(*, adopt: bool) -> bool:
-    """Become the parent of what is orphaned below this process, or not any more (Linux 3.4)."""
-    if sys.platform != "linux":
-        return False
-    libc: Any = ctypes.CDLL(None)
-    return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0)

@@ -1,16 +1,29 @@
-"""Shows how far a study is: one line that is rewritten on a terminal, a few lines in a log."""
+"""Shows how far a study is: one line that is rewritten on a terminal, a few lines in a log.
+
+The first trials that fail are shown as they do, and at the end all reasons by their kinds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from hpo.errors import StorageError
+from hpo.study.failures import group_failures
 from hpo.study.record import StudyRecord
 from hpo.study.status import Status
-from hpo.wording import count_of, plain_number
+from hpo.wording import count_of, one_line, plain_number
 
 # In a log file a line is worth writing when a tenth is done, or when this long has passed.
 LOG_INTERVAL_S = 60.0
+# How many failures are shown as they happen, and how many kinds of reasons at the end.
+MAX_FAILURES = 5
+MAX_KINDS = 5
+MAX_REASON = 200
+# Of a terminal: to the beginning of the line, which is emptied.
+CLEAR = "\r\x1b[2K"
 
 
 class Progress:
@@ -26,7 +39,10 @@ class Progress:
         self._began: tuple[float, int] | None = None
         self._logged: tuple[float, int] | None = None
         self._shown = ""
-        self._name = record.name
+        self._record = record
+        # Trials whose failure need not be shown: what an earlier run saw, and what was shown.
+        self._known: set[int] | None = None
+        self._n_failures = 0
 
     def __call__(self, status: Status) -> None:
         """Show a status if there is something new to show."""
@@ -35,9 +51,13 @@ class Progress:
             self._began = (now, finished)
         elapsed_s, done = now - self._began[0], finished - self._began[1]
         line = describe(status, elapsed_s, done)
+        for failure in self._new_failures(status.failures):
+            self._stream.write(f"{CLEAR if self._terminal else ''}{failure}\n")
+            self._stream.flush()
+            self._shown = ""
         if self._terminal:
             if line != self._shown:
-                self._stream.write(f"\r\x1b[2K{line}")
+                self._stream.write(f"{CLEAR}{line}")
                 self._stream.flush()
         elif self._worth_a_line(now, status):
             self._stream.write(f"{line}\n")
@@ -45,10 +65,26 @@ class Progress:
         self._shown = line
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """Leave the last line standing, and say why trials failed."""
         if self._terminal and self._shown:
             self._stream.write("\n")
-            self._stream.flush()
+        # Nobody waits for a database at the end of a run.
+        with contextlib.suppress(StorageError):
+            for line in describe_failures(self._record.name, self._record.ledger.failures()):
+                self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def _new_failures(self, failures: Sequence[tuple[int, str]]) -> Iterator[str]:
+        """Return a line for each trial that has failed since the last time, up to a number."""
+        if self._known is None:
+            self._known = {number for number, _ in failures}
+        for number, reason in reversed(failures):
+            if number not in self._known and self._n_failures < MAX_FAILURES:
+                self._n_failures += 1
+                yield f"trial {number} failed: {one_line(reason, MAX_REASON)}"
+                if self._n_failures == MAX_FAILURES:
+                    yield "further failures are counted, and summed up at the end"
+            self._known.add(number)
 
     def _worth_a_line(self, now: float, status: Status) -> bool:
         counts = status.counts
@@ -87,6 +123,32 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
     if counts.failed:
         parts.append(f"{counts.failed} failed")
     return "  ".join(parts)
+
+
+def describe_failures(name: str, failures: Sequence[tuple[int, str]]) -> list[str]:
+    """Return what is said at the end of the trials of a study that failed; nothing if none did.
+
+    Parameters
+    ----------
+    name
+        The study.
+    failures
+        Number and reason of each of them.
+    """
+    if not failures:
+        return []
+    kinds = group_failures(failures)
+    lines = [f"{count_of(len(failures), 'trial')} failed:"]
+    width = len(str(len(kinds[0].numbers)))
+    for kind in kinds[:MAX_KINDS]:
+        first = f"trial {kind.numbers[0]}" + (" and others" if len(kind.numbers) > 1 else "")
+        lines.append(
+            f"  {len(kind.numbers):{width}}  {one_line(kind.reason, MAX_REASON)} ({first})"
+        )
+    n_others = sum(len(kind.numbers) for kind in kinds[MAX_KINDS:])
+    if n_others:
+        lines.append(f"  and {n_others} for other reasons")
+    return [*lines, f"  more about one of them: hpo logs {name} --trial {kinds[0].numbers[0]}"]
 
 
 def _clock(seconds: float) -> str:

@@ -12,8 +12,8 @@ from hpo.errors import HpoError
 from slurm.cluster import ClusterSpec
 from slurm.entry_point import EntryPoint
 from slurm.errors import UnreachableError
-from slurm.queue import QueuedJob, list_jobs
-from slurm.submit import submit
+from slurm.scheduler import QueuedJob
+from slurm.slurm import SLURM
 
 
 class UnwritableError(HpoError):
@@ -47,7 +47,7 @@ def submit_command(
     folder = logs / f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
     run = EntryPoint("hpo.cli:main", tuple(arguments))
     try:
-        return submit(cluster, run, n, name=name, comment=comment, folder=folder), folder
+        return SLURM.submit(cluster, run, n, name=name, comment=comment, folder=folder), folder
     except OSError as exc:
         raise UnwritableError(f"{folder}: cannot be written, nothing is submitted: {exc}") from exc
 
@@ -66,7 +66,7 @@ def active_jobs(comment: str) -> list[QueuedJob]:
     UnreachableError
         If SLURM cannot be asked.
     """
-    return [job for job in list_jobs(comment) if job.active]
+    return [job for job in SLURM.list_jobs(comment) if job.active]
 
 
 def wait_for_jobs(comment: str, poll_s: float, tell: Callable[[str], None]) -> None:

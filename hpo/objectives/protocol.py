@@ -41,8 +41,16 @@ class Objective(Protocol):
     def score_part(self, params: Params, part: int) -> Scores:
         """Score one part; the result has the key `score`, others are kept beside it.
 
+        Values are numbers, also of numpy, or texts of a million characters together; `score` is
+        finite, others that are not finite are kept as undefined (nan). Names are printable, have
+        512 characters at most and are a thousand at most; `wall_s` is the engine's. What breaks
+        these rules or raises anything fails the trial, with a reason (`hpo.objectives.scores`).
         A worker may be told to leave at any moment of it, by an exception.
         """
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
-        """Combine the scores of all parts, in their order; the result has the key `score`."""
+        """Combine the scores of all parts, in their order; the result has the key `score`.
+
+        Given is what `score_part` returned, numbers as floats. The rules are the same, but that
+        texts are refused, and the names `worker`, `failure`, `pruned` and `part 0` and so on.
+        """

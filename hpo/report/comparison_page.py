@@ -21,7 +21,7 @@ from hpo.report.formatting import name_target, utc
 from hpo.report.html import render
 from hpo.report.tables import TextTable
 from hpo.study.record import StudyRecord
-from hpo.system.atomic_files import replace_file
+from hpo.system.atomic_files import is_stream, replace_file
 
 PAGE_NAME = "comparison.html"
 _SIGNS = str.maketrans({"-": "\N{MINUS SIGN}"})
@@ -39,7 +39,7 @@ def write_comparison(
 ) -> Path:
     """Write the page of a comparison, and its figures into `<page>_figures/`.
 
-    The page is one file that needs no network.
+    The page is one file that needs no network. Of a stream, it is written alone.
 
     Parameters
     ----------
@@ -91,6 +91,9 @@ def write_comparison(
         ],
     }
     try:
+        if is_stream(page):
+            replace_file(page, render("comparison.html.j2", context))
+            return page
         page.parent.mkdir(parents=True, exist_ok=True)
         replace_file(page, render("comparison.html.j2", context))
         write_figures(figures, folder, together=True)

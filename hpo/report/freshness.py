@@ -12,9 +12,10 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import features.table
-from hpo.study import provenance
+from hpo.study.identity import provenance
 from hpo.study.snapshot import StudySnapshot
 from hpo.system.atomic_files import replace_file
 
@@ -38,10 +39,13 @@ def drawn_from(snapshot: StudySnapshot) -> dict[str, str]:
     return marks
 
 
-def save_stamp(folder: Path, marks: Mapping[str, str], files: Iterable[Path]) -> None:
-    """Write what a report was drawn from, and what it consists of."""
+def save_stamp(
+    folder: Path, marks: Mapping[str, str], files: Iterable[Path], *, whole: bool
+) -> None:
+    """Write what a report was drawn from, what it consists of, and whether nothing is missing."""
     names = sorted(str(path.relative_to(folder)) for path in files)
-    replace_file(folder / STAMP_NAME, json.dumps({"drawn_from": marks, "files": names}, indent=1))
+    stamp = {"drawn_from": marks, "files": names, "whole": whole}
+    replace_file(folder / STAMP_NAME, json.dumps(stamp, indent=1))
 
 
 def remove_stamp(folder: Path) -> None:
@@ -51,12 +55,22 @@ def remove_stamp(folder: Path) -> None:
 
 def is_current(snapshot: StudySnapshot, folder: Path) -> bool:
     """Return whether the report in a folder is whole and shows what there is."""
+    return _read_stamp(folder).get("whole", True) and is_drawn(snapshot, folder)
+
+
+def is_drawn(snapshot: StudySnapshot, folder: Path) -> bool:
+    """Return whether the report in a folder shows all that could be shown of what there is."""
+    stamp = _read_stamp(folder)
+    files_are_there = all((folder / name).is_file() for name in stamp.get("files", ()))
+    return files_are_there and stamp.get("drawn_from") == drawn_from(snapshot)
+
+
+def _read_stamp(folder: Path) -> dict[str, Any]:
     try:
         stamp = json.loads((folder / STAMP_NAME).read_bytes())
-        files, marks = stamp["files"], stamp["drawn_from"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return all((folder / name).is_file() for name in files) and marks == drawn_from(snapshot)
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def _sources() -> list[Path]:

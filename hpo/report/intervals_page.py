@@ -17,7 +17,7 @@ from hpo.report.figures.model import calibration_figure, interval_figure
 from hpo.report.formatting import name_target, number, utc
 from hpo.report.html import render
 from hpo.report.tables import TextTable, coverage_table
-from hpo.system.atomic_files import replace_file
+from hpo.system.atomic_files import is_stream, replace_file
 
 PAGE_NAME = "intervals.html"
 
@@ -46,6 +46,8 @@ def summary_table(three: ThreeQuantiles, unit: str) -> TextTable:
 
 def write_intervals(three: ThreeQuantiles, table: FeatureTable | None, page: Path) -> Path:
     """Write the page about the intervals, and its figures into `<page>_figures/`.
+
+    Of a stream, the page is written alone.
 
     Raises
     ------
@@ -81,6 +83,9 @@ def write_intervals(three: ThreeQuantiles, table: FeatureTable | None, page: Pat
         "folder": f"{page.stem}_figures",
     }
     try:
+        if is_stream(page):
+            replace_file(page, render("intervals.html.j2", context))
+            return page
         page.parent.mkdir(parents=True, exist_ok=True)
         replace_file(page, render("intervals.html.j2", context))
         write_figures(figures, page.with_name(f"{page.stem}_figures"))

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from features.table import Candidates, Target
 from hpo.analysis.ranking import Ranking
 from hpo.errors import HpoError
-from hpo.system.atomic_files import replace_file, replacing
+from hpo.system.atomic_files import is_stream, replace_file, replacing
+from hpo.wording import shown_cell
 
 
 def write_ranking(
     path: Path, candidates: Candidates, ranking: Ranking, target: Target, summary: Mapping[str, Any]
-) -> Path:
+) -> tuple[Path, ...]:
     """Write every candidate, best first, and beside it what is to be known of the numbers.
 
     Parameters
@@ -35,24 +36,26 @@ def write_ranking(
 
     Returns
     -------
-    Path
-        The JSON file.
+    tuple of Path
+        The CSV file and the JSON file; of a stream, that alone.
 
     Raises
     ------
     HpoError
         A file cannot be written.
     """
-    beside = path.with_name(f"{path.name}.json")
     try:
         with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(_header(candidates, target))
-            writer.writerows(_rows(candidates, ranking, target))
+            for row in (_header(candidates, target), *_rows(candidates, ranking, target)):
+                writer.writerow(map(shown_cell, row))
+        if is_stream(path):
+            return (path,)
+        beside = path.with_name(f"{path.name}.json")
         replace_file(beside, json.dumps(summary, indent=1, default=str) + "\n")
     except OSError as exc:
         raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc
-    return beside
+    return path, beside
 
 
 def top_rows(

@@ -15,6 +15,7 @@ from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, predictions_csv
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY
+from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
 from hpo.report.best_model_section import portray
 from hpo.report.figures.base import name_folds
@@ -24,9 +25,11 @@ from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
 from hpo.report.validity import Evidence, findings
 from hpo.spec.sections import CustomObjectiveSpec
-from hpo.study.fingerprint import PARTS
+from hpo.study.identity.fingerprint import PARTS
+from hpo.study.identity.provenance import published
 from hpo.study.integrity import StudyContents, open_study
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import mark_folder, report_folder
 from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
 from hpo.study.status import Status
 from hpo.study.trials import Search
@@ -37,7 +40,7 @@ PAGE_NAME = "report.html"
 
 
 def write_report(record: StudyRecord, reports_dir: Path) -> Path:
-    """Write `<reports_dir>/<study name>/report.html`, and what lies beside it.
+    """Write report.html into the study's folder of reports, and what lies beside it.
 
     Where there are predictions, these are predictions.csv and the figures of the best model as
     files in figures/. The page is one file that needs no network. Where table, objective, code or
@@ -63,10 +66,10 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         # The evaluation of the test set is an event of its own, which the page tells of.
         events = take_events(record)
         snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
-    folder = reports_dir / record.name
+    folder = report_folder(record, reports_dir)
     predictions = folder / PREDICTIONS_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        mark_folder(record, folder)
         remove_stamp(folder)
         files = [folder / PAGE_NAME]
         if evaluation is not None:
@@ -78,8 +81,7 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         replace_file(folder / PAGE_NAME, page)
         if evaluation is not None:
             files += write_figures(context["portrait"].figures, folder / FOLDER_NAME)
-        if opened.whole:
-            save_stamp(folder, marks, files)
+        save_stamp(folder, marks, files, whole=opened.whole)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return folder / PAGE_NAME
@@ -121,9 +123,14 @@ def _context(
         "fixed": estimator.fixed if estimator else {},
         "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
-        "spec": json.dumps(record.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        "spec": _spec_text(record),
         **_scores(record, search, opened, evaluation, holds_out=holds_out),
     }
+
+
+def _spec_text(record: StudyRecord) -> str:
+    spec = redact_value(record.spec.model_dump(mode="json"))
+    return json.dumps(spec, indent=2, ensure_ascii=False)
 
 
 def _scores(
@@ -186,19 +193,19 @@ def _why_no_scores(record: StudyRecord, opened: StudyContents, status: Status) -
 
 
 def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, Any]:
-    origin = record.provenance
-    git = origin.get("git", {})
-    dirty = {True: ", with uncommitted changes", False: ", no uncommitted changes"}
-    overrides = "".join(f" --set {text}" for text in record.source.overrides)
+    # A page is given away: who began the study, where and how stays in the storage.
+    origin = published(record.provenance)
+    overrides = "".join(f" --set {text}" for text in redact_arguments(record.source.overrides))
     facts = {
-        "Study file": f"{record.source.file}{overrides}",
-        "Command": origin.get("command", ""),
-        "Storage": _storage_url(record),
+        "Study file": f"{Path(record.source.file).name}{overrides}",
+        "Storage": record.storage.engine.dialect.name,
         "Seed": str(record.spec.seed),
         "Lock file": origin.get("lock") or "",
-        "Git commit": f"{git.get('commit', 'unknown')}{dirty.get(git.get('dirty'), '')}",
+        "hpo's commit": _commit(origin.get("git", {})),
+        "Study file's commit": _commit(origin["repository"]) if "repository" in origin else "",
         "Python": origin.get("python", ""),
-        "Host": " ".join(str(origin.get(key, "")) for key in ("host", "platform")),
+        "Platform": origin.get("platform", ""),
+        "More": f"hpo provenance {record.name}",
     }
     if table is not None:
         facts["Table"] = (
@@ -219,11 +226,13 @@ def _provenance(record: StudyRecord, table: FeatureTable | None) -> dict[str, An
     }
 
 
-def _storage_url(record: StudyRecord) -> str:
-    url = record.storage.engine.url
-    # A driver may take the password in the query, too.
-    hidden = {key: "***" if "pass" in key.lower() else text for key, text in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
+def _commit(git: Mapping[str, Any]) -> str:
+    changes = {
+        True: f", with uncommitted changes (SHA-256 {git.get('diff_hash', '')})",
+        False: ", no uncommitted changes",
+        None: "",
+    }
+    return f"{git.get('commit', 'unknown')}{changes[git.get('dirty')]}"
 
 
 def _citation(manifest: Mapping[str, Any]) -> str:

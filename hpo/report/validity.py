@@ -21,7 +21,7 @@ from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
 from hpo.report.tables import TextTable
 from hpo.storage.events import EventKind
-from hpo.study.fingerprint import NOT_COMPARABLE, PARTS, shorten
+from hpo.study.identity.fingerprint import NOT_COMPARABLE, PARTS, shorten
 from hpo.study.trials import Search, score
 from hpo.wording import count_of
 
@@ -323,8 +323,8 @@ def _failures(search: Search) -> ValidityFinding:
     ]
     text = (
         f"{count_of(len(failed), 'trial')} failed beside {len(search.finished)} finished. Failed "
-        "trials cost no budget, and the search learns nothing from them: look whether they fail "
-        "in one corner of the space."
+        "trials cost no budget, and TPE takes them for worse than all others: look whether they "
+        "fail in one corner of the space."
     )
     shown = _listed(
         "Reasons", ("trials", "numbers", "reason"), rows, {0}, f"hpo export {search.name}"

@@ -66,7 +66,7 @@ def _price_calls(storage: StudyStorage) -> dict[str, Price]:
         claim: Claim = price("claim", lambda: ledger.claim("a"))
         price("save_params", lambda: ledger.save_params(claim, {"x": 0.5}, _SPACE))
         price("save_parts", lambda: ledger.save_parts(claim, {0: scores}))
-        price("renew", lambda: ledger.renew("a"))
+        price("beat", lambda: ledger.beat(["a"]))
         price("release", lambda: ledger.release(claim))
         again: Claim = price("claim again", lambda: ledger.claim("a"))
         ledger.register("b", WorkerRun("host", 2))

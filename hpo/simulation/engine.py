@@ -234,7 +234,7 @@ class _Simulation:
             self._beat_at(worker, self.store.now + self.beat_s, self._beat)
         try:
             if worker.leaving:
-                step = worker.steps.throw(StopRequested(worker.reason))
+                step = worker.steps.throw(StopRequested(worker.reason or ""))
             else:
                 step = worker.steps.send(worker.answer)
         except StopIteration as done:
@@ -314,7 +314,7 @@ class _Simulation:
 
     def _renew(self, worker: _Worker, *, queued: bool) -> None:
         self.store.take_turn(queued=queued)
-        answer = self.store.renew(worker.worker_id)
+        answer = self.store.beat(worker.worker_id)
         self._beat_at(worker, max(worker.next_beat, self.store.answered), self._beat)
         if answer is not None:
             self._request_stop(worker, answer.value)

@@ -9,15 +9,30 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.records import NO_PARTS, Answer, Claim, Counts, Parts, ResolvedTrial, WorkerRun
+from hpo.records import (
+    BY_USER,
+    INTERRUPTED,
+    NO_PARTS,
+    Answer,
+    Attempts,
+    Beat,
+    Claim,
+    Counts,
+    OnLimit,
+    Parts,
+    ResolvedTrial,
+    WorkerRun,
+)
+from hpo.storage.budget import BudgetChange
 from hpo.storage.events import EventKind
+from hpo.storage.ledger import DEFAULT_ATTEMPTS
 
 
 @dataclass(slots=True)
@@ -52,6 +67,7 @@ class Unit:
     scores: Mapping[str, float] | None = None
     failure: str | None = None
     pruned: str | None = None
+    attempts: Attempts = field(default_factory=Attempts)
     queued: bool = False
 
     @property
@@ -78,9 +94,11 @@ class MemoryLedger:
         lease_s: float,
         max_deaths: int,
         max_failures: int,
+        max_attempts: int = DEFAULT_ATTEMPTS,
         clock: Callable[[], float],
     ) -> None:
         self.lease_s, self.max_deaths, self.max_failures = lease_s, max_deaths, max_failures
+        self.max_attempts = max_attempts
         self.units: list[Unit] = []
         # No lease is over within one lease of this moment.
         self.up_since = -math.inf
@@ -88,6 +106,7 @@ class MemoryLedger:
         self._stop: str | None = None
         # Each worker's outcome; None while it works.
         self._workers: dict[str, str | None] = {}
+        self._seen_at: dict[str, float] = {}
         self._in_hand: dict[str, Unit] = {}
         # Both heaps may hold entries of units that have moved on: they are dropped when met.
         self._free: list[int] = []
@@ -99,20 +118,28 @@ class MemoryLedger:
 
     def register(self, worker_id: str, run: WorkerRun) -> None:  # noqa: ARG002  as the other ledger
         """Write down that a worker has come."""
-        self._workers.setdefault(worker_id, None)
+        if worker_id not in self._workers:
+            self._workers[worker_id] = None
+            self._seen_at[worker_id] = self._clock()
 
     def deregister(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone of its own will."""
         self._end_worker(worker_id, outcome)
 
-    def renew(self, worker_id: str) -> Answer | None:
-        """Renew the lease of what a worker holds; an answer if it has to leave at once."""
-        unit = self._in_hand.get(worker_id)
-        if unit is not None:
-            unit.lease_until = self._clock() + self.lease_s
-        if self._workers.get(worker_id) is not None:
-            return Answer.DISMISSED
-        return Answer.STOPPED if self._stop == "now" else None
+    def beat(self, worker_ids: Collection[str]) -> Beat:
+        """Renew the leases of workers."""
+        now = self._clock()
+        working = [w for w in worker_ids if self._workers.get(w, "unknown") is None]
+        self._seen_at.update(dict.fromkeys(working, now))
+        dismissed = frozenset(worker_ids) - set(working)
+        if not working:
+            return Beat(math.nan, None, dismissed, None)
+        return Beat(now, self._stop, dismissed, self.counts())
+
+    def note_outage(self) -> None:
+        """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
+        self.record(EventKind.OUTAGE, {})
+        self.up_since = max(self.up_since, self._clock())
 
     def reap(self, worker_id: str, reason: str) -> bool:
         """Free at once what a worker held that is known to be dead.
@@ -143,7 +170,8 @@ class MemoryLedger:
         mine = self._in_hand.get(worker_id)
         if mine is not None:  # The answer to an earlier call was lost.
             return _claim_of(mine, worker_id)
-        self._reap_expired(now)
+        if abs(now - self._seen_at.get(worker_id, now)) < self.lease_s:
+            self._reap_expired(now)
         if self._finished >= self._budget:
             return Answer.DONE
         if self._stop is not None:
@@ -155,6 +183,7 @@ class MemoryLedger:
                 f"{self._failed} trials failed, max_failures is {self.max_failures}; "
                 f"the last one: {self.last_failure()}"
             )
+        self._renew_stale(worker_id, now)
         unit = self._take_free(worker_id)
         if unit is None:
             unit = Unit(len(self.units), worker_id, now)
@@ -163,8 +192,12 @@ class MemoryLedger:
         unit.lease_until = now + self.lease_s
         if not unit.queued:
             unit.queued = True
-            heapq.heappush(self._leases, (unit.lease_until, unit.number))
+            heapq.heappush(self._leases, (self._lease_end(unit), unit.number))
         return _claim_of(unit, worker_id)
+
+    def _renew_stale(self, worker_id: str, now: float) -> None:
+        if abs(now - self._seen_at.get(worker_id, now)) >= self.lease_s / 2.0:
+            self._seen_at[worker_id] = now
 
     def save_params(
         self,
@@ -211,24 +244,48 @@ class MemoryLedger:
             del self._in_hand[claim.worker_id]
             self._end_failed(unit, reason)
 
-    def release(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
+    def release(self, claim: Claim, parts: Parts = NO_PARTS, reason: str = INTERRUPTED) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
         unit = self._fenced(claim, freed=True, parts=parts)
-        if unit is not None:
+        if unit is None:
+            return
+        counted = reason not in BY_USER and self._stop != "now"
+        if not (counted and self._give_up(unit, reason)):
             self._set_free(unit)
+
+    def exceed(
+        self, worker_id: str, reason: str, trial: int, then: OnLimit, retries: int = 0
+    ) -> None:
+        """End a trial that exceeded a limit, and whose worker was ended for it."""
+        unit = self._in_hand.get(worker_id)
+        if unit is not None and unit.number != trial:
+            self._set_free(unit)
+        elif unit is not None:
+            self._record_end(EventKind.LIMIT, unit, reason)
+            if then is OnLimit.PRUNE:
+                del self._in_hand[worker_id]
+                unit.state, unit.pruned = "pruned", reason
+                self._finished += 1
+                self._pruned += 1
+            elif then is OnLimit.FAIL:
+                self._fail_unit(unit, reason)
+            elif not self._give_up(unit, reason, retries):
+                self._set_free(unit)
+        self._end_worker(worker_id, reason)
 
     # The budget -------------------------------------------------------------------------------
 
-    def set_budget(self, budget: int) -> list[int]:
-        """Raise or lower the budget, and return the numbers of the trials that it took back."""
-        if self._budget != budget:
-            self.record(EventKind.BUDGET, {"before": self._budget, "after": budget})
+    def set_budget(self, budget: int) -> BudgetChange:
+        """Raise or lower the budget; takes back the trials that it has no room for any more."""
+        before = self._budget
+        if before != budget:
+            self.record(EventKind.BUDGET, {"before": before, "after": budget, "by_hand": True})
         self._budget = budget
         room = max(0, budget - self._finished)
         beyond = sorted(self._in_hand.values(), key=lambda unit: unit.number)[room:]
         for unit in beyond:
             self._set_free(unit)
-        return [unit.number for unit in beyond]
+        return BudgetChange(before, budget, [unit.number for unit in beyond])
 
     def stop(self, how: str | None) -> None:
         """Let no new trial begin (`gently`), have all released (`now`), or go on (None)."""
@@ -319,8 +376,8 @@ class MemoryLedger:
         expired = []
         while self._leases and self._leases[0][0] < now:
             unit = self.units[self._leases[0][1]]
-            if unit.held and unit.lease_until >= now:  # It was renewed since.
-                heapq.heapreplace(self._leases, (unit.lease_until, unit.number))
+            if unit.held and self._lease_end(unit) >= now:  # It was renewed since.
+                heapq.heapreplace(self._leases, (self._lease_end(unit), unit.number))
                 continue
             heapq.heappop(self._leases)
             unit.queued = False
@@ -331,23 +388,39 @@ class MemoryLedger:
 
     def _reap(self, unit: Unit, reason: str) -> None:
         """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
-        assert unit.worker_id is not None
         unit.deaths += 1
-        self.record(
-            EventKind.DEATH,
-            {
-                "trial": unit.number,
-                "attempt": unit.attempt,
-                "part": unit.stored,
-                "worker": unit.worker_id,
-                "reason": reason,
-            },
-        )
+        self._record_end(EventKind.DEATH, unit, reason)
         if unit.deaths >= self.max_deaths:
-            del self._in_hand[unit.worker_id]
-            self._end_failed(unit, f"{unit.deaths} workers died on it; the last: {reason}")
-        else:
+            self._fail_unit(unit, f"{unit.deaths} workers died on it; the last: {reason}")
+        elif not self._give_up(unit, reason):
             self._set_free(unit)
+
+    def _give_up(self, unit: Unit, reason: str, retries: int | None = None) -> bool:
+        """Count an attempt that ended; fail its trial, and return True, if there were too many."""
+        before = unit.attempts
+        idle = before.without_progress + 1 if unit.stored == before.parts else 0
+        exceeded = before.exceeded + (retries is not None)
+        unit.attempts = Attempts(unit.stored, idle, exceeded, reason)
+        if retries is not None and exceeded > retries:
+            tried = f"{exceeded} attempts exceeded a limit; the last: " if retries else ""
+            self._fail_unit(unit, f"{tried}{reason}")
+        elif idle >= self.max_attempts:
+            self._fail_unit(unit, f"{idle} attempts in a row stored no part; the last: {reason}")
+        return unit.state == "failed"
+
+    def _record_end(self, kind: EventKind, unit: Unit, reason: str) -> None:
+        detail = {"trial": unit.number, "attempt": unit.attempt, "part": unit.stored}
+        self.record(kind, {**detail, "worker": unit.worker_id, "reason": reason})
+
+    def _fail_unit(self, unit: Unit, reason: str) -> None:
+        assert unit.worker_id is not None
+        del self._in_hand[unit.worker_id]
+        self._end_failed(unit, reason)
+
+    def _lease_end(self, unit: Unit) -> float:
+        """Return when the lease of a held unit ends: its launcher and what it stores renew it."""
+        seen_at = self._seen_at.get(unit.worker_id or "")
+        return max(unit.lease_until, -math.inf if seen_at is None else seen_at + self.lease_s)
 
     def _end_failed(self, unit: Unit, reason: str) -> None:
         unit.state, unit.failure = "failed", reason

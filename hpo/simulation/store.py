@@ -113,14 +113,17 @@ class SimulatedStore:
         self._charge("deregister")
         self.ledger.deregister(worker_id, outcome)
 
-    def renew(self, worker_id: str) -> Answer | None:
-        """Renew a lease."""
-        self._charge("renew")
+    def beat(self, worker_id: str) -> Answer | None:
+        """Renew the lease of the one worker of a launcher; an answer if it has to leave at once."""
+        self._charge("beat")
         if self.interrupted:
             unit = self.ledger.in_hand(worker_id)
             if unit is not None:  # It only slept, and nobody has noticed.
                 self.interrupted.pop(unit.number, None)
-        return self.ledger.renew(worker_id)
+        beat = self.ledger.beat([worker_id])
+        if beat.dismissed:
+            return Answer.DISMISSED
+        return Answer.STOPPED if beat.stop == "now" else None
 
     def claim(self, worker_id: str) -> Claim | Answer:
         """Take a unit of budget."""
@@ -185,11 +188,11 @@ class SimulatedStore:
             self.ledger.fail(claim, reason, parts)
         self._still_runs(claim)
 
-    def release(self, claim: Claim, parts: Parts) -> None:
+    def release(self, claim: Claim, parts: Parts, reason: str) -> None:
         """Leave a trial to another worker."""
         self._charge("release")
         with self._storing(claim, parts):
-            self.ledger.release(claim, parts)
+            self.ledger.release(claim, parts, reason)
         self._still_runs(claim)
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from hpo.errors import AbsentError, SpecError
 from hpo.spec.messages import describe
 from hpo.spec.sections import StudySpec
+from hpo.wording import abridge
+
+# What no study file comes near.
+MAX_BYTES, MAX_DEPTH, MAX_LINES = 10_000_000, 32, 20
+# TOML's own, and what databases take.
+MIN_INTEGER = -(2**63)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -33,6 +40,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     raw = read_toml(path)
     apply_overrides(raw, overrides)
     raw.setdefault("name", path.stem)
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError as exc:
+        raise SpecError(f"{path}: the names of file and folders must be valid UTF-8") from exc
     return validate(raw, str(path))
 
 
@@ -45,13 +56,49 @@ def read_toml(path: Path) -> dict[str, Any]:
         If it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise SpecError(f"{path}: must be a file, and is a device, pipe or socket")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise SpecError(f"{path}: must have {MAX_BYTES / 1e6:g} MB at most, and has more")
+        # A mark of byte order is what some editors begin a file with.
+        raw = _parse(data.decode("utf-8-sig"))
     except OSError as exc:
         raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise SpecError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:
         raise SpecError(f"{path}: not valid TOML: {exc}") from exc
+    _refuse_unusable(raw, str(path))
+    return raw
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Parse TOML, or raise ValueError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested in more than {MAX_DEPTH} levels") from None
+
+
+def _refuse_unusable(value: Any, source: str) -> None:
+    """Refuse what TOML may hold and nothing behind it can: depth, huge integers, NUL."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while waiting:
+        key, item = waiting.pop()
+        where = f"{source}: {abridge('.'.join(key))}" if key else source
+        if len(key) > MAX_DEPTH:
+            raise SpecError(f"{where}: nested in more than {MAX_DEPTH} levels")
+        if isinstance(item, dict):
+            waiting += [((*key, name), inner) for name, inner in item.items()]
+        elif isinstance(item, list):
+            waiting += [((*key, str(at)), inner) for at, inner in enumerate(item)]
+        elif isinstance(item, int) and not MIN_INTEGER <= item <= -MIN_INTEGER - 1:
+            raise SpecError(f"{where}: must be an integer of 64 bits, and is beyond them")
+        if "\0" in "".join(key[-1:]) or (isinstance(item, str) and "\0" in item):
+            raise SpecError(f"{where}: must have no NUL character")
 
 
 def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
@@ -60,6 +107,17 @@ def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
         raw = {**raw, "space": _name_by_part(raw["space"])}
     spec: StudySpec = validate_as(StudySpec, raw, source)
     return spec
+
+
+def with_trials(spec: StudySpec, trials: int) -> StudySpec:
+    """Return a study with another budget.
+
+    Raises
+    ------
+    SpecError
+        If it cannot have that one.
+    """
+    return validate({**spec.model_dump(mode="json"), "trials": trials}, f"study '{spec.name}'")
 
 
 def _name_by_part(space: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +136,8 @@ def validate_as(kind: Any, raw: Any, source: str) -> Any:
         return TypeAdapter(kind).validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as exc:
         lines = [describe(kind, error) for error in exc.errors()]
+        if len(lines) > MAX_LINES:
+            lines[MAX_LINES:] = [f"and {len(lines) - MAX_LINES} more"]
         raise SpecError("\n".join(f"{source}: {line}" for line in lines)) from exc
 
 
@@ -109,28 +169,42 @@ def _override(raw: dict[str, Any], override: str) -> None:
     change = key[-1:] if key[-1:] in ("+", "-") else ""
     key = key.removesuffix(change)
     if not equals or not key.strip():
-        raise SpecError(f"--set {override}: must be key=value, as in --set trials=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        raise SpecError(f"--set {abridge(override)}: must be key=value, as in --set trials=100")
+    named = f"--set {abridge(override)}"
     *sections, last = key.strip().split(".")
+    if len(sections) > MAX_DEPTH:
+        raise SpecError(f"{named}: nested in more than {MAX_DEPTH} levels")
+    value = _value_of(text, named)
     target = raw
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
-            raise SpecError(f"--set {override}: '{section}' is a value, not a section")
+            raise SpecError(f"{named}: '{section}' is a value, not a section")
     if change:
-        target[last] = _changed(target.get(last, []), change, value, override)
+        target[last] = _changed(target.get(last, []), change, value, named)
     else:
         target[last] = value
 
 
-def _changed(values: Any, change: str, value: Any, override: str) -> list[Any]:
+def _value_of(text: str, named: str) -> Any:
+    """Return what a text says: TOML, or else itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    except (RecursionError, ValueError) as exc:
+        what = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        raise SpecError(f"{named}: not valid TOML: {what}") from exc
+    _refuse_unusable(value, named)
+    return value
+
+
+def _changed(values: Any, change: str, value: Any, named: str) -> list[Any]:
     if not isinstance(values, list):
-        raise SpecError(f"--set {override}: is for a list, and there is {values!r}")
+        raise SpecError(f"{named}: is for a list, and there is {abridge(repr(values))}")
     if change == "+":
         return [*values, value]
     if value not in values:
-        raise AbsentError(f"--set {override}: the list {values!r} has no {value!r}")
+        listed, absent = abridge(repr(values)), abridge(repr(value))
+        raise AbsentError(f"{named}: the list {listed} has no {absent}")
     return [item for item in values if item != value]

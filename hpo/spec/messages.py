@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from hpo.errors import suggest
 from hpo.spec.sections import CustomObjectiveSpec, EstimatorSpec, PruningSpec, objective_kind
+from hpo.wording import abridge
 
 
 def describe(kind: Any, error: Any) -> str:
@@ -27,7 +28,8 @@ def describe(kind: Any, error: Any) -> str:
         key = context["discriminator"].strip("'")
         if key == f"{objective_kind.__name__}()":
             key, tags = "name", ["module:attribute" if tag == "custom" else tag for tag in tags]
-        return f"{location}.{key}: unknown '{context['tag']}'; {suggest(context['tag'], tags)}"
+        tag = str(context["tag"])
+        return f"{location}.{key}: unknown '{abridge(tag)}'; {suggest(tag, tags)}"
     if error["type"] == "union_tag_not_found":
         key = error["ctx"]["discriminator"].strip("'")
         near = difflib.get_close_matches(key, map(str, error["input"]), n=1)
@@ -36,10 +38,12 @@ def describe(kind: Any, error: Any) -> str:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         options = [option.strip(" '") for option in error["ctx"]["expected"].split(" or ")]
         options = [part.strip(" '") for option in options for part in option.split(",")]
-        return f"{location}: unknown '{error['input']}'; {suggest(error['input'], options)}"
+        return (
+            f"{location}: unknown '{abridge(error['input'])}'; {suggest(error['input'], options)}"
+        )
     if error["type"] == "value_error":
         return f"{location}: {rule}" if location else rule
-    return f"{location}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+    return f"{location}: {rule[0].lower()}{rule[1:]}, got {abridge(repr(error['input']))}"
 
 
 def _locate(kind: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:

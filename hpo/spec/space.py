@@ -17,7 +17,7 @@ MAX_STAGES = 100
 
 
 class _Dimension(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class FloatDimension(_Dimension):

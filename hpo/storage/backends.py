@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,6 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     OperationalError,
@@ -23,14 +24,27 @@ from sqlalchemy.exc import (
 
 from hpo.errors import StorageError
 from hpo.records import Access
+from hpo.redaction import redact_argument
+from hpo.storage.deletion import follow_deletions
+from hpo.storage.outages import first_line, is_outage
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
 from hpo.storage.sqlite_reading import SqliteReader, holds_tables
-from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage, first_line
-from hpo.storage.urls import hide_password, resolve_url
+from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage
+from hpo.storage.urls import parse_url, show_url
 
 _SCHEMA_ATTEMPTS = 20
+_LONGEST_PAUSE_S = 10.0
+_log = logging.getLogger(__name__)
 
-_OPENING_ERRORS = (ImportError, RuntimeError, SQLAlchemyError, StorageInternalError)
+# ValueError and TypeError: options in a URL that the driver cannot read.
+_OPENING_ERRORS = (
+    ImportError,
+    RuntimeError,
+    SQLAlchemyError,
+    StorageInternalError,
+    TypeError,
+    ValueError,
+)
 
 _NO_STUDIES = (
     "no study was ever begun in this database; give the storage that the study is in "
@@ -54,6 +68,34 @@ _POSTGRESQL_CONNECT_ARGS = {
 }
 
 
+def open_patiently(url: str, access: Access, patience_s: float) -> StudyStorage:
+    """Open a storage as `open_storage` does, and wait for one that does not answer yet."""
+    deadline, pause_s = time.monotonic() + patience_s, 0.25
+    while True:
+        try:
+            return open_storage(url, access)
+        except StorageError as exc:
+            if not exc.passing or time.monotonic() + pause_s > deadline:
+                raise
+            _log.warning("trying again: %s", exc)
+        time.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+
+
+def explain_failure(exc: Exception, given: str | None) -> str | None:
+    """Return what to say of an error of a database; None of any other error.
+
+    Parameters
+    ----------
+    given
+        The storage as the user named it, if that is known.
+    """
+    if not isinstance(exc, SQLAlchemyError | StorageInternalError | sqlite3.Error):
+        return None
+    shown = "the storage" if given is None else f"--storage {redact_argument(given)}"
+    return f"{shown}: {first_line(exc)}"
+
+
 def open_storage(url: str, access: Access) -> StudyStorage:
     """Open a storage by its SQLAlchemy URL.
 
@@ -72,16 +114,13 @@ def open_storage(url: str, access: Access) -> StudyStorage:
         If the URL is not valid, or the database is missing, damaged or of another version.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        parsed = sa.make_url(resolve_url(url))
-    except (ArgumentError, ValueError) as exc:
-        raise StorageError(
-            f"--storage {hide_password(url)}: not a database URL; expected e.g. sqlite:///hpo.db"
-        ) from exc
+    parsed = parse_url(url)
     backend = parsed.get_backend_name()
     if backend in ("postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"), url, access)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = show_url(parsed)
+    if backend == "sqlite" and parsed.query:
+        raise StorageError(f"{shown}: a SQLite file takes no options; leave out what follows '?'")
     options = _prepare_sqlite(parsed.database, shown, access) if backend == "sqlite" else {}
     for attempt in range(_SCHEMA_ATTEMPTS):
         try:
@@ -94,7 +133,8 @@ def open_storage(url: str, access: Access) -> StudyStorage:
             if access is Access.CREATE and racing and attempt < _SCHEMA_ATTEMPTS - 1:
                 time.sleep(0.1)
                 continue
-            raise StorageError(f"{shown}: cannot be opened: {first_line(exc)}") from exc
+            text = f"{shown}: cannot be opened: {first_line(exc)}"
+            raise StorageError(text, passing=is_outage(exc)) from exc
         except _UnreadableError as exc:
             raise StorageError(f"{shown}: {exc}") from None
     raise AssertionError("unreachable")
@@ -106,13 +146,14 @@ def _open(url: sa.URL, options: Mapping[str, Any], access: Access) -> StudyStora
     if not create:
         how = {key: options[key] for key in ("connect_args", "creator") if key in options}
         engine = sa.create_engine(url, poolclass=sa.NullPool, **how)
-        with engine.connect() as connection:
-            _look_for_studies(connection)
+        _look_for_studies(engine)
     storage = StudyStorage(text, engine_kwargs=dict(options), skip_table_creation=not create)
     storage.read_only = access is Access.READ
     try:
         if create:
             METADATA.create_all(storage.engine)
+        if access is not Access.READ:
+            follow_deletions(storage)
     except SQLAlchemyError:
         storage.engine.dispose()
         raise
@@ -123,15 +164,16 @@ class _UnreadableError(Exception):
     """A database has no tables that are known here; says what to do."""
 
 
-def _look_for_studies(connection: sa.Connection) -> None:
+def _look_for_studies(engine: sa.Engine) -> None:
     """Fail where Optuna's tables are missing, or of another version; ours need not be there."""
-    there = sa.inspect(connection).get_table_names()
-    if OPTUNA_STUDIES.name not in there:
-        raise _UnreadableError(_NO_STUDIES)
-    found: list[str] = []
-    if "alembic_version" in there:
-        rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
-        found = [str(version) for version in rows.scalars()]
+    for attempt in range(_SCHEMA_ATTEMPTS):
+        with engine.connect() as connection:
+            found = _revisions(connection)
+        if found:
+            break
+        if attempt < _SCHEMA_ATTEMPTS - 1:
+            # The first run of another process is making the tables; their version comes last.
+            time.sleep(0.1)
     if found != [SCHEMA_REVISION]:
         named = found[0] if found else "unknown"
         raise _UnreadableError(
@@ -139,6 +181,16 @@ def _look_for_studies(connection: sa.Connection) -> None:
             f"{named}, here {SCHEMA_REVISION}). If that is older, make a copy of the database and "
             "bring the copy up to date: optuna storage upgrade --storage URL"
         )
+
+
+def _revisions(connection: sa.Connection) -> list[str]:
+    there = sa.inspect(connection).get_table_names()
+    if OPTUNA_STUDIES.name not in there:
+        raise _UnreadableError(_NO_STUDIES)
+    if "alembic_version" not in there:
+        return []
+    rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+    return [str(version) for version in rows.scalars()]
 
 
 def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
@@ -159,13 +211,14 @@ def _open_postgresql(url: sa.URL, given: str, access: Access) -> StudyStorage:
         connect_args["options"] = f"{own} -c default_transaction_read_only=on".strip()
         options = {"poolclass": sa.NullPool}
     options["connect_args"] = connect_args
-    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    shown = show_url(url.set(drivername="postgresql"))
     where = shown if "://" in given else f"{given} ({shown})"
     try:
         with _gate(url, connect_args, access):
             return _open(url, options, access)
     except _OPENING_ERRORS as exc:
-        raise StorageError(f"{where}: {_explain(exc, given)}") from None
+        text = f"{where}: {_explain(exc, given)}"
+        raise StorageError(text, passing=is_outage(exc)) from None
     except _UnreadableError as exc:
         raise StorageError(f"{where}: {exc}") from None
 

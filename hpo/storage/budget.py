@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from sqlalchemy.exc import NoResultFound
 
 from hpo.records import FAILURE_KEY, SPENT, Counts
 from hpo.storage.events import EventKind
@@ -58,6 +59,21 @@ class Wanted(NamedTuple):
     ended_at: float | None
 
 
+class BudgetChange(NamedTuple):
+    """A change of the budget, and the numbers of the trials that were taken from their workers."""
+
+    before: int
+    after: int
+    taken: list[int]
+
+    def __str__(self) -> str:
+        line = f"budget {self.before} -> {self.after}"
+        if self.taken:
+            numbers = ", ".join(map(str, self.taken))
+            line += f", {len(self.taken)} trials taken from their workers and kept: {numbers}"
+        return line
+
+
 class View(NamedTuple):
     """All that a claim is decided by, at one moment.
 
@@ -71,6 +87,8 @@ class View(NamedTuple):
         How many of the held ones the worker holds.
     first_lease_until
         When the first lease of the held ones ends.
+    seen_at
+        When the worker's own lease was renewed last; None if it is not registered.
     """
 
     budget: int
@@ -85,6 +103,7 @@ class View(NamedTuple):
     held: int
     mine: int
     first_lease_until: float | None
+    seen_at: float | None
 
     @property
     def counts(self) -> Counts:
@@ -102,42 +121,53 @@ class View(NamedTuple):
 class Budget:
     """The budget of one study in one storage."""
 
-    def __init__(self, storage: StudyStorage, study_id: int) -> None:
-        self.storage, self.study_id = storage, study_id
+    def __init__(self, storage: StudyStorage, study_id: int, lease_s: float) -> None:
+        self.storage, self.study_id, self.lease_s = storage, study_id, lease_s
 
     # What is wanted ---------------------------------------------------------------------------
 
     @patient
-    def set_budget(self, budget: int) -> list[int]:
+    def set_budget(self, budget: int) -> BudgetChange:
         """Raise or lower the budget of a study, running or finished.
 
-        Returns
-        -------
-        list of int
-            Numbers of the trials that were taken from their workers because the budget has no
-            room for them any more. What is stored of them stays, for a budget that is raised.
+        Trials for which it has no room any more are taken from their workers. What is stored of
+        them stays, for a budget that is raised.
         """
         with self.storage.write() as c:
             self._lock(c)
-            before = self._wanted(c, "").budget
-            if before != budget:
-                c.execute(
-                    STUDIES.update()
-                    .where(STUDIES.c.study_id == self.study_id)
-                    .values(budget=budget)
-                )
-                self.storage.record_event(
-                    c, self.study_id, EventKind.BUDGET, before=before, after=budget
-                )
-            # Waits for those that are being told at this moment, and counts them as finished.
-            held = read_units(c, self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update())
-            room = max(0, budget - self._look(c, "").counts.finished)
-            for unit in held[room:]:
-                c.execute(
-                    CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(worker_id=None)
-                )
-                set_state(c, unit.trial_id, TrialState.WAITING)
-        return [unit.number for unit in held[room:]]
+            return self._change_budget(c, budget, by_hand=True)
+
+    def ask_budget(self, c: sa.Connection, asked: int, *, by_hand: bool) -> BudgetChange:
+        """Change the budget within a transaction, unless that would be less than set by hand."""
+        self._lock(c)
+        if asked < self._set_by_hand(c):
+            asked, by_hand = self._wanted(c, "").budget, False
+        return self._change_budget(c, asked, by_hand=by_hand)
+
+    def _change_budget(self, c: sa.Connection, budget: int, *, by_hand: bool) -> BudgetChange:
+        before = self._wanted(c, "").budget
+        if before != budget or (by_hand and self._set_by_hand(c) != budget):
+            c.execute(
+                STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(budget=budget)
+            )
+            detail = {"before": before, "after": budget, "by_hand": by_hand}
+            self.storage.record_event(c, self.study_id, EventKind.BUDGET, **detail)
+        # Waits for those that are being told at this moment, and counts them as finished.
+        held = read_units(c, self._open(CLAIMS.c.worker_id.is_not(None)).with_for_update())
+        room = max(0, budget - self._look(c, "").counts.finished)
+        for unit in held[room:]:
+            c.execute(
+                CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(worker_id=None)
+            )
+            set_state(c, unit.trial_id, TrialState.WAITING)
+        return BudgetChange(before, budget, [unit.number for unit in held[room:]])
+
+    def _set_by_hand(self, c: sa.Connection) -> int:
+        """Return the budget that was last set by hand; 0 if none was."""
+        events = read_events(c, self.study_id, EventKind.BUDGET)
+        # Older events do not tell who set it.
+        by_hand = [event["after"] for event in events if event.get("by_hand", True)]
+        return int(by_hand[-1]) if by_hand else 0
 
     @patient
     def stop(self, how: str | None) -> None:
@@ -146,55 +176,45 @@ class Budget:
         None lets the study go on.
         """
         with self.storage.write() as c:
-            before = self._wanted(c, "").stop
-            if before != how:
-                c.execute(
-                    STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how)
-                )
-                self.storage.record_event(c, self.study_id, EventKind.STOP, how=how)
+            self._set_stop(c, how)
 
     @patient
-    def lock_launcher(self, holder: str, for_s: float) -> bool:
-        """Be the only one that submits workers for this study, for so long; False if another is."""
-        with self.storage.write() as c:
-            now = self.storage.now(c)
-            taken = c.execute(
-                STUDIES.update()
-                .where(
-                    STUDIES.c.study_id == self.study_id,
-                    sa.or_(
-                        STUDIES.c.launcher.is_(None),
-                        STUDIES.c.launcher == holder,
-                        STUDIES.c.launcher_until < now,
-                    ),
-                )
-                .values(launcher=holder, launcher_until=now + for_s)
-            )
-            return taken.rowcount == 1
+    def record_unless_others(
+        self, kind: EventKind, detail: Mapping[str, Any], kinds: Collection[EventKind], seen: int
+    ) -> bool:
+        """Write an event down if there are still as many of some kinds as were seen before.
 
-    @patient
-    def unlock_launcher(self, holder: str) -> None:
-        """Let others submit workers."""
+        Whoever decides by what has happened, and something else happens meanwhile, decides anew.
+        `detail` has an `id`, by which it is known again after a lost answer.
+        """
         with self.storage.write() as c:
-            c.execute(
-                STUDIES.update()
-                .where(STUDIES.c.study_id == self.study_id, STUDIES.c.launcher == holder)
-                .values(launcher=None, launcher_until=None)
+            self._lock(c)
+            query = sa.select(EVENTS.c.detail).where(
+                EVENTS.c.study_id == self.study_id, EVENTS.c.kind.in_(kinds)
             )
+            events = [json.loads(text) for text in c.execute(query).scalars()]
+            if any(event.get("id") == detail["id"] for event in events):
+                return True
+            if len(events) != seen:
+                return False
+            self.storage.record_event(c, self.study_id, kind, **detail)
+        return True
 
     # What there is ----------------------------------------------------------------------------
 
-    @patient
     def counts(self) -> Counts:
         """Return the budget and where its units are."""
-        with self.storage.read() as c:
-            return read_counts(c, self.study_id)[0]
+        return self.counts_and_stop()[0]
 
     @patient
+    def counts_and_stop(self) -> tuple[Counts, str | None]:
+        """Return where the units are, and how the study was stopped; None if it may go on."""
+        with self.storage.read() as c:
+            return read_counts(c, self.study_id)
+
     def stopped(self) -> str | None:
         """Return how the study was stopped; None if it may go on."""
-        with self.storage.read() as c:
-            return self._wanted(c, "").stop
+        return self.counts_and_stop()[1]
 
     @patient
     def progress(self) -> int:
@@ -238,6 +258,12 @@ class Budget:
                 .with_for_update(key_share=True)
             ).one()
 
+    def _set_stop(self, c: sa.Connection, how: str | None, **why: str) -> None:
+        """Stop the study, or let it go on; `why` is `limit` if a limit of the study ended it."""
+        if self._wanted(c, "").stop != how:
+            c.execute(STUDIES.update().where(STUDIES.c.study_id == self.study_id).values(stop=how))
+            self.storage.record_event(c, self.study_id, EventKind.STOP, how=how, **why)
+
     def _wanted(self, c: sa.Connection, worker_id: str) -> Wanted:
         return Wanted._make(c.execute(self._select_wanted(worker_id)).one())
 
@@ -260,9 +286,35 @@ class Budget:
             *map(count, ("finished", "pruned", "failed", "open")),
             of_open(sa.func.count(CLAIMS.c.worker_id)),
             of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id)),
-            of_open(sa.func.min(CLAIMS.c.lease_until).filter(held)),
+            of_open(sa.func.min(self._lease_end()).filter(held)),
+            sa.select(WORKERS.c.seen_at).where(WORKERS.c.worker_id == worker_id).scalar_subquery(),
         )
         return View._make(c.execute(query).one())
+
+    def _renew_stale(self, c: sa.Connection, worker_id: str, view: View) -> None:
+        """Begin the lease of a worker that claims anew, if its launcher has not been heard of.
+
+        Else its trial could be taken from it in the same moment, again and again.
+        """
+        if view.seen_at is not None and abs(view.now - view.seen_at) >= self.lease_s / 2.0:
+            own = WORKERS.c.worker_id == worker_id
+            c.execute(WORKERS.update().where(own).values(seen_at=self.storage.now_sql))
+
+    def _lease_end(self) -> sa.ColumnElement[float]:
+        """Return when the lease of a held unit ends.
+
+        It is renewed by its worker's launcher and by what the worker stores: one that was halted
+        with its launcher may take a trial before that has renewed anything. A lease that lasts
+        longer than any is of the time before the database's clock was set back.
+        """
+        own = sa.select(WORKERS.c.seen_at + self.lease_s)
+        of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
+        longest = self.storage.now_sql + 2.0 * self.lease_s
+        renewed, told = (
+            sa.case((end <= longest, end), else_=0.0)
+            for end in (of_worker.scalar_subquery(), CLAIMS.c.lease_until)
+        )
+        return sa.case((renewed > told, renewed), else_=told)
 
     def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
         ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
@@ -299,6 +351,8 @@ def read_counts(c: sa.Connection, study_id: int) -> tuple[Counts, str | None]:
         .group_by(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held)
     )
     rows = c.execute(query).all()
+    if not rows:
+        raise NoResultFound
     units: Counter[tuple[str | None, bool]] = Counter()
     for _, _, state, held, number in rows:
         units[state, bool(held) and state == "open"] += number
@@ -331,6 +385,19 @@ def read_failures(
         .order_by(failed.c.number.desc())
     )
     return [(number, json.loads(reason)) for number, reason in c.execute(query)]
+
+
+def read_limit(c: sa.Connection, study_id: int) -> str | None:
+    """Return which limit of a study stopped it last; None if none did."""
+    stops = read_events(c, study_id, EventKind.STOP)
+    return stops[-1].get("limit") if stops else None
+
+
+def read_last_time(c: sa.Connection, study_id: int, kind: EventKind) -> float | None:
+    """Return when something happened last, also if the clock was set back since; None if never."""
+    query = sa.select(EVENTS.c.at).where(EVENTS.c.study_id == study_id, EVENTS.c.kind == kind.value)
+    found = c.execute(query.order_by(EVENTS.c.event_id.desc()).limit(1)).scalar_one_or_none()
+    return None if found is None else float(found)
 
 
 def read_events(

@@ -9,10 +9,15 @@ class EventKind(StrEnum):
     ACCEPTED = "accepted"  # a part of the study that changed, knowingly
     BUDGET = "budget"  # raised or lowered
     DEATH = "death"  # of a worker that held a trial
+    JOBS_GONE = "jobs gone"  # a scheduler does not know them any more
+    LIMIT = "limit"  # a trial exceeded one
     MODEL_SAVED = "model saved"
     NESTED = "nested cross-validation"
+    OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
+    REPORTING = "reporting"  # a page, by the last launcher of a cluster
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on
+    SUBMITTING = "submitting"  # workers, to a cluster: whether it took them is told later
     SUBMITTED = "submitted"  # workers, to a cluster
     TEST_EVALUATION = "test set looked at"  # the name that older studies have stored
     WANDB = "wandb"  # a session of Weights & Biases

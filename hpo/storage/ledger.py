@@ -13,9 +13,10 @@ Invariants, kept by one transaction per arrow:
 1. finished + held + free <= budget when a unit is made, so finished never exceeds the budget;
    pruned units are counted among the finished ones.
    A budget that is lowered frees the held units beyond it; they wait until it is raised again.
-2. A held unit has one worker and a lease, and a worker holds one unit at most; every worker
-   renews its lease from a thread. A unit whose lease has run out is reaped by whoever claims
-   next; who knows that a worker is dead (a launcher, a job queue) reaps its unit at once.
+2. A held unit has one worker and a lease, and a worker holds one unit at most. Who started
+   workers, a launcher, renews the leases of all of them in one statement while they live. A unit
+   whose lease has run out is reaped by whoever claims next; who knows that a worker is dead (a
+   launcher, a job queue) reaps its unit at once.
 3. Each hold has a number, `attempt`. Whatever a worker stores names its attempt and is refused
    if the unit has moved on: a worker thought dead cannot tell anything.
 4. A free unit's trial is WAITING for Optuna, a held one RUNNING, a finished one COMPLETE, a pruned
@@ -24,8 +25,9 @@ Invariants, kept by one transaction per arrow:
    answer was lost with the connection is therefore repeated.
 
 Claims and changes of the budget exclude one another by a lock on the study's row; every other
-arrow is one conditional update of the unit's row. Leases are judged by the database's clock, and
-never within one lease after the server's start: workers that could not reach it are not dead.
+arrow is one conditional update of the unit's row. Leases are judged by the database's clock, by
+those alone who have kept their own, and never within one lease after the server's start or after a
+launcher that could not renew its leases came back: what all have missed is nobody's death.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,19 +44,27 @@ from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import (
+    BY_USER,
+    INTERRUPTED,
     NO_PARTS,
     PRUNED_KEY,
+    SPENT,
     WORKER_KEY,
     Answer,
+    Attempts,
+    Beat,
     Claim,
+    Counts,
+    OnLimit,
     Parts,
     ResolvedTrial,
     WorkerRun,
     part_key,
 )
-from hpo.storage.budget import Budget, Unit, View, patient, read_units, select_units
+from hpo.storage.attempts import count_since_best, read_attempts, read_worked_s, write_attempts
+from hpo.storage.budget import Budget, Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, TRIALS, WORKERS
+from hpo.storage.schema import CLAIMS, STUDIES, TRIALS, WORKERS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
@@ -69,6 +79,8 @@ from hpo.storage.trial_writer import (
     settle,
 )
 
+DEFAULT_ATTEMPTS = 10
+
 
 class Ledger(Budget):
     """The budget of one study in one storage, and the way of its units from worker to worker."""
@@ -81,9 +93,13 @@ class Ledger(Budget):
         lease_s: float,
         max_deaths: int,
         max_failures: int,
+        max_attempts: int = DEFAULT_ATTEMPTS,
+        study_s: float | None = None,
+        patience: int | None = None,
     ) -> None:
-        super().__init__(storage, study_id)
-        self.lease_s, self.max_deaths, self.max_failures = lease_s, max_deaths, max_failures
+        super().__init__(storage, study_id, lease_s)
+        self.max_deaths, self.max_failures = max_deaths, max_failures
+        self.max_attempts, self.study_s, self.patience = max_attempts, study_s, patience
 
     # Workers ----------------------------------------------------------------------------------
 
@@ -113,20 +129,41 @@ class Ledger(Budget):
             self._end_worker(c, worker_id, outcome)
 
     @patient
-    def renew(self, worker_id: str) -> Answer | None:
-        """Renew the lease of what a worker holds; an answer if it has to leave at once."""
-        with self.storage.write() as c:
-            now = self.storage.now(c)
-            c.execute(
-                CLAIMS.update()
-                .where(CLAIMS.c.worker_id == worker_id, CLAIMS.c.state == "open")
-                .values(lease_until=now + self.lease_s)
+    def beat(self, worker_ids: Collection[str]) -> Beat:
+        """Renew the leases of workers, in one statement."""
+        its = CLAIMS.c.study_id == self.study_id
+
+        def count(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+            return sa.select(sa.func.count()).where(its, *where).scalar_subquery()
+
+        def of_study(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
+            return sa.select(column).where(STUDIES.c.study_id == self.study_id).scalar_subquery()
+
+        renewed = (
+            WORKERS.update()
+            .where(WORKERS.c.worker_id.in_(sorted(worker_ids)), WORKERS.c.ended_at.is_(None))
+            .values(seen_at=self.storage.now_sql)
+            .returning(
+                WORKERS.c.worker_id,
+                WORKERS.c.seen_at,
+                of_study(STUDIES.c.budget),
+                of_study(STUDIES.c.stop),
+                count(CLAIMS.c.state.in_(SPENT)),
+                count(CLAIMS.c.state == "failed"),
+                count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_not(None)),
+                count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_(None)),
+                count(CLAIMS.c.state == "pruned"),
             )
-            c.execute(WORKERS.update().where(WORKERS.c.worker_id == worker_id).values(seen_at=now))
-            wanted = self._wanted(c, worker_id)
-        if wanted.ended_at is not None:
-            return Answer.DISMISSED
-        return Answer.STOPPED if wanted.stop == "now" else None
+        )
+        with self.storage.one_statement() as c:
+            rows = c.execute(renewed).all()
+        dismissed = frozenset(worker_ids) - {row[0] for row in rows}
+        now, budget, stop, *counts = rows[0][1:] if rows else (math.nan, 0, None)
+        return Beat(now, stop, dismissed, Counts(budget, *counts) if rows else None)
+
+    def note_outage(self) -> None:
+        """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
+        self.record(EventKind.OUTAGE, {})
 
     @patient
     def reap(self, worker_id: str, reason: str) -> bool:
@@ -168,12 +205,13 @@ class Ledger(Budget):
             counts = view.counts
             if counts.done:
                 return Answer.DONE
-            if view.stop is not None:
+            if view.stop is not None or self._limit_of_study(c, view.now):
                 return Answer.STOPPED
             if counts.finished + counts.held >= counts.budget:
                 return Answer.WAIT
             if counts.failed <= self.max_failures:
                 lease_until = view.now + self.lease_s
+                self._renew_stale(c, worker_id, view)
                 if counts.free:
                     free = self._first_open(c, CLAIMS.c.worker_id.is_(None))
                     return self._take(c, free, worker_id, lease_until)
@@ -242,12 +280,54 @@ class Ledger(Budget):
                 end_failed(c, claim.trial_id, reason)
 
     @patient
-    def release(self, claim: Claim, parts: Parts = NO_PARTS) -> None:
-        """Leave a trial to another worker, who goes on with the next part."""
+    def release(self, claim: Claim, parts: Parts = NO_PARTS, reason: str = INTERRUPTED) -> None:
+        """Leave a trial to another worker, who goes on with the next part.
+
+        Its attempt counts if no part was stored, unless somebody ended the study.
+        """
         with self._fenced(claim, worker_id=None, **_reached(parts)) as c:
-            if c is not None:
-                insert_parts(c, claim.trial_id, parts)
-                set_state(c, claim.trial_id, TrialState.WAITING)
+            if c is None:
+                return
+            insert_parts(c, claim.trial_id, parts)
+            if reason not in BY_USER and self._wanted(c, "").stop != "now":
+                (unit,) = read_units(c, select_units(CLAIMS.c.trial_id == claim.trial_id))
+                if self._give_up(c, unit._replace(worker_id=claim.worker_id), reason):
+                    return
+            set_state(c, claim.trial_id, TrialState.WAITING)
+
+    @patient
+    def exceed(
+        self, worker_id: str, reason: str, trial: int, then: OnLimit, retries: int = 0
+    ) -> None:
+        """End a trial that exceeded a limit, and whose worker was ended for it.
+
+        Parameters
+        ----------
+        trial
+            Its number. The worker may have come to the end of it, and have begun another one
+            before it was told to leave: that is for another worker.
+        then
+            What becomes of the trial. A trial that is to be tried again is failed when it has
+            exceeded limits more than `retries` times.
+        """
+        with self.storage.write() as c:
+            held = self._open(CLAIMS.c.worker_id == worker_id)
+            for unit in read_units(c, held.with_for_update()):
+                if unit.number != trial:
+                    self._set_unit(c, unit, worker_id=None)
+                    set_state(c, unit.trial_id, TrialState.WAITING)
+                    continue
+                self._record_end(c, EventKind.LIMIT, unit, reason)
+                if then is OnLimit.PRUNE:
+                    self._set_unit(c, unit, state="pruned")
+                    insert_parts(c, unit.trial_id, NO_PARTS, {PRUNED_KEY: reason})
+                    end_trial(c, unit.trial_id, TrialState.PRUNED)
+                elif then is OnLimit.FAIL:
+                    self._fail_unit(c, unit, reason)
+                elif not self._give_up(c, unit, reason, retries):
+                    self._set_unit(c, unit, worker_id=None)
+                    set_state(c, unit.trial_id, TrialState.WAITING)
+            self._end_worker(c, worker_id, reason)
 
     # One transaction's pieces -----------------------------------------------------------------
 
@@ -321,41 +401,90 @@ class Ledger(Budget):
 
     def _lease_is_over(self, view: View) -> bool:
         """Whether a worker has given no sign of life, though the database could hear it."""
-        first = view.first_lease_until
-        awake_s = view.now - view.up_since
-        return first is not None and first < view.now and awake_s >= self.lease_s
+        first, now = view.first_lease_until, view.now
+        if first is None or first >= now or now - view.up_since < self.lease_s:
+            return False
+        # Who has missed as much, as when the machine slept, cannot tell who is dead.
+        return view.seen_at is None or abs(now - view.seen_at) < self.lease_s
 
     def _reap_expired(self, c: sa.Connection, now: float) -> None:
-        over = sa.and_(CLAIMS.c.worker_id.is_not(None), CLAIMS.c.lease_until < now)
+        outage = read_last_time(c, self.study_id, EventKind.OUTAGE)
+        if outage is not None and abs(now - outage) < self.lease_s:
+            return
+        held = self._open(sa.and_(CLAIMS.c.worker_id.is_not(None), self._lease_end() < now))
         # A row that is locked belongs to a worker that is telling something: it lives.
-        for unit in read_units(c, self._open(over).with_for_update(skip_locked=True)):
+        for unit in read_units(c, held.with_for_update(skip_locked=True)):
             self._reap(c, unit, f"no sign of life for {self.lease_s:g} s")
 
     def _reap(self, c: sa.Connection, unit: Unit, reason: str) -> None:
         """Free a dead worker's unit, or fail its trial if it has cost too many workers."""
         deaths = unit.deaths + 1
-        exhausted = deaths >= self.max_deaths
-        changes: dict[str, Any] = {"state": "failed"} if exhausted else {"worker_id": None}
-        c.execute(
-            CLAIMS.update()
-            .where(CLAIMS.c.trial_id == unit.trial_id)
-            .values(deaths=deaths, **changes)
+        self._record_end(c, EventKind.DEATH, unit, reason)
+        self._set_unit(c, unit, deaths=deaths)
+        if deaths >= self.max_deaths:
+            self._fail_unit(c, unit, f"{deaths} workers died on it; the last: {reason}")
+        elif not self._give_up(c, unit, reason):
+            self._set_unit(c, unit, worker_id=None)
+            set_state(c, unit.trial_id, TrialState.WAITING)
+
+    def _give_up(
+        self, c: sa.Connection, unit: Unit, reason: str, retries: int | None = None
+    ) -> bool:
+        """Count an attempt that ended; fail its trial, and return True, if there were too many.
+
+        `retries` is told of an attempt that exceeded a limit.
+        """
+        before = read_attempts(c, unit.trial_id)
+        idle = unit.parts == before.parts
+        attempts = Attempts(
+            unit.parts,
+            before.without_progress + 1 if idle else 0,
+            before.exceeded + (retries is not None),
+            reason,
         )
+        write_attempts(c, unit.trial_id, attempts)
+        if retries is not None and attempts.exceeded > retries:
+            tried = f"{attempts.exceeded} attempts exceeded a limit; the last: "
+            self._fail_unit(c, unit, f"{tried if retries else ''}{reason}")
+            return True
+        if attempts.without_progress >= self.max_attempts:
+            n = attempts.without_progress
+            self._fail_unit(c, unit, f"{n} attempts in a row stored no part; the last: {reason}")
+            return True
+        return False
+
+    def _fail_unit(self, c: sa.Connection, unit: Unit, reason: str) -> None:
+        self._set_unit(c, unit, state="failed", worker_id=unit.worker_id)
+        end_failed(c, unit.trial_id, reason)
+
+    def _set_unit(self, c: sa.Connection, unit: Unit, **values: Any) -> None:
+        c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(**values))
+
+    def _record_end(self, c: sa.Connection, kind: EventKind, unit: Unit, reason: str) -> None:
         self.storage.record_event(
             c,
             self.study_id,
-            EventKind.DEATH,
+            kind,
             trial=unit.number,
             attempt=unit.attempt,
             part=unit.parts,
             worker=unit.worker_id,
             reason=reason,
         )
-        if exhausted:
-            reason = f"{deaths} workers died on it; the last: {reason}"
-            end_failed(c, unit.trial_id, reason)
-        else:
-            set_state(c, unit.trial_id, TrialState.WAITING)
+
+    def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
+        """Stop the study where it has reached a limit of its own, and return whether it has."""
+        reason = ""
+        n_since = count_since_best(c, self.study_id) if self.patience is not None else 0
+        if self.patience is not None and n_since >= self.patience:
+            reason = f"{n_since} trials without a better one (limits.patience)"
+        if self.study_s is not None and not reason:
+            worked_s = read_worked_s(c, self.study_id, now)
+            if worked_s >= self.study_s:
+                reason = f"worked on for {worked_s:.0f} s (limits.study_s = {self.study_s:g})"
+        if reason:
+            self._set_stop(c, "gently", limit=reason)
+        return bool(reason)
 
     def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> bool:
         ended = c.execute(

@@ -80,6 +80,9 @@ class AttributeFields(NamedTuple):
     value_json: str
 
 
+# The attribute of a study that names its score; every study that is begun here has it.
+METRIC_NAMES = "study:metric_names"
+
 # Optuna's schema of today, as its own migrations name it.
 SCHEMA_REVISION = "v3.2.0.a"
 
@@ -98,9 +101,6 @@ STUDIES = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     # gently (no new trials) | now (trials are released); NULL while the study may go on.
     sa.Column("stop", sa.String(8)),
-    # Who submits workers at this moment, and until when nobody else may.
-    sa.Column("launcher", sa.String(128)),
-    sa.Column("launcher_until", sa.Float),
 )
 
 # One row per unit of budget that was ever claimed, beside Optuna's trial of the same id.
@@ -158,3 +158,15 @@ EVENTS = sa.Table(
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
+
+# The ids of studies that were deleted. SQLite would give them out again, and a worker that does not
+# know yet that its study is gone would take another one for it.
+DELETED = sa.Table("hpo_deleted", METADATA, sa.Column("id", sa.Integer, primary_key=True))
+
+
+def study_tables() -> list[sa.Table]:
+    """Return the tables whose rows belong to studies, those that others refer to first."""
+    tables = [*OPTUNA_METADATA.sorted_tables, *METADATA.sorted_tables]
+    theirs = [table for table in tables if {"study_id", "trial_id"} & set(table.c.keys())]
+    first = (OPTUNA_STUDIES, TRIALS)
+    return [*first, *(table for table in theirs if table not in first)]

@@ -11,35 +11,25 @@ import contextlib
 import contextvars
 import functools
 import json
-import logging
-import random
-import time
+import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import sqlalchemy.orm
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import (
-    DatabaseError,
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DatabaseError, NoResultFound, ProgrammingError, SQLAlchemyError
 
-from hpo.errors import StorageError
+from hpo.errors import StorageError, StudyNotFoundError
 from hpo.storage.events import EventKind
+from hpo.storage.outages import first_line, wait_for
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
 from hpo.storage.sqlite_reading import refuse_changed
+from hpo.storage.urls import show_url
 
 BUSY_TIMEOUT_S = 60.0
-_LONGEST_PAUSE_S = 5.0
-_WARN_EVERY_S = 30.0
-
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _CONNECTING_ERRORS = (ImportError, SQLAlchemyError)
@@ -54,7 +44,19 @@ _UP_SINCE: dict[str, sa.ColumnElement[float]] = {
         "extract(epoch FROM pg_postmaster_start_time())::float8", sa.Float
     ),
 }
+# SQLite keeps what it knows of its locks in the process. A fork that has inherited that, and opens
+# the file as well, locks nothing, or another file: what it writes damages the database.
+_open_files: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 _writes: contextvars.ContextVar[bool] = contextvars.ContextVar("_writes", default=False)
+
+
+def _close_files() -> None:
+    for engine in [*_open_files]:
+        engine.dispose()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_files)
 
 
 class StudyStorage(RDBStorage):
@@ -65,6 +67,8 @@ class StudyStorage(RDBStorage):
     patience_s
         How long `patiently` goes on trying while the database does not answer. None at all for
         a command that somebody waits for; workers wait for a server that is being restarted.
+    on_silence
+        Called with True when `patiently` begins to wait for the database, and then with False.
     read_only
         Whether it was opened to read alone.
     now_sql, up_since_sql
@@ -73,7 +77,10 @@ class StudyStorage(RDBStorage):
     """
 
     patience_s = 0.0
+    on_silence: Callable[[bool], None] | None = None
     read_only = False
+    _silent = False
+    _kept: sa.Connection | None = None
 
     def __init__(self, url: str, **options: Any) -> None:
         if not self._attach(url, options):
@@ -114,7 +121,9 @@ class StudyStorage(RDBStorage):
     def __getstate__(self) -> dict[Any, Any]:
         # Optuna takes it out of the state, where it has to be.
         self.__dict__.setdefault("_version_manager", None)
-        return super().__getstate__()
+        state = super().__getstate__()
+        state.pop("_kept", None)
+        return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
@@ -124,12 +133,41 @@ class StudyStorage(RDBStorage):
         dialect = self.engine.dialect.name
         self.now_sql, self.up_since_sql = _NOW[dialect], _UP_SINCE[dialect]
         _make_safe(self.engine)
+        sa.event.listen(self.engine, "engine_disposed", self._drop_kept)
+        if dialect == "sqlite":
+            _open_files.add(self.engine)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Open one transaction that changes something; commits at the end."""
         with _writing(), self.engine.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def one_statement(self) -> Iterator[sa.Connection]:
+        """Give a connection for one statement that changes something, and nothing around it.
+
+        On PostgreSQL it is kept for the next one, so that nothing is sent but the statement. On
+        SQLite the write lock is taken first, as always.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with self.write() as connection:
+                yield connection
+            return
+        if self._kept is None:
+            options = {"isolation_level": "AUTOCOMMIT"}
+            self._kept = self.engine.connect().execution_options(**options)
+        try:
+            yield self._kept
+        except SQLAlchemyError:
+            self._drop_kept()
+            raise
+
+    def _drop_kept(self, _engine: sa.Engine | None = None) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.invalidate()
+            kept.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -140,7 +178,7 @@ class StudyStorage(RDBStorage):
         StorageError
             If the role may not read a table, or a file that nobody wrote was written meanwhile.
         """
-        shown = self.engine.url.render_as_string(hide_password=True)
+        shown = show_url(self.engine.url)
         with self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 # One moment for all statements; SQLite reads so by itself.
@@ -177,23 +215,21 @@ class StudyStorage(RDBStorage):
         ------
         StorageError
             If the database did not answer for that long.
+        StudyNotFoundError
+            If the study was deleted meanwhile.
         """
-        began = warned = time.monotonic()
-        pause_s = 0.05
-        while True:
-            try:
-                return call()
-            except (OperationalError, InterfaceError, sa.exc.TimeoutError) as exc:
-                now = time.monotonic()
-                # A missing table or column does not come back by waiting.
-                if now - began >= self.patience_s or "no such" in str(exc):
-                    shown = self.engine.url.render_as_string(hide_password=True)
-                    raise StorageError(f"{shown}: does not answer: {first_line(exc)}") from exc
-                if warned == began or now - warned > _WARN_EVERY_S:
-                    warned = now
-                    _log.warning("the storage does not answer, trying again: %s", first_line(exc))
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+        shown = show_url(self.engine.url)
+        try:
+            return wait_for(call, self.patience_s, shown, lambda: self._note_silence(silent=True))
+        except NoResultFound as exc:
+            raise StudyNotFoundError(f"{shown}: the study was deleted meanwhile") from exc
+        finally:
+            self._note_silence(silent=False)
+
+    def _note_silence(self, *, silent: bool) -> None:
+        if silent != self._silent and self.on_silence is not None:
+            self.on_silence(silent)
+        self._silent = silent
 
     def record_event(
         self, connection: sa.Connection, study_id: int, kind: EventKind, **detail: Any
@@ -270,10 +306,3 @@ def _make_sqlite_safe(engine: sa.Engine) -> None:
     sa.event.listen(engine, "connect", on_connect)
     sa.event.listen(engine, "begin", on_begin)
     engine.dispose()
-
-
-def first_line(exc: BaseException) -> str:
-    """Return what an error says, in one line."""
-    if isinstance(exc, StorageInternalError) and exc.__cause__ is not None:
-        exc = exc.__cause__
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

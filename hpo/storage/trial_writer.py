@@ -24,6 +24,7 @@ from hpo.storage.schema import (
     store_value,
 )
 from hpo.storage.storage import StudyStorage
+from hpo.wording import one_line
 
 
 def make_trial(c: sa.Connection, study_id: int) -> tuple[int, int]:
@@ -61,8 +62,8 @@ def end_trial(c: sa.Connection, trial_id: int, state: TrialState) -> None:
 
 
 def end_failed(c: sa.Connection, trial_id: int, reason: str) -> None:
-    """End a trial as FAIL, with the reason."""
-    _insert_attributes(c, trial_id, {FAILURE_KEY: reason})
+    """End a trial as FAIL, with the reason, which may be somebody else's text."""
+    _insert_attributes(c, trial_id, {FAILURE_KEY: one_line(reason)})
     end_trial(c, trial_id, TrialState.FAIL)
 
 

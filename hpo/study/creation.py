@@ -14,28 +14,31 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.study import StudyDirection
 
 import features.table
-from features.table import FeaturesError, FeatureTable, OwnSpec, TableRows
+from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
-from hpo.plugins import try_imports
+from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
-from hpo.spec.loading import canonical, validate
-from hpo.spec.sections import CompositeSpec, CustomObjectiveSpec, GatedSpec, StudySpec
+from hpo.spec.loading import canonical, validate, with_trials
+from hpo.spec.sections import CustomObjectiveSpec, GatedSpec, StudySpec
 from hpo.spec.space import distributions
+from hpo.storage.budget import Budget, BudgetChange
+from hpo.storage.deletion import remove_leftovers, unused_study_id
 from hpo.storage.events import EventKind
-from hpo.storage.schema import DIRECTIONS, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
+from hpo.storage.schema import DIRECTIONS, METRIC_NAMES, OPTUNA_STUDIES, STUDIES, SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
-from hpo.study import provenance
-from hpo.study.fingerprint import (
+from hpo.study.identity import provenance
+from hpo.study.identity.fingerprint import (
     compare,
     compare_origin,
     fingerprint,
     fingerprint_of_spec,
     is_comparable,
 )
+from hpo.study.identity.trust import identify
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 from hpo.wording import count_of
 
@@ -88,11 +91,18 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         column is made from the target.
     """
     with _naming(source):
-        try_imports(_named_modules(spec))
+        _import_named(spec)
         columns = expected_columns(spec)
         if columns:
             check_estimator(spec, columns)
             refuse_leaks(spec, columns)
+
+
+def _import_named(spec: StudySpec) -> None:
+    """Import the modules that a study names, in one way for all of them."""
+    try_imports(spec.named_modules)
+    for what, name in spec.named_modules.items():
+        resolve(name, what)
 
 
 def _make_sound(spec: StudySpec, table: FeatureTable | None) -> Objective:
@@ -113,21 +123,6 @@ def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
         # Whether a row passes the gate is not known yet: here all do.
         X[:, [column.name in spec.estimator.gate for column in rows.columns]] = 1.0
     return hold_out(spec.cv, rows.with_features(X))
-
-
-def _named_modules(spec: StudySpec) -> dict[str, str]:
-    """Return the modules of others that a study names, by what names them."""
-    named = {}
-    if isinstance(spec.objective, CustomObjectiveSpec):
-        named["[objective] name"] = spec.objective.name
-    estimator = spec.estimator
-    for part, model in (estimator.parts if estimator else {}).items():
-        if ":" in model.name:
-            below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-            named[f"[estimator{below}] name"] = model.name
-    if isinstance(spec.table, OwnSpec):
-        named["[table] loader"] = spec.table.loader
-    return named
 
 
 def _data_dir(source: Source) -> Path | None:
@@ -157,6 +152,8 @@ def build_table(
     """
     if spec.table is None:
         return None
+    with _naming(source):
+        _import_named(spec)
 
     def inspect(rows: TableRows) -> None:
         if len(rows.ids) * len(rows.columns) <= MAX_STAND_IN:
@@ -199,8 +196,23 @@ def begin(
     accept: Sequence[str] = (),
     *,
     strict: bool = False,
+    trials: int | None = None,
+    by_hand: bool = False,
+    log: Callable[[str], None] = lambda _: None,
 ) -> StudyRecord:
     """Begin a study, or go on with the one of that name if it is the same.
+
+    The budget of a study that goes on is changed by `trials`, or by a study file whose own number
+    is another one than before, and never to less than what was set by hand.
+
+    Parameters
+    ----------
+    trials
+        The budget that is asked for beside the study file.
+    by_hand
+        Whether that is set by hand, as by `hpo budget`.
+    log
+        Receives what becomes of the budget.
 
     Raises
     ------
@@ -212,6 +224,7 @@ def begin(
         also if the commit, the lock file or Python changed.
     """
     with _naming(source):
+        budget = spec.trials if trials is None else with_trials(spec, trials).trials
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
         current = fingerprint(spec, table, objective)
@@ -220,7 +233,11 @@ def begin(
         "fingerprint": json.dumps(dict(current)),
         "table_path": str(table_path) if table_path else None,
     }
-    origin = {**provenance.collect(), "source": vars(source)}
+    origin = {
+        **provenance.collect(Path(source.file)),
+        "code": identify(current),
+        "source": vars(source),
+    }
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
@@ -228,7 +245,7 @@ def begin(
             c.execute(
                 STUDIES.insert().values(
                     study_id=study_id,
-                    budget=spec.trials,
+                    budget=budget,
                     provenance=json.dumps(origin),
                     created_at=storage.now(c),
                     **row,
@@ -243,7 +260,15 @@ def begin(
                 )
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)
-            _check_searchable(spec, validate(json.loads(stored.spec), spec.name), objective, c)
+            stored_spec = validate(json.loads(stored.spec), spec.name)
+            _check_searchable(spec, stored_spec, objective, c)
+            if trials is not None or spec.trials != stored_spec.trials:
+                typed = by_hand and trials is not None
+                change = Budget(storage, study_id, spec.lease_s).ask_budget(
+                    c, budget, by_hand=typed
+                )
+                if line := _describe(change, budget, spec.name):
+                    log(line)
             for part in changed:
                 told = {} if is_comparable(part, before, current) else {"comparable": False}
                 values = {"before": before.get(part, ""), "now": current[part], **told}
@@ -251,9 +276,18 @@ def begin(
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
     record = find(storage, spec.name)
-    record.ledger.set_budget(spec.trials)
     record.ledger.stop(None)
     return record
+
+
+def _describe(change: BudgetChange, asked: int, name: str) -> str:
+    """Return what became of a budget that was asked for; "" if nothing did."""
+    if change.after != asked:
+        return (
+            f"the budget stays {change.after}: a larger one than {asked} was set by hand; lower it "
+            f"with: hpo budget {name} {asked}"
+        )
+    return str(change) if change.before != change.after else ""
 
 
 def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bool:
@@ -285,20 +319,23 @@ def _record_resumption(
     before = provenance.facts(json.loads(stored.provenance))
     now = provenance.facts(origin)
     changed = compare_origin(name, before, now, strict=strict)
-    diff = origin["git"].get("diff") if "diff" in changed else None
+    diff = origin["git"].get("diff") if "diff" in changed else None  # see HPO_KEEP_DIFF
     storage.record_event(
         c,
         stored.study_id,
         EventKind.RESUMED,
         **now,
-        command=origin["command"],
+        **{key: origin[key] for key in ("command", "user", "code") if key in origin},
         changed=changed,
         **({"difference": diff} if diff else {}),
     )
 
 
 def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
-    inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name))
+    remove_leftovers(c)
+    unused = unused_study_id(c)
+    given = {} if unused is None else {"study_id": unused}
+    inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name, **given))
     assert inserted.inserted_primary_key is not None
     study_id = int(inserted.inserted_primary_key[0])
     direction = StudyDirection[objective.direction.upper()]
@@ -307,7 +344,7 @@ def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
     c.execute(
         SYSTEM_ATTRIBUTES.insert().values(
             study_id=study_id,
-            key="study:metric_names",
+            key=METRIC_NAMES,
             value_json=json.dumps([objective.score_name]),
         )
     )

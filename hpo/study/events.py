@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from hpo.redaction import redact_arguments, redact_value
 from hpo.storage.budget import read_events
 from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
-from hpo.study.fingerprint import PARTS
+from hpo.study.identity.fingerprint import PARTS
 from hpo.study.record import StudyRecord
 from hpo.wording import count_of
 
@@ -58,13 +59,14 @@ def tell(record: StudyRecord) -> dict[str, Any]:
     Returns
     -------
     dict
-        `study`, `begun_at`, `source`, `origin` (commit, uncommitted changes, lock file, packages,
-        machine, command), `fingerprint` by part, `workers` (one object per run of a worker) and
-        `events`. Times are seconds since the epoch, by the database's clock.
+        `study`, `begun_at`, `source`, `origin` (commits, uncommitted changes, lock file, packages,
+        user, machine, command), `fingerprint` by part, `workers` (one object per run of a worker)
+        and `events`, all without passwords. Times are seconds since the epoch, by the database's
+        clock.
     """
     with record.storage.read() as c:
         rows = read_workers(c, record.study_id)
-        events = read_events(c, record.study_id)
+        events = redact_value(read_events(c, record.study_id))
     workers = []
     for row in rows:
         worker = row._asdict()
@@ -73,7 +75,10 @@ def tell(record: StudyRecord) -> dict[str, Any]:
     return {
         "study": record.name,
         "begun_at": record.created_at,
-        "source": vars(record.source),
+        "source": {
+            **vars(record.source),
+            "overrides": redact_arguments(record.source.overrides),
+        },
         "origin": record.provenance,
         "fingerprint": dict(record.fingerprint),
         "table": str(record.table_path) if record.table_path else None,
@@ -89,10 +94,13 @@ def describe(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"study '{told['study']}', begun {_time(told['begun_at'])}"
     yield f"  command     {origin.get('command', '')}"
     yield f"  study file  {told['source']['file']}"
-    yield f"  commit      {git.get('commit', 'unknown')}{_dirt(git)}"
+    yield f"  commit      {git.get('commit', 'unknown')}{_dirt(git)} (hpo)"
+    if repository := origin.get("repository"):
+        yield f"  commit      {repository['commit']}{_dirt(repository)} (of the study file)"
     yield f"  lock file   {origin.get('lock') or 'none'}"
     yield f"  python      {origin.get('python', '')}"
     yield f"  host        {origin.get('host', '')}, {origin.get('platform', '')}"
+    yield f"  user        {origin.get('user', 'unknown')}"
     if told["table"]:
         yield f"  table       {told['table']}"
     yield "fingerprint"
@@ -102,9 +110,10 @@ def describe(told: Mapping[str, Any]) -> Iterator[str]:
     yield "what happened"
     for event in told["events"]:
         yield f"  {_time(event['at'])}  {_describe_event(event)}"
-    if git.get("diff"):
-        yield "uncommitted changes when the study was begun"
-        yield from git["diff"].splitlines()
+    for of in (git, origin.get("repository", {})):
+        if of.get("diff"):
+            yield "uncommitted changes when the study was begun"
+            yield from of["diff"].splitlines()
 
 
 def _describe_workers(workers: list[Mapping[str, Any]]) -> Iterator[str]:

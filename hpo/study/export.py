@@ -26,6 +26,7 @@ from hpo.storage.trial_reader import (
 )
 from hpo.study.record import StudyRecord, find_id
 from hpo.system.atomic_files import replacing
+from hpo.wording import shown_cell
 
 FORMATS = ("csv", "json", "parquet")
 _PART = part_key(0).removesuffix("0")
@@ -33,26 +34,42 @@ _FIRST = ("number", "state", "score", "started", "completed")
 
 
 class _Columns:
-    """Columns of as many values as there are trials, made as they turn up."""
+    """Columns of as many values as there are trials, made as they turn up.
+
+    Columns of different kinds are kept apart where their names are the same.
+    """
 
     def __init__(self, n_rows: int) -> None:
-        self._values: dict[str, list[Any]] = {}
+        # By kind and name.
+        self._values: dict[tuple[int, str], list[Any]] = {}
         # Where each column turned up first: row, kind, and what it is sorted by within the kind.
-        self._places: dict[str, tuple[int, int, str]] = {}
+        self._places: dict[tuple[int, str], tuple[int, int, str]] = {}
         self._n_rows = n_rows
 
     def find(self, name: str, row: int, kind: int, key: str = "") -> list[Any]:
         """Return a column, with NaN in it where nothing was put yet."""
-        if name not in self._values:
-            self._values[name] = [math.nan] * self._n_rows
-            self._places[name] = (row, kind, key)
-        return self._values[name]
+        column = (kind, name)
+        if column not in self._values:
+            self._values[column] = [math.nan] * self._n_rows
+            self._places[column] = (row, kind, key)
+        return self._values[column]
 
     def frame(self) -> pd.DataFrame:
-        """Return the columns in the order in which the rows have them, and leave none here."""
+        """Return the columns in the order in which the rows have them, and leave none here.
+
+        Where a name is taken by another kind, an underscore comes behind it.
+        """
+        labels: dict[tuple[int, str], str] = {}
+        taken = set()
+        for column in sorted(self._values):
+            label = column[1]
+            while label in taken:
+                label += "_"
+            taken.add(label)
+            labels[column] = label
         # Sorting keeps the order in which columns of one place turned up.
         ordered = sorted(self._values, key=self._places.__getitem__)
-        return pd.DataFrame({name: self._values.pop(name) for name in ordered})
+        return pd.DataFrame({labels[column]: self._values.pop(column) for column in ordered})
 
 
 def export(record: StudyRecord, path: Path, form: str) -> int:
@@ -166,11 +183,18 @@ def _put_attributes(
             columns.find(key, at, 3, key)[at] = value if plain else json.dumps(value)
 
 
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose texts, names of columns too, no spreadsheet or terminal obeys."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    cells = {name: frame[name].map(shown_cell) for name in texts}
+    return frame.assign(**cells).rename(columns=shown_cell)
+
+
 def _write(frame: pd.DataFrame, path: Path, form: str) -> int:
     try:
         with replacing(path) as partial:
             if form == "csv":
-                frame.to_csv(partial, index=False)
+                _shown(frame).to_csv(partial, index=False)
             elif form == "json":
                 frame.to_json(partial, orient="records", date_format="iso", indent=1)
             else:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.table import FeaturesError, FeatureTable
-from hpo.errors import ConflictError, HpoError
+from hpo.errors import ConflictError, HpoError, TrustError
 from hpo.objectives.factory import make_objective
 from hpo.objectives.protocol import Objective
-from hpo.plugins import make_importable
-from hpo.study.fingerprint import (
+from hpo.study.identity.fingerprint import (
     NOT_COMPARABLE,
     PARTS,
     Fingerprint,
     compare,
     fingerprint,
+    hash_own_code,
     is_comparable,
     shorten,
 )
@@ -48,13 +48,26 @@ class StudyContents:
 
 
 def open_study(record: StudyRecord) -> StudyContents:
-    """Open the table and the objective of a study, or say what is not as it was."""
-    make_importable(Path(record.source.file))
+    """Open the table and the objective of a study, or say what is not as it was.
+
+    Raises
+    ------
+    TrustError
+        If another user began the study, and it names code of its own.
+    """
     table = None
     try:
         table = record.read_table()
+        record.admit_code()
         objective = make_objective(record.spec, table)
         now = fingerprint(record.spec, table, objective)
+    except TrustError:
+        raise
+    except ConflictError as exc:
+        # What changed of the study's own code was not imported to find that out.
+        now = {"code": hash_own_code(record.spec, [Path(record.source.file).parent, Path.cwd()])}
+        differences = tuple(_difference(record, part, now) for part in exc.changed)
+        return StudyContents(_if_same(record, table), differences=differences)
     except (HpoError, FeaturesError) as exc:
         return StudyContents(_if_same(record, table), problem=str(exc))
     except Exception as exc:  # a user's own objective may raise anything

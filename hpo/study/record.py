@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,17 +22,24 @@ from hpo.objectives.folds import hold_out
 from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
 from hpo.records import Access
+from hpo.redaction import redact_value
 from hpo.spec.loading import load, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
+from hpo.storage.deletion import begun_here
+from hpo.storage.events import EventKind
 from hpo.storage.ledger import Ledger
+from hpo.storage.outages import first_line
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
-from hpo.storage.storage import StudyStorage, first_line
-from hpo.study.fingerprint import (
+from hpo.storage.storage import StudyStorage
+from hpo.storage.urls import show_url
+from hpo.study.identity.fingerprint import (
     Fingerprint,
     compare,
     fingerprint,
+    own_modules,
 )
+from hpo.study.identity.trust import require_trusted
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,9 @@ class StudyRecord:
             lease_s=self.spec.lease_s,
             max_deaths=self.spec.max_deaths,
             max_failures=self.spec.max_failures,
+            max_attempts=self.spec.limits.max_attempts,
+            study_s=self.spec.limits.study_s,
+            patience=self.spec.limits.patience,
         )
 
     def optuna_study(self) -> optuna.Study:
@@ -116,7 +126,7 @@ class StudyRecord:
                 pass
             yield replace(self, storage=opened)
         except (OperationalError, ProgrammingError) as exc:
-            shown = opened.engine.url.render_as_string(hide_password=True)
+            shown = show_url(opened.engine.url)
             reason = first_line(exc.orig or exc)
             raise StorageError(f"{shown}: cannot be written: {reason}") from exc
         finally:
@@ -132,6 +142,20 @@ class StudyRecord:
             return None
         return Target(**features.table.read_manifest(self.table_path)["target"])
 
+    def admit_code(self, accepted: Sequence[str] = ()) -> None:
+        """Let modules that the study names be imported, if they may be; see `hpo.study.identity`.
+
+        Raises
+        ------
+        TrustError, ConflictError, SpecError
+            If they may not, or are not there.
+        """
+        file = Path(self.source.file)
+        if own_modules(self.spec):
+            began = [self.provenance, *self.ledger.events(EventKind.RESUMED)]
+            require_trusted(self.name, self.spec, file, self.fingerprint, began, accepted)
+        make_importable(file)
+
     def open_objective(self) -> tuple[FeatureTable | None, Objective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.
 
@@ -139,8 +163,10 @@ class StudyRecord:
         ------
         ConflictError
             If table, splits, space, objective, code or packages differ.
+        TrustError
+            If another user began the study, and it names code of its own.
         """
-        make_importable(Path(self.source.file))
+        self.admit_code()
         table = self.read_table()
         objective = make_objective(self.spec, table)
         compare(self.name, self.fingerprint, fingerprint(self.spec, table, objective))
@@ -165,7 +191,7 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
     with storage.read() as c:
         study_id = find_id(c, name)
         if study_id is None:
-            shown = storage.engine.url.render_as_string(hide_password=True)
+            shown = show_url(storage.engine.url)
             hint = suggest(name, [*read_names(c), *read_plain_names(c)])
             raise StudyNotFoundError(f"{shown} holds no study '{name}'; {hint}")
         row = find_row(c, study_id)
@@ -176,6 +202,8 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
         )
     origin = json.loads(row.provenance)
     source = origin.pop("source")
+    # Earlier versions kept the command as it was typed.
+    origin = redact_value(origin)
     return StudyRecord(
         storage=storage,
         study_id=study_id,
@@ -197,12 +225,7 @@ def names(storage: StudyStorage) -> list[str]:
 
 def read_names(c: sa.Connection) -> list[str]:
     """Return what `names` does, within a transaction."""
-    if not _has_our_tables(c):
-        return []
-    ours = sa.select(OPTUNA_STUDIES.c.study_name).join(
-        STUDIES, STUDIES.c.study_id == OPTUNA_STUDIES.c.study_id
-    )
-    return list(c.execute(ours.order_by(OPTUNA_STUDIES.c.study_id)).scalars())
+    return [*begun_here(c).values()] if _has_our_tables(c) else []
 
 
 def read_plain_names(c: sa.Connection) -> list[str]:
@@ -221,7 +244,7 @@ def find_id(c: sa.Connection, name: str) -> int | None:
 
 def find_row(c: sa.Connection, study_id: int) -> StudyRow | None:
     """Return our row of a study; None if Optuna alone made the study."""
-    if not _has_our_tables(c):
+    if not _has_our_tables(c) or study_id not in begun_here(c):
         return None
     columns = [STUDIES.c[field] for field in StudyRow._fields]
     row = c.execute(sa.select(*columns).where(STUDIES.c.study_id == study_id)).one_or_none()

@@ -16,12 +16,18 @@ from hpo.errors import HpoError
 from hpo.records import Counts
 from hpo.storage.budget import read_events
 from hpo.storage.events import EventKind
-from hpo.storage.schema import DIRECTIONS, EVENTS, STUDIES, SYSTEM_ATTRIBUTES, TRIALS
+from hpo.storage.schema import (
+    DIRECTIONS,
+    EVENTS,
+    METRIC_NAMES,
+    STUDIES,
+    SYSTEM_ATTRIBUTES,
+    TRIALS,
+)
 from hpo.storage.trial_reader import read_trials
 from hpo.study.record import StudyRecord, StudyRow
 from hpo.study.status import BestRow, Status, read_best, read_status
 
-_METRIC_NAMES = "study:metric_names"
 Event = Mapping[str, Any]
 
 
@@ -153,7 +159,7 @@ def _read_score_name(c: sa.Connection, study_id: int) -> str:
     """Return what the score is called, as `Study.set_metric_names` stores it."""
     names = c.execute(
         sa.select(SYSTEM_ATTRIBUTES.c.value_json).where(
-            SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == _METRIC_NAMES
+            SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == METRIC_NAMES
         )
     ).scalar_one_or_none()
     return "score" if names is None else str(json.loads(names)[0])

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
-from hpo.records import SPENT, Counts
-from hpo.storage.budget import read_counts, read_events, read_failures
+from hpo.records import SPENT, Attempts, Counts
+from hpo.storage.attempts import read_open_attempts
+from hpo.storage.budget import read_counts, read_events, read_failures, read_limit
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
     CLAIMS,
@@ -69,6 +70,12 @@ class Status:
         Number and reason of the last failed trials.
     deaths
         How many workers died in the middle of a trial, by reason.
+    exceeded
+        How many trials exceeded a limit, by limit.
+    attempts
+        Open trials whose last attempts stored no part, by number.
+    limit
+        Which limit of the study stopped it; None if none did.
     """
 
     name: str
@@ -81,6 +88,9 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     failures: tuple[tuple[int, str], ...]
     deaths: Mapping[str, int]
+    exceeded: Mapping[str, int]
+    attempts: Mapping[int, Attempts]
+    limit: str | None
 
     @property
     def state(self) -> str:
@@ -146,13 +156,16 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         name=record.name,
         counts=counts,
         stop=stop,
-        submitted=_was_submitted(c, study_id),
+        submitted=was_submitted(c, study_id),
         best_score=None if best is None else best.score,
         best_trial=None if best is None else best.number,
         per_hour=_read_rate(c, record, now),
-        workers=_read_open_workers(c, record, now),
+        workers=read_open_workers(c, record, now),
         failures=tuple(read_failures(c, study_id, MAX_REASONS)) if counts.failed else (),
         deaths=dict(deaths.most_common()),
+        exceeded=dict(_count_exceeded(c, study_id).most_common()),
+        attempts=read_open_attempts(c, study_id),
+        limit=read_limit(c, study_id) if stop is not None else None,
     )
 
 
@@ -173,14 +186,21 @@ def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:
 
     def read() -> tuple[WorkerStatus, ...]:
         with record.storage.read() as c:
-            return _read_open_workers(c, record, record.storage.now(c))
+            return read_open_workers(c, record, record.storage.now(c))
 
     return record.storage.patiently(read)
 
 
-def _was_submitted(c: sa.Connection, study_id: int) -> bool:
+def _count_exceeded(c: sa.Connection, study_id: int) -> Counter[str]:
+    events = read_events(c, study_id, EventKind.LIMIT)
+    return Counter(event["reason"].partition(" exceeded")[0] for event in events)
+
+
+def was_submitted(c: sa.Connection, study_id: int) -> bool:
+    """Return whether workers were ever submitted to a cluster."""
     query = sa.select(EVENTS.c.event_id).where(
-        EVENTS.c.study_id == study_id, EVENTS.c.kind == EventKind.SUBMITTED.value
+        EVENTS.c.study_id == study_id,
+        EVENTS.c.kind.in_([EventKind.SUBMITTING, EventKind.SUBMITTED]),
     )
     return c.execute(query.limit(1)).first() is not None
 
@@ -208,9 +228,10 @@ def _read_rate(c: sa.Connection, record: StudyRecord, now: float) -> float | Non
     return 3600.0 * int(n_finished) / max(1.0, float(now - began))
 
 
-def _read_open_workers(
+def read_open_workers(
     c: sa.Connection, record: StudyRecord, now: float
 ) -> tuple[WorkerStatus, ...]:
+    """Return the workers of a study that have not left, oldest first, within a transaction."""
     columns = [
         (WORKERS.c if name in WORKERS.c else CLAIMS.c)[name] for name in _OpenWorkerRow._fields
     ]

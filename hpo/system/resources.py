@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
 _NAME = Path("/proc/self/comm")
+_STAT = Path("/proc/self/stat")
 # Version 1 writes "no limit" as the largest whole page that fits.
 _NO_LIMIT_BYTES = 1 << 60
 
@@ -51,6 +53,25 @@ def name_process(name: str) -> None:
         _NAME.write_text(name, encoding="ascii")
 
 
+def rewrite_arguments(shown: Sequence[str]) -> None:
+    """Let `ps` show other arguments of this process than it was given; Linux alone has it.
+
+    Each is cut or filled up to the length of the one whose place it takes. The first milliseconds
+    of a process cannot be helped.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # What a process is called stands in parentheses, whatever it is.
+        fields = _STAT.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        begin, end = int(fields[45]), int(fields[46])
+        given = ctypes.string_at(begin, end - begin).rstrip(b"\0").split(b"\0")
+        texts = [os.fsencode(text) for text in shown]
+        kept = given[: len(given) - len(texts)]
+        lengths = [len(text) for text in given[len(kept) :]]
+        new = [text.ljust(n)[:n] for text, n in zip(texts, lengths, strict=True)]
+        block = b"\0".join([*kept, *new])
+        ctypes.memmove(begin, block, len(block))
+
+
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """Spare the garbage collector what is imported in this block: it stays until the end."""
@@ -64,10 +85,15 @@ def loading() -> Iterator[None]:
 
 def cores() -> Cores:
     """Return how many cores this process may use."""
-    machine = os.cpu_count() or 1
+    return Cores(os.cpu_count() or 1, len(allowed_cpus()), cpu_quota())
+
+
+def allowed_cpus() -> list[int]:
+    """Return the numbers of the cores that this process may run on."""
     # Not every system lets processes be tied to cores.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    return Cores(machine, allowed, cpu_quota())
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0))
 
 
 def cpu_quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:

@@ -1,6 +1,7 @@
-"""One thread per worker: set before the numerical libraries load, and held afterwards.
+"""Threads of numerical libraries: set before these load, and held afterwards.
 
-More threads make the fits of small tables slower, and far slower where workers share the cores.
+A worker has one unless it is given more cores: more threads make the fits of small tables slower,
+and far slower where workers share the cores.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ VARIABLES = (
 _log = logging.getLogger(__name__)
 
 
-def use_one_thread() -> None:
-    """Tell the numerical libraries, which are still to be loaded."""
-    for name in VARIABLES:
-        os.environ[name] = "1"
+def use_threads(number: int) -> None:
+    """Tell the numerical libraries, which are still to be loaded, and programs started by us."""
+    os.environ.update(thread_variables(number))
 
 
-def hold_one_thread() -> Mapping[str, int]:
-    """Hold the libraries that are loaded to one thread, and return what they had, by library.
+def thread_variables(number: int) -> dict[str, str]:
+    """Return the variables that tell numerical libraries how many threads they may use."""
+    return dict.fromkeys(VARIABLES, str(number))
+
+
+def hold_threads(number: int) -> Mapping[str, int]:
+    """Hold the libraries that are loaded to so many threads; return what they had, by library.
 
     A library that did not heed the variables is told again, which the log says.
     """
@@ -38,10 +43,11 @@ def hold_one_thread() -> Mapping[str, int]:
     for pool in threadpoolctl.threadpool_info():
         name = str(pool["internal_api"])
         found[name] = max(int(pool["num_threads"]), found.get(name, 0))
-    deaf = [name for name, number in found.items() if number > 1]
+    deaf = [name for name, threads in found.items() if threads > number]
     if deaf:
-        _log.warning("%s would use more than one thread, and is held to one", ", ".join(deaf))
-        threadpoolctl.threadpool_limits(1)
-    listed = ", ".join(f"{name} {number}" for name, number in sorted(found.items()))
-    _log.info("one thread per worker: %s", listed or "no library has a pool of threads")
+        _log.warning("%s would use more threads, and is held to %d", ", ".join(deaf), number)
+        threadpoolctl.threadpool_limits(number)
+    listed = ", ".join(f"{name} {threads}" for name, threads in sorted(found.items()))
+    each = "one thread" if number == 1 else f"{number} threads"
+    _log.info("%s per worker: %s", each, listed or "no library has a pool of threads")
     return found

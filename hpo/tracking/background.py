@@ -41,7 +41,8 @@ def start_background(
         *(sys.executable, "-m", "hpo", "wandb", record.name, "--watch"),
         *("--parent", str(os.getpid()), "--reports", str(reports_dir)),
     ]
-    with (logs_dir / LOG_NAME).open("wb") as stream:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(logs_dir / LOG_NAME, flags, 0o644), "wb") as stream:
         return subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,

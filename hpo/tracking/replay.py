@@ -32,16 +32,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import wandb
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import ConflictError, HpoError
-from hpo.study.export import export
+from hpo.records import FAILURE_KEY, WORKER_KEY
+from hpo.redaction import redact_value
+from hpo.study.export import trials_frame
+from hpo.study.identity.provenance import published
 from hpo.study.record import StudyRecord
+from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
-from hpo.tracking.rows import ORDER_KEY, flatten, make_row
+from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker
 from hpo.tracking.run_file import (
     POLL_S,
     WRITER_TIMEOUT_S,
@@ -286,7 +291,7 @@ class Replay:
         run = self._open_run()
         folder = Path(run.dir)
         names = [TRIALS_NAME]
-        export(self.record, folder / TRIALS_NAME, "csv")
+        _published_trials(self.record).to_csv(folder / TRIALS_NAME, index=False)
         page = self._report()
         if page is not None:
             for path in (page, page.with_name("predictions.csv")):
@@ -305,7 +310,7 @@ class Replay:
         # It loads what draws, of which a session that ends before its study has no need.
         from hpo.report.study_page import PAGE_NAME, write_report
 
-        page = self.target.reports_dir / self.record.name / PAGE_NAME
+        page = report_folder(self.record, self.target.reports_dir) / PAGE_NAME
         ends = [trial.datetime_complete for trial in self._finished_trials()]
         last = max((end.timestamp() for end in ends if end), default=0.0)
 
@@ -341,7 +346,7 @@ class Replay:
                 mode="online" if self.target.mode == "online" else "offline",
                 resume="allow",
                 dir=Path(os.environ.get("WANDB_DIR") or ".").resolve(),
-                config=self.record.spec.model_dump(mode="json"),
+                config=redact_value(self.record.spec.model_dump(mode="json")),
                 allow_val_change=True,
                 settings=settings(),
             )
@@ -416,8 +421,17 @@ class Replay:
         if best is not None:
             summary.update({f"best/hparams/{name}": best.params[name] for name in best.params})
         summary.update(flatten("fingerprint", self.record.fingerprint))
-        summary.update(flatten("provenance", self.record.provenance))
+        summary.update(flatten("provenance", published(self.record.provenance)))
         return summary
 
     def _named(self) -> str:
         return f"study '{self.record.name}'"
+
+
+def _published_trials(record: StudyRecord) -> pd.DataFrame:
+    """Return the trials as `hpo export` does, without names of hosts and passwords in reasons."""
+    frame = trials_frame(record)
+    for column, hide in ((WORKER_KEY, nameless_worker), (FAILURE_KEY, redact_value)):
+        if column in frame:
+            frame[column] = frame[column].map(hide)
+    return frame

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, part_key
+from hpo.redaction import redact
 from hpo.tracking.run_file import TRIAL_KEY
 
 ORDER_KEY = "order"
@@ -30,12 +31,13 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
         Score and number of the best trial up to here.
     """
     attributes = dict(trial.user_attrs)
+    reason = attributes.pop(FAILURE_KEY, None) or attributes.pop(PRUNED_KEY, None)
     row: dict[str, Any] = {
         ORDER_KEY: order,
         TRIAL_KEY: trial.number,
         "state": _STATE_NAMES.get(trial.state, trial.state.name.lower()),
-        "worker": attributes.pop(WORKER_KEY, None),
-        "reason": attributes.pop(FAILURE_KEY, None) or attributes.pop(PRUNED_KEY, None),
+        "worker": nameless_worker(attributes.pop(WORKER_KEY, None)),
+        "reason": reason and redact(reason),
         "duration_s": attributes.pop(WALL_KEY, None) or _duration_s(trial),
     }
     row.update({f"hparams/{name}": value for name, value in trial.params.items()})
@@ -49,6 +51,11 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
     if best is not None:
         row["best/score"], row["best/trial"] = best
     return {key: value for key, value in row.items() if value is not None}
+
+
+def nameless_worker(worker: Any) -> str | None:
+    """Return the id of a worker without the name of its host."""
+    return worker.rpartition("-")[2] if isinstance(worker, str) else None
 
 
 def _duration_s(trial: FrozenTrial) -> float | None:

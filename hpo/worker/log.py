@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
 
+from hpo.redaction import redact
+from hpo.wording import printable
+
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class PlainFormatter(logging.Formatter):
+    """Log records without control characters, of a study's texts too, and without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one record as text."""
+        return printable(redact(super().format(record)))
 
 
 class _Forgiving(io.RawIOBase):
@@ -31,6 +44,15 @@ class _Forgiving(io.RawIOBase):
             return len(block)
 
 
+def size_of_log() -> int:
+    """Return how many bytes the file has that this process prints to; 0 if it is no file."""
+    with contextlib.suppress(OSError):
+        printed = os.fstat(1)
+        if stat.S_ISREG(printed.st_mode):
+            return printed.st_size
+    return 0
+
+
 def open_log(folder: Path, worker_id: str) -> Path | None:
     """Send what this process prints to `folder/worker_id.log`, and its log records with it.
 
@@ -48,7 +70,8 @@ def open_log(folder: Path, worker_id: str) -> Path | None:
     try:
         assert path is not None
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o644)
     except OSError as exc:
         sys.stderr.write(f"no log in {folder}: {exc.strerror}\n")
         path = None
@@ -64,7 +87,9 @@ def open_log(folder: Path, worker_id: str) -> Path | None:
             os.close(descriptor)
             sys.stdout, sys.stderr = _text(1), _text(2)
     handlers.append(logging.StreamHandler(sys.stderr))
-    logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(PlainFormatter(FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
     return path
 
 

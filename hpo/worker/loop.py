@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
 from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial
+from hpo.redaction import redact
 
 _log = logging.getLogger(__name__)
 
@@ -77,12 +78,15 @@ class LedgerProtocol(Protocol):
     def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
         """Give up a trial."""
 
-    def release(self, claim: Claim, parts: Parts) -> None:
+    def release(self, claim: Claim, parts: Parts, reason: str) -> None:
         """Leave a trial to another worker."""
 
 
 class Scored(Protocol):
-    """What the loop asks of an objective; `hpo.objectives.protocol.Objective` has more."""
+    """What the loop asks of an objective, which raises ObjectiveError and nothing else.
+
+    `hpo.worker.checked_objective` makes one of any objective; it may have `settle`, too.
+    """
 
     parts: Sequence[str]
 
@@ -172,7 +176,10 @@ def _run_trial(
         ledger.finish(claim, scores, trial.unsaved, pruned, settled)
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
-            ledger.release(claim, trial.unsaved)
+            if exc.release:
+                ledger.release(claim, trial.unsaved, str(exc))
+            elif trial.unsaved:
+                ledger.save_parts(claim, trial.unsaved)
         _log.info("trial %d: released, %s", claim.number, exc)
         raise
     except LostLeaseError as exc:
@@ -181,7 +188,8 @@ def _run_trial(
         # The objective refused these parameters; the next ones may be better.
         _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
         with contextlib.suppress(LostLeaseError):
-            ledger.fail(claim, str(exc), trial.unsaved)
+            # The reason reaches pages and other servers; an error may quote the environment.
+            ledger.fail(claim, redact(str(exc)), trial.unsaved)
     else:
         if pruned:
             _log.info("trial %d: pruned, %s", claim.number, pruned)
@@ -217,7 +225,6 @@ def _score(
         trial.save(ledger, checkpoint_s)
         scores = yield ScorePart(claim, params, part)
         name = objective.parts[part]
-        _require_finite(scores["score"], name)
         _log.info("trial %d: %s scored %.6g", claim.number, name, scores["score"])
         parts.append(scores)
     return ""
@@ -229,17 +236,8 @@ def _sum_up(
     """Return what is told of a trial, and what becomes of its parts if they are not kept so."""
     wall_s = math.fsum(part[WALL_KEY] for part in parts)
     settle = getattr(objective, "settle", None)
-    try:
-        settled: ResolvedTrial | None = settle(parts, pruned=bool(pruned)) if settle else None
-        if pruned:
-            return {WALL_KEY: wall_s}, settled
-        total = dict(objective.combine(parts if settled is None else settled.parts))
-    except Exception as exc:
-        raise ObjectiveError(f"combine: {type(exc).__name__}: {exc}") from exc
-    _require_finite(total["score"], "combine")
+    settled: ResolvedTrial | None = settle(parts, pruned=bool(pruned)) if settle else None
+    if pruned:
+        return {WALL_KEY: wall_s}, settled
+    total = objective.combine(parts if settled is None else settled.parts)
     return {**total, WALL_KEY: wall_s}, settled
-
-
-def _require_finite(score: float, name: str) -> None:
-    if not math.isfinite(score):
-        raise ObjectiveError(f"{name} scored {score}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from hpo.storage.trial_reader import (
 )
 
 if TYPE_CHECKING:
-    from hpo.objectives.protocol import Objective, Scores
+    from hpo.objectives.protocol import Direction, Scores
     from hpo.study.record import StudyRecord
 
 Floats = NDArray[np.float64]
@@ -130,7 +130,19 @@ class Pruner:
         return self._rule.judge([part["score"] for part in parts], self._complete)
 
 
-def make_pruner(record: StudyRecord, objective: Objective) -> Pruner | None:
+class Judged(Protocol):
+    """What the pruner asks of an objective."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the parts of a trial."""
+
+    @property
+    def direction(self) -> Direction:
+        """Which scores are better."""
+
+
+def make_pruner(record: StudyRecord, objective: Judged) -> Pruner | None:
     """Return what ends the trials of a study early; None if nothing does."""
     asked, n_parts = record.spec.pruned_by, len(objective.parts)
     if asked is None or n_parts <= asked.after:

@@ -1,22 +1,16 @@
-"""Reasons for a worker to leave: signals, a lost parent, the time limit; and its heartbeat."""
+"""What makes a worker leave: signals, and what its launcher says of them."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import random
 import signal
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType
 
-from hpo.errors import StopRequested, StorageError
-from hpo.storage.ledger import Ledger
+from hpo.errors import StopRequested
 
-_log = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopSignal:
@@ -29,18 +23,13 @@ class StopSignal:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._interruptible = False
+        self._pid = os.getpid()
 
     def install(self) -> None:
         """Take over the signals of this process."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        self._pid = os.getpid()
+        for number in SIGNALS:
             signal.signal(number, self._receive)
-
-    def request(self, reason: str) -> None:
-        """Stop this process's work from one of its other threads."""
-        if self.reason is None:
-            self.reason = reason
-            # Interrupts the main thread wherever it may be interrupted.
-            os.kill(os.getpid(), signal.SIGTERM)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -58,78 +47,12 @@ class StopSignal:
             raise StopRequested(self.reason)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A process that the objective has forked is none of ours.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if self.reason is None:
             self.reason = signal.Signals(number).name
         if self._interruptible:
             raise StopRequested(self.reason)
-
-
-TIME_LIMIT = "the time limit is near"
-
-
-@dataclass(frozen=True)
-class LeaveConditions:
-    """When a worker leaves before its study is finished.
-
-    Attributes
-    ----------
-    parent_pid
-        Leave when this is not the parent any more: nobody would know that the worker computes.
-    leave_at
-        Leave at this time, in seconds of `time.time()`; see `leave_time`.
-    """
-
-    parent_pid: int | None = None
-    leave_at: float | None = None
-
-
-def leave_time(ends_at: float, leave_before_s: float, stagger_s: float) -> float:
-    """Return when a worker leaves a job that ends at `ends_at`.
-
-    Workers that began together leave spread over `stagger_s` seconds, so that they do not all
-    come to the database and to the queue at once.
-    """
-    return ends_at - leave_before_s - random.uniform(0.0, stagger_s)
-
-
-class Heartbeat(threading.Thread):
-    """Renews the worker's lease for as long as its process lives, and sees when it has to go."""
-
-    def __init__(
-        self, ledger: Ledger, worker_id: str, orders: LeaveConditions, stop: StopSignal
-    ) -> None:
-        super().__init__(name="heartbeat", daemon=True)
-        self._ledger, self._worker_id = ledger, worker_id
-        self._orders, self._stop_signal = orders, stop
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        """Beat three times per lease until the worker ends."""
-        interval_s = self._ledger.lease_s / 3.0
-        next_beat = time.monotonic() + interval_s
-        while not self._ended.wait(min(1.0, interval_s)):
-            self._look_around()
-            if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + interval_s
-                self._beat()
-
-    def end(self) -> None:
-        """Stop beating."""
-        self._ended.set()
-        self.join(timeout=5.0)
-
-    def _look_around(self) -> None:
-        orders = self._orders
-        if orders.parent_pid is not None and os.getppid() != orders.parent_pid:
-            self._stop_signal.request("the launcher is gone")
-        if orders.leave_at is not None and time.time() >= orders.leave_at:
-            self._stop_signal.request(TIME_LIMIT)
-
-    def _beat(self) -> None:
-        try:
-            answer = self._ledger.renew(self._worker_id)
-        except StorageError as exc:
-            _log.warning("lease not renewed: %s", exc)
-            return
-        if answer is not None:
-            self._stop_signal.request(answer.value)

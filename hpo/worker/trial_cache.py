@@ -3,12 +3,18 @@
 Optuna's storage reads every unfinished trial again for each parameter, and a new sampler looks for
 the common search space in all trials. Here a worker reads at its start what a sampler sees, and
 then what has changed.
+
+Optuna's samplers learn nothing from trials that failed, and where the good ones lie beside a region
+that fails they ask for more and more of it. Here a failed trial is shown as a complete one whose
+value is worse than all others, as soon as there are others.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Container, Iterable, Mapping
+import math
+import sys
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -167,8 +173,8 @@ class _Mirror(InMemoryStorage):
         return self._spaces.setdefault(key, dict(space))
 
     def distinct_spaces(self) -> list[FrozenTrial]:
-        """Return one trial for each search space among those that samplers learn from."""
-        ended = (t for t in self._window() if t.state is not TrialState.FAIL)
+        """Return one trial for each search space among those that have a score."""
+        ended = (trial for trial in self._window() if not isinstance(trial, _Failed))
         return list({id(trial.distributions): trial for trial in ended}.values())
 
     def get_all_trials(
@@ -178,17 +184,57 @@ class _Mirror(InMemoryStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         """Return what samplers see, in the order of the trials' numbers."""
+        self._judge_failed()
         trials = [*self._window(), *self.going_on.values()]
         return sorted((t for t in trials if states is None or t.state in states), key=_place)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Forget what a sampler notes for other workers: parameters are stored all at once."""
 
-    def _window(self) -> Iterable[FrozenTrial]:
+    def _window(self) -> Sequence[FrozenTrial]:
         if not self._more:
             return self._ended
         first = _place(self._ended[0])
         return [trial for _, place, trial in self._best if place < first] + self._ended
+
+    def _judge_failed(self) -> None:
+        """Show failed trials as complete ones of a bad value, or as what they are."""
+        ended = self._window()
+        # Without parameters there is nothing to learn.
+        failed = [trial for trial in ended if isinstance(trial, _Failed) and trial.params]
+        if not failed:
+            return
+        scored = [trial for trial in ended if not isinstance(trial, _Failed)]
+        values = [self._sign * value for value in map(_value_of, scored) if value is not None]
+        bad = self._sign * _worse_than(values)
+        n_hidden = max(0, len(failed) - _n_shown(len(values), len(scored)))
+        for place, trial in enumerate(failed):
+            shown = place >= n_hidden
+            trial.state = TrialState.COMPLETE if shown else TrialState.FAIL
+            trial.value = bad if shown else None
+
+
+class _Failed(FrozenTrial):
+    """A failed trial, whose state and value are those that samplers are shown."""
+
+
+def _n_shown(n_complete: int, n_scored: int) -> float:
+    """Return how many failed trials samplers are shown: none of them may be among the good ones.
+
+    TPE calls a tenth of what it sees good, N_BEST trials at most, complete ones before pruned ones.
+    """
+    return math.inf if n_complete >= N_BEST else max(0, 10 * n_complete - n_scored)
+
+
+def _worse_than(values: Sequence[float]) -> float:
+    """Return a finite number above all finite ones, near them: some samplers model values."""
+    worst = max(filter(math.isfinite, values), default=0.0)
+    return min(math.nextafter(worst, math.inf), sys.float_info.max)
+
+
+def _value_of(trial: FrozenTrial) -> float | None:
+    """Return the value of a complete trial; a pruned one of Optuna's own has one, too."""
+    return trial.value if trial.state is TrialState.COMPLETE else None
 
 
 def _place(trial: FrozenTrial) -> tuple[int, int]:
@@ -208,7 +254,8 @@ def _trial_of(
     """Return a trial as a sampler needs it."""
     if drawn is None:
         drawn = Drawn(before.params, before.distributions) if before is not None else Drawn({}, {})
-    return FrozenTrial(
+    kind = _Failed if change.state is TrialState.FAIL else FrozenTrial
+    return kind(
         trial_id=change.trial_id,
         number=change.number,
         state=change.state,

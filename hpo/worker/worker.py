@@ -1,7 +1,9 @@
-"""A worker process: drives the loop, keeps the lease, answers signals."""
+"""A worker process: drives the loop, tells its launcher what it does, answers signals."""
 
 from __future__ import annotations
 
+import math
+import os
 import socket
 import time
 import uuid
@@ -13,14 +15,22 @@ from hpo.objectives.protocol import Objective
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
+from hpo.system.processes import end_processes, members
+from hpo.worker.channel import Channel
+from hpo.worker.checked_objective import CheckedObjective
+from hpo.worker.log import size_of_log
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
-from hpo.worker.signals import Heartbeat, LeaveConditions, StopSignal
+from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import TrialHistory
 
 # How long a worker waits for a database that does not answer before it gives up.
 PATIENCE_S = 900.0
+# A worker without a trial asks again after this long, whatever its launcher says.
+UNASKED_S = 300.0
+# Between SIGTERM and SIGKILL for what an objective has started.
+PROGRAMS_GRACE_S = 2.0
 
 
 def new_worker_id() -> str:
@@ -33,8 +43,11 @@ class Worker:
 
     Parameters
     ----------
+    channel
+        To its launcher, which renews its lease, holds it to limits, and says when a worker without
+        a trial should ask again; None for a worker without one.
     sleep
-        Passes the seconds until a worker without a trial asks again.
+        Passes the seconds until a worker without a trial and without a launcher asks again.
     """
 
     def __init__(
@@ -42,21 +55,26 @@ class Worker:
         record: StudyRecord,
         objective: Objective,
         worker_id: str,
+        channel: Channel | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.record, self.objective, self.worker_id = record, objective, worker_id
+        self.record, self.worker_id = record, worker_id
         self.ledger = record.ledger
         self.stop = StopSignal()
-        self._sleep = sleep
+        self._channel, self._sleep = channel, sleep
+        self._pid = os.getpid()
+        self._folder = os.open(".", os.O_RDONLY) if channel is not None else -1
         self._history = TrialHistory(
             record.storage, record.study_id, record.spec.sampler.max_history
         )
         self._space = distributions(record.spec.space)
-        # The trial that parameters are drawn for.
+        self.objective = CheckedObjective(objective, self._space)
+        # The trial that parameters are drawn for, and the attempt that the launcher knows of.
         self._undrawn: Claim | None = None
-        self._prune = make_pruner(record, objective)
+        self._told: Claim | None = None
+        self._prune = make_pruner(record, self.objective)
 
-    def run(self, run: WorkerRun, orders: LeaveConditions | None = None) -> str:
+    def run(self, run: WorkerRun) -> str:
         """Work until there is nothing left to do, and return why it ended.
 
         Raises
@@ -68,16 +86,15 @@ class Worker:
         """
         self.stop.install()
         self.record.storage.patience_s = PATIENCE_S
+        self.record.storage.on_silence = lambda silent: self._tell(silent=silent)
         self.ledger.register(self.worker_id, run)
-        heartbeat = Heartbeat(self.ledger, self.worker_id, orders or LeaveConditions(), self.stop)
-        heartbeat.start()
+        self._tell(registered=True)
         outcome = "error"
         try:
             outcome = self._drive().value
         except StopRequested as exc:
             outcome = f"stopped: {exc}"
         finally:
-            heartbeat.end()
             self.ledger.deregister(self.worker_id, outcome)
         return outcome
 
@@ -104,7 +121,9 @@ class Worker:
             answer = error = None
             try:
                 answer = self._carry_out(step)
-            except (Exception, StopRequested) as exc:
+            except StopRequested as exc:
+                error = self._prepare_to_leave(exc)
+            except Exception as exc:
                 error = exc
 
     def _carry_out(self, step: Step) -> Any:
@@ -113,14 +132,79 @@ class Worker:
                 # Parameters are stored before the first part.
                 self._history.note(step.claim.trial_id, step.params, self._space)
                 self._undrawn = None
-            return self._score_part(step.params, step.part)
+            self._tell_trial(step.claim)
+            self._tell(part=step.part)
+            self._require_launcher()
+            scores = self._score_part(step.params, step.part)
+            self._tell(scored=step.part)
+            return scores
         if isinstance(step, Draw):
+            self._tell_trial(step.claim)
             self._undrawn = step.claim
             return self.record.storage.patiently(lambda: self._draw(step))
         if isinstance(step, Pause):
+            self._tell(idle=True)
             with self.stop.interruptible():
-                self._sleep(step.seconds)
+                self._pause(step.seconds)
         return None
+
+    def _tell(self, **message: Any) -> None:
+        if self._channel is not None:
+            self._channel.tell(**message)
+
+    def _tell_trial(self, claim: Claim) -> None:
+        """Tell the launcher that an attempt has begun, and how long earlier ones had worked."""
+        if claim is not self._told:
+            self._told = claim
+            before_s = math.fsum(part.get(WALL_KEY, 0.0) for part in claim.parts)
+            self._tell(
+                trial=claim.number,
+                attempt=claim.attempt,
+                before_s=before_s,
+                log_bytes=size_of_log(),
+            )
+
+    def _pause(self, seconds: float) -> None:
+        """Wait until there may be a trial: the launcher asks for all of its workers."""
+        if self._channel is None:
+            self._sleep(seconds)
+            return
+        deadline = time.monotonic() + UNASKED_S
+        while (left_s := deadline - time.monotonic()) > 0.0:
+            self._require_launcher()
+            if any("wake" in message for message in self._channel.hear(left_s)):
+                return
+
+    def _require_launcher(self) -> None:
+        """Leave rather than work for nobody: without it nothing renews leases or holds to limits.
+
+        An objective that closes all descriptors of its process closes this one, too.
+        """
+        if self._channel is not None and self._channel.closed:
+            raise StopRequested("its launcher cannot be reached")
+
+    def _take_back_process(self) -> None:
+        """Undo what an objective may have done to the process that its next part runs in, too."""
+        if os.getpid() != self._pid:
+            # A process that the objective has forked and that came back from there.
+            os._exit(1)
+        if self._channel is not None:
+            os.fchdir(self._folder)
+            self.stop.install()
+
+    def _prepare_to_leave(self, exc: StopRequested) -> StopRequested:
+        """Say why it leaves as its launcher says it, and end what the objective has started.
+
+        Nobody may take the trial over while programs of this attempt work on it.
+        """
+        if self._channel is None:
+            return exc
+        said = [message for message in self._channel.hear() if "leave" in message]
+        own = [one for one in members(os.getpid(), self.worker_id) if one.pid != os.getpid()]
+        end_processes(own, PROGRAMS_GRACE_S)
+        if not said:
+            return exc
+        return StopRequested(said[0]["leave"], release=not said[0].get("limit"))
 
     def _draw(self, step: Draw) -> Mapping[str, Any]:
         return draw(
@@ -135,13 +219,12 @@ class Worker:
         started = time.monotonic()
         try:
             with self.stop.interruptible():
-                scored = self.objective.score_part(params, part)
-            scores = {
-                name: value if isinstance(value, str) else float(value)
-                for name, value in scored.items()
-            }
-        except (Exception, SystemExit) as exc:
-            raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
-        if "score" not in scores:
-            raise ObjectiveError(f"{self.objective.parts[part]}: no key 'score' among its scores")
+                scores = self.objective.score_part(params, part)
+        except StopRequested as exc:
+            if self.stop.reason is None:
+                # Nobody asked for it but the objective.
+                raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
+            raise
+        finally:
+            self._take_back_process()
         return {**scores, WALL_KEY: time.monotonic() - started}

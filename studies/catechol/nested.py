@@ -37,7 +37,7 @@ from hpo.storage.storage import StudyStorage
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord, find
 from hpo.study.snapshot import trials_of
-from hpo.system.threads import use_one_thread
+from hpo.system.threads import use_threads
 from studies.catechol.measurements import RAMP, SINGLE
 from studies.catechol.objective import OUTER_FOLDS, LeaveOneOut, score
 
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_shared(parser, "storage")
     options = parser.parse_args(arguments)
-    use_one_thread()
+    use_threads(1)
     table = [["study", "chosen", "fold mean", "95 %", "all points", SINGLE, RAMP]]
     try:
         storage = open_storage(options, Access.READ)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import ObjectiveError
-from hpo.study.fingerprint import hash_code
+from hpo.study.identity.fingerprint import hash_code
 from hpo.system.atomic_files import replace_file
 from studies.saddle.calculators.registry import Calculator, versions
 from studies.saddle.gad import Settings

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hpo.analysis.bootstrap import resample_counts
 from hpo.analysis.calibration import wilson_interval
 from hpo.objectives.metrics import Interval
-from hpo.system.threads import use_one_thread
+from hpo.system.threads import use_threads
 from studies.saddle.calculators.registry import Floats
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem
@@ -257,7 +257,7 @@ _problem: Problem | None = None
 
 def _open(described: Mapping[str, Any]) -> None:
     global _problem
-    use_one_thread()
+    use_threads(1)
     _problem = Problem(described)
 
 

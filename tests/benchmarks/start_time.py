@@ -25,6 +25,7 @@ from pathlib import Path
 from hpo.launch.processes import WorkerSource, worker_source
 from hpo.spec.loading import load
 from hpo.spec.sections import StudySpec
+from hpo.worker.channel import WorkerOrder
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "sqlite:///hpo.db"
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         spec = prepare(options.estimator)
-        with worker_source(spec) as source:
+        with worker_source(spec, 1) as source:
             ways = ways_to_start(MODULES[options.estimator], source)
             rounds = [{way: run() for way, run in ways.items()} for _ in range(options.rounds)]
     for line in table(rounds):
@@ -102,10 +103,10 @@ def cost_of(run: Callable[[], object]) -> Cost:
 
 def fork(source: WorkerSource, *, wait: bool) -> None:
     """Fork a worker, and wait for its end if asked; else its end belongs to nobody."""
-    arguments = ("worker", "joined", "--id", uuid.uuid4().hex, "--parent", str(os.getpid()))
-    while (process := source.start(arguments, URL)) is None:
+    order = WorkerOrder(URL, "joined", "logs/joined", os.getpid(), worker_id=uuid.uuid4().hex)
+    while (process := source.start(order)) is None:
         source.pause(1.0)
-    if wait and process.wait(timeout=120) != 0:
+    if wait and process.wait(120.0) != 0:
         raise RuntimeError("the forked worker failed; see its log")
 
 

@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import psycopg
 import sqlalchemy as sa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
 from hpo.records import Claim
 from hpo.spec.space import distributions
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 from hpo.storage.urls import resolve_url
 from hpo.study.record import StudyRecord
 from hpo.worker.sampler import draw
@@ -217,8 +216,8 @@ def fresh_stores(folder: Path, only: str | None) -> Iterator[dict[str, Callable[
 
 def _make_database(server: Server, number: int) -> str:
     url = sa.make_url(resolve_url(str(server.folder)))
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE rate_{number}".encode())
+    with server.connect_as_admin() as connection:
+        connection.execute(f"CREATE DATABASE rate_{number} OWNER hpo".encode())
     made = url.set(drivername="postgresql+psycopg", database=f"rate_{number}")
     return made.render_as_string(hide_password=False)
 

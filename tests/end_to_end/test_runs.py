@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -133,9 +134,9 @@ def test_a_worker_without_launcher_that_is_killed_is_reaped_by_its_lease(hpo):
 
 def test_bad_parameters_fail_deaths_are_counted_and_the_budget_is_still_exact(hpo):
     write_study(trials=20, delay_s=0.0, objective="Moody")
-    # TPE learns nothing from failed trials and would ask for more of the same.
     settings = ("max_failures=50", "max_deaths=2", "sampler.name=random")
-    hpo("run", "x.toml", "--workers", "2", *(f"--set={setting}" for setting in settings))
+    set_all = (f"--set={setting}" for setting in settings)
+    said = hpo("run", "x.toml", "--workers", "2", *set_all).stderr
     study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
     by_state = states()
     assert by_state[TrialState.COMPLETE] == 20
@@ -145,13 +146,32 @@ def test_bad_parameters_fail_deaths_are_counted_and_the_budget_is_still_exact(hp
         if trial.state is TrialState.COMPLETE:
             assert 0.5 <= alpha <= 8.0
         elif alpha < 0.5:
-            assert trial.user_attrs["failure"] == f"ValueError: alpha too small: {alpha:.3f}"
+            assert trial.user_attrs["failure"] == f"a: ValueError: alpha too small: {alpha:.3f}"
         elif alpha > 9.0:
-            assert trial.user_attrs["failure"] == "a scored nan"
+            assert trial.user_attrs["failure"] == "a: 'score': must be finite, is nan"
         else:
             assert (
                 "2 workers died on it; the last: killed by SIGKILL" in trial.user_attrs["failure"]
             )
+    ended = said[said.index(f"\n{by_state[TrialState.FAIL]} trials failed:\n") :]
+    reasons = " ".join(trial.user_attrs.get("failure", "") for trial in study.trials)
+    for kind in ("alpha too small", "must be finite, is nan", "workers died on it"):
+        assert (kind in ended) == (kind in reasons)
+
+
+def test_an_objective_that_leaves_costs_its_trials_and_nothing_else(hpo):
+    write_study(trials=10, delay_s=0.0, objective="Leaving")
+    settings = ("max_failures=50", "max_deaths=2", "sampler.name=random")
+    hpo("run", "x.toml", "--workers", "2", *(f"--set={setting}" for setting in settings))
+    study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
+    assert states()[TrialState.COMPLETE] == 10
+    reasons = set()
+    for trial in study.trials:
+        if trial.state is TrialState.FAIL:
+            left = "workers died" if trial.params["alpha"] > 8.0 else "combine: sys.exit("
+            assert left in trial.user_attrs["failure"]
+            reasons.add(left)
+    assert len(reasons) == 2
 
 
 def test_too_many_failures_stop_the_study_and_say_why(hpo):
@@ -162,7 +182,9 @@ def test_too_many_failures_stop_the_study_and_say_why(hpo):
         code=2,
     ).stderr
     assert "trials failed, max_failures is 2" in said
-    assert "ValueError: alpha too small" in said
+    assert re.search(
+        r"\n  [34]  a: ValueError: alpha too small: 0\.\d+ \(trial 0 and others\)", said
+    )
 
 
 def test_what_changed_is_named_and_can_be_accepted_knowingly(hpo):

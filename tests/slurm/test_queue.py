@@ -6,6 +6,8 @@ import os
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpo.cli import main
 from slurm.calls import call
@@ -41,6 +43,84 @@ def test_what_a_site_is_like(slurm_cluster):
     assert node_hosts("urgent") == node_hosts() == {os.uname().nodename.split(".")[0]}
     assert node_hosts("nowhere,urgent") == node_hosts()
     assert node_hosts("nowhere") == set()
+
+
+TITLES = ["JOBID", "JOBID", "STATE", "", "", "", "NAME", "PARTITION", "TIME_LEFT", "COMMENT"]
+SHOWN = """\
+JobId=7 ArrayJobId=7 ArrayTaskId={task} JobName=x
+   UserId=me({user}) GroupId=me(1) MCS_label=N/A
+   JobState={state} Reason=None Dependency=(null)
+   Comment={comment}{space}
+   Power=
+
+"""
+
+
+def squeue_says(n: int, comment: str = "study") -> str:
+    rows = [TITLES]
+    rows += [[f"7_{i}", "7", "RUNNING", "None", "n1", "0", "x", "p", "1:00", comment] for i in
+             range(n)]  # fmt: skip
+    return "".join("\x1f".join(row) + "\x1e\n" for row in rows)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5), st.data())
+def test_no_part_of_an_answer_is_taken_for_the_whole(n, data):
+    whole = squeue_says(n)
+    part = whole[: data.draw(st.integers(0, len(whole.rstrip())))]
+    shown = "".join(
+        SHOWN.format(task=i, user=os.getuid(), state="RUNNING", comment="study", space=" ")
+        for i in range(n)
+    )
+    answers = {"squeue": part, "scontrol": shown}
+    expected = {f"7_{i}": "study" for i in range(n)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("slurm.queue.call", lambda *command, **_: answers[command[0]])
+        if part == whole.rstrip("\n"):
+            assert {job.job_id for job in list_jobs(expected=expected)} == set(expected)
+        else:
+            with pytest.raises(UnreachableError, match=r"squeue: .*; try again later"):
+                list_jobs(expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("shown", "gone"),
+    [
+        ({"comment": "study"}, False),
+        ({"comment": "study", "state": "PENDING", "task": "0-2,9%4"}, False),
+        ({"comment": "study", "state": "PENDING", "task": "1-9:4"}, True),
+        ({"comment": "study", "state": "COMPLETED"}, True),
+        # The id was used again, by a job of one's own or of somebody else.
+        ({"comment": "another"}, True),
+        ({"comment": "study", "user": os.getuid() + 1}, True),
+    ],
+)
+def test_a_job_that_is_not_listed_is_gone_only_if_scontrol_does_not_show_it(
+    monkeypatch, shown, gone
+):
+    values = {"task": 2, "user": os.getuid(), "state": "RUNNING", "space": ""} | shown
+    answers = {"squeue": squeue_says(0), "scontrol": SHOWN.format(**values)}
+    monkeypatch.setattr("slurm.queue.call", lambda *command, **_: answers[command[0]])
+    if gone:
+        assert list_jobs(expected={"7_2": "study"}) == []
+    else:
+        with pytest.raises(UnreachableError, match="scontrol shows job 7_2 as"):
+            list_jobs(expected={"7_2": "study"})
+    # Of a worker by hand the comment is not known.
+    if shown == {"comment": "another"}:
+        with pytest.raises(UnreachableError, match="scontrol shows job 7_2 as RUNNING"):
+            list_jobs(expected={"7_2": None})
+
+
+def test_a_real_job_that_is_not_expected_any_more_is_no_trouble(slurm_cluster):
+    job = slurm_cluster.sbatch(
+        "--hold", "--array=0-3", "--comment=here", "-o", "/dev/null", "--wrap", "true"
+    )
+    expected = {"99999": "here", "99998_3": None, **{f"{job}_{i}": "here" for i in range(4)}}
+    assert {found.job_id for found in list_jobs("here", expected)} == {
+        f"{job}_{i}" for i in range(4)
+    }
+    slurm_cluster.scancel(job)
 
 
 def test_settings_of_the_users_own_do_not_hide_jobs(slurm_cluster, monkeypatch):

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import sys
 import time
 from functools import partial
 
@@ -26,9 +25,10 @@ GOLDEN = """\
 #SBATCH --array=0-2%2
 #SBATCH --comment='study 7f3a'
 #SBATCH --constraint='amd|intel'
-#SBATCH --cpus-per-task=2
+#SBATCH --cpus-per-task=6
 #SBATCH --exclude=n4
-#SBATCH --gres=none
+#SBATCH --exclusive
+#SBATCH --gres=lustre:1,gpu:a100:1
 #SBATCH --hold
 #SBATCH --job-name=hpo-small
 #SBATCH --mail-type=NONE
@@ -47,13 +47,18 @@ GOLDEN = """\
 #SBATCH --time=03:00:00
 
 # setup
+trap 'code=$?; if [ ${{#BASH_SOURCE[@]}} -eq 1 ]; then line=$(sed -n "${{LINENO}}p" "$0"); \
+exit $code; fi' ERR
+trap 'code=$?; echo "error: setup ended the job with exit code $code${{line:+: $line}}" >&2; \
+exit $code' EXIT
 module load python/3.11
 export A="b c"
+trap - ERR EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=2 --cpu-bind=none \
-{python} -u -m submitit.core._submit {folder}
+srun --unbuffered --output {folder}/%A_%a_%t_log.out --cpus-per-task=6 --cpu-bind=none \
+conda run -n env python -u -m submitit.core._submit {folder}
 """
 
 
@@ -76,14 +81,19 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
         partition="work,urgent",
         time_limit="3:00:00",
         memory_gb=1.5,
-        cpus=2,
+        workers_per_job=2,
+        cpus_per_worker=3,
+        gpus_per_worker=0.5,
+        gpu_type="a100",
+        exclusive=True,
+        python="conda run -n env python",
         account="def-xyz",
         qos="normal",
         constraint="amd|intel",
         reservation="maint",
         nodelist="n1",
         exclude="n4",
-        gres="none",
+        gres="lustre:1",
         nice=5,
         setup=("module load python/3.11", 'export A="b c"'),
         max_array=100,
@@ -97,7 +107,7 @@ def test_the_script_that_is_sent(tmp_path, monkeypatch):
     ids = submit(spec, time.time, 3, name="hpo-small", comment="study 7f3a", folder=folder)
     assert ids == ["7_0", "7_1", "7_2"]
     script = (folder / "7_submission.sh").read_text()
-    assert script == GOLDEN.format(folder=folder, python=sys.executable)
+    assert script == GOLDEN.format(folder=folder)
     sent = (programs / "env").read_text().splitlines()
     assert "SBATCH_CLUSTERS=c1" in sent
     hidden = ("SBATCH_P", "SBATCH_M", "SBATCH_W", "SBATCH_R", "SLURM_J", "SLURM_CP")
@@ -273,7 +283,7 @@ def test_the_jobs_of_a_lost_node_are_listed_as_requeued(slurm_cluster, tmp_path)
 @pytest.mark.slow
 def test_urgent_jobs_preempt_which_requeues(slurm_cluster, tmp_path):
     run = partial(write_signals, tmp_path)
-    spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n4", cpus=8)
+    spec = ClusterSpec(name="small", memory_gb=0.1, nodelist="n4", cpus_per_worker=8)
     [job_id] = submit(spec, run, 1, name="low", comment="low", folder=tmp_path / "jobs")
     slurm_cluster.wait_until(lambda: (tmp_path / f"{job_id}.ready").exists(), "it runs")
     urgent = slurm_cluster.sbatch("-p", "urgent", "-w", "n4", "-o", "/dev/null", "--wrap", "true")

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hpo.study.fingerprint
+import hpo.study.identity.fingerprint
 from hpo.errors import HpoError, ObjectiveError
 from hpo.spec.loading import load
-from hpo.study.fingerprint import fingerprint
+from hpo.study.identity.fingerprint import fingerprint
 from studies.saddle.commands import main
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem, SaddleSearch
@@ -62,17 +62,17 @@ def test_what_a_score_depends_on_is_part_of_the_fingerprint(objective, monkeypat
     spec = load(FOLDER / "g2_far.toml")
     before = fingerprint(spec, None, objective)
     assert "scine-sparrow=" in before["packages"]
-    source = hpo.study.fingerprint.read_source
+    source = hpo.study.identity.fingerprint.read_source
     for changed in ("studies.saddle.gad", "studies.saddle.calculators.scine"):
 
-        def change(module, changed=changed):
-            found = source(module)
+        def change(module, folders=(), changed=changed):
+            found = source(module, folders)
             if module != changed:
                 return found
             assert found is not None
             return found._replace(data=found.data + b"\nADDED = 1\n")
 
-        monkeypatch.setattr("hpo.study.fingerprint.read_source", change)
+        monkeypatch.setattr("hpo.study.identity.fingerprint.read_source", change)
         assert fingerprint(spec, None, objective)["code"] != before["code"], changed
 
 

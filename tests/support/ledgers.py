@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from hpo.records import WORKER_KEY, Access, part_key
 from hpo.simulation.memory_ledger import MemoryLedger, Unit
 from hpo.storage.backends import open_storage
-from hpo.storage.ledger import Ledger
-from hpo.storage.schema import CLAIMS
+from hpo.storage.ledger import DEFAULT_ATTEMPTS, Ledger
+from hpo.storage.schema import CLAIMS, WORKERS
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord
@@ -84,6 +84,8 @@ class SqlBench:
     """A ledger in a database."""
 
     def __init__(self, url: str, **changes: Any) -> None:
+        if "max_attempts" in changes:
+            changes["limits"] = {"max_attempts": changes.pop("max_attempts")}
         self.record = begin_without_table(url, **changes)
         self.ledger: Ledger = self.record.ledger
         self.storage: StudyStorage = self.record.storage
@@ -92,6 +94,8 @@ class SqlBench:
     def let_leases_run_out(self) -> None:
         with self.storage.write() as c:
             c.execute(CLAIMS.update().where(self.mine).values(lease_until=0.0))
+            its = WORKERS.c.study_id == self.record.study_id
+            c.execute(WORKERS.update().where(its).values(seen_at=0.0))
 
     def restart(self, ago_s: float) -> None:
         self.storage.up_since_sql = self.storage.now_sql - ago_s
@@ -124,13 +128,21 @@ class SqlBench:
 class MemoryBench:
     """A ledger in memory, with a clock of its own."""
 
-    def __init__(self, *, trials: int, max_deaths: int = 3, max_failures: int = 10) -> None:
+    def __init__(
+        self,
+        *,
+        trials: int,
+        max_deaths: int = 3,
+        max_failures: int = 10,
+        max_attempts: int = DEFAULT_ATTEMPTS,
+    ) -> None:
         self.now = 0.0
         self.ledger = MemoryLedger(
             trials,
             lease_s=60.0,
             max_deaths=max_deaths,
             max_failures=max_failures,
+            max_attempts=max_attempts,
             clock=lambda: self.now,
         )
 

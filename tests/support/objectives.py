@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -43,6 +44,21 @@ class Moody(Parabola):
         if params["alpha"] > 8.0:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score_part(params, part)
+
+
+class Leaving(Parabola):
+    """Leaves in the middle of combining: its process above 8, by sys.exit above 4."""
+
+    def score_part(self, params, part):
+        return {"score": params["alpha"]}
+
+    def combine(self, parts):
+        alpha = parts[0]["score"]
+        if alpha > 8.0:
+            os._exit(7)
+        if alpha > 4.0:
+            sys.exit("no")
+        return super().combine(parts)
 
 
 class Half:
@@ -89,3 +105,10 @@ class Slope:
 
     def combine(self, parts):
         return {"score": parts[0]["score"], "half": parts[0]["score"] / 2}
+
+
+class Constant(Slope):
+    """One, whatever the parameters are."""
+
+    def score_part(self, params, part):
+        return {"score": 1.0}

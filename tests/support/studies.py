@@ -27,6 +27,19 @@ alpha = {{ type = "float", low = 0.0, high = 10.0 }}
 """
 
 
+# A worker of a study in a storage, in a Python that can tell afterwards what it has imported.
+WORKER = """
+import os, socket, sys
+from hpo.worker.channel import Channel, WorkerOrder
+ours, theirs = socket.socketpair()
+order = WorkerOrder(sys.argv[1], sys.argv[2], f"logs/{sys.argv[2]}", os.getppid(), worker_id="w1")
+Channel(ours).tell(**order.as_message())
+os._exit = sys.exit
+from hpo.launch.worker_process import main
+main(Channel(theirs))
+"""
+
+
 def command(*arguments: str) -> list[str]:
     """Return how `hpo ARGUMENTS` is started."""
     return [sys.executable, "-m", "hpo", *arguments]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import math
 import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.records import Claim
 from hpo.spec.space import distributions
@@ -22,6 +31,37 @@ def finish_trials(ledger: Ledger, values: list[float]) -> None:
         ledger.save_params(claim, {"alpha": value}, SPACE)
         ledger.save_parts(claim, {0: {"score": value, "r2_val": 0.5}})
         ledger.finish(claim, {"score": value, "wall_s": 1.0})
+
+
+def show_failed(trials: Sequence[FrozenTrial], *, maximise: bool = False) -> list[FrozenTrial]:
+    """Return trials as samplers are to see them: failed ones that have parameters as bad ones.
+
+    The latest of them, and so many that complete ones are still a tenth of all or 25.
+    """
+    sign = -1.0 if maximise else 1.0
+    values = [sign * t.values[0] for t in trials if t.state is TrialState.COMPLETE]
+    n_scored = len(values) + sum(trial.state is TrialState.PRUNED for trial in trials)
+    failed = [trial for trial in trials if trial.state is TrialState.FAIL and trial.params]
+    failed.sort(key=lambda trial: (trial.number, trial._trial_id))
+    n_shown = len(failed) if len(values) >= 25 else max(0, 10 * len(values) - n_scored)
+    shown = {trial._trial_id for trial in failed[len(failed) - min(n_shown, len(failed)) :]}
+    bad = math.nextafter(max(filter(math.isfinite, values), default=0.0), math.inf)
+    seen = [copy.copy(trial) for trial in trials]
+    for trial in seen:
+        if trial._trial_id in shown:
+            trial.state, trial.values = TrialState.COMPLETE, [sign * bad]
+    return seen
+
+
+def draw_by_tpe(
+    trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], seed: int
+) -> dict[str, Any]:
+    """Return what plain Optuna draws beside trials that it is given as samplers are to see them."""
+    study = optuna.create_study(sampler=TPESampler(seed=seed, n_startup_trials=10))
+    # One that waits would be taken for the next one.
+    seen = [trial for trial in show_failed(trials) if trial.state is not TrialState.WAITING]
+    study.add_trials(sorted(seen, key=lambda trial: (trial.number, trial._trial_id)))
+    return study.ask(dict(space)).params
 
 
 def need(name: str) -> None:

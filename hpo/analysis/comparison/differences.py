@@ -79,11 +79,11 @@ class Pair:
 # Predictions ----------------------------------------------------------------------------------
 
 
-def read_study(row: Row, reports_dir: Path) -> ScoredStudy:
-    """Return a study with the predictions beside its report, if they give its scores."""
+def read_study(row: Row, folder: Path) -> ScoredStudy:
+    """Return a study with the predictions in its report's folder, if they give its scores."""
     if not row.cv:
         return ScoredStudy(row)
-    path = reports_dir / row.name / PREDICTIONS_NAME
+    path = folder / PREDICTIONS_NAME
     again = f"write it again: hpo report {row.name}"
     if not path.is_file():
         return ScoredStudy(row, remark=f"no {PREDICTIONS_NAME} in {path.parent}; {again}")

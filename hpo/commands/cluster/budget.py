@@ -6,6 +6,7 @@ import argparse
 
 from hpo.commands.common import add_shared, open_storage, positive, print_line
 from hpo.records import Access
+from hpo.spec.loading import with_trials
 from hpo.study.record import find
 
 
@@ -19,12 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Raise or lower the budget; workers that run see it with their next trial."""
     record = find(open_storage(options, Access.WORK), options.name)
-    before = record.ledger.counts()
-    taken = record.ledger.set_budget(options.trials)
-    counts = record.ledger.counts()
-    line = f"study '{record.name}': {before.budget} -> {counts.budget} trials"
-    line += f", {counts.finished} finished"
-    if taken:
-        line += f", {len(taken)} taken from their workers and kept: {', '.join(map(str, taken))}"
-    print_line(line)
+    with_trials(record.spec, options.trials)
+    change = record.ledger.set_budget(options.trials)
+    finished = record.ledger.counts().finished
+    print_line(f"study '{record.name}': {change}; {finished} finished")
     return 0

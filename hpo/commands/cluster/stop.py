@@ -34,20 +34,29 @@ def run(options: argparse.Namespace) -> int:
         print_line(f"study '{record.name}' is finished: there is nothing to stop")
         return 0
     record.ledger.stop("now" if options.now else "gently")
-    cancelled: list[str] = []
-    if record.ledger.events(EventKind.SUBMITTED):
+    cancelled: dict[str, list[str]] = {}
+    if record.ledger.events(EventKind.SUBMITTING) or record.ledger.events(EventKind.SUBMITTED):
         try:
-            cancelled = stop_jobs(record, now=options.now)
+            cancelled, elsewhere = stop_jobs(record, now=options.now)
         except SlurmError as exc:
             say(f"jobs are not cancelled, they will end by themselves: {exc}")
+        else:
+            if elsewhere:
+                say(
+                    f"jobs on {', '.join(sorted(elsewhere))} are not cancelled from here, they "
+                    "will end by themselves; or use hpo stop there"
+                )
     alive = [worker for worker in list_workers(record) if worker.alive]
     if options.now:
         for worker in alive:
             _terminate(worker)
     what = "give their trials back and leave" if options.now else "finish their trials and leave"
+    n_cancelled = sum(map(len, cancelled.values()))
+    each = ", ".join(f"{section} {len(jobs)}" for section, jobs in cancelled.items())
     print_line(
         f"study '{record.name}' is stopped at {counts.finished} of {counts.budget} trials; "
-        f"{len(alive)} workers {what}, {len(cancelled)} jobs cancelled"
+        f"{len(alive)} workers {what}, {n_cancelled} jobs cancelled"
+        + (f" ({each})" if len(cancelled) > 1 else "")
     )
     return 0
 

@@ -12,7 +12,7 @@ from hpo.commands.cluster.cluster_options import absolute_storage, add_cluster_o
 from hpo.commands.cluster.refill import submit_missing
 from hpo.commands.common import add_json, from_variable, not_negative, print_line
 from hpo.commands.studies.study_options import add_study_options, begin_study, read_study
-from hpo.launch.slurm_workers import DesiredWorkers
+from hpo.launch.slurm_history import DesiredWorkers
 from hpo.storage.urls import resolve_url
 from hpo.system.filesystem import check_sqlite_shared
 from slurm.cluster import ClusterSpec, find_cluster
@@ -35,19 +35,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Begin a study, or go on with it, and have as many workers on the cluster as are wanted."""
-    cluster = find_cluster(options.cluster, options.clusters, options.slurm)
     spec, source = read_study(options)
+    cluster = find_cluster(options.cluster, options.clusters, options.slurm, spec.resources.asked)
     workers = 1 if options.workers is None else options.workers
     if workers:
         _require_shareable(options, cluster)
     record = begin_study(options, spec, source)
     if not workers:
-        print_line(f"study '{record.name}' is begun; add workers: sbatch slurm/worker.sbatch NAME")
+        print_line(
+            f"study '{record.name}' is begun; add workers: hpo sbatch {record.name} > job.sh, and "
+            "sbatch job.sh"
+        )
         return 0
     wanted = DesiredWorkers(
         workers, cluster, absolute_storage(options), str(Path(options.logs).resolve())
     )
-    return submit_missing(options, record, wanted, anew=True)
+    return submit_missing(options, record, [wanted], anew=True)
 
 
 def _require_shareable(options: argparse.Namespace, cluster: ClusterSpec) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpo.analysis.comparison import differences, reported
 from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
 from hpo.analysis.comparison.leaderboard import as_dict, describe_line, prediction_cells
+from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
     Outside,
     Row,
@@ -20,7 +21,10 @@ from hpo.analysis.comparison.studies import (
 from hpo.analysis.discovery_metrics import Values, describe, on_scale, screening_cells, value_study
 from hpo.commands.common import (
     add_json,
+    add_output,
     add_shared,
+    add_trust,
+    beside_output,
     open_storage,
     print_json,
     print_line,
@@ -32,6 +36,7 @@ from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
 from hpo.report.comparison_tables import align, variant_cells
 from hpo.study.record import StudyRecord, find, names
+from hpo.study.report_folder import report_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="say how well each study finds values above it, in the target's own unit",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the page (default: comparison.html in the folder of reports)",
-    )
+    add_output(parser, "comparison.html in the folder of reports", "the page")
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage", "reports")
 
 
@@ -121,10 +122,36 @@ def print_comparison(
         files = reported.reported_beside(records)
     known = reported.join_reported(files)
     rows = [compare_study(record) for record in records]
-    studies = [differences.read_study(row, reports_dir) for row in rows]
+    folders = [report_folder(record, reports_dir) for record in records]
+    studies = [
+        differences.read_study(row, folder) for row, folder in zip(rows, folders, strict=True)
+    ]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     worth = _value(records, studies, threshold)
     outside = find_outside(files, rows)
+    with beside_output(output):
+        _tell(rows, studies, pairs, known, worth, outside, threshold, as_json=as_json)
+    if not rows:
+        return
+    page = write_comparison(
+        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside
+    )
+    with beside_output(output):
+        (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _tell(
+    rows: Sequence[Row],
+    studies: Sequence[ScoredStudy],
+    pairs: Sequence[Pair],
+    known: Mapping[str, Reported],
+    worth: Mapping[str, Values],
+    outside: Sequence[Outside],
+    threshold: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the comparison as text or as JSON."""
     if as_json:
         told = differences.join_dicts(as_dicts(rows, known), pairs)
         for row in told:
@@ -138,12 +165,6 @@ def print_comparison(
         _print_more(rows, worth, threshold)
         for found in outside:
             _print_outside(found)
-    if not rows:
-        return
-    page = write_comparison(
-        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside
-    )
-    (say if as_json else print_line)(f"comparison: {page}")
 
 
 def _print_reported(file: Path, *, as_json: bool) -> None:

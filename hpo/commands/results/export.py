@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpo.commands.common import add_shared, open_storage, print_line
+from hpo.commands.common import (
+    add_output,
+    add_shared,
+    beside_output,
+    open_storage,
+    print_line,
+)
 from hpo.records import Access
 from hpo.study.export import FORMATS, export_plain
 from hpo.study.export import export as write_trials
@@ -18,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--format", choices=FORMATS, default="csv")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.FORMAT")
+    add_output(parser, "NAME.FORMAT")
     add_shared(parser, "storage")
 
 
@@ -30,5 +36,6 @@ def run(options: argparse.Namespace) -> int:
         n_trials = export_plain(storage, options.name, path, options.format)
     else:
         n_trials = write_trials(find(storage, options.name), path, options.format)
-    print_line(f"{path}: {count_of(n_trials, 'trial')}")
+    with beside_output(path):
+        print_line(f"{path}: {count_of(n_trials, 'trial')}")
     return 0

@@ -9,7 +9,9 @@ from features.table import FeaturesError
 from hpo.analysis.quantile_studies import assess_all, join_studies
 from hpo.commands.common import (
     add_json,
+    add_output,
     add_shared,
+    beside_output,
     open_storage,
     print_json,
     print_line,
@@ -32,12 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="calibrate for a row of a new group, rather than for one more row",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the page (default: intervals.html in the folder of reports)",
-    )
+    add_output(parser, "intervals.html in the folder of reports", "the page")
     add_json(parser)
     add_shared(parser, "storage", "reports")
 
@@ -54,13 +51,14 @@ def run(options: argparse.Namespace) -> int:
         say(f"without classes: {exc}")
         table = None
     page = write_intervals(three, table, options.output or reports / PAGE_NAME)
-    if options.json:
-        found = {"studies": three.names, "levels": three.levels, "coverage": three.coverage}
-        print_json({**found, **assess_all(three, table)})
-        say(f"intervals: {page}")
-        return 0
-    shown = summary_table(three, name_target(table.target if table else None)[1])
-    for line in align([shown.columns, *shown.rows]):
-        print_line(line)
-    print_line(f"intervals: {page}")
+    with beside_output(options.output):
+        if options.json:
+            found = {"studies": three.names, "levels": three.levels, "coverage": three.coverage}
+            print_json({**found, **assess_all(three, table)})
+            say(f"intervals: {page}")
+            return 0
+        shown = summary_table(three, name_target(table.target if table else None)[1])
+        for line in align([shown.columns, *shown.rows]):
+            print_line(line)
+        print_line(f"intervals: {page}")
     return 0

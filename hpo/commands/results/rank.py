@@ -15,7 +15,10 @@ from hpo.analysis.ranking import Ranking, describe_calibration
 from hpo.analysis.saved_model import Model
 from hpo.commands.common import (
     add_json,
+    add_output,
     add_shared,
+    add_trust,
+    beside_output,
     open_storage,
     positive,
     print_json,
@@ -39,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "candidates", type=Path, metavar="CANDIDATES", help="a CSV file with a column of formulas"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME_ranked.csv")
+    add_output(parser, "NAME_ranked.csv")
     parser.add_argument(
         "--formula", metavar="COLUMN", help="of formulas (default: found by its name)"
     )
@@ -64,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--refit", action="store_true", help="fit anew with the packages that are here"
     )
     add_json(parser)
+    add_trust(parser)
     add_shared(parser, "storage")
 
 
@@ -99,13 +103,14 @@ def run(options: argparse.Namespace) -> int:
     )
     best = best_trial(record).number
     summary = _summarise(options, ranked, model, table, best)
-    beside = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
+    written = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
     top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)
-    if options.json:
-        print_json({**summary, "output": str(output), "top": top})
-        return 0
-    for line in (*_table(top), *_tell(summary), f"{output}, {beside}"):
-        print_line(line)
+    with beside_output(output):
+        if options.json:
+            print_json({**summary, "output": str(output), "top": top})
+            return 0
+        for line in (*_table(top), *_tell(summary), ", ".join(map(str, written))):
+            print_line(line)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpo.commands.common import add_shared, open_storage, print_line
+from hpo.commands.common import add_shared, add_trust, open_storage, print_line
 from hpo.records import Access
 from hpo.report.study_page import write_report
 from hpo.study.record import find
@@ -14,6 +14,7 @@ from hpo.study.record import find
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
+    add_trust(parser)
     add_shared(parser, "storage", "reports")
 
 

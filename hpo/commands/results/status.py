@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from hpo.commands.common import (
     add_json,
@@ -15,6 +17,7 @@ from hpo.commands.common import (
     print_json,
     print_line,
     seconds,
+    storage_hint,
 )
 from hpo.errors import StorageError
 from hpo.records import Access
@@ -36,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--interval", type=seconds, default=2.0, metavar="S", help="of --watch (default: 2)"
     )
     add_json(parser)
-    add_shared(parser, "storage")
+    add_shared(parser, "storage", "reports")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,6 +79,9 @@ def _take_all(options: argparse.Namespace, storage: StudyStorage) -> list[Status
 def _show(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -> None:
     if options.json:
         shown = [status.as_dict() for status in found]
+        if options.name and found and isinstance(found[0], Status):
+            report = _find_report(options, found[0])
+            shown[0]["report"] = None if report is None else report._asdict()
         print_json(shown[0] if options.name and shown else shown)
         return
     for line in _lines(options, found):
@@ -92,6 +98,43 @@ def _lines(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -
         yield _status_line(status)
         if options.name:
             yield from _details(status)
+            yield from _report_lines(options, status)
+
+
+class _Report(NamedTuple):
+    """The page of a finished study: where it is or would be, and whether it shows all there is."""
+
+    page: Path
+    exists: bool
+    current: bool
+
+
+def _find_report(options: argparse.Namespace, status: Status) -> _Report | None:
+    if not status.counts.done:
+        return None
+    # What tells it reads more than the storage; a study that runs is watched without.
+    from hpo.report.freshness import is_drawn
+    from hpo.study.report_folder import report_folder
+    from hpo.study.snapshot import take_snapshot
+
+    record = find(open_storage(options, Access.READ), status.name)
+    page = report_folder(record, Path(options.reports)) / "report.html"
+    exists = page.is_file()
+    return _Report(page, exists, exists and is_drawn(take_snapshot(record), page.parent))
+
+
+def _report_lines(options: argparse.Namespace, status: Status) -> Iterator[str]:
+    """Say of a finished study whether its report is here, and what writes it."""
+    report = _find_report(options, status)
+    if report is None:
+        return
+    command = f"hpo report {status.name}{storage_hint(options)}"
+    if not report.exists:
+        yield f"  report: none in {report.page.parent}; write it: {command}"
+    elif not report.current:
+        yield f"  report: {report.page}, older than study or code; write it again: {command}"
+    else:
+        yield f"  report: {report.page}"
 
 
 def _plain_line(status: PlainStatus) -> str:
@@ -138,10 +181,11 @@ def _details(status: Status) -> Iterator[str]:
     if counts.held or counts.free:
         yield f"  {counts.held} running, {counts.free} released and waiting for a worker"
     if status.per_hour is not None and not counts.done:
-        left = _duration(status.left_s or 0.0)
+        # Nothing is left of time for a study that nobody works on.
+        left = f", {_duration(status.left_s or 0.0)} left" if status.state == "running" else ""
         rate = f"{status.per_hour:,.0f}" if status.per_hour >= 10 else f"{status.per_hour:.2g}"
         unit = "trial" if rate == "1" else "trials"
-        yield f"  {rate} {unit} per hour over the last ten minutes, {left} left"
+        yield f"  {rate} {unit} per hour over the last ten minutes{left}"
     if status.workers:
         rows: list[tuple[str, ...]] = [
             ("worker", "node", "job", "trial", "part", "last sign of life")
@@ -151,8 +195,15 @@ def _details(status: Status) -> Iterator[str]:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield f"  {'  '.join(cells)}".rstrip()
+    if status.limit is not None:
+        yield f"  stopped by a limit: {status.limit}"
     for reason, n_deaths in status.deaths.items():
         yield f"  {n_deaths} died: {reason}"
+    for limit, n_exceeded in status.exceeded.items():
+        yield f"  {count_of(n_exceeded, 'attempt')} exceeded {limit}"
+    for number, attempts in status.attempts.items():
+        times = count_of(attempts.without_progress, "attempt")
+        yield f"  trial {number}: {times} in a row without progress; the last: {attempts.reason}"
     for number, reason in status.failures:
         yield f"  trial {number} failed: {reason}"
 

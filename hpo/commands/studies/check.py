@@ -31,6 +31,6 @@ def run(options: argparse.Namespace) -> int:
         sound, n_wrong = read_sound_studies(options, options.studies)
     finally:
         sys.dont_write_bytecode = before
-    for path, spec, _ in sound:
+    for path, spec, _, _ in sound:
         print_line(f"{path}: ok, study '{spec.name}', {count_of(len(spec.space), 'dimension')}")
     return HpoError.exit_code if n_wrong else 0

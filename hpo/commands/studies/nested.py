@@ -12,15 +12,13 @@ from hpo.commands.common import (
     INTERRUPTED,
     add_json,
     add_shared,
-    from_variable,
     open_storage,
-    positive,
     print_json,
     print_line,
     say,
 )
 from hpo.commands.studies.run import run_study
-from hpo.commands.studies.study_options import add_study_options, read_study
+from hpo.commands.studies.study_options import add_study_options, add_worker_options, read_study
 from hpo.records import Access
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
@@ -31,7 +29,7 @@ from hpo.wording import count_of
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_study_options(parser)
-    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_worker_options(parser)
     add_shared(parser, "reports")
     add_json(parser)
 
@@ -56,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             {"rows": len(pooled.y), "scores": pooled.scores, "intervals": intervals, "cv": whole}
         )
         return 0
-    trials = count_of(spec.trials, "trial")
+    trials = count_of(options.trials or spec.trials, "trial")
     print_line(f"{spec.name}: {len(outer)} searches of {trials}, {len(pooled.y)} rows predicted")
     for line in _lines(pooled, whole):
         print_line(line)

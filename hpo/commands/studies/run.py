@@ -16,9 +16,7 @@ from features.table import FeaturesError
 from hpo.commands.common import (
     INTERRUPTED,
     add_shared,
-    from_variable,
     open_storage,
-    positive,
     print_line,
     say,
     storage_hint,
@@ -26,15 +24,18 @@ from hpo.commands.common import (
 from hpo.commands.results.status import summary
 from hpo.commands.studies.study_options import (
     add_study_options,
+    add_worker_options,
     begin_study,
     read_sound_studies,
     read_study,
 )
 from hpo.errors import HpoError, SpecError, StorageError
 from hpo.records import Access
+from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
 if TYPE_CHECKING:
+    from hpo.launch.placement import Share
     from hpo.launch.processes import WorkerSource
     from hpo.records import Counts
     from hpo.spec.sections import StudySpec
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_study_options(parser)
-    parser.add_argument("--workers", type=positive, metavar="N", **from_variable("HPO_WORKERS"))
+    add_worker_options(parser)
     add_shared(parser, "reports")
 
 
@@ -74,9 +75,10 @@ def _run_folder(options: argparse.Namespace) -> int:
             f"{options.study}: {count_of(n_wrong, 'study file')} not valid, none was run"
         )
     worst, done = 0, []
-    for _, spec, source in studies:
+    for _, spec, source, trials in studies:
+        one = argparse.Namespace(**{**vars(options), "trials": trials})
         try:
-            code = run_study(options, spec, source, None, again=False)
+            code = run_study(one, spec, source, None, again=False)
         except (HpoError, FeaturesError) as exc:
             # The others do not depend on it.
             say(f"error: {exc}")
@@ -99,17 +101,24 @@ def run_study(
     stored_table: Path | None,
     *,
     again: bool = True,
+    by_hand: bool = False,
 ) -> int:
-    """Run a study; what is finished is reported `again`, or only where its report is missing."""
+    """Run a study; what is finished is reported `again`, or only where its report is missing.
+
+    `by_hand` says that `--trials` sets the budget as `hpo budget` does.
+    """
+    from hpo.launch.placement import share_of
     from hpo.launch.processes import worker_source
 
-    reported = _find_reported(options, spec, source, stored_table)
+    asked = by_hand and options.trials is not None
+    reported = None if asked else _find_reported(options, spec, source, stored_table)
     if reported is not None:
         _say_finished(spec.name, reported.counts, again=again)
         return _show(options, reported) if again else 0
     # The first worker gets ready while the study is begun.
-    with worker_source(spec) as processes:
-        record = begin_study(options, spec, source, stored_table)
+    share = share_of(spec.resources, options.cpus_per_worker, options.gpus_per_worker)
+    with worker_source(spec, share.cpus) as processes:
+        record = begin_study(options, spec, source, stored_table, by_hand=by_hand)
         counts = record.ledger.counts()
         if not counts.done:
             if counts.finished or counts.free or counts.held:
@@ -117,20 +126,22 @@ def run_study(
                     f"going on with study '{record.name}': "
                     f"{counts.finished} of {counts.budget} finished"
                 )
-            return _work(options, record, processes)
-    again = again or not _page(options, record.name).is_file()
+            return _work(options, record, processes, share)
+    again = again or not _page(options, record).is_file()
     _say_finished(record.name, counts, again=again)
     return _finish(options, record) if again else 0
 
 
 def _say_finished(name: str, counts: Counts, *, again: bool) -> None:
     trials = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
-    told = f": {trials}; nothing to do (more: --trials N)"
+    told = f": {trials}; nothing to do (more: hpo resume {name} --trials N)"
     say(f"study '{name}' is finished{told if again else ''}")
 
 
-def _page(options: argparse.Namespace, name: str) -> Path:
-    return Path(options.reports) / name / "report.html"
+def _page(options: argparse.Namespace, record: StudyRecord) -> Path:
+    from hpo.study.report_folder import report_folder
+
+    return report_folder(record, Path(options.reports)) / "report.html"
 
 
 def _find_reported(
@@ -146,8 +157,8 @@ def _find_reported(
     from hpo.study.record import find, names
     from hpo.study.snapshot import take_snapshot
 
-    folder = Path(options.reports) / spec.name
-    if options.strict or options.accept or not (folder / STAMP_NAME).is_file():
+    stamp = Path(options.reports) / spec.name / STAMP_NAME
+    if options.strict or options.accept or not stamp.is_file():
         return None
     try:
         storage = open_storage(options, Access.READ)
@@ -158,23 +169,38 @@ def _find_reported(
     record = find(storage, spec.name)
     snapshot = take_snapshot(record)
     counts = snapshot.counts
-    if not counts.done or counts.budget != spec.trials or snapshot.status.stop is not None:
+    if not counts.done or snapshot.status.stop is not None:
         return None
-    if not is_current(snapshot, folder):
+    if options.trials not in (None, counts.budget):
+        return None
+    if not is_current(snapshot, _page(options, record).parent):
         return None
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return snapshot if is_same(record, spec, table) else None
 
 
-def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSource) -> int:
-    from hpo.launch.local import LocalLauncher
+def _work(
+    options: argparse.Namespace, record: StudyRecord, processes: WorkerSource, share: Share
+) -> int:
+    from hpo.launch.placement import make_places
     from hpo.launch.progress_line import Progress
+    from hpo.launch.supervisor import Supervisor
+    from hpo.study.status import take_status
+    from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or max(1, len(allowed_cpus()) // share.cpus)
+    places = make_places(workers, share)
     logs = Path(options.logs) / record.name
-    launcher = LocalLauncher(record, workers, logs, progress, processes)
-    trials, by = count_of(record.spec.trials, "trial"), count_of(workers, "worker")
+    order = WorkerOrder(
+        storage=record.storage.engine.url.render_as_string(hide_password=False),
+        study=record.name,
+        logs=str(logs.resolve()),
+        launcher=os.getpid(),
+    )
+    launcher = Supervisor(record, order, places, processes, progress)
+    trials = count_of(record.ledger.counts().budget, "trial")
+    by = count_of(workers, "worker")
     say(f"study '{record.name}': {trials}, {by}, logs in {logs}")
     with _tracked(options, record, logs):
         try:
@@ -183,8 +209,11 @@ def _work(options: argparse.Namespace, record: StudyRecord, processes: WorkerSou
             progress.close()
         if finished:
             return _finish(options, record)
-    counts = record.ledger.counts()
-    trials = count_of(counts.budget, "trial")
+    status = take_status(record)
+    counts, trials = status.counts, count_of(status.counts.budget, "trial")
+    if status.limit is not None and launcher.reason is None:
+        say(f"ended: {status.limit}; {counts.finished} of {trials} finished")
+        return _finish(options, record)
     say(
         f"stopped: {counts.finished} of {trials} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"
@@ -215,5 +244,5 @@ def _show(options: argparse.Namespace, snapshot: StudySnapshot) -> int:
     """Print what came out, and where the report is."""
     for line in summary(snapshot):
         print_line(line)
-    print_line(f"report: {_page(options, snapshot.record.name)}")
+    print_line(f"report: {_page(options, snapshot.record)}")
     return 0

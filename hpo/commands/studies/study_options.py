@@ -24,14 +24,18 @@ from hpo.commands.common import (
     say,
 )
 from hpo.errors import AbsentError, HpoError
+from hpo.launch.placement import gpu_share
 from hpo.plugins import make_importable
 from hpo.records import Access
-from hpo.spec.loading import load
+from hpo.spec.loading import apply_overrides, load, read_toml
 from hpo.spec.sections import StudySpec
 from hpo.spec.variants import VARIANTS_NAME, read_variant, study_files
 
 if TYPE_CHECKING:
     from hpo.study.record import Source, StudyRecord
+
+# As `workers_per_job` of a cluster.
+MAX_WORKERS = 10_000
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,38 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         metavar="NAME",
         help="as variants.toml beside the study file says; the study is named STUDY.NAME",
+    )
+
+
+def worker_count(text: str) -> int:
+    """Read how many workers a launcher has."""
+    number = positive(text)
+    if number > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_WORKERS} on a machine, got {text}")
+    return number
+
+
+def add_worker_options(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """Add how many workers there are, and what each gets of the machine."""
+    told = f"how many (default: {default or 'one for each core'})"
+    parser.add_argument(
+        "--workers",
+        type=worker_count,
+        default=os.environ.get("HPO_WORKERS") or default,
+        metavar="N",
+        help=told,
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=positive,
+        metavar="N",
+        help="cores of each: threads of libraries and programs (default: as the study asks, or 1)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=gpu_share,
+        metavar="N",
+        help="GPUs of each; 0.5 is one for two workers (default: as the study asks, or all)",
     )
 
 
@@ -89,26 +125,41 @@ def add_trials(parser: argparse.ArgumentParser) -> None:
 def read_study(options: argparse.Namespace) -> tuple[StudySpec, Source]:
     """Read the study file that the options name, with what they set over it.
 
-    From here on, modules that lie beside it can be imported.
+    The number of trials stays the file's own, so that a later run knows whether that was changed:
+    `--trials` is the budget of the study in its storage. From here on, modules that lie beside the
+    file can be imported.
     """
     from hpo.study.record import Source
 
-    flags = {key: getattr(options, key) for key in ("name", "trials", "seed")}
+    flags = {key: getattr(options, key) for key in ("name", "seed")}
     overrides = [
         *options.set,
         *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None),
     ]
-    spec = load(options.study, overrides)
+    spec, overrides = _load(options, overrides)
     if options.variant is not None:
         plain, variant = spec, read_variant(options.study.parent / VARIANTS_NAME, options.variant)
         if options.name is None:
             overrides.append(f"name={json.dumps(f'{plain.name}.{options.variant}')}")
-        overrides = [*variant.set, *overrides]
-        spec = load(options.study, overrides)
+        spec, overrides = _load(options, [*variant.set, *overrides])
         if spec.model_copy(update={"name": plain.name}) == plain:
             raise AbsentError(f"{options.study}: --variant {options.variant} changes nothing in it")
     make_importable(options.study)
     return spec, Source(str(options.study.resolve()), tuple(overrides), absolute(options.data))
+
+
+def _load(options: argparse.Namespace, overrides: list[str]) -> tuple[StudySpec, list[str]]:
+    """Read the study file; where it has no number of trials, `--trials` is among what is set."""
+    path: Path = options.study
+    if options.trials is None:
+        return load(path, overrides), overrides
+    asked = f"trials={options.trials}"
+    spec = load(path, [*overrides, asked])
+    raw = read_toml(path)
+    apply_overrides(raw, overrides)
+    if "trials" not in raw:
+        return spec, [*overrides, asked]
+    return load(path, overrides), overrides
 
 
 class SoundStudy(NamedTuple):
@@ -117,6 +168,7 @@ class SoundStudy(NamedTuple):
     path: Path
     spec: StudySpec
     source: Source
+    trials: int | None
 
 
 def read_sound_studies(
@@ -128,13 +180,19 @@ def read_sound_studies(
     -------
     tuple
         The sound ones, in order, and the number of the others.
+
+    Raises
+    ------
+    AbsentError
+        If a variant concerns none of them.
     """
     from hpo.study.creation import check
 
     sound, n_wrong = [], 0
     for path, in_folder in _each_file(paths):
         try:
-            spec, source = _read_one(options, path, in_folder=in_folder)
+            one = _options_of(options, path, in_folder=in_folder)
+            spec, source = read_study(one)
             check(spec, source)
         except (HpoError, FeaturesError) as exc:
             if in_folder and options.variant is not None and isinstance(exc, AbsentError):
@@ -143,7 +201,9 @@ def read_sound_studies(
             say(f"error: {exc}")
             n_wrong += 1
             continue
-        sound.append(SoundStudy(path, spec, source))
+        sound.append(SoundStudy(path, spec, source, one.trials))
+    if not sound and not n_wrong:
+        raise AbsentError(f"--variant {options.variant} concerns no study file that was given")
     return sound, n_wrong
 
 
@@ -156,23 +216,40 @@ def _each_file(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
             yield path, False
 
 
-def _read_one(
-    options: argparse.Namespace, path: Path, *, in_folder: bool
-) -> tuple[StudySpec, Source]:
+def _options_of(options: argparse.Namespace, path: Path, *, in_folder: bool) -> argparse.Namespace:
+    """Return the options of one of several studies."""
     one = argparse.Namespace(**{**vars(options), "study": path})
     if in_folder and not load(path, options.set).space:
         # A study without a space is one trial, whatever the budget of the others.
         one.trials = None
-    return read_study(one)
+    return one
 
 
 def begin_study(
-    options: argparse.Namespace, spec: StudySpec, source: Source, stored_table: Path | None = None
+    options: argparse.Namespace,
+    spec: StudySpec,
+    source: Source,
+    stored_table: Path | None = None,
+    *,
+    by_hand: bool = False,
 ) -> StudyRecord:
-    """Check a study, build its table and begin it, or go on with it if it is the same."""
+    """Check a study, build its table and begin it, or go on with it if it is the same.
+
+    `by_hand` says that `--trials` sets the budget as `hpo budget` does.
+    """
     from hpo.study.creation import begin, build_table, check_declared
 
     check_declared(spec, source)
     storage = open_storage(options, Access.CREATE)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
-    return begin(storage, spec, source, table, options.accept, strict=options.strict)
+    return begin(
+        storage,
+        spec,
+        source,
+        table,
+        options.accept,
+        strict=options.strict,
+        trials=options.trials,
+        by_hand=by_hand,
+        log=say,
+    )

@@ -11,11 +11,13 @@ from hpo.commands.common import (
     add_command,
     add_commands,
     add_json,
+    add_output,
+    beside_output,
     positive,
     print_line,
     say,
 )
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres.server import Server
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +28,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         metavar="ADDRESS",
-        help="address of this machine to listen on and to give to workers "
-        "(default: listen on all, give the machine's name); kept for later starts",
+        help="address of this machine to listen on and to give to workers (default: 127.0.0.1, "
+        "this machine alone); kept for later starts, as are all these options",
+    )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        default=None,
+        help="let workers of other machines in: listen on all addresses, give the machine's name",
+    )
+    parser.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        help="whether other machines have to encrypt what they send (default: they have)",
     )
     parser.add_argument(
         "--connections",
         type=positive,
         metavar="N",
-        help="connections to allow, two a worker (default: 500); kept for later starts",
+        help="connections to allow, two a worker (default: 500)",
     )
     parser = add_command(group, "stop", stop, "stop the server of a folder")
     _add_folder(parser)
@@ -44,9 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group, "backup", backup, "write all studies of a server to a file, while it works"
     )
     _add_folder(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: DIR/backups/hpo-TIME.dump"
-    )
+    add_output(parser, "DIR/backups/hpo-TIME.dump")
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +67,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 def start(options: argparse.Namespace) -> int:
     """Start the server of a folder."""
     server = Server(options.folder)
-    started = server.start(options.host, options.connections)
+    started = server.start(options.host, options.connections, share=options.share, tls=options.tls)
     say(f"{'already running' if started.already else 'started'}: {started.address}")
     for note in started.notes:
         say(f"note: {note}")
@@ -94,6 +105,7 @@ def status(options: argparse.Namespace) -> int:
 def backup(options: argparse.Namespace) -> int:
     """Write all studies of a server to a file."""
     path, restore = Server(options.folder).backup(options.output)
-    print_line(str(path))
+    with beside_output(options.output):
+        print_line(str(path))
     say(f"to restore it: {restore}")
     return 0

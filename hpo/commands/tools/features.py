@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import features.table
-from features.table import TableSpec
+from features.table import OwnSpec, TableSpec
 from hpo.commands.cluster.cluster_options import add_cluster_options
 from hpo.commands.common import (
     add_command,
@@ -25,7 +25,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import SpecError
 from hpo.launch.slurm_jobs import active_jobs, name_jobs, submit_command, wait_for_jobs
-from hpo.plugins import make_importable
+from hpo.plugins import make_importable, resolve
 from hpo.spec.loading import apply_overrides, load, validate_as
 from hpo.system.filesystem import find_local
 from slurm.cluster import ClusterSpec, find_cluster
@@ -163,7 +163,7 @@ def _submit_missing(
         _warn_of_local_folders(options, cluster)
         submitted, folder = submit_command(
             cluster,
-            [*build_again, "--structures-only", "--workers", str(cluster.cpus)],
+            [*build_again, "--structures-only", "--workers", str(cluster.cpus_per_job)],
             lacking,
             name="hpo-features",
             comment=_comment_of(structures),
@@ -236,6 +236,8 @@ def _table_spec(options: argparse.Namespace) -> tuple[Any, Path]:
         make_importable(options.study)
         if spec.table is None:
             raise SpecError(f"{options.study}: has no [table]")
+        if isinstance(spec.table, OwnSpec):
+            resolve(spec.table.loader, f"{options.study}: [table] loader")
         return spec.table, options.study.resolve().parent
     if not options.dataset or not options.families:
         raise SpecError("give a study file, or --dataset and --families (see: hpo features list)")

@@ -11,6 +11,7 @@ from typing import Any
 from hpo.commands.common import (
     add_json,
     add_shared,
+    not_negative,
     open_storage,
     positive,
     print_line,
@@ -19,6 +20,7 @@ from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.simulation.engine import simulate as run_simulation
 from hpo.simulation.scenario import Cluster, DurationTrace, Faults, Load, Result
+from hpo.wording import abridge
 
 PARTS, PART_S, LEASE_S = 5, 60.0, 60.0
 # Jobs of one submission do not begin in the same second, and a draw takes a moment.
@@ -54,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="for how long a call keeps the store from all others (2)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     add_json(parser)
     add_shared(parser, "storage")
 
@@ -66,13 +68,20 @@ def _above_zero(text: str) -> float:
     return number
 
 
+# A simulation of more than this takes hours, or more memory than machines have.
+MAX_WORKERS, MAX_PARTS, MAX_EVENTS = 100_000, 1000, 100_000_000
+# Shorter ones have no meaning, and events without end.
+MIN_S, MAX_S = 1e-3, 1e9
+
+
 def _not_negative(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0.0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number and not below 0, got '{text}'")
+    if not (number == 0.0 or MIN_S <= number <= MAX_S):
+        between = f"0, or a number from {MIN_S:g} to {MAX_S:g}"
+        raise argparse.ArgumentTypeError(f"must be {between}, got '{abridge(text)}'")
     return number
 
 
@@ -95,6 +104,8 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, DurationTrace]:
     limits: dict[str, Any] = {}
     lease_s = LEASE_S
     if options.study is None:
+        if (options.parts or PARTS) > MAX_PARTS:
+            raise HpoError(f"--parts {options.parts}: must be at most {MAX_PARTS}")
         table = DurationTrace.make(
             options.parts or PARTS, options.part_s or PART_S, seed=options.seed
         )
@@ -111,10 +122,20 @@ def _prepare(options: argparse.Namespace) -> tuple[Cluster, DurationTrace]:
             "max_deaths": spec.max_deaths,
             "max_failures": spec.max_failures,
         }
+    if options.workers > MAX_WORKERS:
+        raise HpoError(f"--workers {options.workers}: must be at most {MAX_WORKERS}")
+    lease_s = options.lease_s or lease_s
+    events = options.trials * table.n_parts * (1.0 + table.mean_part_s / lease_s)
+    if events > MAX_EVENTS:
+        raise HpoError(
+            f"{options.trials} trials of {table.n_parts} parts of {table.mean_part_s:.3g} s, with "
+            f"a lease of {lease_s:g} s: {events:.1e} scores and heartbeats, and at most "
+            f"{MAX_EVENTS:.0e} can be simulated"
+        )
     cluster = Cluster(
         workers=options.workers,
         trials=options.trials,
-        lease_s=options.lease_s or lease_s,
+        lease_s=lease_s,
         time_limit_s=options.time_limit_s,
         ramp_s=RAMP_S,
         draw_s=DRAW_S,

@@ -281,3 +281,12 @@ def test_a_split_column_and_a_split_by_lot_exclude_each_other(given):
     assert CsvSpec.model_validate(spec.model_dump(mode="json")) == spec
     with pytest.raises(ValueError, match=f"`{next(iter(given))}` has no use"):
         CsvSpec.model_validate(raw | given)
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\r", "\n", "\x07", "\x9b"])
+def test_a_name_with_control_characters_is_no_name(sign, tmp_path):
+    """They would break lines of files made from the table, or steer a terminal."""
+    lines = f'a,Li2O,1,x\n"b{sign}c",Na2O,2,x\nc,K2O,3,"x{sign}y"\nd,MgO,4,y\n'
+    built = build_csv(tmp_path, f"id,formula,target,g\n{lines}", group="g")
+    assert list(read(built.path).ids) == ["a", "d"]
+    assert ["control characters" in row.reason for row in built.skipped] == [True, True]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
 
 from features.families.registry import FAMILIES
+from features.rows import Block
 from features.table import (
     BuildResult,
     CsvSpec,
@@ -31,6 +32,7 @@ from features.table import (
     datasets,
     read,
 )
+from features.tables.cache import find_table, load_block, remember_table, save_block
 from tests.support.studies import ROOT
 
 STAGE_0 = ("ratios", "smact", "magpie", "sigma_is_coerced")
@@ -386,3 +388,31 @@ def test_killed_at_each_step_of_writing(tmp_path: Path, step: str, nth: int) -> 
     result = build(spec, data_dir=None, tables_dir=tmp_path / "t", base_dir=tmp_path)
     assert read(result.path).n_rows == 400
     assert list((tmp_path / "t" / ".tmp").iterdir()) == []
+
+
+def changed(path: Path) -> Iterator[None]:
+    """Change one bit of a file at eight places in turn."""
+    data = path.read_bytes()
+    for at in range(0, len(data), max(1, len(data) // 8)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        yield
+    path.write_bytes(data)
+
+
+def test_what_was_changed_in_a_cache_is_not_there(tmp_path: Path) -> None:
+    remember_table(tmp_path, "request", "table")
+    assert find_table(tmp_path, "request") == "table"
+    for _ in changed(tmp_path / ".index" / "request.json"):
+        assert find_table(tmp_path, "request") is None
+    family = FAMILIES["lattice"]
+    block = Block(np.full((2, family.n_columns), 0.5), ())
+    save_block(tmp_path, family, "key", block)
+    (path,) = (tmp_path / ".blocks").iterdir()
+    for _ in changed(path):
+        assert load_block(tmp_path, family, "key", 2) is None
+    found = load_block(tmp_path, family, "key", 2)
+    assert found is not None
+    assert np.array_equal(found.values, block.values)
+    # An entry that was moved to another one's place is none either.
+    path.rename(path.with_name(path.name.replace("key", "other")))
+    assert load_block(tmp_path, family, "other", 2) is None

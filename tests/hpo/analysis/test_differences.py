@@ -70,7 +70,7 @@ def study(name, n_rows=30, seed=0, noise=1.0, ids="row", metrics=METRICS) -> Sco
 def test_predictions_are_taken_if_they_give_the_scores_of_the_look(finish, tmp_path):
     record = finish("one")
     row = compare_study(record)
-    found = read_study(row, tmp_path)
+    found = read_study(row, tmp_path / "one")
     assert found.remark == ""
     assert found.predicts_value
     for of, scores in (("cv", row.cv), ("test", row.test)):
@@ -88,7 +88,7 @@ def test_predictions_are_taken_if_they_give_the_scores_of_the_look(finish, tmp_p
         ("\n".join(line for line in lines if not line.startswith("test")), "test"),
     ):
         path.write_text(text)
-        found = read_study(row, tmp_path)
+        found = read_study(row, tmp_path / "one")
         assert found.rows == {}
         assert found.remark.endswith(
             f"does not give the {of} scores that the study recorded; write it again: hpo report one"
@@ -97,9 +97,9 @@ def test_predictions_are_taken_if_they_give_the_scores_of_the_look(finish, tmp_p
         path.write_text(text)
         with pytest.raises(HpoError, match=r"predictions\.csv: no predictions of ours"):
             read_predictions(path)
-        assert "write it again: hpo report one" in read_study(row, tmp_path).remark
+        assert "write it again: hpo report one" in read_study(row, tmp_path / "one").remark
     path.unlink()
-    assert read_study(row, tmp_path).remark.startswith("no predictions.csv in ")
+    assert read_study(row, tmp_path / "one").remark.startswith("no predictions.csv in ")
 
 
 def test_scores_that_only_rank_are_compared_by_their_rank_alone():

@@ -17,7 +17,7 @@ import pytest
 from hpo.analysis import saved_model
 from hpo.analysis.saved_model import Model
 from hpo.errors import ConflictError, ModelError
-from hpo.study import provenance
+from hpo.study.identity import provenance
 from hpo.study.record import StudyRecord, find
 from tests.support.rankings import formulas, table_of, write_csv
 from tests.support.tables.materials import silent
@@ -97,8 +97,8 @@ def test_a_model_by_other_versions_is_refused(
     def another(packages: tuple[str, ...]) -> dict[str, str]:
         return {**versions(packages), "scikit-learn": "9.9"}
 
-    monkeypatch.setattr("hpo.study.provenance.versions", another)
-    monkeypatch.setattr("hpo.study.fingerprint.versions", another)
+    monkeypatch.setattr("hpo.study.identity.provenance.versions", another)
+    monkeypatch.setattr("hpo.study.identity.fingerprint.versions", another)
     with pytest.raises(ConflictError, match=f"made by scikit-learn {now}, here is 9.9.*--refit"):
         saved_model.obtain(record, table, workplace / "m", log=silent)
     with pytest.raises(ConflictError, match=r"was scored with.*scikit-learn=9\.9.*--refit"):

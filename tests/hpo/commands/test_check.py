@@ -11,7 +11,7 @@ import pytest
 from hpo.cli import main
 from hpo.estimators.checks import expected_columns
 from hpo.spec.loading import load, validate
-from tests.support.broken_studies import (
+from tests.support.bad_input.broken_studies import (
     CORPUS,
     CSV,
     ENSEMBLE,
@@ -39,7 +39,7 @@ def _empty_folder(tmp_path, monkeypatch):
 
 def write(name: str, content: str | bytes | None) -> None:
     if content is not None:
-        data = content.encode() if isinstance(content, str) else content
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         Path(name).write_bytes(data)
 
 
@@ -154,6 +154,19 @@ def test_a_variant_and_a_budget_are_checked_as_they_are_run(capfd):
         checked = error_of(capfd.readouterr().err)
         assert main(["run", "x.toml", *options]) == 2
         assert error_of(capfd.readouterr().err) == checked
+
+
+def test_a_folder_that_a_variant_does_not_concern_is_no_success(capfd):
+    Path("many").mkdir()
+    write("many/a.toml", STUDY)
+    write("many/mine.csv", CSV)
+    write("many/variants.toml", '[same]\ndescription = "nothing"\nset = ["cv.folds=3"]\n')
+    for command in ("check", "run"):
+        assert main([command, "many", "--variant", "same"]) == 2
+        said = capfd.readouterr()
+        assert "a: variant same does not concern it" in said.err
+        assert "error: --variant same concerns no study file that was given" in said.err
+        assert said.out == ""
 
 
 STUDIES = sorted(

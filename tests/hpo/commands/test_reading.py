@@ -25,29 +25,16 @@ from hpo.cli import COMMANDS, main
 from hpo.errors import StorageError
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.storage.copying import copy_studies
 from hpo.storage.events import EventKind
+from hpo.storage.postgres.server import Server
+from hpo.study.copying import copy_studies
 from hpo.study.record import find
-from tests.support.studies import ROOT, run_hpo
 
-STUDY = """
-trials = 3
-[table]
-dataset = "csv"
-path = "mine.csv"
-families = ["ratios"]
-[cv]
-scheme = "kfold"
-folds = 2
-[estimator]
-name = "ridge"
-[space]
-alpha = { type = "float", low = 0.001, high = 10.0, log = true }
-"""
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles
 # are not there: that is said, and changes nothing either.
 READING: dict[str, tuple[tuple[str, ...], int]] = {
     "status": (("t",), 0),
+    "show": (("t",), 0),
     "logs": (("t",), 0),
     "provenance": (("t",), 0),
     "report": (("t", "--reports", "OUT"), 0),
@@ -58,10 +45,11 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
     "simulate": (("--study", "t", "--workers", "2", "--trials", "4"), 0),
     "copy": ((), 0),
     "doctor": ((), 0),
+    "sbatch": (("t",), 0),
 }
 # These begin or change something, or open no storage.
 OTHERS = {
-    "run", "resume", "worker", "submit", "refill", "stop", "budget", "nested", "wandb",
+    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
     "check", "features", "db", "bench",
 }  # fmt: skip
 
@@ -70,22 +58,6 @@ OTHERS = {
 def test_every_command_reads_or_does_not():
     assert READING.keys() | OTHERS == COMMANDS.keys()
     assert not READING.keys() & OTHERS
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished study, its table and a saved model of it."""
-    folder = tmp_path_factory.mktemp("finished")
-    formulas = [f"Li{n}{element}O{n}" for element in ("Na", "K", "Mg", "Ca") for n in (1, 2, 3)]
-    lines = [f"{formula},{at}.5" for at, formula in enumerate(formulas)]
-    (folder / "mine.csv").write_text("\n".join(["formula,target", *lines]) + "\n")
-    (folder / "t.toml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        run_hpo("run", "t.toml", "--workers", "1")
-        run_hpo("rank", "t", "mine.csv", "--output", "ranked.csv")
-    return folder
 
 
 def hold(path: Path, code: str) -> subprocess.Popen[str]:
@@ -329,14 +301,14 @@ def test_a_working_command_still_switches_to_write_ahead(finished, tmp_path):
 
 
 @pytest.fixture
-def reader_url(finished: Path, postgres_url: str) -> str:
+def reader_url(finished: Path, postgres_url: str, postgres_server: Server) -> str:
     """The URL of a role that may read the finished study on PostgreSQL, and no more."""
     source = open_storage(f"sqlite:///{finished / 'hpo.db'}", Access.READ)
     target = open_storage(postgres_url, Access.CREATE)
     copy_studies(source, target)
     target.engine.dispose()
     url, role = sa.make_url(postgres_url), f"reader_{os.urandom(4).hex()}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with postgres_server.connect_as_admin(str(url.database)) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
         connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}".encode())
     return url.set(username=role, password="x").render_as_string(hide_password=False)

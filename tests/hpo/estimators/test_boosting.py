@@ -17,7 +17,7 @@ from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
 from hpo.objectives.cross_validation import CrossValidation, PenalisedCv, QuantileCv
 from hpo.objectives.folds import make_folds
 from hpo.spec.sections import EstimatorSpec, InterleavedCv
-from hpo.system.threads import hold_one_thread
+from hpo.system.threads import hold_threads
 from tests.support.requirements import unavailable
 
 RANDOM = np.random.default_rng(5)
@@ -344,8 +344,8 @@ def test_libraries_that_would_use_more_threads_are_held_to_one(caplog):
         threadpoolctl.threadpool_limits(2),
         caplog.at_level(logging.INFO, logger="hpo.system.threads"),
     ):
-        found = hold_one_thread()
+        found = hold_threads(1)
         now = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
     assert set(found.values()) == {2}
     assert now == {1}
-    assert "is held to one" in caplog.records[0].message
+    assert "is held to 1" in caplog.records[0].message

@@ -14,52 +14,12 @@ import sqlalchemy as sa
 
 from hpo.cli import main
 from hpo.errors import FailedStudyError
-from hpo.launch.slurm_workers import (
-    MAX_REFILLS_WITHOUT_PROGRESS,
-    comment_of,
-    find_wanted,
-    reconcile,
-    refill,
-)
+from hpo.launch.slurm_history import find_wanted
+from hpo.launch.slurm_workers import MAX_REFILLS_WITHOUT_PROGRESS, refill
 from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
-from hpo.study.record import StudyRecord, find
-from slurm.queue import QueuedJob, list_jobs
+from hpo.study.record import find
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
-
-CLUSTERS = """
-[test]
-partition = "work"
-memory_gb = 0.5
-time_limit = "1:00:00"
-"""
-
-
-@pytest.fixture
-def site(hpo, slurm_cluster, postgres_url, monkeypatch):
-    """A folder with a cluster file, a database and a cluster that is at rest."""
-    monkeypatch.setenv("HPO_STORAGE", postgres_url)
-    Path("clusters.toml").write_text(CLUSTERS)
-    opened: list[StudyRecord] = []
-
-    class Site:
-        cluster = slurm_cluster
-
-        def record(self, name="x") -> StudyRecord:
-            opened.append(find(open_storage(postgres_url, Access.WORK), name))
-            return opened[-1]
-
-        def status(self, name="x"):
-            return json.loads(hpo("status", name, "--json").stdout)
-
-        def running(self, name="x") -> list[QueuedJob]:
-            comment = comment_of(self.record(name))
-            return [job for job in list_jobs(comment) if job.state == "RUNNING"]
-
-    yield Site()
-    for record in opened:
-        record.storage.engine.dispose()
-    slurm_cluster.wait_idle()
 
 
 @pytest.mark.slow
@@ -80,7 +40,8 @@ def test_a_study_is_submitted_as_one_array_and_finished(hpo, site):
     assert {worker["restarts"] for worker in told["workers"]} == {0}
     commits = {worker["provenance"]["git"]["commit"] for worker in told["workers"]}
     assert commits == {told["origin"]["git"]["commit"]}
-    assert set(told["events"][0]["jobs"]) == jobs
+    assert [event["kind"] for event in told["events"][:2]] == ["submitting", "submitted"]
+    assert set(told["events"][1]["jobs"]) == jobs
     # The URL of the tests' server holds a password.
     password = sa.make_url(os.environ["HPO_STORAGE"]).password
     assert password
@@ -119,8 +80,7 @@ def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
     assert "4 workers needed, 4 there\n" in hpo("refill", "x").stdout
     gone = site.running()[:2]
     site.cluster.scancel(*(job.job_id for job in gone))
-    comment = comment_of(site.record())
-    wait_until(lambda: sum(job.active for job in list_jobs(comment)) == 2)
+    wait_until(lambda: len(site.jobs()) == 2)
     said = hpo("refill", "x", "--json")
     done = json.loads(said.stdout)
     assert (done["needed"], done["active"], len(done["submitted"])) == (4, 2, 2)
@@ -132,8 +92,7 @@ def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
     ]
     for process in both:
         process.communicate(timeout=60)
-    jobs = [job for job in list_jobs(comment_of(site.record())) if job.active]
-    assert len(jobs) == 6
+    assert len(site.jobs()) == 6
     hpo("refill", "x", "--watch", "--interval", "1")
     assert site.status()["state"] == "finished"
 
@@ -172,7 +131,7 @@ def test_a_budget_changes_while_workers_run(hpo, site):
     wait_until(lambda: record.ledger.counts().finished >= 1)
     # More than can be finished before the command is carried out.
     said = hpo("budget", "x", "15").stdout
-    assert "study 'x': 100 -> 15 trials" in said
+    assert "study 'x': budget 100 -> 15" in said
     wait_until(lambda: site.status()["state"] == "finished", 120)
     assert record.ledger.counts().finished == 15
     hpo("budget", "x", "17")
@@ -203,9 +162,10 @@ def test_workers_that_fail_at_once_are_not_submitted_for_ever(hpo, site):
     record = site.record()
     wanted = find_wanted(record, os.environ["HPO_STORAGE"])
     for _ in range(MAX_REFILLS_WITHOUT_PROGRESS):
-        wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
-        assert len(refill(record, wanted).submitted) == 2
-    wait_until(lambda: not any(job.active for job in list_jobs(comment_of(record))))
+        wait_until(lambda: not site.jobs())
+        (done,) = refill(record, wanted)
+        assert len(done.submitted) == 2
+    wait_until(lambda: not site.jobs())
     with pytest.raises(FailedStudyError, match="no part was scored in between") as caught:
         refill(record, wanted)
     assert "See what they printed in " in str(caught.value)
@@ -227,6 +187,49 @@ def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_script_for_sbatch_adds_a_job_as_submit_would(hpo, site):
+    path = write_study(trials=3)
+    with Path(path).open("a") as file:
+        file.write("[resources]\ncpus_per_worker = 2\nmemory_gb = 0.7\n")
+    hpo("submit", path, "--workers", "0")
+    said = hpo("sbatch", "x", "--slurm", "setup=echo prepared")
+    script = said.stdout
+    assert "#SBATCH --partition=work\n" in script
+    assert "#SBATCH --cpus-per-task=2\n#SBATCH --mem=717M\n" in script
+    assert " -m hpo worker x --logs " in script
+    assert "--workers 1 --cpus-per-worker 2 --gpus-per-worker 0" in script
+    # The URL of the tests' server holds a password; sbatch hands the variable on.
+    assert str(sa.make_url(os.environ["HPO_STORAGE"]).password) not in script + said.stderr
+    assert "HPO_STORAGE must be set where sbatch is called" in said.stderr
+    Path("job.sh").write_text(script)
+    submit = ["sbatch", "--parsable", "--hold", "job.sh"]
+    job = subprocess.run(submit, capture_output=True, text=True, check=True).stdout.strip()
+    # It is the study's, and none of those that were asked for.
+    assert [(found.job_id, found.state) for found in site.jobs()] == [(job, "PENDING")]
+    site.cluster.run("scontrol", "release", job)
+    wait_until(lambda: site.status()["state"] == "finished")
+    assert list(journal().values()) == [1] * 9
+    wait_until(lambda: site.cluster.job_states()[job] == "COMPLETED")
+    assert "prepared" in Path(f"slurm-{job}.out").read_text()
+    variables = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    done = subprocess.run(
+        ["bash", "job.sh"], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "HPO_STORAGE: must be set where sbatch is called" in done.stderr
+
+
+def test_a_script_for_sbatch_names_a_storage_that_is_no_secret(hpo):
+    hpo("submit", write_study(), "--workers", "0")
+    script = hpo("sbatch", "x", "--slurm", "time_limit=2:00:00").stdout
+    assert f" --storage sqlite:///{Path.cwd()}/hpo.db --logs {Path.cwd()}/logs " in script
+    assert "#SBATCH --time=02:00:00\n" in script
+    assert "no study 'y'" in hpo("sbatch", "y", code=2).stderr
+    assert "unknown key" in hpo("sbatch", "x", "--slurm", "cpu=2", code=2).stderr
+    assert "is called cpus_per_worker now" in hpo("sbatch", "x", "--slurm", "cpus=2", code=2).stderr
+
+
+@pytest.mark.slow
 def test_what_cannot_be_submitted_is_said(hpo, site):
     path = write_study()
     for arguments, message in (
@@ -245,44 +248,6 @@ def test_a_cluster_file_is_not_needed_to_be_told_that_there_is_no_slurm(hpo, mon
     assert "sbatch" in said or "squeue" in said or "scontrol" in said
 
 
-def queued(job_id: str, state: str, restarts: int = 0) -> QueuedJob:
-    return QueuedJob(job_id, job_id, state, None, "n1", restarts, "hpo-x", "work", None, None)
-
-
-@pytest.mark.parametrize(
-    ("jobs", "reason"),
-    [
-        ([queued("7_0", "RUNNING")], None),
-        ([queued("7_0", "SUSPENDED")], None),
-        ([queued("7_0", "NODE_FAIL")], "its job 7_0 is over: NODE_FAIL"),
-        ([queued("7_0", "COMPLETED")], "its job 7_0 is over: COMPLETED"),
-        ([queued("7_0", "PENDING", restarts=1)], "its job 7_0 was started again"),
-        # A controller that lost its state has not ended a worker that was heard of just now.
-        ([], None),
-    ],
-)
-def test_leases_and_queue_are_joined(begin_study, slurm_cluster, jobs, reason):
-    record = begin_study(trials=4)
-    worker = WorkerRun("n1", 1, cluster="hpotest", job="7_0", restarts=0)
-    record.ledger.register("w1", worker)
-    record.ledger.register("elsewhere", WorkerRun("n1", 1, cluster="other", job="7_0", restarts=0))
-    record.ledger.register("local", WorkerRun("here", 1))
-    record.ledger.claim("w1")
-    reaped, _ = reconcile(record, jobs)
-    assert reaped == ([("w1", reason)] if reason else [])
-    assert record.ledger.counts().free == (1 if reason else 0)
-
-
-@pytest.mark.slow
-def test_a_job_that_slurm_has_forgotten_is_reaped_when_it_is_silent(begin_study, slurm_cluster):
-    record = begin_study(trials=4, lease_s=1.0)
-    record.ledger.register("w1", WorkerRun("n1", 1, cluster="hpotest", job="7_0", restarts=0))
-    record.ledger.claim("w1")
-    time.sleep(0.7)
-    reaped, _ = reconcile(record, [])
-    assert reaped == [("w1", "SLURM does not know its job 7_0 any more")]
-
-
 @pytest.mark.slow
 def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
     hpo("submit", write_study(trials=500, delay_s=0.2), "--workers", "0")
@@ -298,15 +263,14 @@ def test_a_worker_leaves_before_the_time_limit(hpo, monkeypatch):
 
 @pytest.mark.slow
 def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
-    hpo("submit", write_study(), "--workers", "0")
+    hpo("submit", write_study(lease_s=60.0), "--workers", "0")
     record = find(open_storage("sqlite:///hpo.db", Access.WORK), "x")
     record.ledger.register("w1", WorkerRun("node7", 1))
     record.storage.engine.dispose()
     said = hpo("worker", "x", code=2).stderr
-    log = Path(said.partition("log: ")[2].strip()).read_text()
-    assert "hpo.db: this SQLite file is on a " in log
-    assert "node7" in log
-    assert "hpo db start DIR" in log
+    assert "hpo.db: this SQLite file is on a " in said
+    assert "node7" in said
+    assert "hpo db start DIR" in said
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import SCHEMA_REVISION
 from hpo.study.record import find
 from hpo.study.snapshot import take_snapshot
-from tests.support.studies import ROOT, command, make_spec, wait_until, write_study
+from tests.support.studies import ROOT, WORKER, command, make_spec, wait_until, write_study
 
 CHEMISTRY = {"pymatgen", "matminer", "smact", "elementembeddings", "obelix"}
 DRAWING = {"matplotlib", "plotly", "PIL", "jinja2"}
@@ -86,10 +86,20 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.slow
 def test_a_worker_of_a_table_imports_no_chemistry_and_draws_nothing(begin_study, tmp_path):
     record = begin_study(**HISTOGRAMS)
-    imported = modules_after(RUN, "worker", "small", "--storage", f"sqlite:///{tmp_path}/hpo.db")
+    imported = modules_after(WORKER, f"sqlite:///{tmp_path}/hpo.db", "small")
     assert record.ledger.counts().done
     assert {"optuna", "sklearn"} <= imported
     assert not imported & (CHEMISTRY | DRAWING | {"alembic"})
+
+
+@pytest.mark.slow
+def test_a_launcher_computes_nothing_and_imports_nothing_to_compute_with(begin_study, tmp_path):
+    record = begin_study(**HISTOGRAMS)
+    imported = modules_after(RUN, "worker", "small", "--storage", f"sqlite:///{tmp_path}/hpo.db")
+    assert record.ledger.counts().done
+    assert not imported & (
+        CHEMISTRY | DRAWING | {"alembic", "sklearn", "scipy", "pandas", "pyarrow"}
+    )
 
 
 def test_reading_a_table_needs_no_pandas(hand_table):
@@ -102,8 +112,8 @@ def test_reading_a_table_needs_no_pandas(hand_table):
 @pytest.mark.slow
 def test_the_warm_process_has_all_that_a_worker_needs_and_one_thread():
     code = (
-        "from hpo.forkserver import load; import os\n"
-        "load(sys.argv[1:])\n"
+        "from hpo.launch.forkserver import load; import os\n"
+        "load(sys.argv[1:], 1)\n"
         "assert set(sys.argv[1:]) <= set(sys.modules), set(sys.argv[1:]) - set(sys.modules)\n"
         "assert len(os.listdir('/proc/self/task')) == 1\n"
     )
@@ -148,11 +158,7 @@ class Launched:
         return {child.pid for child in self.parent.children() if child.name() == "hpo-worker"}
 
     def warm(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in self.parent.children()
-            if "hpo.forkserver" in child.cmdline() and child.name() != "hpo-worker"
-        ]
+        return [child for child in self.parent.children() if child.name() == "hpo-forkserver"]
 
     def lines(self) -> list[dict[str, Any]]:
         if not Path("probe.jsonl").exists():
@@ -222,16 +228,14 @@ def test_who_is_killed_is_replaced_and_nobody_outlives_the_launcher(launch):
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: len(run.at_work()) == 3)
     assert killed not in run.workers()
-    # Workers do not need the process that they were forked from; another one forks the next.
+    # Workers do not need the process that they were forked from; without it the next is started.
     (warm,) = run.warm()
     warm.kill()
     (survivor, replaced) = run.workers()
     os.kill(replaced, signal.SIGKILL)
     wait_until(lambda: len(run.at_work()) == 4)
     assert survivor in run.workers()
-    (second,) = run.warm()
-    assert second.pid != warm.pid
-    everybody = [second, *map(psutil.Process, run.workers())]
+    everybody = [*map(psutil.Process, run.workers())]
     run.process.kill()
     run.process.wait()
     assert not psutil.wait_procs(everybody, timeout=30)[1]

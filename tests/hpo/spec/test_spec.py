@@ -18,7 +18,7 @@ from hpo.spec.loading import canonical, load, validate
 from hpo.spec.sections import KFoldCv
 from hpo.spec.space import FloatDimension
 from hpo.spec.variants import REPORTED_NAME, VARIANTS_NAME, read_variants, study_files
-from hpo.study.fingerprint import fingerprint
+from hpo.study.identity.fingerprint import fingerprint
 from tests.support.studies import ROOT, make_spec
 from tests.support.trials import need
 

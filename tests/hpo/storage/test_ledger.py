@@ -150,8 +150,22 @@ def test_a_renewed_lease_is_not_reaped(ledger, bench):
     ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
     bench.let_leases_run_out()
-    ledger.renew("w1")
+    ledger.beat(["w1"])
     assert ledger.claim("w2").number == 1
+
+
+def test_a_worker_that_claims_anew_has_a_whole_lease_whatever_its_launcher_does(ledger, bench):
+    ledger.register("w1", WorkerRun("host", 1))
+    lost = ledger.claim("w1")
+    bench.let_leases_run_out()
+    ledger.register("w2", WorkerRun("host", 2))
+    assert ledger.claim("w2").trial_id == lost.trial_id
+    # Its launcher is silent still.
+    anew = ledger.claim("w1")
+    ledger.register("w3", WorkerRun("host", 3))
+    assert ledger.claim("w3").number == 2
+    ledger.finish(anew, {"score": 1.0})
+    assert len(ledger.events(EventKind.DEATH)) == 1
 
 
 def test_a_reaped_workers_trial_is_free_at_once(ledger):
@@ -219,14 +233,14 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     ledger.finish(done, {"score": 1.0})
     claims = [ledger.claim(f"w{i}") for i in (1, 2)]
     ledger.save_parts(claims[1], {0: {"score": 0.5}})
-    assert ledger.set_budget(2) == [2]
+    assert ledger.set_budget(2).taken == [2]
     with pytest.raises(LostLeaseError):
         ledger.finish(claims[1], {"score": 0.0})
     assert ledger.claim("w2") is Answer.WAIT
     ledger.finish(claims[0], {"score": 0.0})
     assert ledger.claim("w2") is Answer.DONE
     assert trial_of(bench, claims[1]).state is TrialState.WAITING
-    assert ledger.set_budget(3) == []
+    assert ledger.set_budget(3).taken == []
     again = ledger.claim("w2")
     assert (again.number, again.parts) == (2, ({"score": 0.5},))
     budgets = [(e["before"], e["after"]) for e in ledger.events(EventKind.BUDGET)]
@@ -234,13 +248,14 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
 
 
 def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
+    ledger.register("w1", WorkerRun("host", 1))
     claim = ledger.claim("w1")
     ledger.stop("gently")
     assert ledger.claim("w2") is Answer.STOPPED
-    assert ledger.renew("w1") is None
+    assert ledger.beat(["w1"]).stop == "gently"
     ledger.save_parts(claim, {0: {"score": 0.5}})
     ledger.stop("now")
-    assert ledger.renew("w1") is Answer.STOPPED
+    assert ledger.beat(["w1"]).stop == "now"
     ledger.release(claim)
     ledger.stop(None)
     assert ledger.claim("w2").parts == ({"score": 0.5},)
@@ -249,9 +264,9 @@ def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
 def test_a_worker_that_was_reaped_is_told_to_leave(ledger):
     ledger.register("w1", WorkerRun("host", 1))
     ledger.claim("w1")
-    assert ledger.renew("w1") is None
+    assert not ledger.beat(["w1"]).dismissed
     assert ledger.reap("w1", "its job is over: NODE_FAIL")
-    assert ledger.renew("w1") is Answer.DISMISSED
+    assert ledger.beat(["w1", "w2"]).dismissed == {"w1", "w2"}
     assert ledger.claim("w1") is Answer.DISMISSED
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.records import Answer, Claim, WorkerRun
+from hpo.records import Answer, Beat, Claim, OnLimit, WorkerRun
 from tests.support.ledgers import ALL_KINDS, ENDED, N_PARTS, SPACE, find_kind, make_sqlite_bench
 
 
@@ -138,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def change_the_budget(self, budget) -> None:
         room = max(0, budget - len(self.finished))
         beyond = sorted(self.live.values(), key=lambda claim: claim.number)[room:]
-        assert self.ledger.set_budget(budget) == [claim.number for claim in beyond]
+        assert self.ledger.set_budget(budget).taken == [claim.number for claim in beyond]
         self.budget = budget
         for claim in beyond:
             self.lost.append(self.live.pop(claim.trial_id))
@@ -179,17 +179,21 @@ def outcome_of(call, arguments) -> Any:
         answer = call(*arguments)
     except (FailedStudyError, LostLeaseError) as exc:
         return repr(exc)
+    if isinstance(answer, Beat):
+        return answer.stop, sorted(answer.dismissed), answer.counts
     return replace(answer, trial_id=-1) if isinstance(answer, Claim) else answer
 
 
 def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
     """A method, whom it concerns (a worker, a claim or all), and its other arguments."""
     scores = {"score": source.random(), "r2": math.nan}
+    trial, n_retries = source.randrange(4), source.randrange(3)
     calls: list[tuple[str, str, tuple[Any, ...]]] = [
         *[("worker", "claim", ())] * 3,
         ("worker", "register", (WorkerRun("host", 1),)),
         ("worker", "deregister", ("done",)),
-        ("worker", "renew", ()),
+        ("workers", "beat", ()),
+        ("worker", "exceed", ("too long", trial, source.choice(list(OnLimit)), n_retries)),
         ("worker", "reap", ("killed",)),
         *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
@@ -197,6 +201,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
         ("claim", "finish", (scores, {}, "worse than most")),
         ("claim", "fail", ("refused",)),
         ("claim", "release", ()),
+        ("claim", "release", ({}, "preempted")),
         ("all", "set_budget", (source.randrange(3, 12),)),
         ("all", "stop", (source.choice([None, None, "gently", "now"]),)),
     ]
@@ -208,7 +213,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
 @pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind != "sqlite"])
 def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
     benches = [
-        find_kind(each, request)(tmp_path, trials=5, max_failures=4, max_deaths=2)
+        find_kind(each, request)(tmp_path, trials=5, max_failures=4, max_deaths=3, max_attempts=4)
         for each in ("sqlite", kind)
     ]
     source = random.Random(seed)
@@ -222,6 +227,8 @@ def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
         said = []
         for bench, mine in zip(benches, claims, strict=True):
             subject: tuple[Any, ...] = (worker,) if whom == "worker" else ()
+            if whom == "workers":
+                subject = ([worker, "w0"],)
             if whom == "claim":
                 if not mine:
                     continue
@@ -233,7 +240,8 @@ def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
         assert len({bench.ledger.counts() for bench in benches}) == 1
     events = [[event | {"at": None} for event in bench.ledger.events()] for bench in benches]
     assert all(other == events[0] for other in events)
-    assert {event["kind"] for event in events[0]} == {"budget", "death", "stop"}
+    kinds = {event["kind"] for event in events[0]}
+    assert {"budget", "stop"} < kinds <= {"budget", "death", "limit", "stop"}
     assert len({repr(bench.ledger.failures()) for bench in benches}) == 1
     for bench in benches:
         bench.close()

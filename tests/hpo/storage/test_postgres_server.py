@@ -22,13 +22,14 @@ import sqlalchemy as sa
 from hpo.cli import main
 from hpo.errors import HpoError, StorageError
 from hpo.records import Access
-from hpo.storage import postgres_programs
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
-from hpo.storage.postgres_programs import find_programs
-from hpo.storage.postgres_server import Server
+from hpo.storage.postgres import programs as postgres_programs
+from hpo.storage.postgres.programs import find_programs
+from hpo.storage.postgres.server import Server
 from hpo.storage.schema import EVENTS
 from hpo.storage.urls import resolve_url
+from tests.support.databases import count_events, password
 from tests.support.studies import ROOT
 
 
@@ -49,10 +50,6 @@ def hpo(capsys):
         return captured.out, captured.err
 
     return run
-
-
-def password(server: Server) -> str:
-    return str(sa.make_url(resolve_url(str(server.folder))).password)
 
 
 def server_pid(server: Server) -> int:
@@ -91,10 +88,10 @@ def test_a_server_from_its_start_to_its_end(hpo, tmp_path, postgres_server):
         said += command.read_text() if command.exists() else ""
         assert secret not in said
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        for name in ("url", "service", "node"):
+        for name in ("url", "service", "node", "admin"):
             assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
         hba = (server.data / "pg_hba.conf").read_text().split("\n")
-        assert [line.split()[-1] for line in hba if line] == ["scram-sha-256"] * 2
+        assert {line.split()[-1] for line in hba if line} == {"scram-sha-256", "reject"}
         _, error = hpo("db", "stop", folder)
         assert "stopped" in error
         assert "was not running" in hpo("db", "stop", folder)[1]
@@ -325,15 +322,6 @@ def test_a_backup_of_a_busy_server_is_restored_by_the_command_that_is_said(runni
     assert [path.name for path in tmp_path.iterdir()] == ["a b.dump"]
 
 
-def count_events(folder: Path) -> int:
-    storage = open_storage(str(folder), Access.WORK)
-    try:
-        with storage.read() as c:
-            return int(c.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
-    finally:
-        storage.engine.dispose()
-
-
 def test_a_machine_whose_name_leads_nowhere_gets_an_address_that_works(running, monkeypatch):
     running.stop()
     kept = running.folder / "settings.json"
@@ -344,7 +332,7 @@ def test_a_machine_whose_name_leads_nowhere_gets_an_address_that_works(running, 
     try:
         started = running.start(settings={"fsync": "off"})
         assert "nowhere.invalid" not in started.address
-        assert "the name of this machine (nowhere.invalid) leads nowhere: using" in started.notes[0]
+        assert "the name of this machine (nowhere.invalid) leads nowhere: using" in started.notes[1]
         assert running.status().running
     finally:
         running.stop()
@@ -366,7 +354,7 @@ def test_an_address_of_no_machine_is_said_with_the_servers_own_words(hpo, tmp_pa
     running.stop()
     copied = tmp_path / "copy"
     shutil.copytree(running.folder, copied, ignore=shutil.ignore_patterns("*.s.PGSQL*"))
-    _, error = hpo("db", "start", copied, "--host", "192.0.2.7", code=2)
+    _, error = hpo("db", "start", copied, "--host", "192.0.2.7", "--no-tls", code=2)
     assert "the server does not start: could not create any TCP/IP sockets" in error
     assert not (copied / "node").exists()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import signal
 import sqlite3
+import time
 import warnings
 
 import optuna
@@ -154,6 +157,24 @@ def test_a_database_of_another_optuna_is_left_alone(url, access):
         open_storage(url, access)
 
 
+@pytest.mark.parametrize("access", [Access.READ, Access.WORK])
+def test_a_database_whose_tables_are_being_made_is_waited_for(url, access, monkeypatch):
+    # Optuna writes the version last, after all tables.
+    open_storage(url, Access.CREATE).engine.dispose()
+    storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    with storage.engine.begin() as c:
+        version = c.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+        c.exec_driver_sql("DELETE FROM alembic_version")
+
+    def finish(_seconds: float) -> None:
+        with storage.engine.begin() as c:
+            c.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{version}')")
+
+    monkeypatch.setattr("hpo.storage.backends.time.sleep", finish)
+    open_storage(url, access).engine.dispose()
+    storage.engine.dispose()
+
+
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_text("precious notes, not a database\n" * 50)
@@ -189,4 +210,35 @@ def test_the_schema_is_optunas_own_and_ours_stands_beside_it(tmp_path, storage):
         "hpo_claims",
         "hpo_workers",
         "hpo_events",
+        "hpo_deleted",
+        "hpo_trial_deleted",
+        "hpo_study_deleted",
     }
+
+
+def test_a_fork_that_opens_the_file_anew_locks_it(tmp_path):
+    url = f"sqlite:///{tmp_path / 'hpo.db'}"
+    opened = open_storage(url, Access.CREATE)
+    assert opened.get_all_studies() == []
+    reader, writer = os.pipe()
+    fork = os.fork()
+    if fork == 0:
+        # As what forks workers: nothing of its parent's is open, and the numbers are others'.
+        os.closerange(3, writer)
+        os.closerange(writer + 1, 1024)
+        for number in range(30):
+            os.open(tmp_path / f"other-{number}", os.O_RDWR | os.O_CREAT)
+        with open_storage(url, Access.WORK).write():
+            os.write(writer, b"locked")
+            time.sleep(60.0)
+        os._exit(0)
+    try:
+        assert os.read(reader, 6) == b"locked"
+        connection = sqlite3.connect(tmp_path / "hpo.db", timeout=0.0, isolation_level=None)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.execute("BEGIN IMMEDIATE")
+        connection.close()
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+        opened.engine.dispose()

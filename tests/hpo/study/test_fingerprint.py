@@ -18,8 +18,8 @@ import pytest
 
 from hpo.errors import ObjectiveError
 from hpo.estimators import trees
-from hpo.study.code_meaning import Source, hash_meaning, without_comments
-from hpo.study.fingerprint import SCORING_MODULES, fingerprint_of_spec, read_source
+from hpo.study.identity.code_meaning import Source, hash_meaning, without_comments
+from hpo.study.identity.fingerprint import SCORING_MODULES, fingerprint_of_spec, read_source
 from tests.support.studies import ROOT, make_spec, write_study
 
 MODULES = {
@@ -192,8 +192,8 @@ def test_every_module_of_objectives_and_estimators_scores_or_is_known_not_to():
     modules = {
         f"hpo.{path.parent.name}.{path.stem}" for f in folders for path in f.glob("[a-z]*.py")
     }
-    # Suitability says which of two ways is taken that give the same bits.
-    known = {"hpo.estimators.checks", "hpo.estimators.suitability"}
+    # Suitability says which of two ways is taken that give the same bits; `scores` refuses.
+    known = {"hpo.estimators.checks", "hpo.estimators.suitability", "hpo.objectives.scores"}
     assert modules - {*SCORING_MODULES} == known
 
 
@@ -471,8 +471,10 @@ def test_a_study_of_an_earlier_version_is_asked_once(hpo):
         assert "hashed it as text (code_format 1, here 2). If you only upgraded hpo" in refused
         assert "--accept code   (written down in the study)" in refused
         assert "begun with something else" not in refused
-    hpo("worker", "x", code=3)
-    hpo("report", "x")
+    # That its own code is what it was cannot be told either, so that nobody imports it unasked.
+    assert "--trust" in hpo("worker", "x", code=2).stderr
+    hpo("worker", "x", "--trust", code=3)
+    hpo("report", "x", "--trust")
     assert "accept it: hpo resume x --accept code" in page()
     hpo("resume", "x", "--accept", "code")
     assert "Of the code that computes a score, whether it changed cannot be told" in page()

@@ -16,13 +16,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
-from hpo.records import Access, WorkerRun, part_key
+from hpo.records import Access, Claim, WorkerRun, part_key
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.export import FORMATS, export, trials_frame
 from hpo.study.record import find
 from hpo.study.snapshot import best_trial, take_snapshot, trials_of
 from hpo.study.status import take_status
+from hpo.wording import shown_cell
 from tests.support.ledgers import begin_without_table
 from tests.support.trials import finish_trials
 
@@ -188,7 +189,9 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
         found, wanted = folder / f"found.{form}", folder / f"wanted.{form}"
         try:
             if form == "csv":
-                expected.to_csv(wanted, index=False)
+                names = map(str, expected.select_dtypes("object").columns)
+                texts = {name: expected[name].map(shown_cell) for name in names}
+                expected.assign(**texts).rename(columns=shown_cell).to_csv(wanted, index=False)
             elif form == "json":
                 expected.to_json(wanted, orient="records", date_format="iso", indent=1)
             else:
@@ -197,5 +200,22 @@ def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
             continue  # a column of several types is none of Parquet's
         assert export(record, found, form) == len(added)
         assert found.read_bytes() == wanted.read_bytes()
+    record.storage.remove_session()
+    record.storage.engine.dispose()
+
+
+def test_scores_that_are_named_like_columns_are_exported_beside_them(tmp_path):
+    record = begin_without_table(f"sqlite:///{tmp_path / 'hpo.db'}")
+    claim = record.ledger.claim("w")
+    assert isinstance(claim, Claim)
+    space = {"alpha": FloatDistribution(0.0, 1.0)}
+    record.ledger.save_params(claim, {"alpha": 0.5}, space)
+    names = ("number", "state", "started", "completed", "param.alpha", "rmse")
+    scores = {name: float(n) for n, name in enumerate(names, start=10)}
+    record.ledger.finish(claim, {"score": 1.0, **scores})
+    (row,) = trials_frame(record).to_dict("records")
+    assert (row["number"], row["state"], row["score"]) == (0, "COMPLETE", 1.0)
+    assert row["param.alpha"] == 0.5
+    assert {name: row[name if name == "rmse" else f"{name}_"] for name in names} == scores
     record.storage.remove_session()
     record.storage.engine.dispose()

@@ -1,10 +1,10 @@
 """What samplers learn from is what the storage holds, however it is read."""
 
+import math
 import random
+import sys
 
-import optuna
 import pytest
-from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from hpo.records import WorkerRun
@@ -12,6 +12,7 @@ from hpo.spec.space import distributions
 from hpo.worker.sampler import draw, trial_seed
 from hpo.worker.trial_cache import N_BEST, TrialHistory
 from hpo.worker.worker import Worker
+from tests.support.trials import draw_by_tpe, show_failed
 
 SPACE = {
     "x": {"type": "float", "low": 0.0, "high": 1.0},
@@ -19,6 +20,9 @@ SPACE = {
     "depth": {"type": "int", "low": 1, "high": 9, "step": 2},
     "kind": {"type": "categorical", "choices": ["a", "b", True]},
 }
+
+
+MAXIMISED = {"objective": {"metric": "r2"}}
 
 
 @pytest.fixture
@@ -66,23 +70,21 @@ def test_it_holds_what_the_storage_holds(record, seed):
         history.update()
         seen = history.study.get_trials()
         stored = record.optuna_study().get_trials()
-        assert as_optuna_has_them(seen) == as_optuna_has_them(stored)
-        assert {trial.state for trial in seen} >= {TrialState.COMPLETE, TrialState.FAIL}
+        assert as_optuna_has_them(seen) == as_optuna_has_them(show_failed(stored))
+        assert {trial.state for trial in stored} >= {TrialState.COMPLETE, TrialState.FAIL}
 
 
 @pytest.mark.slow
-def test_tpe_draws_what_it_would_draw_from_the_storage_itself(record):
+def test_tpe_draws_what_plain_optuna_draws_of_the_same_trials(record):
     history = TrialHistory(record.storage, record.study_id, 500)
     run_trials(record, history, 60, random.Random(1))
     space, sampler = distributions(record.spec.space), record.spec.sampler
     for worker in ("new-1", "new-2"):
         claim = record.ledger.claim(worker)
         drawn = draw(history, claim.number, space, sampler, 7)
-        study = record.optuna_study()
-        study.sampler = TPESampler(seed=trial_seed(7, claim.number), n_startup_trials=10)
-        trial = optuna.trial.Trial(study, claim.trial_id)
-        expected = {name: trial._suggest(name, at) for name, at in space.items()}
-        assert drawn == expected
+        stored = record.optuna_study().get_trials()
+        others = [trial for trial in stored if trial.number != claim.number]
+        assert drawn == draw_by_tpe(others, space, trial_seed(7, claim.number))
 
 
 @pytest.mark.slow
@@ -99,11 +101,8 @@ def test_a_worker_learns_from_every_trial_before(begin_study):
     trials = record.optuna_study().get_trials()
     space = distributions(record.spec.space)
     for trial in trials:
-        before = optuna.create_study()
-        before.add_trials(trials[: trial.number])
-        sampler = TPESampler(seed=trial_seed(record.spec.seed, trial.number), n_startup_trials=10)
-        before.sampler = sampler
-        assert before.ask(space).params == trial.params
+        seed = trial_seed(record.spec.seed, trial.number)
+        assert draw_by_tpe(trials[: trial.number], space, seed) == trial.params
     assert len(trials) == 40
 
 
@@ -124,6 +123,85 @@ def test_a_long_history_is_the_best_trials_and_the_latest(record):
     assert claim.number == 300
     assert seen == latest | set(best)
     assert set(best) - latest
+
+
+def told(record, states):
+    """Let a study have trials: a number is a score, None a failure without parameters."""
+    space = distributions(record.spec.space)
+    for state in states:
+        claim = record.ledger.claim("w")
+        if state is not None:
+            record.ledger.save_params(claim, {name: at_low(space[name]) for name in space}, space)
+        if state in (None, "failed"):
+            record.ledger.fail(claim, "refused")
+        elif state == "pruned":
+            record.ledger.finish(claim, {}, {0: {"score": 1.0}}, pruned="worse")
+        else:
+            record.ledger.finish(claim, {"score": state})
+
+
+def seen_by_samplers(record):
+    history = TrialHistory(record.storage, record.study_id, 250)
+    history.update()
+    return [(t.state, t.value) for t in history.study.get_trials() if t.state.is_finished()]
+
+
+def test_a_failure_is_worse_than_all_scores_and_finite(record):
+    told(record, ["failed", 2.0, None, "pruned", -1.0, "failed"])
+    bad = math.nextafter(2.0, math.inf)
+    assert seen_by_samplers(record) == [
+        (TrialState.COMPLETE, bad),
+        (TrialState.COMPLETE, 2.0),
+        (TrialState.FAIL, None),
+        (TrialState.PRUNED, None),
+        (TrialState.COMPLETE, -1.0),
+        (TrialState.COMPLETE, bad),
+    ]
+    told(record, [sys.float_info.max])
+    assert seen_by_samplers(record)[0] == (TrialState.COMPLETE, sys.float_info.max)
+
+
+def test_a_failure_is_worse_than_all_scores_that_are_maximised(begin_study):
+    record = begin_study(space=SPACE, trials=9, **MAXIMISED)
+    told(record, [2.0, "failed", -1.0])
+    assert seen_by_samplers(record)[1] == (TrialState.COMPLETE, math.nextafter(-1.0, -math.inf))
+
+
+def test_failures_say_nothing_before_the_first_score(record):
+    told(record, ["failed", "failed", "pruned"])
+    assert [state for state, _ in seen_by_samplers(record)].count(TrialState.FAIL) == 2
+
+
+def test_no_failure_is_among_the_good_trials_however_many_there_are(record):
+    told(record, [1.0, *(["failed"] * 30), 2.0, "pruned"])
+    shown = [state for state, _ in seen_by_samplers(record)]
+    # A tenth of what TPE sees is the two complete ones.
+    assert shown.count(TrialState.COMPLETE) == 2 + 17
+    assert [n for n, state in enumerate(shown) if state is TrialState.FAIL] == [*range(1, 14)]
+    told(record, [3.0] * 23)
+    assert all(state is not TrialState.FAIL for state, _ in seen_by_samplers(record))
+
+
+@pytest.mark.slow
+def test_one_worker_after_another_draws_what_one_worker_draws(begin_study):
+    drawn: dict[str, list[float]] = {}
+    for name in ("one", "many"):
+        record = begin_study(name=name, trials=100, max_failures=100, space={"x": SPACE["x"]})
+        space, sampler = distributions(record.spec.space), record.spec.sampler
+        history, drawn[name] = TrialHistory(record.storage, record.study_id, 250), []
+        for _ in range(60):
+            if name == "many":  # the one before was killed
+                history = TrialHistory(record.storage, record.study_id, 250)
+            claim = record.ledger.claim("w")
+            params = draw(history, claim.number, space, sampler, 3)
+            record.ledger.save_params(claim, params, space)
+            drawn[name].append(params["x"])
+            if params["x"] < 0.3:
+                record.ledger.fail(claim, "refused")
+            else:
+                record.ledger.finish(claim, {"score": params["x"]})
+    assert drawn["one"] == drawn["many"]
+    assert any(x < 0.3 for x in drawn["one"][10:])
 
 
 def at_low(distribution):

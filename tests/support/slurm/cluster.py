@@ -53,6 +53,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
+GresTypes=gpu
 KillWait=2
 MessageTimeout=4
 MinJobAge=60
@@ -65,7 +66,10 @@ PreemptMode=REQUEUE
 PartitionName=work Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=INFINITE
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=40000"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=40000"
+    " Gres=gpu:2"
+)
 
 
 def find_missing() -> list[str]:
@@ -106,6 +110,9 @@ class SlurmCluster:
         (self.folder / "state").mkdir()
         for name in self.nodes:
             (self.folder / f"spool-{name}").mkdir()
+        # Two GPUs on each node that are any devices.
+        gpus = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+        (self.folder / "gres.conf").write_text(gpus)
         (self.folder / "slurm.conf").write_text(
             CONFIGURATION.format(
                 host=host,

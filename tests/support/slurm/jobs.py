@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def write_signals(folder: Path) -> None:
     while not caught:
         time.sleep(0.02)
     _append(folder / f"{job.job_id}.signal", signal.Signals(caught[0]).name)
+
+
+def run_on_all_nodes(folder: Path) -> None:
+    """Run programs by srun as an objective does: one on each node, and one on each CPU."""
+    job = current_job()
+    assert job is not None
+    # 22.05 and later do not hand the CPUs of a task on.
+    name = ["printenv", "SLURMD_NODENAME"]
+    lines = []
+    for options in (["--cpus-per-task=4"], ["--ntasks=12", "--cpus-per-task=1"]):
+        done = subprocess.run(["srun", *options, *name], stdout=subprocess.PIPE, text=True)
+        lines.append(" ".join(done.stdout.split()))
+    (folder / f"{job.job_id}.done").write_text("\n".join([*lines, job.node or ""]) + "\n")
 
 
 def requeue_once(folder: Path) -> None:

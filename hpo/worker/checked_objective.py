@@ -1,0 +1,119 @@
+"""An objective as a worker calls it: what it hands over is checked before anything is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import distribution_to_json
+from optuna.trial import create_trial
+
+from hpo.errors import HpoError, ObjectiveError, StopRequested
+from hpo.objectives.protocol import Direction, Objective, Params, Scores
+from hpo.objectives.scores import (
+    check_direction,
+    check_name,
+    check_part,
+    check_parts,
+    check_total,
+    shown,
+)
+from hpo.records import WALL_KEY, ResolvedTrial
+from hpo.wording import one_line
+
+
+class CheckedObjective:
+    """An objective that returns what can be stored, or raises ObjectiveError, whatever it does.
+
+    It is given copies and sees of its parts what it returned, so that neither it nor the engine
+    changes what the other one keeps.
+
+    Parameters
+    ----------
+    objective
+        What is checked.
+    drawn
+        Names of the parameters that are drawn, which it may not settle.
+
+    Raises
+    ------
+    ObjectiveError
+        If its parts or its direction are not valid.
+    """
+
+    def __init__(self, objective: Objective, drawn: Collection[str]) -> None:
+        self._objective, self._drawn = objective, frozenset(drawn)
+        with _refusing("[objective]"):
+            # Read once: they may be computed, and not be the same the next time.
+            self.parts: Sequence[str] = check_parts(objective.parts)
+            self.direction: Direction = check_direction(objective.direction)
+
+    def score_part(self, params: Params, part: int) -> dict[str, float | str]:
+        """Score one part."""
+        with _refusing(self.parts[part]):
+            return check_part(self._objective.score_part(dict(params), part))
+
+    def combine(self, parts: Sequence[Scores]) -> dict[str, float]:
+        """Combine the scores of all parts."""
+        with _refusing("combine"):
+            return check_total(self._objective.combine(_theirs(parts)))
+
+    def settle(self, parts: Sequence[Scores], *, pruned: bool) -> ResolvedTrial | None:
+        """Return what becomes of the parts of a trial at its end; None if nothing does."""
+        with _refusing("settle"):
+            settle = getattr(self._objective, "settle", None)
+            settled = None if settle is None else settle(_theirs(parts), pruned=pruned)
+            return None if settled is None else self._check_settled(settled, parts)
+
+    def _check_settled(self, settled: Any, parts: Sequence[Scores]) -> ResolvedTrial:
+        if not isinstance(settled, ResolvedTrial):
+            raise ObjectiveError(f"must return a ResolvedTrial or None, returned {shown(settled)}")
+        kept = [check_part(part) for part in itertools.islice(iter(settled.parts), len(parts) + 1)]
+        if len(kept) != len(parts):
+            raise ObjectiveError(f"must return as many parts as there are: {len(parts)}")
+        params = {check_name(name): value for name, value in dict(settled.params).items()}
+        spaces = {check_name(name): space for name, space in dict(settled.distributions).items()}
+        drawn = self._drawn & params.keys()
+        if drawn:
+            raise ObjectiveError(f"parameter {shown(min(drawn))} is drawn and cannot be settled")
+        # Optuna refuses what is out of its distribution, and parameters that have none.
+        create_trial(value=0.0, params=params, distributions=spaces)
+        for space in spaces.values():
+            distribution_to_json(space)
+        timed = zip(kept, parts, strict=True)
+        return ResolvedTrial(params, spaces, [{**k, WALL_KEY: part[WALL_KEY]} for k, part in timed])
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Say of anything that is raised what it came from; a request to leave passes."""
+    try:
+        yield
+    except StopRequested:
+        raise
+    except HpoError as exc:
+        raise ObjectiveError(one_line(f"{what}: {exc}")) from exc
+    except BaseException as exc:  # an objective may raise anything, or leave by sys.exit
+        raise ObjectiveError(one_line(f"{what}: {_describe(exc)}")) from exc
+
+
+def _describe(exc: BaseException) -> str:
+    """Return what somebody else's code raised, whatever it does when it is asked."""
+    name = "an error"
+    try:
+        if isinstance(exc, SystemExit):
+            return f"sys.exit({'' if exc.code is None else repr(exc.code)})"
+        name = type(exc).__name__
+        said = str(exc)
+    except StopRequested:
+        raise
+    except BaseException:  # somebody else's __str__ may raise anything
+        return f"{name} that cannot be printed"
+    return f"{name}: {said}" if said else name
+
+
+def _theirs(parts: Sequence[Scores]) -> list[Mapping[str, Any]]:
+    """Return copies of scores as the objective returned them."""
+    return [{name: value for name, value in part.items() if name != WALL_KEY} for part in parts]

@@ -1,0 +1,270 @@
+"""Attempts without progress, on every kind of ledger; and leases when clocks are set or sleep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.errors import LostLeaseError
+from hpo.records import INTERRUPTED, Answer, Claim, OnLimit, WorkerRun
+from hpo.storage.events import EventKind
+from hpo.study.status import take_status
+from tests.support.ledgers import ALL_KINDS, SPACE, Bench, SqlBench, find_kind
+
+PART = {"score": 1.0, "wall_s": 1.0}
+COUNTED = ["SIGTERM", "SIGUSR2", "the time limit is near", "killed by SIGKILL"]
+NOT_COUNTED = [INTERRUPTED, Answer.STOPPED.value]
+
+
+@pytest.fixture
+def make(request, tmp_path):
+    benches: list[Bench] = []
+
+    def make_bench(kind: str, **changes: Any) -> Any:
+        settings = {"trials": 4, "max_failures": 10, "max_deaths": 50} | changes
+        benches.append(find_kind(kind, request)(tmp_path, **settings))
+        return benches[-1]
+
+    yield make_bench
+    for bench in benches:
+        bench.close()
+
+
+def claim(bench: Any, worker: str = "w") -> Claim:
+    taken = bench.ledger.claim(worker)
+    assert isinstance(taken, Claim), taken
+    return taken
+
+
+def end(bench: Any, held: Claim, how: str, parts: dict[int, dict[str, float]]) -> None:
+    """End an attempt: by whoever leaves, or by whoever saw its worker die."""
+    if how.startswith("killed"):
+        if parts:
+            bench.ledger.save_parts(held, parts)
+        bench.ledger.reap(held.worker_id, how)
+    else:
+        bench.ledger.release(held, parts, how)
+
+
+def state_of(bench: Any, number: int) -> TrialState:
+    states: dict[int, TrialState] = {trial.number: trial.state for trial in bench.trials()}
+    return states[number]
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("how", COUNTED)
+def test_a_trial_fails_after_so_many_attempts_in_a_row_without_a_part(kind, how, make):
+    bench = make(kind, max_attempts=3)
+    for n in range(3):
+        held = claim(bench, f"w{n}")
+        assert held.number == 0
+        end(bench, held, how, {})
+    assert state_of(bench, 0) is TrialState.FAIL
+    assert bench.ledger.failures() == [
+        (0, f"3 attempts in a row stored no part; the last: {how}"),
+    ]
+    assert claim(bench, "w9").number == 1
+    with pytest.raises(LostLeaseError):
+        bench.ledger.finish(held, {"score": 0.0})
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("how", NOT_COUNTED)
+def test_who_ends_the_study_says_nothing_of_its_trials(kind, how, make):
+    bench = make(kind, max_attempts=2)
+    for n in range(8):
+        held = claim(bench, f"w{n}")
+        assert held.number == 0
+        end(bench, held, how, {})
+    assert state_of(bench, 0) is TrialState.WAITING
+    assert bench.ledger.failures() == []
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("how", COUNTED)
+def test_a_stored_part_begins_the_count_anew(kind, how, make):
+    bench = make(kind, max_attempts=3)
+    for n, parts in enumerate(({}, {}, {0: PART}, {}, {}, {1: PART}, {}, {})):
+        end(bench, claim(bench, f"w{n}"), how, parts)
+        assert state_of(bench, 0) is TrialState.WAITING, n
+    end(bench, claim(bench, "last"), how, {})
+    assert state_of(bench, 0) is TrialState.FAIL
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("how", NOT_COUNTED)
+def test_an_interruption_neither_counts_nor_begins_the_count_anew(kind, how, make):
+    bench = make(kind, max_attempts=2)
+    for n, why in enumerate(("SIGTERM", how, how)):
+        end(bench, claim(bench, f"w{n}"), why, {})
+    assert state_of(bench, 0) is TrialState.WAITING
+    end(bench, claim(bench, "last"), "SIGUSR2", {})
+    assert state_of(bench, 0) is TrialState.FAIL
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_status_shows_attempts_without_progress_until_there_is_some(kind, make):
+    bench = make(kind, max_attempts=9)
+
+    def shown() -> dict[int, tuple[int, str]]:
+        status = take_status(bench.record)
+        return {n: (a.without_progress, a.reason) for n, a in status.attempts.items()}
+
+    assert shown() == {}
+    for n, how in enumerate(("SIGTERM", "SIGUSR2", "killed by SIGKILL")):
+        end(bench, claim(bench, f"w{n}"), how, {})
+        assert shown() == {0: (n + 1, how)}
+    held = claim(bench, "w4")
+    assert shown() == {0: (3, "killed by SIGKILL")}
+    bench.ledger.save_params(held, {"alpha": 0.5}, SPACE)
+    bench.ledger.save_parts(held, {0: PART})
+    assert shown() == {}
+    end(bench, held, "SIGTERM", {})
+    assert shown() == {}
+    end(bench, claim(bench, "w5"), "SIGTERM", {})
+    assert shown() == {0: (1, "SIGTERM")}
+    bench.ledger.finish(claim(bench, "w6"), {"score": 1.0}, {1: PART, 2: PART})
+    assert shown() == {}
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(
+    ("then", "retries", "states"),
+    [
+        (OnLimit.FAIL, 0, [TrialState.FAIL]),
+        (OnLimit.PRUNE, 0, [TrialState.PRUNED]),
+        (OnLimit.RETRY, 1, [TrialState.WAITING, TrialState.FAIL]),
+        (OnLimit.RETRY, 3, [TrialState.WAITING] * 3 + [TrialState.FAIL]),
+    ],
+)
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_limit_ends_the_trial_that_exceeded_it_as_asked(kind, then, retries, states, parts, make):
+    bench = make(kind, max_attempts=20)
+    for n, state in enumerate(states):
+        held = claim(bench, f"w{n}")
+        # A part more each time: progress is no reason to exceed limits for ever.
+        bench.ledger.save_parts(held, {n: PART} if parts else {})
+        for _ in range(2):  # as if the first answer had been lost
+            bench.ledger.exceed(f"w{n}", "limits.x", held.number, then, retries)
+        assert state_of(bench, 0) is state
+    counts = bench.ledger.counts()
+    assert (counts.held, counts.pruned) == (0, int(then is OnLimit.PRUNE))
+    assert len(bench.ledger.events(EventKind.LIMIT)) == len(states)
+    assert bench.ledger.events(EventKind.DEATH) == []
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("then", list(OnLimit))
+def test_the_next_trial_of_a_worker_does_not_pay_for_the_one_before(kind, then, make):
+    bench = make(kind, max_attempts=1)
+    first = claim(bench, "w")
+    bench.ledger.finish(first, {"score": 1.0})
+    second = claim(bench, "w")
+    bench.ledger.exceed("w", "limits.x", first.number, then, 1)
+    assert state_of(bench, second.number) is TrialState.WAITING
+    assert bench.ledger.events(EventKind.LIMIT) == []
+    assert claim(bench, "v").number == second.number
+    assert bench.ledger.failures() == []
+
+
+# Clocks -----------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The clock of a database, which is set to another time."""
+
+    def __init__(self, bench: SqlBench) -> None:
+        self.storage, self.truth = bench.storage, bench.storage.now_sql
+        self.ahead_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.ahead_s += seconds
+        self.storage.now_sql = self.truth + self.ahead_s
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def clocked(request, make):
+    """A ledger with leases of a minute, two workers that hold a trial each, and the clock."""
+    bench = make(request.param)
+    bench.restart(ago_s=1e6)
+    clock = Clock(bench)
+    for worker in ("a", "b"):
+        bench.ledger.register(worker, WorkerRun("host", 1))
+        claim(bench, worker)
+    bench.ledger.register("c", WorkerRun("host", 1))
+    return bench, clock, bench.ledger.lease_s
+
+
+def deaths(bench: Any) -> list[str]:
+    return [event["worker"] for event in bench.ledger.events(EventKind.DEATH)]
+
+
+def test_who_gives_no_sign_is_dead_and_nobody_else(clocked):
+    bench, clock, lease_s = clocked
+    for _ in range(3):
+        clock.add(0.4 * lease_s)
+        bench.ledger.beat(["b", "c"])
+    assert claim(bench, "c").number == 0
+    assert deaths(bench) == ["a"]
+
+
+@pytest.mark.parametrize("jump", [-1000.0, -10.0, -1.5, 1.5, 10.0, 1000.0])
+def test_a_clock_that_is_set_kills_nobody_and_the_dead_are_still_found(clocked, jump):
+    bench, clock, lease_s = clocked
+    bench.ledger.note_outage()  # an earlier one, by the clock of then
+    clock.add(2.0 * lease_s)
+    bench.ledger.beat(["a", "b", "c"])
+    clock.add(jump * lease_s)
+    # Before any launcher has told it, whoever claims has missed as much as all others.
+    assert claim(bench, "c").number == 2
+    bench.ledger.finish(bench.ledger.claim("c"), {"score": 1.0})
+    # The launcher of c sees the jump first; a and b have not been renewed yet.
+    bench.ledger.note_outage()
+    bench.ledger.beat(["c"])
+    claim(bench, "c")
+    assert deaths(bench) == []
+    # b is alive; a has died with its launcher, and is found two leases later at the latest.
+    for _ in range(9):
+        bench.ledger.beat(["b", "c"])
+        clock.add(0.4 * lease_s)
+    bench.ledger.beat(["b", "c"])
+    bench.ledger.finish(bench.ledger.claim("c"), {"score": 1.0})
+    assert claim(bench, "c").number == 0
+    assert deaths(bench) == ["a"]
+
+
+def test_a_lease_that_all_have_missed_is_nobodys_death(clocked):
+    bench, clock, lease_s = clocked
+    # The machine slept for two leases: workers wake before or after their launcher.
+    clock.add(2.0 * lease_s)
+    claim(bench, "c")
+    bench.ledger.note_outage()
+    bench.ledger.beat(["c"])
+    bench.ledger.finish(bench.ledger.claim("c"), {"score": 1.0})
+    claim(bench, "c")
+    assert deaths(bench) == []
+    assert bench.ledger.beat(["a", "b", "c"]).dismissed == frozenset()
+
+
+def test_who_was_halted_while_others_went_on_has_lost_its_trial_and_goes_on_with_another(clocked):
+    bench, clock, lease_s = clocked
+    halted = bench.ledger.claim("a")
+    for _ in range(5):
+        clock.add(0.4 * lease_s)
+        bench.ledger.beat(["b", "c"])
+    taken = claim(bench, "c")
+    assert taken.trial_id == halted.trial_id
+    # It is back before its launcher.
+    with pytest.raises(LostLeaseError):
+        bench.ledger.finish(halted, {"score": 0.0})
+    # Nor is it taken for dead again before its launcher has had the time of a lease.
+    clock.add(lease_s)
+    assert claim(bench, "a").number == 2
+    bench.ledger.beat(["b", "c"])
+    clock.add(0.8 * lease_s)
+    bench.ledger.beat(["b", "c"])
+    bench.ledger.finish(taken, {"score": 1.0})
+    claim(bench, "c")
+    assert deaths(bench) == ["a"]

@@ -1,0 +1,1 @@
+"""Study files, modules and other input that has to be refused in words."""

@@ -1,0 +1,1 @@
+"""Faults that happen to a study while it runs, and what must be true of it afterwards."""
