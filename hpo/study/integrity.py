@@ -15,9 +15,9 @@ from hpo.study.identity.fingerprint import (
     Fingerprint,
     compare,
     fingerprint,
-    hash_own_code,
     is_comparable,
     shorten,
+    with_own_code,
 )
 from hpo.study.record import StudyRecord
 
@@ -65,8 +65,9 @@ def open_study(record: StudyRecord) -> StudyContents:
         raise
     except ConflictError as exc:
         # What changed of the study's own code was not imported to find that out.
-        now = {"code": hash_own_code(record.spec, [Path(record.source.file).parent, Path.cwd()])}
-        differences = tuple(_difference(record, part, now) for part in exc.changed)
+        folders = (Path(record.source.file).parent, Path.cwd())
+        before, now = with_own_code(record.fingerprint, record.spec, folders)
+        differences = tuple(_difference(record, part, before, now) for part in exc.changed)
         return StudyContents(_if_same(record, table), differences=differences)
     except (HpoError, FeaturesError) as exc:
         return StudyContents(_if_same(record, table), problem=str(exc))
@@ -76,7 +77,8 @@ def open_study(record: StudyRecord) -> StudyContents:
     try:
         compare(record.name, record.fingerprint, now)
     except ConflictError as exc:
-        differences = tuple(_difference(record, part, now) for part in exc.changed)
+        before = record.fingerprint
+        differences = tuple(_difference(record, part, before, now) for part in exc.changed)
         # What the folds were can still be told where rows and splits are the same.
         folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
         return StudyContents(
@@ -85,8 +87,10 @@ def open_study(record: StudyRecord) -> StudyContents:
     return StudyContents(table, objective)
 
 
-def _difference(record: StudyRecord, part: str, now: Fingerprint) -> tuple[str, str, str]:
-    before, what = record.fingerprint, f"{part}: {PARTS[part]}"
+def _difference(
+    record: StudyRecord, part: str, before: Fingerprint, now: Fingerprint
+) -> tuple[str, str, str]:
+    what = f"{part}: {PARTS[part]}"
     if not is_comparable(part, before, now):
         how = f"hpo resume {record.name} --accept {part}"
         what += f" ({NOT_COMPARABLE}; if you only upgraded, accept it: {how})"

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from features.table import FeatureTable
-from hpo.errors import ConflictError, SpecError, suggest
+from hpo.errors import ConflictError, ObjectiveError, SpecError, suggest
 from hpo.estimators import trees
 from hpo.objectives.protocol import Objective
 from hpo.plugins import find_module
 from hpo.spec.loading import canonical
-from hpo.spec.sections import CompositeSpec, StudySpec
+from hpo.spec.sections import StudySpec
 from hpo.study.identity.code_meaning import (
     Source,
     hash_meaning,
@@ -196,16 +196,8 @@ def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
 
 
 def own_modules(spec: StudySpec) -> dict[str, str]:
-    """Return the modules that a study names as `module:attribute` and its workers import.
-
-    By what names them, such as "[objective] name".
-    """
-    named = {"[objective] name": spec.objective.name}
-    estimator = spec.estimator
-    for part, model in (estimator.parts if estimator else {}).items():
-        below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-        named[f"[estimator{below}] name"] = model.name
-    return {what: name.partition(":")[0] for what, name in named.items() if ":" in name}
+    """Return the modules of what a study names as `module:attribute`, by what names them."""
+    return {what: name.partition(":")[0] for what, name in spec.named_modules.items()}
 
 
 def hash_own_code(spec: StudySpec, folders: Sequence[Path] = ()) -> str:
@@ -224,6 +216,18 @@ def hash_own_code(spec: StudySpec, folders: Sequence[Path] = ()) -> str:
     # Of what is installed the version counts, but for the module itself.
     own = [one for one in found if one.module in named or "site-packages" not in one.file]
     return hash_meaning(tuple(own))
+
+
+def with_own_code(
+    stored: Fingerprint, spec: StudySpec, folders: Sequence[Path]
+) -> tuple[Fingerprint, Fingerprint]:
+    """Return a study's fingerprint, and what it is now, with its own code as all of its code."""
+    try:
+        own = hash_own_code(spec, folders)
+    except ObjectiveError as exc:
+        own = str(exc)
+    now = {**stored, "code": own, "code_format": CODE_FORMAT}
+    return {**stored, "code": stored[OWN_CODE]}, now
 
 
 def _with_imported(named: Sequence[str], folders: Sequence[Path] = ()) -> list[Source]:

@@ -26,9 +26,8 @@ from hpo.study.identity.fingerprint import (
     OWN_CODE,
     Fingerprint,
     compare,
-    hash_own_code,
-    is_comparable,
     own_modules,
+    with_own_code,
 )
 from hpo.study.identity.provenance import user_name
 
@@ -83,15 +82,14 @@ def require_trusted(
     vouching = [one.get("user") for one in began if one.get("code") == identify(fingerprint)]
     if user_name() not in vouching and not os.environ.get(TRUST):
         what = next(iter(modules))
-        others = ", ".join(sorted({str(one["user"]) for one in began if "user" in one}))
-        by = f"by {others}" if others else "by a version of hpo that did not record its user"
+        users = sorted({str(one["user"]) for one in began if "user" in one})
+        by = f"by {', '.join(users)}" if users else "by a version of hpo that did not record who"
+        if user_name() in users:
+            by += ", with other code than is recorded now"
         raise TrustError(
             f"study '{name}' was begun {by}, and {what} names code that would run as "
             f"{user_name()}: module '{modules[what]}' in {files[what]}. It was not imported. If "
             f"you trust this file, and all who can write the storage: --trust (or {TRUST}=1)"
         )
-    if OWN_CODE not in fingerprint or "code" in accepted:
-        return
-    now = {**fingerprint, OWN_CODE: hash_own_code(spec, folders)}
-    if now[OWN_CODE] != fingerprint[OWN_CODE] and is_comparable("code", fingerprint, now):
-        compare(name, fingerprint, {**now, "code": now[OWN_CODE]}, accepted)
+    if OWN_CODE in fingerprint and "code" not in accepted:
+        compare(name, *with_own_code(fingerprint, spec, folders), accepted)

@@ -62,7 +62,7 @@ def test_a_module_that_breaks_later_is_told_by_every_command(hpo, kind, way):
     # What is stored can still be read, and the page says what is missing.
     page = Path(hpo("report", "x").stdout.strip())
     if kind == "objective":
-        assert "the code that computes a score changed" in page.read_text()
+        assert "code: the code that computes a score" in page.read_text()
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
         folds = [str(fold) if fold >= 0 else "" for fold in part.fold]
         assert [row["fold"] for row in mine] == folds
     beside = sorted(p.name for p in path.parent.iterdir() if p.name != STAMP_NAME)
-    assert beside == ["figures", "predictions.csv", "report.html"]
+    assert beside == [".study", "figures", "predictions.csv", "report.html"]
     panels = [
         *("parity_cv", "parity_test", "errors", "calibration", "intervals_test"),
         *("importance_families", "importance_columns"),
@@ -242,7 +242,7 @@ def test_failed_trials_are_listed_with_their_reasons(
     page = Page(write_report(run(refuse, trials=2), tmp_path))
     assert "3 trials failed beside 2 finished" in page.text
     assert ["2", "0, 1", "fold 0: ValueError: the cell <burst>"] in page.rows
-    assert ["1", "2", "ValueError: it melted"] in page.rows
+    assert ["1", "2", "fold 0: ValueError: it melted"] in page.rows
     assert page.plots["timeline"] == 1
 
 

@@ -465,18 +465,21 @@ def test_a_study_of_an_earlier_version_is_asked_once(hpo):
     path = write_study(trials=2)
     hpo("run", path, "--workers", "1")
     make_older("x")
-    for command in (("run", path), ("resume", "x"), ("run", path, "--accept", "packages")):
+    others = ("resume", "x", "--trust"), ("run", path, "--accept", "packages")
+    for command in (("run", path), *others):
         refused = hpo(*command, code=3).stderr
         assert "study 'x': whether its code changed cannot be told" in refused
         assert "hashed it as text (code_format 1, here 2). If you only upgraded hpo" in refused
         assert "--accept code   (written down in the study)" in refused
         assert "begun with something else" not in refused
     # That its own code is what it was cannot be told either, so that nobody imports it unasked.
+    hpo("budget", "x", "3")
     assert "--trust" in hpo("worker", "x", code=2).stderr
     hpo("worker", "x", "--trust", code=3)
+    hpo("budget", "x", "2")
     hpo("report", "x", "--trust")
     assert "accept it: hpo resume x --accept code" in page()
-    hpo("resume", "x", "--accept", "code")
+    hpo("resume", "x", "--accept", "code", "--trust")
     assert "Of the code that computes a score, whether it changed cannot be told" in page()
     hpo("run", path, "--trials", "3", "--workers", "1")
     hpo("resume", "x", "--trials", "4", "--workers", "1")
