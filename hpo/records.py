@@ -80,7 +80,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Counts:
-    """The budget and where its units are; the finished ones include the pruned ones."""
+    """The budget and where its units are; the finished ones include the pruned ones.
+
+    Of the held ones, the leases of the `silent` ones have run out; only a beat tells how many.
+    """
 
     budget: int
     finished: int = 0
@@ -88,6 +91,7 @@ class Counts:
     held: int = 0
     free: int = 0
     pruned: int = 0
+    silent: int = 0
 
     @property
     def done(self) -> bool:
@@ -97,7 +101,7 @@ class Counts:
     @property
     def claimable(self) -> int:
         """How many trials workers without one could begin or take over."""
-        return max(0, self.budget - self.finished - self.held)
+        return max(0, self.budget - self.finished - self.held + self.silent)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class Ledger(Budget):
     def beat(self, worker_ids: Collection[str]) -> Beat:
         """Renew the leases of workers, in one statement."""
         its = CLAIMS.c.study_id == self.study_id
+        held = (CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_not(None))
 
         def count(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
             return sa.select(sa.func.count()).where(its, *where).scalar_subquery()
@@ -150,9 +151,10 @@ class Ledger(Budget):
                 of_study(STUDIES.c.stop),
                 count(CLAIMS.c.state.in_(SPENT)),
                 count(CLAIMS.c.state == "failed"),
-                count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_not(None)),
+                count(*held),
                 count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_(None)),
                 count(CLAIMS.c.state == "pruned"),
+                count(*held, self._lease_end() < self.storage.now_sql),
             )
         )
         with self.storage.one_statement() as c:
@@ -461,16 +463,9 @@ class Ledger(Budget):
         c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(**values))
 
     def _record_end(self, c: sa.Connection, kind: EventKind, unit: Unit, reason: str) -> None:
-        self.storage.record_event(
-            c,
-            self.study_id,
-            kind,
-            trial=unit.number,
-            attempt=unit.attempt,
-            part=unit.parts,
-            worker=unit.worker_id,
-            reason=reason,
-        )
+        told = {"trial": unit.number, "attempt": unit.attempt, "part": unit.parts}
+        told |= {"worker": unit.worker_id, "reason": reason}
+        self.storage.record_event(c, self.study_id, kind, **told)
 
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""
