@@ -350,7 +350,8 @@ class Supervisor:
     def _heed(self, worker: _Worker, message: Message) -> None:
         """Deal with a worker that ended with an error of ours."""
         kind, text = message["kind"], message["refused"]
-        if kind == StorageError.__name__:
+        others = any(other.registered for other in self._workers)
+        if kind == StorageError.__name__ and (message["passing"] or worker.registered or others):
             # The others may have their connections still.
             self._count_death(worker, text)
             return

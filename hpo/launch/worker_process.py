@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from hpo.errors import HpoError, StopRequested
+from hpo.errors import HpoError, StopRequested, StorageError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.plugins import take_as_tried
 from hpo.records import Access, WorkerRun
@@ -44,7 +44,9 @@ def main(channel: Channel) -> NoReturn:
         code = 0
     except HpoError as exc:
         _log.error("%s", exc)
-        channel.tell(refused=str(exc), kind=type(exc).__name__, code=exc.exit_code)
+        passing = isinstance(exc, StorageError) and exc.passing
+        told = {"refused": str(exc), "kind": type(exc).__name__, "code": exc.exit_code}
+        channel.tell(**told, passing=passing)
     except StopRequested as exc:
         channel.tell(left=f"stopped: {exc}")
     except BaseException:

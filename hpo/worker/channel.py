@@ -16,14 +16,14 @@ _BLOCK = 1 << 16
 _MAX_LINE = 1 << 20
 _BLOCKS_AT_ONCE = 64
 _TYPES: Mapping[str, type | UnionType] = {
-    **dict.fromkeys(("trial", "attempt", "part", "scored"), int),
+    **dict.fromkeys(("trial", "attempt", "part", "scored", "code"), int),
     **dict.fromkeys(("left", "refused", "kind", "leave"), str),
-    **dict.fromkeys(("registered", "idle", "silent", "wake", "limit"), bool),
+    **dict.fromkeys(("registered", "idle", "silent", "wake", "limit", "passing"), bool),
     "before_s": int | float,
 }
 _COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "trial": ("attempt", "before_s"),
-    "refused": ("kind",),
+    "refused": ("kind", "code", "passing"),
 }
 
 

@@ -73,6 +73,8 @@ def test_jobs_whose_workers_hang_are_replaced(hpo, site, how):
     done = json.loads(hpo("refill", "x", "--json").stdout)
     assert (done["cancelled"], len(done["submitted"]), len(done["reaped"])) == ([hung.job_id], 1, 1)
     wait_until(lambda: record.ledger.counts().held == 3)
+    # A suspended job is listed until its node has ended it, and is cancelled again until then.
+    wait_until(lambda: hung.job_id not in {job.job_id for job in site.jobs()})
     assert "3 workers needed, 3 there\n" in hpo("refill", "x").stdout
 
 

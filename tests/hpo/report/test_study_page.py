@@ -341,13 +341,15 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(
 
 @pytest.mark.slow
 def test_provenance_names_the_study_and_no_place(
-    run: Callable[..., StudyRecord], tmp_path: Path
+    run: Callable[..., StudyRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["hpo", "run", "small.toml", "--data", "/own/place"])
     record = run(trials=1)
     page = Page(write_report(record, tmp_path))
     for value in (record.fingerprint["table"], record.provenance["python"], "small.toml"):
         assert value in page.text
-    for value in (str(tmp_path), record.provenance["command"]):
+    assert record.provenance["command"] == "hpo run small.toml --data /own/place"
+    for value in (str(tmp_path), "/own/place"):
         assert value not in page.source
     stored = html.unescape(page.source.partition("<pre>")[2].partition("</pre>")[0])
     assert json.loads(stored) == record.spec.model_dump(mode="json")

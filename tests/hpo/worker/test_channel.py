@@ -25,7 +25,7 @@ MESSAGES = [
     {"idle": True},
     {"registered": True},
     {"left": "done"},
-    {"refused": "why", "kind": "HpoError"},
+    {"refused": "why", "kind": "HpoError", "code": 2, "passing": False},
     {"leave": "limit", "limit": True},
     WorkerOrder("sqlite:///é.db", "x", "logs", 1, "w", {"A": "b"}, (0, 2)).as_message(),
 ]

@@ -115,8 +115,8 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
         "deaths by reason": dict(Counter(_kind_of(death["reason"]) for death in deaths)),
         "over a limit": len(limits),
     }
-    assert false_deaths == [], figures
-    assert false_limits == [], figures
+    assert false_deaths == [], (false_deaths, pids, figures)
+    assert false_limits == [], (false_limits, pids, figures)
     return figures
 
 
