@@ -22,10 +22,12 @@ _WORDS = (
 # The last word counts: `api_token` is one, `token_length` and `max_tokens` are none.
 _NAME = re.compile(rf"(?i)(?:.*[^a-z])?(?:pg|ssl|db)?(?:{_WORDS})")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Lengths are bounded, so that a text without an end costs what its length does.
+_SCHEME = r"[a-z][a-z0-9+.-]{0,40}://"
 # Greedy up to the last @, which a password may hold; nothing but it is taken for the end of one.
-_USER_INFORMATION = re.compile(r"(?i)([a-z][a-z0-9+.-]*://)([^\s:/@?#'\"<>]*):[^\s'\"<>]*@")
+_USER_INFORMATION = re.compile(rf"(?i)({_SCHEME})([^\s:/@?#'\"<>]{{0,1000}}):[^\s'\"<>]{{0,4000}}@")
 # To the web, a name alone is a token mostly: https://TOKEN@github.com.
-_WEB_USER = re.compile(r"(?i)(https?://)[^\s/@'\"<>]+@")
+_WEB_USER = re.compile(r"(?i)(https?://)[^\s/@'\"<>]{1,4000}@")
 _ASSIGNED = re.compile(
     rf"""(?xi)
     (?P<name> (?<![a-z0-9]) [\w.-]{{0,80}}? (?<![a-z]) (?:pg|ssl|db)? (?:{_WORDS}) )
@@ -76,9 +78,7 @@ def is_secret_name(name: str) -> bool:
 
 def redact_argument(argument: str) -> str:
     """Return one argument without the passwords in it, which may hold spaces and quotes here."""
-    argument = re.sub(
-        r"(?i)([a-z][a-z0-9+.-]*://)([^:/@?#]*):.*@", rf"\1\2:{HIDDEN}@", argument, flags=re.DOTALL
-    )
+    argument = re.sub(rf"(?is)({_SCHEME})([^:/@?#]*):.*@", rf"\1\2:{HIDDEN}@", argument)
     name, equals, _ = argument.partition("=")
     if equals and "://" not in name and " " not in name and is_secret_name(name):
         return f"{name}={HIDDEN}"

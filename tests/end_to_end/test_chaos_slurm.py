@@ -416,6 +416,7 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(
             print(f"wall {time.monotonic() - began:.0f} s, launchers refused {site.refused}")
             print(f"at most {site.most_workers} workers in the queue")
             slurm_cluster.wait_idle()
+            print("\n".join(site.chaos.told))
             print(json.dumps(check_deaths(record, tmp_path, site.struck.pids), indent=1))
             print(json.dumps(check_books(record, tmp_path / "journal.txt", BUDGET), indent=1))
         parts = read_parts(tmp_path / "journal.txt")

@@ -49,6 +49,7 @@ class Chaos:
         self.faults, self.keep_alive, self.finished = dict(faults), keep_alive, finished
         self.rng = random.Random(seed)
         self.done: Counter[str] = Counter()
+        self.told: list[str] = []
         self._later: list[tuple[float, Callable[[], object]]] = []
 
     def later(self, after_s: float, undo: Callable[[], object]) -> None:
@@ -69,6 +70,7 @@ class Chaos:
                 name = waiting.pop() if waiting and self.rng.random() < 0.7 else self._choose()
                 if self.faults[name]() is not False:
                     self.done[name] += 1
+                    self.told.append(f"{time.time():.1f} {name}")
                 elif name not in self.done and name not in waiting:
                     waiting.insert(0, name)  # There was nothing to hit yet.
                 next_fault = time.monotonic() + self.rng.uniform(0.5, 1.5) * pause_s
