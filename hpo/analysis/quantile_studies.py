@@ -16,7 +16,7 @@ from hpo.analysis.comparison.differences import read_study
 from hpo.analysis.comparison.studies import compare_study
 from hpo.analysis.conformal import Intervals, assess, join_predictions, repair_crossing
 from hpo.errors import HpoError
-from hpo.spec.sections import QuantileSpec
+from hpo.spec.objectives import QuantileSpec
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import report_folder
 from hpo.wording import count_of

@@ -8,7 +8,8 @@ from typing import Any
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.factory import BoundEstimator, prepare
-from hpo.spec.sections import ParamValue, StudySpec
+from hpo.spec.base import ParamValue
+from hpo.spec.sections import StudySpec
 from hpo.spec.space import CategoricalDimension
 
 

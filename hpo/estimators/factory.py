@@ -22,6 +22,7 @@ from hpo.estimators.registry import (
 )
 from hpo.estimators.staged_trees import Staged
 from hpo.plugins import resolve
+from hpo.spec.objectives import ObjectiveSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec
 from hpo.spec.sections import (
     COMPOSITES,
     BoundEnsembleSpec,
@@ -31,10 +32,6 @@ from hpo.spec.sections import (
     EstimatorSpec,
     GatedSpec,
     ModelSpec,
-    ObjectiveSpec,
-    PenalisedCvSpec,
-    QuantileSpec,
-    SpearmanSpec,
     StudySpec,
 )
 from hpo.spec.space import StagedDimension

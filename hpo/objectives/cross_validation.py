@@ -33,15 +33,8 @@ from hpo.objectives.metrics import (
 )
 from hpo.objectives.protocol import Direction, Params, Scores
 from hpo.records import ResolvedTrial
-from hpo.spec.sections import (
-    EstimatorSpec,
-    GroupKFoldCv,
-    LikeTestCv,
-    PenalisedCvSpec,
-    QuantileSpec,
-    SpearmanSpec,
-    StudySpec,
-)
+from hpo.spec.objectives import PenalisedCvSpec, QuantileSpec, SpearmanSpec
+from hpo.spec.sections import EstimatorSpec, GroupKFoldCv, LikeTestCv, StudySpec
 from hpo.spec.space import distribution_of
 
 if TYPE_CHECKING:

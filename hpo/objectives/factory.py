@@ -11,7 +11,8 @@ from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.protocol import Direction, Objective
 from hpo.plugins import is_module, resolve
-from hpo.spec.sections import CustomObjectiveSpec, StudySpec
+from hpo.spec.objectives import CustomObjectiveSpec
+from hpo.spec.sections import StudySpec
 
 _MEMBERS = ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
 

@@ -24,7 +24,7 @@ from hpo.report.figures.search import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
 from hpo.report.validity import Evidence, findings
-from hpo.spec.sections import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.study.identity.fingerprint import PARTS
 from hpo.study.identity.provenance import published
 from hpo.study.integrity import StudyContents, open_study

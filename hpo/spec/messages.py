@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from hpo.errors import suggest
-from hpo.spec.sections import CustomObjectiveSpec, EstimatorSpec, PruningSpec, objective_kind
+from hpo.spec.objectives import CustomObjectiveSpec, objective_kind
+from hpo.spec.search import PruningSpec
+from hpo.spec.sections import EstimatorSpec
 from hpo.wording import abridge
 
 

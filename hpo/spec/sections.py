@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,18 +14,13 @@ from pydantic import (
 
 from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
+from hpo.spec.base import ParamValue, Section
+from hpo.spec.objectives import CustomObjectiveSpec, ObjectiveSpec, PenalisedCvSpec
+from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
 from hpo.spec.space import Dimension, StagedDimension
 
-MetricName = Literal["rmse", "mae", "r2", "spearman"]
-ParamValue = bool | int | float | str
 
-
-class _Section(BaseModel):
-    # An infinite parameter stays one where the study is stored.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
-
-class _Cv(_Section):
+class _Cv(Section):
     """Folds of the training rows.
 
     With `outer`, that fold is held out in place of the table's held-out rows, which are left
@@ -75,11 +68,11 @@ CvSpec = Annotated[
 ]
 
 
-class EstimatorSpec(_Section):
+class EstimatorSpec(Section):
     """A regressor by its registered name or as `module:attribute`, and its fixed parameters."""
 
     name: str
-    params: dict[str, ParamValue] = {}
+    params: dict[str, ParamValue] = Field({})
 
     @property
     def parts(self) -> Mapping[str, EstimatorSpec]:
@@ -231,7 +224,7 @@ AnyEstimatorSpec = Annotated[
 ]
 
 
-class FitSpec(_Section):
+class FitSpec(Section):
     """How models are fitted, beside their parameters.
 
     In every fit a row has the weight size^-`group_weight`, `size` being the number of training
@@ -241,78 +234,7 @@ class FitSpec(_Section):
     group_weight: float = Field(gt=0, le=1)
 
 
-class PenalisedCvSpec(_Section):
-    """Cross-validation whose folds are penalised for the gap between validation and training."""
-
-    name: Literal["penalised_cv"] = "penalised_cv"
-    metric: MetricName = "rmse"
-    penalty: float = Field(0.2, ge=0)
-
-
-class QuantileSpec(_Section):
-    """Cross-validated pinball loss of one quantile of the target; a study per level."""
-
-    name: Literal["quantile"]
-    level: float = Field(gt=0, lt=1)
-    penalty: float = Field(0.0, ge=0)
-
-
-class SpearmanSpec(_Section):
-    """Spearman's rho of all out-of-fold predictions together, maximised."""
-
-    name: Literal["spearman"]
-
-
-class CustomObjectiveSpec(_Section):
-    """An objective of the user's own, as `module:attribute`, and what it is called with."""
-
-    name: str = Field(pattern=r"^[\w.]+:[\w.]+$")
-    params: dict[str, Any] = {}
-
-
-def objective_kind(value: Any) -> str:
-    """Return the tag of an `[objective]` section, by which pydantic chooses its model."""
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    if not isinstance(name, str):
-        return "penalised_cv"
-    return "custom" if ":" in name else name
-
-
-ObjectiveSpec = Annotated[
-    Annotated[PenalisedCvSpec, Tag("penalised_cv")]
-    | Annotated[QuantileSpec, Tag("quantile")]
-    | Annotated[SpearmanSpec, Tag("spearman")]
-    | Annotated[CustomObjectiveSpec, Tag("custom")],
-    Discriminator(objective_kind),
-]
-
-
-class SamplerSpec(_Section):
-    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number).
-
-    `max_history` limits how many trials TPE learns from, to the best ones and the latest: it takes
-    time for each, and gives old ones little weight.
-    """
-
-    name: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = Field(10, ge=1)
-    max_history: int = Field(500, ge=250)
-
-
-class PruningSpec(_Section):
-    """Trials that are ended early, as PRUNED: `hpo.worker.pruner`.
-
-    A trial ends where the mean of its part scores so far is worse than this `percentile` of the
-    complete trials' means at the same part; not before `after` parts, and not before
-    `startup_trials` are complete.
-    """
-
-    percentile: float = Field(75.0, gt=0, lt=100)
-    after: int = Field(1, ge=1)
-    startup_trials: int = Field(10, ge=1)
-
-
-class ResourcesSpec(_Section):
+class ResourcesSpec(Section):
     """What the workers of the study need, wherever it runs; what is None is left to the cluster.
 
     It is no part of what makes the study that study. On a cluster it stands over the section of
@@ -352,17 +274,7 @@ class ResourcesSpec(_Section):
         return self
 
 
-def _is_switch(value: Any) -> str:
-    return "section" if isinstance(value, dict | PruningSpec) else "switch"
-
-
-AnyPruningSpec = Annotated[
-    Annotated[PruningSpec, Tag("section")] | Annotated[bool, Tag("switch")],
-    Discriminator(_is_switch),
-]
-
-
-class LimitsSpec(_Section):
+class LimitsSpec(Section):
     """What a trial, and the study, may take; whatever exceeds a limit is ended from outside.
 
     Attributes
@@ -403,7 +315,7 @@ class LimitsSpec(_Section):
         return self
 
 
-class StudySpec(_Section):
+class StudySpec(Section):
     """One study file.
 
     `trials` is the budget: that many trials finish or are pruned, whatever dies on the way. `seed`
@@ -430,7 +342,7 @@ class StudySpec(_Section):
     estimator: AnyEstimatorSpec | None = None
     fit: FitSpec | None = None
     objective: ObjectiveSpec = PenalisedCvSpec()
-    space: dict[str, Dimension] = {}
+    space: dict[str, Dimension] = Field({})
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()

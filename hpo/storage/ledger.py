@@ -463,9 +463,9 @@ class Ledger(Budget):
         c.execute(CLAIMS.update().where(CLAIMS.c.trial_id == unit.trial_id).values(**values))
 
     def _record_end(self, c: sa.Connection, kind: EventKind, unit: Unit, reason: str) -> None:
-        told = {"trial": unit.number, "attempt": unit.attempt, "part": unit.parts}
-        told |= {"worker": unit.worker_id, "reason": reason}
-        self.storage.record_event(c, self.study_id, kind, **told)
+        where = {"trial": unit.number, "attempt": unit.attempt, "part": unit.parts}
+        told = {"worker": unit.worker_id, "reason": reason}
+        self.storage.record_event(c, self.study_id, kind, **where, **told)
 
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""

@@ -23,7 +23,8 @@ from hpo.objectives.protocol import Objective
 from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
-from hpo.spec.sections import CustomObjectiveSpec, GatedSpec, StudySpec
+from hpo.spec.objectives import CustomObjectiveSpec
+from hpo.spec.sections import GatedSpec, StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.budget import Budget, BudgetChange
 from hpo.storage.deletion import remove_leftovers, unused_study_id

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hpo.spec.sections import SamplerSpec
+from hpo.spec.search import SamplerSpec
 from hpo.worker.trial_cache import TrialHistory
 
 _UNSEEN = create_trial(state=TrialState.RUNNING)

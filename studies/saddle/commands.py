@@ -29,7 +29,7 @@ from hpo.commands.common import (
 from hpo.errors import HpoError, SpecError
 from hpo.records import Access
 from hpo.spec.loading import apply_overrides, load
-from hpo.spec.sections import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.study.record import StudyRecord, find
 from hpo.system.atomic_files import replace_file
 from studies.saddle.gad import Settings

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.records import Access, Claim
-from hpo.spec.sections import SamplerSpec
+from hpo.spec.search import SamplerSpec
 from hpo.spec.space import distributions
 from hpo.storage.backends import open_storage
 from hpo.study.record import StudyRecord, find

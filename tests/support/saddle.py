@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 
 from hpo.spec.loading import load
-from hpo.spec.sections import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec
 from studies.saddle.geometries import G2Source, read_molecules
 from tests.support.requirements import unavailable
 from tests.support.studies import ROOT

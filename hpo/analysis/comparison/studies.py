@@ -13,7 +13,7 @@ from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict
 from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.objectives.metrics import Interval
 from hpo.records import WALL_KEY
-from hpo.spec.sections import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord

@@ -177,8 +177,8 @@ def test_obelix_reads_unpacked_cifs_alike(obelix_dir, obelix_rows, tmp_path):
         shutil.copyfile(obelix_dir / f"{name}.csv", tmp_path / f"{name}.csv")
         with tarfile.open(obelix_dir / f"{name}_cifs.tar.gz") as archive:
             # Python 3.11 before 3.11.4 has no filters.
-            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            archive.extractall(tmp_path / f"{name}_cifs", **safe)
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(tmp_path / f"{name}_cifs")
     needs = frozenset(families()["li_environment"].needs)
     spec = ObelixSpec(dataset="obelix", families=("li_environment",))
     sources = obelix_dataset.sources_of(

@@ -17,7 +17,7 @@ from optuna.search_space import intersection_search_space
 from optuna.trial import TrialState, create_trial
 
 from hpo.records import Claim, ResolvedTrial
-from hpo.spec.sections import SamplerSpec
+from hpo.spec.search import SamplerSpec
 from hpo.spec.space import distributions
 from hpo.storage.schema import TRIALS
 from hpo.storage.trial_reader import read_best_ids, read_changes, read_position

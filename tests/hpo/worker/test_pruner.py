@@ -15,7 +15,7 @@ from hpo.records import WALL_KEY, Access, Answer, Claim, WorkerRun
 from hpo.report.study_page import write_report
 from hpo.simulation.engine import simulate
 from hpo.simulation.scenario import Cluster, DurationTrace
-from hpo.spec.sections import PruningSpec
+from hpo.spec.search import PruningSpec
 from hpo.storage.backends import open_storage
 from hpo.storage.schema import CLAIMS
 from hpo.study.record import find

@@ -97,9 +97,14 @@ class Struck:
         return hit
 
 
+def _of_ours(mark: str) -> list[Program]:
+    # An srun goes on waiting for a step whose slurmstepd was killed: that is SLURM's affair.
+    return [program for program in find_programs(mark) if program.name != "srun"]
+
+
 def wait_until_gone(mark: str, within_s: float) -> list[str]:
     """Return what is left of a study after a while; stopped processes count as well."""
     deadline = time.monotonic() + within_s
-    while (left := find_programs(mark)) and time.monotonic() < deadline:
+    while (left := _of_ours(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [f"{program.name} {program.pid} of {program.parent}" for program in left]
