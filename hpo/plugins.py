@@ -1,4 +1,8 @@
-"""Finds what a study file names as `module:attribute`, and imports it without being taken down."""
+"""Finds what a study names as `module:attribute`, and imports it without being taken down.
+
+A module may be named by its file, too: `train.py:attribute`. It is imported as `train`, from the
+folders that modules of the study are imported from; nothing that it does as `__main__` is run.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,18 @@ from hpo.errors import SpecError, StopRequested
 # the process cannot pass for one that was imported, whatever the exit code. One that raises is
 # told by whoever imports it for good, but for a KeyboardInterrupt, which nobody pressed here.
 _TRIAL = """
-import importlib, json, os, signal, sys
+import importlib, importlib.util, json, os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 names, sys.path[:] = json.loads(sys.argv[1])
-for name in names:
+for name, file in names.items():
     os.write(2, f"\\n{name}\\n".encode())
     try:
-        importlib.import_module(name)
+        if file is None:
+            importlib.import_module(name)
+        else:
+            spec = importlib.util.spec_from_file_location(os.path.basename(file)[:-3], file)
+            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
     except KeyboardInterrupt:
         os._exit(130)
     except BaseException:
@@ -71,7 +80,8 @@ def try_imports(named: Mapping[str, str]) -> None:
     own = {module: what for what, module in modules.items() if _is_untried(module)}
     if not own:
         return
-    arguments = json.dumps([list(own), sys.path])
+    files = {module: str(_file_of(module)) if _is_file(module) else None for module in own}
+    arguments = json.dumps([files, sys.path])
     done = subprocess.run(
         [sys.executable, "-B", "-c", _TRIAL, arguments],
         stdin=subprocess.DEVNULL,
@@ -121,7 +131,11 @@ def resolve(name: str, what: str) -> Any:
     try_imports({what: name})
     try:
         with _apart():
-            module = importlib.import_module(module_name)
+            module = (
+                _import_file(module_name)
+                if _is_file(module_name)
+                else (importlib.import_module(module_name))
+            )
     except (KeyboardInterrupt, StopRequested):
         raise
     except BaseException as exc:  # a user's module may raise anything, or leave by sys.exit
@@ -150,6 +164,10 @@ def find_module(name: str, folders: Iterable[Path] = ()) -> ModuleSpec | None:
     folders
         Where its first part is looked for at last, as if they were importable.
     """
+    if _is_file(name):
+        places = [Path(folder) / name for folder in [*map(str, folders), *sys.path]]
+        file = next((place.resolve() for place in places if place.is_file()), None)
+        return None if file is None else importlib.util.spec_from_file_location(file.stem, file)
     first, *rest = name.split(".")
     try:
         found = importlib.util.find_spec(first)
@@ -185,6 +203,32 @@ def is_module(name: str) -> bool:
         return False
 
 
+def _is_file(module: str) -> bool:
+    """Whether a module is named by its file."""
+    return module.endswith(".py")
+
+
+def _import_file(name: str) -> Any:
+    """Import a module by its file, once."""
+    spec = find_module(name)
+    if spec is None or spec.loader is None or spec.origin is None:
+        raise ImportError(f"there is no file {name} beside the study or in the working directory")
+    known = sys.modules.get(spec.name)
+    if known is not None and getattr(known, "__file__", None) == spec.origin:
+        return known
+    if known is not None:
+        raise ImportError(
+            f"its name is that of module '{spec.name}', which is imported already; rename it"
+        )
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
 def _is_untried(module: str) -> bool:
     """Whether a module is of the study's own, and was neither imported nor tried yet."""
     if module in sys.modules or module in _tried or module.partition(".")[0] in _OUR_PACKAGES:
@@ -199,7 +243,8 @@ def _file_of(module: str) -> Path | None:
     Nothing is imported for that.
     """
     try:
-        found = importlib.util.find_spec(module.partition(".")[0])
+        first = module if _is_file(module) else module.partition(".")[0]
+        found = find_module(first)
     except (ImportError, ValueError):
         return None
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,38 @@ class WorkerRun:
 Parts = Mapping[int, Mapping[str, float]]
 
 NO_PARTS: Parts = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class TrialWrites:
+    """What an objective has told of a trial that it evaluates as a whole.
+
+    Attributes
+    ----------
+    params, distributions
+        Parameters, and the distribution of each.
+    reports
+        Intermediate values, by their step.
+    n_reports
+        How many there are, with those that are stored.
+    user_attrs, system_attrs
+        Attributes of the trial.
+    """
+
+    params: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    reports: dict[int, float] = field(default_factory=dict)
+    n_reports: int = 0
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to store."""
+        return bool(self.params or self.reports or self.user_attrs or self.system_attrs)
+
+
+# What is not stored yet of a trial in hand.
+Unsaved = Parts | TrialWrites
 
 
 def part_key(part: int) -> str:

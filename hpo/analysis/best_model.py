@@ -17,9 +17,9 @@ from features.table import FeatureTable, TableView, anion_classes
 from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.errors import StorageError
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.factory import AnyObjective
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.metrics import Metric, score_all
-from hpo.objectives.protocol import Objective
 from hpo.storage.events import EventKind
 from hpo.study.snapshot import StudySnapshot
 
@@ -93,7 +93,11 @@ class Evaluation:
 
 
 def evaluate(
-    snapshot: StudySnapshot, table: FeatureTable | None, objective: Objective, *, look: bool = True
+    snapshot: StudySnapshot,
+    table: FeatureTable | None,
+    objective: AnyObjective,
+    *,
+    look: bool = True,
 ) -> Evaluation | None:
     """Refit the best trial of a study.
 

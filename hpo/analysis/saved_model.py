@@ -27,9 +27,8 @@ from features.table import FeatureTable
 from hpo.analysis.best_model import predict_folds
 from hpo.errors import ConflictError, ModelError
 from hpo.objectives.cross_validation import CrossValidation
-from hpo.objectives.factory import make_objective
+from hpo.objectives.factory import AnyObjective, make_objective
 from hpo.objectives.folds import shared_group_fraction
-from hpo.objectives.protocol import Objective
 from hpo.storage.events import EventKind
 from hpo.study.identity import provenance
 from hpo.study.identity.fingerprint import compare, fingerprint, is_comparable
@@ -279,13 +278,13 @@ def _open_objective(
         ) from exc
 
 
-def _predicts_value(objective: Objective) -> TypeGuard[CrossValidation]:
+def _predicts_value(objective: AnyObjective) -> TypeGuard[CrossValidation]:
     if not isinstance(objective, CrossValidation):
         return False
     return objective.level is None and "rmse" in objective.metrics
 
 
-def _name_predicted(objective: Objective) -> str:
+def _name_predicted(objective: AnyObjective) -> str:
     if not isinstance(objective, CrossValidation):
         return "nothing over a table"
     if objective.level is not None:

@@ -31,9 +31,9 @@ from hpo.objectives.metrics import (
     score_all,
     spearman,
 )
-from hpo.objectives.protocol import Direction, Params, Scores
+from hpo.objectives.protocol import Params, Scores
 from hpo.records import ResolvedTrial
-from hpo.spec.objectives import PenalisedCvSpec, QuantileSpec, SpearmanSpec
+from hpo.spec.objectives import Direction, PenalisedCvSpec, QuantileSpec, SpearmanSpec
 from hpo.spec.sections import EstimatorSpec, GroupKFoldCv, LikeTestCv, StudySpec
 from hpo.spec.space import distribution_of
 

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from features.table import FeaturesError, FeatureTable, describe_failure
 from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
-from hpo.objectives.protocol import Direction, Objective
+from hpo.objectives.function import FunctionObjective, function_objective
+from hpo.objectives.protocol import Objective
 from hpo.plugins import is_module, resolve
-from hpo.spec.objectives import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec, Direction, FunctionSpec
 from hpo.spec.sections import StudySpec
+
+AnyObjective: TypeAlias = Objective | FunctionObjective
 
 _MEMBERS = ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
 
 
+def objective_of(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
+    """Return the objective of a study, which has parts or evaluates a trial as a whole.
+
+    Raises
+    ------
+    ObjectiveError, SpecError
+        As `make_objective`.
+    """
+    if isinstance(spec.objective, FunctionSpec):
+        return function_objective(spec.objective)
+    return make_objective(spec, table)
+
+
 def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
-    """Build the objective of a study over its table.
+    """Build the objective with parts of a study over its table.
 
     Raises
     ------
@@ -27,11 +43,20 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
     SpecError
         If the estimator cannot predict what the objective scores.
     """
+    if isinstance(spec.objective, FunctionSpec):
+        raise ObjectiveError(f"function {spec.objective.function}: a trial of it has no parts")
     if isinstance(spec.objective, CustomObjectiveSpec):
         return _custom_objective(spec.objective, spec, table)
     if table is None or spec.cv is None or spec.estimator is None:
         raise ObjectiveError(f"objective {spec.objective.name} needs a table, [cv] and [estimator]")
     return cross_validation(spec.objective, spec, table)
+
+
+def directions_of(objective: AnyObjective) -> Sequence[Direction]:
+    """Return which values of a trial are better, one for each."""
+    if isinstance(objective, FunctionObjective):
+        return objective.directions
+    return (objective.direction,)
 
 
 def _custom_objective(

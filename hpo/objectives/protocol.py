@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-Direction = Literal["minimize", "maximize"]
+from hpo.spec.objectives import Direction
 
 Params = Mapping[str, Any]
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 
 from hpo.errors import ObjectiveError, StopRequested
-from hpo.objectives.protocol import Direction
 from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY
+from hpo.spec.objectives import Direction
 
 # As many characters as Optuna's tables have for a key.
 MAX_NAME = 512

@@ -24,7 +24,6 @@ from hpo.report.figures.search import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
 from hpo.report.validity import Evidence, findings
-from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.study.identity.fingerprint import PARTS
 from hpo.study.identity.provenance import published
 from hpo.study.integrity import StudyContents, open_study
@@ -95,7 +94,7 @@ def _context(
 ) -> dict[str, Any]:
     record, status = snapshot.record, snapshot.status
     search = _search(snapshot, opened)
-    holds_out = not isinstance(record.spec.objective, CustomObjectiveSpec) and (
+    holds_out = record.spec.validates and (
         opened.table is None or not bool(opened.table.is_train.all())
     )
     material = Evidence(

@@ -131,8 +131,13 @@ def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
     ]
 
 
-def parts_table(search: Search, best: FrozenTrial, unit: str) -> TextTable:
-    """Return every stored score of the best trial by part, and then over all parts."""
+def parts_table(search: Search, best: FrozenTrial, unit: str) -> TextTable | None:
+    """Return every stored score of the best trial by part, and then over all parts.
+
+    None for a trial without parts.
+    """
+    if not search.in_parts:
+        return None
     parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
     # A text that a part keeps beside its scores is for its objective, not for a table.
     names = [

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial
 from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.factory import AnyObjective
 from hpo.objectives.folds import shared_group_fraction
 from hpo.objectives.metrics import Metric, score_all
-from hpo.objectives.protocol import Objective
 from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
 from hpo.report.tables import TextTable
@@ -60,7 +60,7 @@ class Evidence:
     counts: Counts
     events: Events
     table: FeatureTable | None
-    objective: Objective | None
+    objective: AnyObjective | None
     evaluation: Evaluation | None
     holds_out: bool
 
@@ -79,7 +79,12 @@ def findings(material: Evidence) -> list[ValidityFinding]:
         found.append(_refit(material.search, material.evaluation, objective.metrics))
     if material.search.pruned:
         what = "fits" if isinstance(objective, CrossValidation) else "parts"
-        found.append(_ended_early(material.search, what))
+        ended = (
+            _ended_early(material.search, what)
+            if material.search.in_parts
+            else _pruned(material.search)
+        )
+        found.append(ended)
     found.append(_changes(material.events))
     found.append(_failures(material.search))
     found.append(_deaths(material.events))
@@ -89,7 +94,7 @@ def findings(material: Evidence) -> list[ValidityFinding]:
     return sorted(found, key=lambda finding: ranks.index(finding.level))
 
 
-def _derived_columns(table: FeatureTable, objective: Objective | None) -> ValidityFinding:
+def _derived_columns(table: FeatureTable, objective: AnyObjective | None) -> ValidityFinding:
     title = "Features made from the target"
     derived = [column for column in table.columns if column.derived_from_target]
     if not derived:
@@ -238,6 +243,16 @@ def _ended_early(search: Search, what: str) -> ValidityFinding:
         f"parts. That saved {saved} of {wanted} {what} ({percent(saved / wanted)}). Had they gone "
         "on, one of them might still have become the best: pruning = false in the study file lets "
         "all go on."
+    )
+    return ValidityFinding("note", "Trials that were ended early", text)
+
+
+def _pruned(search: Search) -> ValidityFinding:
+    """Say that a function pruned trials of its own accord."""
+    text = (
+        f"{count_of(len(search.pruned), 'trial')} ended early: the objective asked its pruner, or "
+        f"raised TrialPruned; {len(search.finished)} were evaluated to their end. Had the others "
+        "gone on, one of them might still have become the best."
     )
     return ValidityFinding("note", "Trials that were ended early", text)
 

@@ -65,7 +65,7 @@ def _price_calls(storage: StudyStorage) -> dict[str, Price]:
         price("register", lambda: ledger.register("a", WorkerRun("host", 1)))
         claim: Claim = price("claim", lambda: ledger.claim("a"))
         price("save_params", lambda: ledger.save_params(claim, {"x": 0.5}, _SPACE))
-        price("save_parts", lambda: ledger.save_parts(claim, {0: scores}))
+        price("save", lambda: ledger.save(claim, {0: scores}))
         price("beat", lambda: ledger.beat(["a"]))
         price("release", lambda: ledger.release(claim))
         again: Claim = price("claim again", lambda: ledger.claim("a"))

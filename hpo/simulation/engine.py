@@ -15,6 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError, StopRequested
@@ -32,7 +33,7 @@ from hpo.simulation.scenario import (
     Spread,
 )
 from hpo.simulation.store import SimulatedStore
-from hpo.worker.loop import Pause, ScorePart, Scores, Step, poll_interval, work
+from hpo.worker.loop import Pause, ScorePart, Scores, Step, poll_interval, run_parts, work
 
 _PARAMS: Mapping[str, Any] = {"x": 0.5}
 # A simulation with this many times the events that it ought to have will not end.
@@ -185,15 +186,10 @@ class _Simulation:
             return
         cluster, now = self.cluster, self.store.now
         worker_id = f"worker-{self.jobs}"
-        steps = work(
-            self.store,
-            worker_id,
-            self.objective,
-            {},
-            self.poll_s,
-            cluster.checkpoint_s,
-            self._prune,
+        run_trial = partial(
+            run_parts, self.store, self.objective, {}, cluster.checkpoint_s, self._prune
         )
+        steps = work(self.store, worker_id, run_trial, self.poll_s)
         worker = self.slots[slot] = _Worker(slot, worker_id, steps)
         worker.started = now
         self.jobs += 1

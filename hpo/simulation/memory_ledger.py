@@ -210,7 +210,7 @@ class MemoryLedger:
         if unit is not None and params and unit.params is None:
             unit.params = params
 
-    def save_parts(self, claim: Claim, parts: Parts) -> None:
+    def save(self, claim: Claim, parts: Parts) -> None:
         """Store the scores of parts, by their position, in the middle of a trial."""
         self._fenced(claim, parts=parts)
 

@@ -159,11 +159,11 @@ class SimulatedStore:
         if part < self._stored.get(number, 0):
             self.repeated += 1
 
-    def save_parts(self, claim: Claim, parts: Parts) -> None:
+    def save(self, claim: Claim, parts: Parts) -> None:
         """Store the scores of parts."""
-        self._charge("save_parts")
+        self._charge("save")
         with self._storing(claim, parts):
-            self.ledger.save_parts(claim, parts)
+            self.ledger.save(claim, parts)
         self._still_runs(claim)
 
     def finish(

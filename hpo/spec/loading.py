@@ -28,7 +28,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     Parameters
     ----------
     path
-        The TOML file. Without a `name` of its own, the study has the file's.
+        The TOML file, or a function `FILE.py:NAME` or `package.module:NAME` in its place, of which
+        `overrides` say the rest. Without a `name` of its own, the study has the file's.
     overrides
         `key=value` texts, see `apply_overrides`.
 
@@ -39,7 +40,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     """
     raw = read_toml(path)
     apply_overrides(raw, overrides)
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", default_name(path))
     try:
         str(path.resolve()).encode()
     except UnicodeEncodeError as exc:
@@ -47,14 +48,33 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     return validate(raw, str(path))
 
 
+def names_function(path: Path) -> bool:
+    """Whether what stands in the place of a study file is a function."""
+    return ":" in path.name and not path.exists()
+
+
+def default_name(path: Path) -> str:
+    """Return the name of a study that has none of its own: its file's, or its function's module's.
+
+    A function with another name than `objective` is named, too: a module may have several.
+    """
+    if not names_function(path):
+        return path.stem
+    module, _, function = path.name.rpartition(":")
+    name = module.removesuffix(".py").rpartition(".")[2]
+    return name if function == "objective" else f"{name}.{function}"
+
+
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file; of a function in its place, what a study file would say.
 
     Raises
     ------
     SpecError
         If it cannot be read or is no TOML.
     """
+    if names_function(path):
+        return {"objective": {"function": path.name}}
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from hpo.errors import suggest
-from hpo.spec.objectives import CustomObjectiveSpec, objective_kind
+from hpo.spec.objectives import CustomObjectiveSpec, FunctionSpec, objective_kind
 from hpo.spec.search import PruningSpec
 from hpo.spec.sections import EstimatorSpec
 from hpo.wording import abridge
@@ -95,6 +95,7 @@ def _is_union(kind: Any) -> bool:
 # Tags of the members of a union that no fixed word tells apart.
 _TAGS: Mapping[str, type[BaseModel]] = {
     "custom": CustomObjectiveSpec,
+    "function": FunctionSpec,
     "plain": EstimatorSpec,
     "section": PruningSpec,
 }

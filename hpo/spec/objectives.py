@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from hpo.spec.base import Section
 
+Direction = Literal["minimize", "maximize"]
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
 
 
@@ -40,8 +41,26 @@ class CustomObjectiveSpec(Section):
     params: dict[str, Any] = Field({})
 
 
+class FunctionSpec(Section):
+    """A function `objective(trial)` of the user's own, as `Study.optimize` of Optuna takes it.
+
+    `function` is `FILE.py:NAME`, a file beside the study file, or `package.module:NAME`. It returns
+    one value, or one for each of several `directions`.
+    """
+
+    function: str = Field(pattern=r"^[^:]*[^:.]:[\w.]+$")
+    directions: tuple[Direction, ...] = Field(("minimize",), min_length=1)
+
+    @property
+    def name(self) -> str:
+        """The function, as every objective has a name."""
+        return self.function
+
+
 def objective_kind(value: Any) -> str:
     """Return the tag of an `[objective]` section, by which pydantic chooses its model."""
+    if isinstance(value, FunctionSpec) or (isinstance(value, dict) and "function" in value):
+        return "function"
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     if not isinstance(name, str):
         return "penalised_cv"
@@ -52,6 +71,7 @@ ObjectiveSpec = Annotated[
     Annotated[PenalisedCvSpec, Tag("penalised_cv")]
     | Annotated[QuantileSpec, Tag("quantile")]
     | Annotated[SpearmanSpec, Tag("spearman")]
-    | Annotated[CustomObjectiveSpec, Tag("custom")],
+    | Annotated[CustomObjectiveSpec, Tag("custom")]
+    | Annotated[FunctionSpec, Tag("function")],
     Discriminator(objective_kind),
 ]

@@ -15,7 +15,7 @@ from pydantic import (
 from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.base import ParamValue, Section
-from hpo.spec.objectives import CustomObjectiveSpec, ObjectiveSpec, PenalisedCvSpec
+from hpo.spec.objectives import CustomObjectiveSpec, FunctionSpec, ObjectiveSpec, PenalisedCvSpec
 from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
 from hpo.spec.space import Dimension, StagedDimension
 
@@ -353,6 +353,8 @@ class StudySpec(Section):
         named = {}
         if isinstance(self.objective, CustomObjectiveSpec):
             named["[objective] name"] = self.objective.name
+        if isinstance(self.objective, FunctionSpec):
+            named["[objective] function"] = self.objective.function
         estimator = self.estimator
         for part, model in (estimator.parts if estimator else {}).items():
             if ":" in model.name:
@@ -365,18 +367,22 @@ class StudySpec(Section):
         return named
 
     @property
+    def validates(self) -> bool:
+        """Whether an estimator is cross-validated; else the objective is of the user's own."""
+        return not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec)
+
+    @property
     def pruned_by(self) -> PruningSpec | None:
         """How trials are ended early; None if they are not."""
         if isinstance(self.pruning, PruningSpec):
             return self.pruning
-        by_itself = not isinstance(self.objective, CustomObjectiveSpec)
-        on = by_itself if self.pruning is None else self.pruning
+        on = self.validates if self.pruning is None else self.pruning
         return PruningSpec() if on else None
 
     @model_validator(mode="after")
     def _check(self) -> StudySpec:
         sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
-        if not isinstance(self.objective, CustomObjectiveSpec):
+        if not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec):
             missing = [f"[{name}]" for name, section in sections.items() if section is None]
             if missing:
                 raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
@@ -385,6 +391,8 @@ class StudySpec(Section):
                 "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
                 "spearman alone"
             )
+        if isinstance(self.objective, FunctionSpec):
+            return self._check_function(self.objective)
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
         if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(
@@ -395,4 +403,13 @@ class StudySpec(Section):
         both = sorted(set(self.space) & set(self.estimator.fixed if self.estimator else ()))
         if both:
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
+        return self
+
+    def _check_function(self, objective: FunctionSpec) -> StudySpec:
+        given = [name for name in ("table", "space", "pruning") if getattr(self, name)]
+        if given:
+            raise ValueError(
+                f"[{given[0]}] does not concern function '{objective.function}', which draws, "
+                "reports and prunes by the trial that it is given"
+            )
         return self

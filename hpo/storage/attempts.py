@@ -59,7 +59,20 @@ def read_open_attempts(c: sa.Connection, study_id: int) -> Mapping[int, Attempts
     }
 
 
-def count_since_best(c: sa.Connection, study_id: int) -> int:
+def limit_reached(
+    c: sa.Connection, study_id: int, now: float, patience: int | None, study_s: float | None
+) -> str:
+    """Return which limit a study has reached, and with what; "" if it goes on."""
+    n_since = _count_since_best(c, study_id) if patience is not None else 0
+    if patience is not None and n_since >= patience:
+        return f"{n_since} trials without a better one (limits.patience)"
+    worked_s = _read_worked_s(c, study_id, now) if study_s is not None else 0.0
+    if study_s is not None and worked_s >= study_s:
+        return f"worked on for {worked_s:.0f} s (limits.study_s = {study_s:g})"
+    return ""
+
+
+def _count_since_best(c: sa.Connection, study_id: int) -> int:
     """Return how many trials were completed after the best one."""
     direction = c.execute(
         sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
@@ -77,7 +90,7 @@ def count_since_best(c: sa.Connection, study_id: int) -> int:
     return int(c.execute(later).scalar_one())
 
 
-def read_worked_s(c: sa.Connection, study_id: int, now: float) -> float:
+def _read_worked_s(c: sa.Connection, study_id: int, now: float) -> float:
     """Return for how many seconds a study had workers: not the time while it was interrupted."""
     until = sa.func.coalesce(WORKERS.c.ended_at, WORKERS.c.seen_at)
     query = sa.select(WORKERS.c.started_at, until).where(WORKERS.c.study_id == study_id)

@@ -35,7 +35,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,6 +50,7 @@ from hpo.records import (
     NO_PARTS,
     PRUNED_KEY,
     SPENT,
+    WALL_KEY,
     WORKER_KEY,
     Answer,
     Attempts,
@@ -58,10 +60,12 @@ from hpo.records import (
     OnLimit,
     Parts,
     ResolvedTrial,
+    TrialWrites,
+    Unsaved,
     WorkerRun,
     part_key,
 )
-from hpo.storage.attempts import count_since_best, read_attempts, read_worked_s, write_attempts
+from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
 from hpo.storage.budget import Budget, Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, STUDIES, TRIALS, WORKERS
@@ -73,10 +77,11 @@ from hpo.storage.trial_writer import (
     finite,
     insert_params,
     insert_parts,
-    insert_score,
+    insert_values,
     make_trial,
     set_state,
     settle,
+    store,
 )
 
 DEFAULT_ATTEMPTS = 10
@@ -123,12 +128,6 @@ class Ledger(Budget):
             )
 
     @patient
-    def deregister(self, worker_id: str, outcome: str) -> None:
-        """Write down that a worker has gone of its own will."""
-        with self.storage.write() as c:
-            self._end_worker(c, worker_id, outcome)
-
-    @patient
     def beat(self, worker_ids: Collection[str]) -> Beat:
         """Renew the leases of workers, in one statement."""
         its = CLAIMS.c.study_id == self.study_id
@@ -162,10 +161,6 @@ class Ledger(Budget):
         dismissed = frozenset(worker_ids) - {row[0] for row in rows}
         now, budget, stop, *counts = rows[0][1:] if rows else (math.nan, 0, None)
         return Beat(now, stop, dismissed, Counts(budget, *counts) if rows else None)
-
-    def note_outage(self) -> None:
-        """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
-        self.record(EventKind.OUTAGE, {})
 
     @patient
     def reap(self, worker_id: str, reason: str) -> bool:
@@ -237,11 +232,11 @@ class Ledger(Budget):
             insert_params(c, self.storage, claim.trial_id, params, distributions)
 
     @patient
-    def save_parts(self, claim: Claim, parts: Parts) -> None:
-        """Store the scores of parts, by their position, in the middle of a trial."""
-        with self._fenced(claim, **_reached(parts)) as c:
+    def save(self, claim: Claim, unsaved: Unsaved) -> None:
+        """Store in the middle of a trial what is known of it: scores of parts, or writes."""
+        with self._fenced(claim, **_reached(unsaved)) as c:
             if c is not None:
-                insert_parts(c, claim.trial_id, parts)
+                store(c, self.storage, claim.trial_id, unsaved)
 
     @patient
     def finish(
@@ -265,7 +260,7 @@ class Ledger(Budget):
                 summary[PRUNED_KEY] = pruned
             else:
                 del summary["score"]
-                insert_score(c, claim.trial_id, scores["score"])
+                insert_values(c, claim.trial_id, [scores["score"]])
             if settled is not None:
                 settle(c, self.storage, claim.trial_id, settled, len(settled.parts) - len(parts))
                 parts = {part: settled.parts[part] for part in parts}
@@ -274,23 +269,44 @@ class Ledger(Budget):
             end_trial(c, claim.trial_id, ended)
 
     @patient
-    def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
+    def finish_whole(
+        self,
+        claim: Claim,
+        values: Sequence[float],
+        writes: TrialWrites,
+        pruned: str = "",
+        wall_s: float = 0.0,
+    ) -> None:
+        """Tell the values of a trial, one for each objective, or why it was pruned."""
+        state = "pruned" if pruned else "finished"
+        with self._fenced(claim, state=state, **_reached(writes)) as c:
+            if c is None:
+                return
+            insert_values(c, claim.trial_id, values)
+            summary = {WALL_KEY: wall_s, WORKER_KEY: claim.worker_id}
+            told = summary | ({PRUNED_KEY: pruned} if pruned else {})
+            whole = replace(writes, user_attrs=writes.user_attrs | told)
+            store(c, self.storage, claim.trial_id, whole)
+            end_trial(c, claim.trial_id, TrialState.PRUNED if pruned else TrialState.COMPLETE)
+
+    @patient
+    def fail(self, claim: Claim, reason: str, unsaved: Unsaved = NO_PARTS) -> None:
         """Give up a trial that its objective refused; its unit goes to another trial."""
-        with self._fenced(claim, state="failed", **_reached(parts)) as c:
+        with self._fenced(claim, state="failed", **_reached(unsaved)) as c:
             if c is not None:
-                insert_parts(c, claim.trial_id, parts)
+                store(c, self.storage, claim.trial_id, unsaved)
                 end_failed(c, claim.trial_id, reason)
 
     @patient
-    def release(self, claim: Claim, parts: Parts = NO_PARTS, reason: str = INTERRUPTED) -> None:
+    def release(self, claim: Claim, unsaved: Unsaved = NO_PARTS, reason: str = INTERRUPTED) -> None:
         """Leave a trial to another worker, who goes on with the next part.
 
         Its attempt counts if no part was stored, unless somebody ended the study.
         """
-        with self._fenced(claim, worker_id=None, **_reached(parts)) as c:
+        with self._fenced(claim, worker_id=None, **_reached(unsaved)) as c:
             if c is None:
                 return
-            insert_parts(c, claim.trial_id, parts)
+            store(c, self.storage, claim.trial_id, unsaved)
             if reason not in BY_USER and self._wanted(c, "").stop != "now":
                 (unit,) = read_units(c, select_units(CLAIMS.c.trial_id == claim.trial_id))
                 if self._give_up(c, unit._replace(worker_id=claim.worker_id), reason):
@@ -469,27 +485,14 @@ class Ledger(Budget):
 
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""
-        reason = ""
-        n_since = count_since_best(c, self.study_id) if self.patience is not None else 0
-        if self.patience is not None and n_since >= self.patience:
-            reason = f"{n_since} trials without a better one (limits.patience)"
-        if self.study_s is not None and not reason:
-            worked_s = read_worked_s(c, self.study_id, now)
-            if worked_s >= self.study_s:
-                reason = f"worked on for {worked_s:.0f} s (limits.study_s = {self.study_s:g})"
+        reason = limit_reached(c, self.study_id, now, self.patience, self.study_s)
         if reason:
             self._set_stop(c, "gently", limit=reason)
         return bool(reason)
 
-    def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> bool:
-        ended = c.execute(
-            WORKERS.update()
-            .where(WORKERS.c.worker_id == worker_id, WORKERS.c.ended_at.is_(None))
-            .values(ended_at=self.storage.now(c), outcome=outcome)
-        )
-        return ended.rowcount == 1
 
-
-def _reached(parts: Parts) -> dict[str, int]:
-    """Return what a claim's row says once these parts are stored."""
-    return {"parts": max(parts) + 1} if parts else {}
+def _reached(unsaved: Unsaved) -> dict[str, int]:
+    """Return what a claim's row says once these parts, or reports, are stored."""
+    if isinstance(unsaved, TrialWrites):
+        return {"parts": unsaved.n_reports} if unsaved.reports else {}
+    return {"parts": max(unsaved) + 1} if unsaved else {}

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -204,6 +204,13 @@ class StudyStorage(RDBStorage):
         if self.engine.dialect.name == "sqlite":
             return sqlite.insert(table).on_conflict_do_nothing()
         return postgresql.insert(table).on_conflict_do_nothing()
+
+    def insert_or_replace(self, table: sa.Table, unique: Sequence[str], column: str) -> sa.Insert:
+        """Return an insertion that replaces a column of the rows that are there."""
+        replaced: dict[str, Any] = {column: sa.literal_column(f"excluded.{column}")}
+        if self.engine.dialect.name == "sqlite":
+            return sqlite.insert(table).on_conflict_do_update(unique, set_=replaced)
+        return postgresql.insert(table).on_conflict_do_update(index_elements=unique, set_=replaced)
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """Call a function again while the database does not answer, for up to `patience_s`.

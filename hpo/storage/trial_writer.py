@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 
-from hpo.records import FAILURE_KEY, Parts, ResolvedTrial, part_key
+from hpo.records import FAILURE_KEY, Parts, ResolvedTrial, TrialWrites, Unsaved, part_key
 from hpo.storage.schema import (
     ATTRIBUTES,
     PARAMS,
     PART_VALUES,
+    TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     VALUES,
     store_part_value,
@@ -67,10 +68,15 @@ def end_failed(c: sa.Connection, trial_id: int, reason: str) -> None:
     end_trial(c, trial_id, TrialState.FAIL)
 
 
-def insert_score(c: sa.Connection, trial_id: int, score: float) -> None:
-    """Store the score of a trial."""
-    value, kind = store_value(score)
-    c.execute(VALUES.insert().values(trial_id=trial_id, objective=0, value=value, value_type=kind))
+def insert_values(c: sa.Connection, trial_id: int, values: Sequence[float]) -> None:
+    """Store the values of a trial, one for each objective."""
+    rows = []
+    for objective, number in enumerate(values):
+        value, kind = store_value(number)
+        row = {"objective": objective, "value": value, "value_type": kind}
+        rows.append({"trial_id": trial_id, **row})
+    if rows:
+        c.execute(VALUES.insert(), rows)
 
 
 def insert_params(
@@ -105,6 +111,30 @@ def insert_parts(
     attributes = {part_key(part): finite(scores) for part, scores in parts.items()}
     if attributes or summary:
         _insert_attributes(c, trial_id, {**attributes, **summary})
+
+
+def store(c: sa.Connection, storage: StudyStorage, trial_id: int, unsaved: Unsaved) -> None:
+    """Store what is known of a trial; an attribute takes the place of an earlier one."""
+    if not isinstance(unsaved, TrialWrites):
+        insert_parts(c, trial_id, unsaved)
+        return
+    if unsaved.params:
+        insert_params(c, storage, trial_id, unsaved.params, unsaved.distributions)
+    if unsaved.reports:
+        rows = [_report_row(trial_id, *report) for report in unsaved.reports.items()]
+        c.execute(storage.insert_new(PART_VALUES), rows)
+    for table, attributes in (
+        (ATTRIBUTES, unsaved.user_attrs),
+        (TRIAL_SYSTEM_ATTRIBUTES, unsaved.system_attrs),
+    ):
+        if attributes:
+            c.execute(
+                storage.insert_or_replace(table, ("trial_id", "key"), "value_json"),
+                [
+                    {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                    for key, value in attributes.items()
+                ],
+            )
 
 
 def settle(
@@ -149,10 +179,14 @@ def _insert_attributes(c: sa.Connection, trial_id: int, attributes: Mapping[str,
 
 
 def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str, Any]:
-    value, kind = store_part_value(scores["score"])
+    return _report_row(trial_id, part, scores["score"])
+
+
+def _report_row(trial_id: int, step: int, reported: float) -> dict[str, Any]:
+    value, kind = store_part_value(reported)
     return {
         "trial_id": trial_id,
-        "step": part,
+        "step": step,
         "intermediate_value": value,
         "intermediate_value_type": kind,
     }

@@ -17,9 +17,8 @@ import features.table
 from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
-from hpo.objectives.factory import make_objective
+from hpo.objectives.factory import AnyObjective, directions_of, objective_of
 from hpo.objectives.folds import hold_out
-from hpo.objectives.protocol import Objective
 from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
@@ -106,13 +105,13 @@ def _import_named(spec: StudySpec) -> None:
         resolve(name, what)
 
 
-def _make_sound(spec: StudySpec, table: FeatureTable | None) -> Objective:
+def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     """Refuse what is wrong with a study over its table, or one that stands in for it."""
     columns = table.columns if table else ()
     if not expected_columns(spec):
         check_estimator(spec, columns)
     refuse_leaks(spec, columns)
-    return make_objective(spec, table)
+    return objective_of(spec, table)
 
 
 def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
@@ -302,7 +301,7 @@ def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bo
     table = features.table.read_manifest(table_path)["hash"] if table_path else ""
     own, splits = None, record.fingerprint.get("splits")
     if isinstance(spec.objective, CustomObjectiveSpec):
-        own = make_objective(spec, read_table_of(spec, table_path))
+        own = objective_of(spec, read_table_of(spec, table_path))
         splits = own.splits_hash
     now = {"table": table, "splits": splits, **fingerprint_of_spec(spec, own)}
     return now == record.fingerprint
@@ -332,15 +331,16 @@ def _record_resumption(
     )
 
 
-def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
+def _insert_study(c: sa.Connection, name: str, objective: AnyObjective) -> int:
     remove_leftovers(c)
     unused = unused_study_id(c)
     given = {} if unused is None else {"study_id": unused}
     inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name, **given))
     assert inserted.inserted_primary_key is not None
     study_id = int(inserted.inserted_primary_key[0])
-    direction = StudyDirection[objective.direction.upper()]
-    c.execute(DIRECTIONS.insert().values(study_id=study_id, direction=direction, objective=0))
+    directions = [StudyDirection[direction.upper()] for direction in directions_of(objective)]
+    rows = [{"objective": n, "direction": one} for n, one in enumerate(directions)]
+    c.execute(DIRECTIONS.insert(), [{"study_id": study_id, **row} for row in rows])
     # What Study.set_metric_names stores: figures and the dashboard label the score with it.
     c.execute(
         SYSTEM_ATTRIBUTES.insert().values(
@@ -353,7 +353,7 @@ def _insert_study(c: sa.Connection, name: str, objective: Objective) -> int:
 
 
 def _check_searchable(
-    spec: StudySpec, stored: StudySpec, objective: Objective, c: sa.Connection
+    spec: StudySpec, stored: StudySpec, objective: AnyObjective, c: sa.Connection
 ) -> None:
     """Refuse what no acceptance can mend: Optuna cannot hold both in one study."""
     before, now = distributions(stored.space), distributions(spec.space)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from hpo.errors import HpoError, StudyNotFoundError
 from hpo.records import part_key
+from hpo.spec.objectives import FunctionSpec
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import (
     TrialRow,
@@ -112,8 +113,10 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
     then what the trial keeps: scores by name, `part K.NAME`, `worker`, `wall_s`, `failure`.
     """
     with record.storage.read() as c:
-        # What trials report of their parts is in the attributes of these.
-        return _read_frame(c, record.study_id, with_steps=False)
+        # What trials report of their parts is in the attributes of these; a function's reports
+        # are there alone.
+        steps = isinstance(record.spec.objective, FunctionSpec)
+        return _read_frame(c, record.study_id, with_steps=steps)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from features.table import FeaturesError, FeatureTable
 from hpo.errors import ConflictError, HpoError, TrustError
-from hpo.objectives.factory import make_objective
-from hpo.objectives.protocol import Objective
+from hpo.objectives.factory import AnyObjective, objective_of
 from hpo.study.identity.fingerprint import (
     NOT_COMPARABLE,
     PARTS,
@@ -37,7 +36,7 @@ class StudyContents:
     """
 
     table: FeatureTable | None = None
-    objective: Objective | None = None
+    objective: AnyObjective | None = None
     differences: tuple[tuple[str, str, str], ...] = ()
     problem: str = ""
 
@@ -59,7 +58,7 @@ def open_study(record: StudyRecord) -> StudyContents:
     try:
         table = record.read_table()
         record.admit_code()
-        objective = make_objective(record.spec, table)
+        objective = objective_of(record.spec, table)
         now = fingerprint(record.spec, table, objective)
     except TrustError:
         raise

@@ -17,13 +17,12 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 import features.table
 from features.table import FeatureTable, Target
 from hpo.errors import PlainStudyError, StorageError, StudyNotFoundError, suggest
-from hpo.objectives.factory import make_objective
+from hpo.objectives.factory import AnyObjective, objective_of
 from hpo.objectives.folds import hold_out
-from hpo.objectives.protocol import Objective
 from hpo.plugins import make_importable
 from hpo.records import Access
 from hpo.redaction import redact_value
-from hpo.spec.loading import load, validate
+from hpo.spec.loading import load, names_function, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.backends import open_storage
 from hpo.storage.deletion import begun_here
@@ -53,7 +52,7 @@ class Source:
     def load(self) -> StudySpec | None:
         """Read the study file again; None if it is not there any more."""
         path = Path(self.file)
-        return load(path, self.overrides) if path.is_file() else None
+        return load(path, self.overrides) if path.is_file() or names_function(path) else None
 
 
 class StudyRow(NamedTuple):
@@ -156,7 +155,7 @@ class StudyRecord:
             require_trusted(self.name, self.spec, file, self.fingerprint, began, accepted)
         make_importable(file)
 
-    def open_objective(self) -> tuple[FeatureTable | None, Objective]:
+    def open_objective(self) -> tuple[FeatureTable | None, AnyObjective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.
 
         Raises
@@ -168,7 +167,7 @@ class StudyRecord:
         """
         self.admit_code()
         table = self.read_table()
-        objective = make_objective(self.spec, table)
+        objective = objective_of(self.spec, table)
         compare(self.name, self.fingerprint, fingerprint(self.spec, table, objective))
         return table, objective
 

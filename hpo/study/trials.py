@@ -11,6 +11,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.records import part_key
+
 
 class TrialsView(optuna.Study):
     """Some trials, for Optuna's plots, which would read the storage again for every figure."""
@@ -77,6 +79,12 @@ class Search:
     def params(self) -> list[str]:
         """Names of all parameters that finished trials have."""
         return sorted({name for trial in self.finished for name in trial.params})
+
+    @functools.cached_property
+    def in_parts(self) -> bool:
+        """Whether trials were scored part by part; else they reported what their function did."""
+        told = (trial for trial in self.trials if trial.intermediate_values)
+        return any(part_key(0) in trial.user_attrs for trial in told)
 
     def part_name(self, part: int) -> str:
         """Return the name of a part, or its number if its name is not known any more."""

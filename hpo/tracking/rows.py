@@ -44,6 +44,8 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
     if trial.values:
         row["score"] = trial.values[0]
     for step in sorted(trial.intermediate_values):
+        if part_key(step) not in attributes:
+            row[f"reports/{step}"] = trial.intermediate_values[step]
         for name, value in attributes.pop(part_key(step), {}).items():
             row[f"parts/{step}/{name}"] = math.nan if value is None else value
     for name, value in attributes.items():

@@ -11,7 +11,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import create_trial
 
 from hpo.errors import HpoError, ObjectiveError, StopRequested
-from hpo.objectives.protocol import Direction, Objective, Params, Scores
+from hpo.objectives.protocol import Objective, Params, Scores
 from hpo.objectives.scores import (
     check_direction,
     check_name,
@@ -21,6 +21,7 @@ from hpo.objectives.scores import (
     shown,
 )
 from hpo.records import WALL_KEY, ResolvedTrial
+from hpo.spec.objectives import Direction
 from hpo.wording import one_line
 
 
@@ -45,24 +46,24 @@ class CheckedObjective:
 
     def __init__(self, objective: Objective, drawn: Collection[str]) -> None:
         self._objective, self._drawn = objective, frozenset(drawn)
-        with _refusing("[objective]"):
+        with refusing("[objective]"):
             # Read once: they may be computed, and not be the same the next time.
             self.parts: Sequence[str] = check_parts(objective.parts)
             self.direction: Direction = check_direction(objective.direction)
 
     def score_part(self, params: Params, part: int) -> dict[str, float | str]:
         """Score one part."""
-        with _refusing(self.parts[part]):
+        with refusing(self.parts[part]):
             return check_part(self._objective.score_part(dict(params), part))
 
     def combine(self, parts: Sequence[Scores]) -> dict[str, float]:
         """Combine the scores of all parts."""
-        with _refusing("combine"):
+        with refusing("combine"):
             return check_total(self._objective.combine(_theirs(parts)))
 
     def settle(self, parts: Sequence[Scores], *, pruned: bool) -> ResolvedTrial | None:
         """Return what becomes of the parts of a trial at its end; None if nothing does."""
-        with _refusing("settle"):
+        with refusing("settle"):
             settle = getattr(self._objective, "settle", None)
             settled = None if settle is None else settle(_theirs(parts), pruned=pruned)
             return None if settled is None else self._check_settled(settled, parts)
@@ -87,7 +88,7 @@ class CheckedObjective:
 
 
 @contextlib.contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def refusing(what: str) -> Iterator[None]:
     """Say of anything that is raised what it came from; a request to leave passes."""
     try:
         yield

@@ -1,4 +1,7 @@
-"""The steps of a worker: claim, sample, score parts, report or prune.
+"""The steps of a worker: claim, then a trial, until there is nothing left to do.
+
+A trial is scored part by part: sample, score the parts, report or prune; or as a whole, by a
+function that is given a trial of Optuna's.
 
 `work` is a generator. It yields whatever takes time, and whoever drives it answers, or throws in
 what went wrong: `hpo.worker.worker` drives it for real, `hpo.simulation.engine` on a simulated
@@ -10,14 +13,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
-from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial
+from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial, TrialWrites
 from hpo.redaction import redact
 
 _log = logging.getLogger(__name__)
@@ -50,14 +53,57 @@ class ScorePart:
     part: int
 
 
-Step = Pause | Draw | ScorePart
+@dataclass(frozen=True)
+class Evaluate:
+    """A trial is to be evaluated as a whole; answered with an `Evaluation`."""
+
+    claim: Claim
 
 
-class LedgerProtocol(Protocol):
+@dataclass(frozen=True)
+class Evaluation:
+    """How the evaluation of a trial ended.
+
+    Attributes
+    ----------
+    values
+        One for each objective; of a pruned trial the last one reported, or none.
+    pruned
+        Why it was pruned; "" if it was not.
+    """
+
+    values: Sequence[float]
+    pruned: str
+    wall_s: float
+
+
+Step = Pause | Draw | ScorePart | Evaluate
+# The steps of one trial.
+RunTrial = Callable[[Claim], Generator[Step, Any, None]]
+
+
+# What is not stored yet of a trial: scores of parts, or writes.
+_Unsaved = TypeVar("_Unsaved", contravariant=True)
+
+
+class AnyLedger(Protocol[_Unsaved]):
     """What the loop asks of a ledger; `hpo.storage.ledger.Ledger` says what each of them means."""
 
-    def claim(self, worker_id: str) -> Claim | Answer:
+    def claim(self, worker_id: str, /) -> Claim | Answer:
         """Take a unit of budget."""
+
+    def save(self, claim: Claim, unsaved: _Unsaved, /) -> None:
+        """Store what is known of a trial in the middle of it."""
+
+    def fail(self, claim: Claim, reason: str, unsaved: _Unsaved, /) -> None:
+        """Give up a trial."""
+
+    def release(self, claim: Claim, unsaved: _Unsaved, reason: str, /) -> None:
+        """Leave a trial to another worker."""
+
+
+class LedgerProtocol(AnyLedger[Parts], Protocol):
+    """What is asked of a ledger of trials that are scored part by part."""
 
     def save_params(
         self,
@@ -67,19 +113,24 @@ class LedgerProtocol(Protocol):
     ) -> None:
         """Store the parameters of a trial."""
 
-    def save_parts(self, claim: Claim, parts: Parts) -> None:
-        """Store the scores of parts in the middle of a trial."""
-
     def finish(
         self, claim: Claim, scores: Scores, parts: Parts, pruned: str, settled: ResolvedTrial | None
     ) -> None:
         """Tell the result of a trial, or why it was pruned, and parts that are not stored."""
 
-    def fail(self, claim: Claim, reason: str, parts: Parts) -> None:
-        """Give up a trial."""
 
-    def release(self, claim: Claim, parts: Parts, reason: str) -> None:
-        """Leave a trial to another worker."""
+class WholeLedger(AnyLedger[TrialWrites], Protocol):
+    """What is asked of a ledger of trials that are evaluated as a whole."""
+
+    def finish_whole(
+        self,
+        claim: Claim,
+        values: Sequence[float],
+        writes: TrialWrites,
+        pruned: str,
+        wall_s: float,
+    ) -> None:
+        """Tell the values of a trial, or why it was pruned."""
 
 
 class Scored(Protocol):
@@ -100,23 +151,12 @@ def poll_interval(lease_s: float) -> float:
 
 
 def work(
-    ledger: LedgerProtocol,
-    worker_id: str,
-    objective: Scored,
-    space: Mapping[str, BaseDistribution],
-    poll_s: float,
-    checkpoint_s: float,
-    prune: Prune | None = None,
+    ledger: AnyLedger[Any], worker_id: str, run_trial: RunTrial, poll_s: float
 ) -> Generator[Step, Any, Answer]:
     """Run trials until there is nothing left to do, and return why.
 
-    Scores of parts are stored with the result of their trial, and before that whenever losing
-    them would cost `checkpoint_s` seconds of work or more. `prune` is asked before every part but
-    the first.
-
-    Throw ObjectiveError into it if the objective
-    refused a part, StopRequested if the worker has to leave. What it does not expect comes out
-    again.
+    Throw ObjectiveError into it if the objective refused a trial, StopRequested if the worker has
+    to leave. What it does not expect comes out again.
 
     Raises
     ------
@@ -136,7 +176,8 @@ def work(
             return answer
         else:
             pause_s = first_s
-            yield from _run_trial(ledger, answer, objective, space, checkpoint_s, prune)
+            _log.info("trial %d: attempt %d begins", answer.number, answer.attempt)
+            yield from run_trial(answer)
 
 
 class _Trial:
@@ -156,30 +197,56 @@ class _Trial:
         """Store what is not stored, if it took so long to compute."""
         unsaved = self.unsaved
         if unsaved and math.fsum(part[WALL_KEY] for part in unsaved.values()) >= checkpoint_s:
-            ledger.save_parts(self.claim, unsaved)
+            ledger.save(self.claim, unsaved)
             self._n_stored = len(self.parts)
 
 
-def _run_trial(
+def run_parts(
     ledger: LedgerProtocol,
-    claim: Claim,
     objective: Scored,
     space: Mapping[str, BaseDistribution],
     checkpoint_s: float,
     prune: Prune | None,
+    claim: Claim,
 ) -> Generator[Step, Any, None]:
-    _log.info("trial %d: attempt %d begins", claim.number, claim.attempt)
+    """Score a trial part by part.
+
+    Scores of parts are stored with the result of their trial, and before that whenever losing
+    them would cost `checkpoint_s` seconds of work or more. `prune` is asked before every part but
+    the first.
+    """
     trial = _Trial(claim)
-    try:
+    with _ending(ledger, claim, lambda: trial.unsaved):
         pruned = yield from _score(ledger, trial, objective, space, checkpoint_s, prune)
         scores, settled = _sum_up(objective, trial.parts, pruned)
         ledger.finish(claim, scores, trial.unsaved, pruned, settled)
+        _log_end(claim, pruned, [scores["score"]] if "score" in scores else [], scores[WALL_KEY])
+
+
+def run_whole(
+    ledger: WholeLedger, unsaved: Callable[[], TrialWrites], claim: Claim
+) -> Generator[Step, Any, None]:
+    """Evaluate a trial as a whole; `unsaved` returns what of it is not stored."""
+    with _ending(ledger, claim, unsaved):
+        done: Evaluation = yield Evaluate(claim)
+        ledger.finish_whole(claim, done.values, unsaved(), done.pruned, done.wall_s)
+        _log_end(claim, done.pruned, done.values, done.wall_s)
+
+
+_Left = TypeVar("_Left", Parts, TrialWrites)
+
+
+@contextlib.contextmanager
+def _ending(ledger: AnyLedger[_Left], claim: Claim, unsaved: Callable[[], _Left]) -> Iterator[None]:
+    """Tell the ledger of a trial that does not come to its end."""
+    try:
+        yield
     except StopRequested as exc:
         with contextlib.suppress(LostLeaseError):
             if exc.release:
-                ledger.release(claim, trial.unsaved, str(exc))
-            elif trial.unsaved:
-                ledger.save_parts(claim, trial.unsaved)
+                ledger.release(claim, unsaved(), str(exc))
+            elif left := unsaved():
+                ledger.save(claim, left)
         _log.info("trial %d: released, %s", claim.number, exc)
         raise
     except LostLeaseError as exc:
@@ -189,17 +256,15 @@ def _run_trial(
         _log.warning("trial %d: failed: %s", claim.number, exc, exc_info=exc.__cause__)
         with contextlib.suppress(LostLeaseError):
             # The reason reaches pages and other servers; an error may quote the environment.
-            ledger.fail(claim, redact(str(exc)), trial.unsaved)
-    else:
-        if pruned:
-            _log.info("trial %d: pruned, %s", claim.number, pruned)
-            return
-        _log.info(
-            "trial %d: finished, score %.6g in %.2f s",
-            claim.number,
-            scores["score"],
-            scores[WALL_KEY],
-        )
+            ledger.fail(claim, redact(str(exc)), unsaved())
+
+
+def _log_end(claim: Claim, pruned: str, values: Sequence[float], wall_s: float) -> None:
+    if pruned:
+        _log.info("trial %d: pruned, %s", claim.number, pruned)
+        return
+    shown = ", ".join(f"{value:.6g}" for value in values)
+    _log.info("trial %d: finished, score %s in %.2f s", claim.number, shown, wall_s)
 
 
 def _score(

@@ -28,7 +28,8 @@ from hpo.storage.trial_reader import (
 )
 
 if TYPE_CHECKING:
-    from hpo.objectives.protocol import Direction, Scores
+    from hpo.objectives.protocol import Scores
+    from hpo.spec.objectives import Direction
     from hpo.study.record import StudyRecord
 
 Floats = NDArray[np.float64]

@@ -44,7 +44,7 @@ def draw(
     """
     if not space:
         return {}
-    source = _make_sampler(sampler, trial_seed(seed, number))
+    source = make_sampler(sampler, trial_seed(seed, number))
     together: Mapping[str, Any] = {}
     trial = _UNSEEN
     # A random sampler looks at no trial.
@@ -67,7 +67,8 @@ def trial_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
-def _make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
+def make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
+    """Return the sampler that a study names, with a random stream of this seed."""
     if spec.name == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=spec.startup_trials)

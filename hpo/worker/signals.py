@@ -41,6 +41,17 @@ class StopSignal:
         finally:
             self._interruptible = False
 
+    @contextlib.contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let no signal raise within this block, which an interruptible one may be around."""
+        before, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = before
+        if before:
+            self.check()
+
     def check(self) -> None:
         """Raise StopRequested if a signal has come."""
         if self.reason is not None:

@@ -12,6 +12,7 @@ value is worse than all others, as soon as there are others.
 from __future__ import annotations
 
 import bisect
+import copy
 import math
 import sys
 from collections.abc import Container, Mapping, Sequence
@@ -93,6 +94,10 @@ class TrialHistory:
             mirror.put(_trial_of(change, drawn.get(trial_id), before, parts.get(trial_id, {})))
         self._mirror, self._position = mirror, position
         self.study = mirror.load()
+
+    def stored(self) -> list[FrozenTrial]:
+        """Return the trials as they are stored, in the order of their numbers."""
+        return [_as_stored(trial) for trial in self.study.get_trials(deepcopy=False)]
 
     def running(self, number: int) -> FrozenTrial:
         """Return a trial that has not ended."""
@@ -216,6 +221,14 @@ class _Mirror(InMemoryStorage):
 
 class _Failed(FrozenTrial):
     """A failed trial, whose state and value are those that samplers are shown."""
+
+
+def _as_stored(trial: FrozenTrial) -> FrozenTrial:
+    if not isinstance(trial, _Failed):
+        return trial
+    failed = copy.copy(trial)
+    failed.value, failed.state = None, TrialState.FAIL
+    return failed
 
 
 def _n_shown(n_complete: int, n_scored: int) -> float:

@@ -8,9 +8,12 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from hpo.errors import ObjectiveError, StopRequested
+from hpo.objectives.factory import AnyObjective
+from hpo.objectives.function import FunctionObjective
 from hpo.objectives.protocol import Objective
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
@@ -18,8 +21,20 @@ from hpo.study.record import StudyRecord
 from hpo.system.processes import end_processes, members
 from hpo.worker.channel import Channel
 from hpo.worker.checked_objective import CheckedObjective
+from hpo.worker.function_runner import FunctionRunner
 from hpo.worker.log import size_of_log
-from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
+from hpo.worker.loop import (
+    Draw,
+    Evaluate,
+    Pause,
+    RunTrial,
+    ScorePart,
+    Step,
+    poll_interval,
+    run_parts,
+    run_whole,
+    work,
+)
 from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
 from hpo.worker.signals import StopSignal
@@ -53,7 +68,7 @@ class Worker:
     def __init__(
         self,
         record: StudyRecord,
-        objective: Objective,
+        objective: AnyObjective,
         worker_id: str,
         channel: Channel | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -64,15 +79,27 @@ class Worker:
         self._channel, self._sleep = channel, sleep
         self._pid = os.getpid()
         self._folder = os.open(".", os.O_RDONLY) if channel is not None else -1
+        # The attempt that the launcher knows of.
+        self._told: Claim | None = None
+        self._work_on: RunTrial
+        if isinstance(objective, FunctionObjective):
+            self._functions = FunctionRunner(record, objective, self.stop)
+            self._work_on = partial(run_whole, self.ledger, self._functions.unsaved)
+        else:
+            self._work_on = self._prepare_parts(objective)
+
+    def _prepare_parts(self, objective: Objective) -> RunTrial:
+        record = self.record
         self._history = TrialHistory(
             record.storage, record.study_id, record.spec.sampler.max_history
         )
         self._space = distributions(record.spec.space)
         self.objective = CheckedObjective(objective, self._space)
-        # The trial that parameters are drawn for, and the attempt that the launcher knows of.
+        # The trial that parameters are drawn for.
         self._undrawn: Claim | None = None
-        self._told: Claim | None = None
-        self._prune = make_pruner(record, self.objective)
+        prune = make_pruner(record, self.objective)
+        checkpoint_s = record.spec.checkpoint_s
+        return partial(run_parts, self.ledger, self.objective, self._space, checkpoint_s, prune)
 
     def run(self, run: WorkerRun) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -101,15 +128,7 @@ class Worker:
     def _drive(self) -> Answer:
         """Carry out the steps of the loop."""
         poll_s = poll_interval(self.ledger.lease_s)
-        steps = work(
-            self.ledger,
-            self.worker_id,
-            self.objective,
-            self._space,
-            poll_s,
-            self.record.spec.checkpoint_s,
-            self._prune,
-        )
+        steps = work(self.ledger, self.worker_id, self._work_on, poll_s)
         answer: Any = None
         error: BaseException | None = None
         while True:
@@ -138,6 +157,15 @@ class Worker:
             scores = self._score_part(step.params, step.part)
             self._tell(scored=step.part)
             return scores
+        if isinstance(step, Evaluate):
+            self._tell_trial(step.claim)
+            self._tell(part=0)
+            self._require_launcher()
+            try:
+                return self._functions.evaluate(step.claim)
+            finally:
+                self._take_back_process()
+                self._tell(scored=0)
         if isinstance(step, Draw):
             self._tell_trial(step.claim)
             self._undrawn = step.claim

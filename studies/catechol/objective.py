@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError, suggest
 from hpo.objectives.folds import Fold, hash_folds
-from hpo.objectives.protocol import Direction, Params, Scores
+from hpo.objectives.protocol import Params, Scores
+from hpo.spec.objectives import Direction
 from studies.catechol.descriptors import read_measurements
 from studies.catechol.measurements import RAMP, SINGLE
 from studies.catechol.members import MEMBERS, Member, make_member

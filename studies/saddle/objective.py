@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
-from hpo.objectives.protocol import Direction, Params, Scores
+from hpo.objectives.protocol import Params, Scores
 from hpo.spec.loading import canonical, validate_as
+from hpo.spec.objectives import Direction
 from studies.saddle.calculators.registry import Calculator, make_calculator
 from studies.saddle.gad import Settings
 from studies.saddle.geometries import G2Source, Molecule, Source, read_molecules

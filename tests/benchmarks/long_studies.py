@@ -127,7 +127,7 @@ class _LaterTrials:
         self._complete.read()
         score = score_of(params)
         parts = {part: {"score": score, "wall_s": 0.0} for part in range(N_PARTS)}
-        ledger.save_parts(claim, {part: parts.pop(part) for part in range(N_SAVED)})
+        ledger.save(claim, {part: parts.pop(part) for part in range(N_SAVED)})
         ledger.finish(claim, {"score": score, "wall_s": 0.0}, parts)
 
 

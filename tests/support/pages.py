@@ -14,6 +14,7 @@ import numpy as np
 import features.table
 from features.table import Column, PartialRow, SkippedRow, Target
 from hpo.analysis.best_model import Evaluation, evaluate
+from hpo.objectives.function import FunctionObjective
 from hpo.records import WorkerRun
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
@@ -78,6 +79,7 @@ class Page(HTMLParser):
 def work(record: StudyRecord, meddle: Callable[[int], None] | None = None) -> None:
     """Let one worker run; `meddle` is called with the count of parts before each is scored."""
     _, objective = record.open_objective()
+    assert not isinstance(objective, FunctionObjective)
     plain, count = objective.score_part, iter(range(10**6))
 
     def score_part(params: Mapping[str, Any], part: int) -> Mapping[str, float]:

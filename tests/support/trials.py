@@ -29,7 +29,7 @@ def finish_trials(ledger: Ledger, values: list[float]) -> None:
         claim = ledger.claim("w1")
         assert isinstance(claim, Claim)
         ledger.save_params(claim, {"alpha": value}, SPACE)
-        ledger.save_parts(claim, {0: {"score": value, "r2_val": 0.5}})
+        ledger.save(claim, {0: {"score": value, "r2_val": 0.5}})
         ledger.finish(claim, {"score": value, "wall_s": 1.0})
 
 

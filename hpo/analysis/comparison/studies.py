@@ -13,7 +13,6 @@ from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict
 from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.objectives.metrics import Interval
 from hpo.records import WALL_KEY
-from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
@@ -178,7 +177,7 @@ def compare_study(record: StudyRecord) -> Row:
 def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
     """Return whether the objective is of the user's own, and no cross-validation of a target."""
     validates = any(name.endswith("_val") for name in trial.user_attrs)
-    return isinstance(record.spec.objective, CustomObjectiveSpec) and not validates
+    return not record.spec.validates and not validates
 
 
 def _own_scores(trial: FrozenTrial) -> dict[str, float]:

@@ -201,11 +201,15 @@ def _contour(search: Search, params: Sequence[str]) -> Figure:
 
 
 def _parts(search: Search) -> Figure:
-    title = "Scores by part"
+    title = "Scores by part" if search.in_parts else "Reported values"
     steps = sorted({step for trial in search.finished for step in trial.intermediate_values})
     absent = _too_few(search, 1)
     if not absent and len(steps) < 2:
-        absent = "not drawn; a trial of this study has one part."
+        absent = (
+            "not drawn; a trial of this study has one part."
+            if search.in_parts
+            else "not drawn; the objective reports no values by step."
+        )
     if absent:
         return Figure("parts", title, absent)
     view = search.view(search.finished[:MAX_CURVES])
@@ -221,6 +225,14 @@ def _parts(search: Search) -> Figure:
         )
     figure.data = tuple(sorted(figure.data, key=lambda curve: float(curve.opacity)))
     apply_style(figure)
+    if not search.in_parts:
+        figure.update_xaxes(title_text="step", showgrid=False)
+        figure.update_yaxes(title_text="reported value")
+        caption = (
+            "A line is a trial that finished, from the values that it reported; the best one is "
+            f"orange.{_limited(search, len(shown))}"
+        )
+        return Figure("parts", title, caption, (Panel(figure),))
     figure.update_xaxes(title_text="part of a trial", showgrid=False)
     if len(steps) <= MAX_NAMED_PARTS:
         names = [escape(search.part_name(step)) for step in steps]

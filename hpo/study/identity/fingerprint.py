@@ -9,7 +9,7 @@ from types import MappingProxyType
 from features.table import FeatureTable
 from hpo.errors import ConflictError, ObjectiveError, SpecError, suggest
 from hpo.estimators import trees
-from hpo.objectives.protocol import Objective
+from hpo.objectives.factory import AnyObjective
 from hpo.plugins import find_module
 from hpo.spec.loading import canonical
 from hpo.spec.sections import StudySpec
@@ -63,7 +63,9 @@ PARTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objective) -> Fingerprint:
+def fingerprint(
+    spec: StudySpec, table: FeatureTable | None, objective: AnyObjective
+) -> Fingerprint:
     """Return the hash of every part that the scores of a study depend on, and `code_format`.
 
     The packages part is readable rather than hashed, so that a conflict can name versions.
@@ -75,7 +77,7 @@ def fingerprint(spec: StudySpec, table: FeatureTable | None, objective: Objectiv
     }
 
 
-def fingerprint_of_spec(spec: StudySpec, objective: Objective | None = None) -> Fingerprint:
+def fingerprint_of_spec(spec: StudySpec, objective: AnyObjective | None = None) -> Fingerprint:
     """Return the parts of a fingerprint that need neither the table nor the division into parts.
 
     An objective of the user's own is asked for modules and packages that its scores depend on.

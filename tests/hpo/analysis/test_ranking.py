@@ -14,6 +14,7 @@ import pytest
 import features.table
 from features.table import CsvSpec
 from hpo.cli import main
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.study.record import StudyRecord
 from tests.support.rankings import BAD, formulas, read_rows, table_of, write_csv
 
@@ -85,8 +86,9 @@ def test_candidates_are_ranked_as_a_direct_fit_predicts(
 
     # The intervals, from out-of-fold residuals made again by hand.
     _, objective = record.open_objective()
+    assert isinstance(objective, CrossValidation)
     residuals = []
-    for fold in objective.folds:  # type: ignore[attr-defined]
+    for fold in objective.folds:
         direct.fit(table.train.X[fold.train], table.train.y[fold.train])
         predicted = direct.predict(table.train.X[fold.validation])
         residuals += np.abs(table.train.y[fold.validation] - predicted).tolist()

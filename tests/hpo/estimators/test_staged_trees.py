@@ -131,7 +131,7 @@ def test_a_trial_goes_on_at_its_next_part_with_the_stored_curves(worked, begin_s
     record.ledger.save_params(claim, params, {"learning_rate": distribution()})
     for part in range(2):
         scores = {**objective.score_part(params, part), WALL_KEY: 0.1}
-        record.ledger.save_parts(claim, {part: scores})
+        record.ledger.save(claim, {part: scores})
     record.ledger.reap("first", "killed by SIGKILL")
     asked, plain = [], objective.score_part
 

@@ -252,7 +252,7 @@ def finish(begin_study, monkeypatch):
             parts = []
             for k in range(len(objective.parts)):
                 parts.append({**objective.score_part(params, k), "wall_s": 0.1})
-                record.ledger.save_parts(claim, {k: parts[-1]})
+                record.ledger.save(claim, {k: parts[-1]})
             record.ledger.finish(claim, {**objective.combine(parts), "wall_s": 0.3})
         return find(record.storage, record.name)
 

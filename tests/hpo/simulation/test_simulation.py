@@ -252,7 +252,7 @@ def count(name):
         return answer
     setattr(Ledger, name, counted)
 
-steps = ("claim", "save_params", "save_parts", "finish", "fail", "release")
+steps = ("claim", "save_params", "save", "finish", "fail", "release")
 for name in ("register", *steps, "deregister"):
     count(name)
 record = find(open_storage(sys.argv[1], Access.WORK), "x")

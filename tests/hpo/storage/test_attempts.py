@@ -42,7 +42,7 @@ def end(bench: Any, held: Claim, how: str, parts: dict[int, dict[str, float]]) -
     """End an attempt: by whoever leaves, or by whoever saw its worker die."""
     if how.startswith("killed"):
         if parts:
-            bench.ledger.save_parts(held, parts)
+            bench.ledger.save(held, parts)
         bench.ledger.reap(held.worker_id, how)
     else:
         bench.ledger.release(held, parts, how)
@@ -119,7 +119,7 @@ def test_status_shows_attempts_without_progress_until_there_is_some(kind, make):
     held = claim(bench, "w4")
     assert shown() == {0: (3, "killed by SIGKILL")}
     bench.ledger.save_params(held, {"alpha": 0.5}, SPACE)
-    bench.ledger.save_parts(held, {0: PART})
+    bench.ledger.save(held, {0: PART})
     assert shown() == {}
     end(bench, held, "SIGTERM", {})
     assert shown() == {}
@@ -145,7 +145,7 @@ def test_a_limit_ends_the_trial_that_exceeded_it_as_asked(kind, then, retries, s
     for n, state in enumerate(states):
         held = claim(bench, f"w{n}")
         # A part more each time: progress is no reason to exceed limits for ever.
-        bench.ledger.save_parts(held, {n: PART} if parts else {})
+        bench.ledger.save(held, {n: PART} if parts else {})
         for _ in range(2):  # as if the first answer had been lost
             bench.ledger.exceed(f"w{n}", "limits.x", held.number, then, retries)
         assert state_of(bench, 0) is state

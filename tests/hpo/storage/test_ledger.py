@@ -47,7 +47,7 @@ def test_a_trial_goes_its_way(ledger, bench):
     claim = ledger.claim("w1")
     assert (claim.number, claim.params, claim.parts) == (0, None, ())
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
-    ledger.save_parts(claim, {0: {"score": 1.5, "rmse_val": 2.0}})
+    ledger.save(claim, {0: {"score": 1.5, "rmse_val": 2.0}})
     ledger.finish(claim, {"score": 1.5, "rmse_val": 2.0})
     trial = trial_of(bench, claim)
     assert trial.state is TrialState.COMPLETE
@@ -63,7 +63,7 @@ def test_a_trial_goes_its_way(ledger, bench):
 def test_a_pruned_trial_spends_its_unit_and_has_no_score(ledger, bench):
     first, second = ledger.claim("w1"), ledger.claim("w2")
     ledger.save_params(first, {"alpha": 0.25}, SPACE)
-    ledger.save_parts(first, {0: {"score": 9.0}})
+    ledger.save(first, {0: {"score": 9.0}})
     for _ in range(2):  # as if the first answer had been lost
         ledger.finish(first, {"wall_s": 2.0}, pruned="worse than most")
     with pytest.raises(LostLeaseError):
@@ -90,7 +90,7 @@ def test_a_trial_is_settled_when_it_is_told(ledger, bench):
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     for part in range(2):
-        ledger.save_parts(claim, {part: {"score": 1.0 + part, "r2": 0.5, "curve": "kept"}})
+        ledger.save(claim, {part: {"score": 1.0 + part, "r2": 0.5, "curve": "kept"}})
     parts = [{"score": 3.0, "r2": math.nan}, {"score": 4.0, "r2": 0.5}]
     settled = ResolvedTrial({"max_iter": 20}, {"max_iter": IntDistribution(10, 30, step=10)}, parts)
     assert ledger.claim("w1").parts[0]["curve"] == "kept"
@@ -115,7 +115,7 @@ def test_the_budget_is_claimed_exactly(ledger):
 def test_a_trial_given_back_goes_on_with_its_parameters_at_its_next_part(ledger, bench):
     claim = ledger.claim("w1")
     ledger.save_params(claim, {"alpha": 0.25}, SPACE)
-    ledger.save_parts(claim, {0: {"score": 1.5}})
+    ledger.save(claim, {0: {"score": 1.5}})
     ledger.release(claim)
     assert trial_of(bench, claim).state is TrialState.WAITING
     again = ledger.claim("w2")
@@ -133,7 +133,7 @@ def test_a_dead_workers_trial_is_taken_over_and_the_zombie_is_fenced_off(ledger,
     assert again.attempt > claim.attempt
     for act in (
         lambda: ledger.save_params(claim, {"alpha": 0.5}, SPACE),
-        lambda: ledger.save_parts(claim, {0: {"score": 0.0}}),
+        lambda: ledger.save(claim, {0: {"score": 0.0}}),
         lambda: ledger.finish(claim, {"score": 0.0}),
         lambda: ledger.fail(claim, "too late"),
         lambda: ledger.release(claim),
@@ -199,7 +199,7 @@ def test_failed_trials_do_not_count_but_too_many_stop_the_study(ledger):
 
 def test_a_score_that_is_not_finite_is_stored_as_nothing(ledger, bench):
     claim = ledger.claim("w1")
-    ledger.save_parts(claim, {0: {"score": 1.0, "r2_val": float("nan")}})
+    ledger.save(claim, {0: {"score": 1.0, "r2_val": float("nan")}})
     assert trial_of(bench, claim).user_attrs["part 0"] == {"score": 1.0, "r2_val": None}
 
 
@@ -209,7 +209,7 @@ def test_calls_whose_answer_was_lost_come_to_the_same_when_repeated(ledger):
     for _ in range(2):
         ledger.save_params(claim, {"alpha": 0.25}, SPACE)
     for _ in range(2):
-        ledger.save_parts(claim, {0: {"score": 1.5}})
+        ledger.save(claim, {0: {"score": 1.5}})
     assert ledger.claim("w1").parts == ({"score": 1.5},)
     for _ in range(2):
         ledger.release(claim)
@@ -232,7 +232,7 @@ def test_a_lowered_budget_takes_trials_back_and_a_raised_one_goes_on_with_them(l
     done = ledger.claim("w0")
     ledger.finish(done, {"score": 1.0})
     claims = [ledger.claim(f"w{i}") for i in (1, 2)]
-    ledger.save_parts(claims[1], {0: {"score": 0.5}})
+    ledger.save(claims[1], {0: {"score": 0.5}})
     assert ledger.set_budget(2).taken == [2]
     with pytest.raises(LostLeaseError):
         ledger.finish(claims[1], {"score": 0.0})
@@ -253,7 +253,7 @@ def test_a_study_that_was_stopped_hands_out_nothing_until_it_may_go_on(ledger):
     ledger.stop("gently")
     assert ledger.claim("w2") is Answer.STOPPED
     assert ledger.beat(["w1"]).stop == "gently"
-    ledger.save_parts(claim, {0: {"score": 0.5}})
+    ledger.save(claim, {0: {"score": 0.5}})
     ledger.stop("now")
     assert ledger.beat(["w1"]).stop == "now"
     ledger.release(claim)

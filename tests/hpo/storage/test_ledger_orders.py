@@ -77,7 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
         claim = self.pick(data)
         part = self.scored.get(claim.trial_id, 0)
         if part < N_PARTS:
-            self.ledger.save_parts(claim, {part: {"score": float(part)}})
+            self.ledger.save(claim, {part: {"score": float(part)}})
             self.scored[claim.trial_id] = part + 1
 
     @precondition(lambda self: self.live)
@@ -195,7 +195,7 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
         ("workers", "beat", ()),
         ("worker", "exceed", ("too long", trial, source.choice(list(OnLimit)), n_retries)),
         ("worker", "reap", ("killed",)),
-        *[("claim", "save_parts", ({source.randrange(N_PARTS): scores},))] * 2,
+        *[("claim", "save", ({source.randrange(N_PARTS): scores},))] * 2,
         ("claim", "save_params", ({"alpha": scores["score"]}, SPACE)),
         ("claim", "finish", (scores,)),
         ("claim", "finish", (scores, {}, "worse than most")),

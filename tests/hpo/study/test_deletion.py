@@ -171,7 +171,7 @@ def test_who_works_on_a_study_that_is_deleted_is_told_and_stores_nothing(opened,
     ledger = record.ledger
     for tell in (
         lambda: ledger.finish(claim, {"score": 1.0}),
-        lambda: ledger.save_parts(claim, {0: {"score": 1.0}}),
+        lambda: ledger.save(claim, {0: {"score": 1.0}}),
         lambda: ledger.fail(claim, "odd"),
         lambda: ledger.release(claim),
     ):

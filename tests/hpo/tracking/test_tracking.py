@@ -380,7 +380,7 @@ def test_undefined_scores_stay_undefined(begin_study):
     record = begin_study()
     claim = record.ledger.claim("w1")
     record.ledger.save_params(claim, {"alpha": 1.0}, SPACE)
-    record.ledger.save_parts(claim, {0: {"score": 1.0, "r2_val": float("nan")}})
+    record.ledger.save(claim, {0: {"score": 1.0, "r2_val": float("nan")}})
     record.ledger.finish(claim, {"score": 1.0, "other": float("inf")})
     trial = record.optuna_study().get_trials(states=(TrialState.COMPLETE,))[0]
     row = make_row(trial, 0, None)

@@ -22,9 +22,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from hpo.errors import ObjectiveError
-from hpo.objectives.protocol import Direction
 from hpo.objectives.scores import MAX_NAME, MAX_NAMES, MAX_TEXT
 from hpo.records import ResolvedTrial, WorkerRun
+from hpo.spec.objectives import Direction
 from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table

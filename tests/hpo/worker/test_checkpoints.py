@@ -1,6 +1,7 @@
 """When scores of parts are stored: at a checkpoint, with the result, or when a worker leaves."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from optuna.distributions import FloatDistribution
@@ -9,7 +10,7 @@ from hpo.errors import ObjectiveError, StopRequested
 from hpo.records import WALL_KEY, WorkerRun
 from hpo.simulation.call_costs import price_calls
 from hpo.simulation.memory_ledger import MemoryLedger
-from hpo.worker.loop import Draw, ScorePart, work
+from hpo.worker.loop import Draw, ScorePart, run_parts, work
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
 
@@ -31,7 +32,7 @@ def ledger():
 
 def begin(ledger, checkpoint_s):
     """Start a worker's loop and answer its draw; returns the loop before its first part."""
-    steps = work(ledger, "w", Five(), SPACE, 1.0, checkpoint_s)
+    steps = work(ledger, "w", partial(run_parts, ledger, Five(), SPACE, checkpoint_s, None), 1.0)
     assert isinstance(steps.send(None), Draw)
     return steps, steps.send({"x": 0.5})
 

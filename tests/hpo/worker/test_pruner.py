@@ -165,7 +165,7 @@ def test_whoever_takes_a_trial_over_decides_by_what_is_stored(parabola, stored):
     for number, claim in enumerate(claims):
         ledger.save_params(claim, {"alpha": 2.0}, {"alpha": make_distribution()})
         for part in range(3 if number < 3 else stored):
-            ledger.save_parts(claim, {part: {"score": float(number), WALL_KEY: 0.5}})
+            ledger.save(claim, {part: {"score": float(number), WALL_KEY: 0.5}})
     for number in range(3):
         ledger.finish(claims[number], {"score": float(number), WALL_KEY: 1.5})
     for claim in claims[3:]:
@@ -196,7 +196,7 @@ def test_parts_are_read_once_and_none_is_missed(parabola):
         claim = ledger.claim(f"w{turn}")
         if isinstance(claim, Claim):
             for part in range(3):
-                ledger.save_parts(claim, {part: {"score": float(source.random())}})
+                ledger.save(claim, {part: {"score": float(source.random())}})
             held[turn] = claim
         # One of those that wait, not the oldest: they come to their ends in any order.
         if held and (turn % 3 or turn > 40):

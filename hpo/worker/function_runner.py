@@ -1,0 +1,202 @@
+"""Evaluates trials of a function: a real trial of Optuna's over one claim, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import NopPruner, _filter_study
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hpo.errors import ObjectiveError, StopRequested
+from hpo.objectives.function import FunctionObjective
+from hpo.records import Claim, TrialWrites
+from hpo.study.record import StudyRecord
+from hpo.worker.checked_objective import refusing
+from hpo.worker.leased_storage import LeasedStorage, LeasedTrial, new_trial
+from hpo.worker.loop import Evaluation
+from hpo.worker.sampler import make_sampler, trial_seed
+from hpo.worker.signals import StopSignal
+from hpo.worker.trial_cache import TrialHistory
+
+_SEEN_FOR_S = 0.5
+_AGAIN = "The reported value is ignored because this `step` .* is already reported"
+
+
+class FunctionRunner:
+    """Evaluates the trials of one worker.
+
+    Parameters
+    ----------
+    stop
+        What may interrupt the function, but not what is stored of its trial.
+    """
+
+    def __init__(self, record: StudyRecord, objective: FunctionObjective, stop: StopSignal) -> None:
+        self._record, self._objective, self._stop = record, objective, stop
+        storage, study_id = record.storage, record.study_id
+        self._history = TrialHistory(storage, study_id, record.spec.sampler.max_history)
+        self._updated = float("-inf")
+        # Samplers see failed trials as bad ones; who reads `trial.study` sees what there is.
+        self._sampled = LeasedStorage(storage, study_id, self._seen_by_samplers)
+        self._shown = LeasedStorage(storage, study_id, self._seen_by_all)
+        self._leased: LeasedTrial | None = None
+
+    def evaluate(self, claim: Claim) -> Evaluation:
+        """Evaluate a trial.
+
+        Raises
+        ------
+        ObjectiveError
+            If the function raised something, or returned what is no value.
+        StopRequested
+            If the worker has to leave.
+        LostLeaseError
+            If the trial was taken over, and something of it was to be stored.
+        """
+        started = time.monotonic()
+        leased = self._take(claim)
+        study = self._study(claim)
+        keeper = threading.Thread(target=leased.keep_stored, name="hpo-keeper", daemon=True)
+        keeper.start()
+        try:
+            trial = Trial(study, claim.trial_id)
+            values, pruned = self._call(trial)
+            self._tell(study, trial, values, pruned)
+        except ObjectiveError:
+            study.tell(claim.number, state=TrialState.FAIL)
+            raise
+        finally:
+            leased.end()
+            keeper.join()
+        if study._stop_flag:
+            self._record.ledger.stop("gently")
+        told = leased.values or ()
+        return Evaluation(told, pruned, time.monotonic() - started)
+
+    def unsaved(self) -> TrialWrites:
+        """Return what the trial in hand has told and is not stored; asked once at its end."""
+        return TrialWrites() if self._leased is None else self._leased.take()
+
+    def _take(self, claim: Claim) -> LeasedTrial:
+        storage = self._record.storage
+        # Of a trial that was worked on before, its draws, reports and attributes are kept.
+        known = claim.attempt > 1
+        stored = (
+            storage.patiently(lambda: storage.get_trial(claim.trial_id))
+            if known
+            else new_trial(claim)
+        )
+        leased = LeasedTrial(
+            claim,
+            stored,
+            self._record.ledger.save,
+            self._record.spec.checkpoint_s,
+            self._stop.uninterrupted,
+        )
+        self._leased = self._sampled.leased = self._shown.leased = leased
+        return leased
+
+    def _study(self, claim: Claim) -> optuna.Study:
+        spec = self._record.spec
+        sampler = make_sampler(spec.sampler, trial_seed(spec.seed, claim.number))
+        seen = optuna.Study(self._record.name, self._sampled, sampler, NopPruner())
+        study = optuna.Study(self._record.name, self._shown, _Informed(sampler, seen), NopPruner())
+        # Else `trial.study.stop()` is refused.
+        study._thread_local.in_optimize_loop = True
+        return study
+
+    def _call(self, trial: Trial) -> tuple[Any, str]:
+        """Return what the function returned, and why the trial was pruned; "" if it was not."""
+        try:
+            with refusing(self._objective.name), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=_AGAIN)
+                try:
+                    with self._stop.interruptible():
+                        return self._objective.evaluate(trial), ""
+                except optuna.TrialPruned as exc:
+                    step = self._shown.leased.trial.last_step
+                    where = "before any report" if step is None else f"at step {step}"
+                    return None, str(exc) or where
+        except StopRequested as exc:
+            if self._stop.reason is None:
+                # Nobody asked for it but the objective.
+                raise ObjectiveError(f"{type(exc).__name__}: {exc}") from exc
+            raise
+
+    def _tell(self, study: optuna.Study, trial: Trial, values: Any, pruned: str) -> None:
+        """Have Optuna judge the values, and the sampler look at them."""
+        if pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            return
+        with refusing(self._objective.name):
+            if values is None:
+                raise ObjectiveError("must return a number, returned None")
+            try:
+                study.tell(trial, values, state=TrialState.COMPLETE)
+            except ValueError as exc:
+                raise ObjectiveError(str(exc)) from exc
+
+    def _seen_by_samplers(self) -> list[FrozenTrial]:
+        self._update()
+        return self._history.study.get_trials(deepcopy=False)
+
+    def _seen_by_all(self) -> list[FrozenTrial]:
+        self._update()
+        return self._history.stored()
+
+    def _update(self) -> None:
+        if time.monotonic() - self._updated >= _SEEN_FOR_S:
+            with self._stop.uninterrupted():
+                self._record.storage.patiently(self._history.update)
+            self._updated = time.monotonic()
+
+
+class _Informed(BaseSampler):
+    """A sampler that looks at another study than the one that it is asked by."""
+
+    def __init__(self, sampler: BaseSampler, study: optuna.Study) -> None:
+        self._sampler, self._study = sampler, study
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(self._seen(study, trial), trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(self._seen(study, trial), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(self._seen(study, trial), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        seen = self._seen(study, trial)
+        return self._sampler.sample_independent(seen, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._sampler.after_trial(self._seen(study, trial), trial, state, values)
+
+    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
+        # Of Hyperband's pruner, the trials of one bracket.
+        self._study.pruner = study.pruner
+        return _filter_study(self._study, trial)
