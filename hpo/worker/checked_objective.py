@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import distribution_to_json
 from optuna.trial import create_trial
 
-from hpo.errors import HpoError, ObjectiveError, StopRequested
+from hpo.errors import HpoError, LostLeaseError, ObjectiveError, StopRequested, StorageError
 from hpo.objectives.protocol import Objective, Params, Scores
 from hpo.objectives.scores import (
     check_direction,
@@ -89,10 +89,10 @@ class CheckedObjective:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Say of anything that is raised what it came from; a request to leave passes."""
+    """Say of anything that is raised what it came from; what ends the worker or its claim passes."""
     try:
         yield
-    except StopRequested:
+    except (StopRequested, LostLeaseError, StorageError):
         raise
     except HpoError as exc:
         raise ObjectiveError(one_line(f"{what}: {exc}")) from exc

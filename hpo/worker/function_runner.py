@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.errors import ObjectiveError, StopRequested
 from hpo.objectives.function import FunctionObjective
+from hpo.objectives.scores import shown
 from hpo.records import Claim, TrialWrites
 from hpo.study.record import StudyRecord
 from hpo.worker.checked_objective import refusing
@@ -26,7 +27,7 @@ from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import TrialHistory
 
 _SEEN_FOR_S = 0.5
-_AGAIN = "The reported value is ignored because this `step` .* is already reported"
+_AGAIN = "The reported value is ignored because this `step=.*` is already reported"
 
 
 class FunctionRunner:
@@ -67,11 +68,12 @@ class FunctionRunner:
         keeper.start()
         try:
             trial = Trial(study, claim.trial_id)
-            values, pruned = self._call(trial)
-            self._tell(study, trial, values, pruned)
-        except ObjectiveError:
-            study.tell(claim.number, state=TrialState.FAIL)
-            raise
+            try:
+                values, pruned = self._call(trial)
+                self._tell(study, trial, values, pruned)
+            except ObjectiveError:
+                study.tell(trial, state=TrialState.FAIL)
+                raise
         finally:
             leased.end()
             keeper.join()
@@ -136,8 +138,8 @@ class FunctionRunner:
             study.tell(trial, state=TrialState.PRUNED)
             return
         with refusing(self._objective.name):
-            if values is None:
-                raise ObjectiveError("must return a number, returned None")
+            if values is None or isinstance(values, str | bytes):
+                raise ObjectiveError(f"must return a number, returned {shown(values)}")
             try:
                 study.tell(trial, values, state=TrialState.COMPLETE)
             except ValueError as exc:

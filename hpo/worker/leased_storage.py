@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -22,9 +23,11 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.records import Claim, TrialWrites
+from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, Claim, TrialWrites
 from hpo.storage.storage import StudyStorage
 
+# Attributes of a trial that the engine stores.
+_OURS = frozenset({FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY})
 Trials = Callable[[], list[FrozenTrial]]
 Save = Callable[[Claim, TrialWrites], None]
 
@@ -159,14 +162,18 @@ class LeasedStorage(BaseStorage):
             trial.intermediate_values[step] = unsaved.reports[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Keep an attribute."""
+        """Keep an attribute, which JSON must be able to hold."""
         trial = self._own(trial_id)
+        if key in _OURS:
+            raise ValueError(f"attribute '{key}': this name is kept for the engine's own")
+        json.dumps(value)
         with self.leased.changing() as unsaved:
             trial.user_attrs[key] = unsaved.user_attrs[key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Keep an attribute of Optuna's own."""
         trial = self._own(trial_id)
+        json.dumps(value)
         with self.leased.changing() as unsaved:
             trial.system_attrs[key] = unsaved.system_attrs[key] = value
 
@@ -177,6 +184,13 @@ class LeasedStorage(BaseStorage):
         self._own(trial_id)
         self.leased.state, self.leased.values = state, values
         return True
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Return the id of a trial."""
+        own = self.leased.trial
+        if trial_number == own.number:
+            return own._trial_id
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, trial_number)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a copy of a trial."""
