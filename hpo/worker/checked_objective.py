@@ -89,7 +89,7 @@ class CheckedObjective:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Say of anything that is raised what it came from; what ends the worker or its claim passes."""
+    """Say of whatever is raised what it came from; what ends the worker or its claim passes."""
     try:
         yield
     except (StopRequested, LostLeaseError, StorageError):

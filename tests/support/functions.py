@@ -1,4 +1,4 @@
-"""Objectives as somebody wrote them for `Study.optimize`, of the kinds that Optuna's examples are."""
+"""Objectives as written for `Study.optimize`, of the kinds that examples of Optuna are."""
 
 from __future__ import annotations
 

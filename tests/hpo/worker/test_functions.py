@@ -188,7 +188,7 @@ def test_a_trial_that_is_taken_over_goes_on_with_what_was_told(url):
 
 def test_what_was_told_is_stored_soon_though_the_function_tells_nothing_more(url):
     record = record_of(url, checkpoint_s=0.2)
-    seen = []
+    seen: list[tuple[str, float]] = []
 
     def objective(trial):
         x = trial.suggest_float("x", 0, 1)
@@ -218,7 +218,7 @@ def test_a_function_that_was_taken_for_dead_tells_nothing(url):
             trial.set_user_attr("late", 1)
         return x
 
-    taken = []
+    taken: list[float] = []
     assert Worker(record, FunctionObjective(objective), "w1").run(HERE) == Answer.DISMISSED.value
     (trial,) = trials_of(record)
     assert trial.state is TrialState.WAITING
