@@ -76,7 +76,8 @@ def _work(order: WorkerOrder, channel: Channel) -> None:
         if isinstance(objective, CrossValidation):
             objective.bound.load()
         threads = hold_threads(order.threads)
-    worker = Worker(record, objective, order.worker_id, channel)
+    folder = Path(order.logs) / "trials"
+    worker = Worker(record, objective, order.worker_id, channel, trial_dirs=folder)
     outcome = worker.run(_worker_run(order, log, threads))
     _log.info("left: %s", outcome)
     channel.tell(left=outcome)

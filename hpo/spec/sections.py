@@ -315,6 +315,9 @@ class LimitsSpec(Section):
         return self
 
 
+KeepTrialDirs = Literal["all", "best", "none"]
+
+
 class StudySpec(Section):
     """One study file.
 
@@ -323,6 +326,7 @@ class StudySpec(Section):
     `allow_target_derived` names the columns made from the target that the study uses knowingly;
     any other one is refused. Scores of parts are stored with the result of their trial, and before
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
+    Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
     Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
     on by itself for cross-validation, and off for an objective of the user's own.
     """
@@ -335,6 +339,7 @@ class StudySpec(Section):
     max_deaths: int = Field(3, ge=1)
     lease_s: float = Field(60.0, ge=1, allow_inf_nan=False)
     checkpoint_s: float = Field(1.0, ge=0, allow_inf_nan=False)
+    keep_trial_dirs: KeepTrialDirs = "all"
     limits: LimitsSpec = LimitsSpec()
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()

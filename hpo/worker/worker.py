@@ -7,8 +7,9 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hpo.errors import ObjectiveError, StopRequested
@@ -39,6 +40,7 @@ from hpo.worker.pruner import make_pruner
 from hpo.worker.sampler import draw
 from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import TrialHistory
+from hpo.worker.trial_folder import TrialFolders
 
 # How long a worker waits for a database that does not answer before it gives up.
 PATIENCE_S = 900.0
@@ -61,6 +63,8 @@ class Worker:
     channel
         To its launcher, which renews its lease, holds it to limits, and says when a worker without
         a trial should ask again; None for a worker without one.
+    trial_dirs
+        The folder of the trials' own folders.
     sleep
         Passes the seconds until a worker without a trial and without a launcher asks again.
     """
@@ -72,6 +76,7 @@ class Worker:
         worker_id: str,
         channel: Channel | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        trial_dirs: Path = Path("trials"),
     ) -> None:
         self.record, self.worker_id = record, worker_id
         self.ledger = record.ledger
@@ -84,9 +89,14 @@ class Worker:
         self._work_on: RunTrial
         if isinstance(objective, FunctionObjective):
             self._functions = FunctionRunner(record, objective, self.stop)
-            self._work_on = partial(run_whole, self.ledger, self._functions.unsaved)
+            self._folders = TrialFolders(record, trial_dirs)
+            self._work_on = self._run_function
         else:
             self._work_on = self._prepare_parts(objective)
+
+    def _run_function(self, claim: Claim) -> Generator[Step, Any, None]:
+        yield from run_whole(self.ledger, self._functions.unsaved, claim)
+        self._folders.clean()
 
     def _prepare_parts(self, objective: Objective) -> RunTrial:
         record = self.record
@@ -162,7 +172,8 @@ class Worker:
             self._tell(part=0)
             self._require_launcher()
             try:
-                return self._functions.evaluate(step.claim)
+                with self._folders.of(step.claim.number):
+                    return self._functions.evaluate(step.claim)
             finally:
                 self._take_back_process()
                 self._tell(scored=0)

@@ -79,7 +79,7 @@ def trained(trial):
 def perceptron(trial):
     X, y = load_diabetes(return_X_y=True)
     layers = [trial.suggest_int(f"units_{i}", 2, 8) for i in range(trial.suggest_int("n", 1, 3))]
-    model = MLPRegressor(layers, max_iter=3, random_state=0, solver="lbfgs")
+    model = MLPRegressor(hidden_layer_sizes=layers, max_iter=3, random_state=0, solver="lbfgs")
     return float(np.mean((model.fit(X, y).predict(X) - y) ** 2))
 
 

@@ -1,0 +1,139 @@
+"""Functions written for Optuna, run unchanged by real workers, some of which are killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from hpo.records import Access
+from hpo.storage.backends import open_storage
+from tests.support import functions
+from tests.support.studies import command, wait_until
+
+BUDGET = 16
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request, hpo, monkeypatch):
+    """The storage of the commands, opened as Optuna opens it."""
+    url = "sqlite:///hpo.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    monkeypatch.setenv("HPO_STORAGE", url)
+    opened = open_storage(url, Access.CREATE)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+def trials_of(storage, name):
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def spent(storage, name):
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    try:
+        return sum(trial.state in states for trial in trials_of(storage, name))
+    except KeyError:
+        return 0
+
+
+def workers_of(run):
+    return [p for p in psutil.Process(run.pid).children() if p.name() == "hpo-worker"]
+
+
+# A server makes no difference to what a function is.
+ON_SERVERS = ("quadratic", "conditional", "boosted")
+PLACES = [("sqlite", kind) for kind in functions.KINDS] + [("postgresql", k) for k in ON_SERVERS]
+
+
+@pytest.mark.parametrize(("storage", "kind"), PLACES, indirect=["storage"])
+def test_a_function_runs_unchanged_though_workers_are_killed(hpo, storage, kind):
+    Path("mine.py").write_text(Path(functions.__file__).read_text())
+    options = ("--trials", str(BUDGET), "--workers", "4", *functions.KINDS[kind])
+    run = subprocess.Popen(
+        command("run", f"mine.py:{kind}", *options), stderr=subprocess.PIPE, text=True
+    )
+    name = f"mine.{kind}"
+    for at in (2, 8):
+        wait_until(lambda at=at: spent(storage, name) >= at or run.poll() is not None)
+        for worker in workers_of(run)[:1] if run.poll() is None else ():
+            worker.send_signal(signal.SIGKILL)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    found = trials_of(storage, name)
+    states = Counter(trial.state for trial in found)
+    assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == BUDGET, said
+    assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert [trial.number for trial in found] == list(range(BUDGET))
+    for trial in found:
+        assert trial.params, trial
+        assert trial.state is TrialState.PRUNED or trial.value is not None
+    if kind not in ("stepped", "perceptron"):
+        assert len({tuple(trial.params.items()) for trial in found}) == BUDGET
+
+
+def test_attempts_of_a_trial_draw_the_same_and_reports_are_kept(hpo, storage):
+    Path("mine.py").write_text(Path(functions.__file__).read_text())
+    options = ("--trials", "8", "--workers", "2", "--set", "checkpoint_s=0")
+    run = subprocess.Popen(command("run", "mine.py:witnessed", *options))
+    for at in (1, 3, 5):
+        wait_until(lambda at=at: spent(storage, "mine.witnessed") >= at)
+        for worker in workers_of(run)[:1]:
+            worker.send_signal(signal.SIGKILL)
+    assert run.wait(120) == 0
+    drawn = dict[str, set[str]]()
+    for line in Path("journal.txt").read_text().splitlines():
+        number, _, rest = line.partition(" ")
+        drawn.setdefault(number, set()).add(rest.rpartition(" ")[0])
+    assert sorted(map(int, drawn)) == list(range(8))
+    assert {len(draws) for draws in drawn.values()} == {1}
+    for trial in trials_of(storage, "mine.witnessed"):
+        assert trial.state is TrialState.COMPLETE
+        assert trial.intermediate_values.keys() == {0, 1, 2, 3}
+        assert trial.value == trial.user_attrs["total"]
+
+
+CHECKPOINTED = """
+import json
+import hpo
+
+def objective(trial):
+    file = hpo.trial_dir(trial) / "state.json"
+    x = trial.suggest_float("x", 0, 1)
+    file = hpo.trial_dir(trial) / "state.json"
+    begin, known = json.loads(file.read_text()) if file.exists() else (0, x)
+    assert known == x
+    for epoch in range(begin, 6):
+        with open("epochs.txt", "a") as stream:
+            stream.write(f"{trial.number} {epoch}\\n")
+        file.write_text(json.dumps([epoch + 1, x]))
+        import time
+        time.sleep(0.15)
+    return x
+"""
+
+
+@pytest.mark.parametrize("keep", ["all", "best", "none"])
+def test_a_training_goes_on_from_its_checkpoint(hpo, keep):
+    Path("train.py").write_text(CHECKPOINTED)
+    asked = ("--trials", "3", "--workers", "1", "--set", f"keep_trial_dirs={keep}")
+    run = subprocess.Popen(command("run", "train.py:objective", *asked))
+    wait_until(lambda: Path("epochs.txt").exists() and "1 3" in Path("epochs.txt").read_text())
+    for worker in workers_of(run):
+        worker.send_signal(signal.SIGKILL)
+    assert run.wait(60) == 0
+    epochs = Counter(Path("epochs.txt").read_text().splitlines())
+    assert epochs.keys() == {f"{number} {epoch}" for number in range(3) for epoch in range(6)}
+    # The epoch in which it was killed may have been begun again.
+    assert sum(epochs.values()) <= 19
+    best = optuna.load_study(study_name="train", storage="sqlite:///hpo.db").best_trial.number
+    kept = {"all": {"0", "1", "2"}, "best": {str(best)}, "none": set()}[keep]
+    assert {path.name for path in Path("logs/train/trials").iterdir()} == kept
