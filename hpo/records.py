@@ -80,10 +80,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Counts:
-    """The budget and where its units are; the finished ones include the pruned ones.
-
-    Of the held ones, the leases of the `silent` ones have run out; only a beat tells how many.
-    """
+    """The budget and where its units are; the finished ones include the pruned ones."""
 
     budget: int
     finished: int = 0
@@ -91,7 +88,6 @@ class Counts:
     held: int = 0
     free: int = 0
     pruned: int = 0
-    silent: int = 0
 
     @property
     def done(self) -> bool:
@@ -101,7 +97,7 @@ class Counts:
     @property
     def claimable(self) -> int:
         """How many trials workers without one could begin or take over."""
-        return max(0, self.budget - self.finished - self.held + self.silent)
+        return max(0, self.budget - self.finished - self.held)
 
 
 @dataclass(frozen=True)
@@ -118,12 +114,15 @@ class Beat:
         Workers that were taken for dead and have to leave; their trials may be others' by now.
     counts
         The budget; None if every worker was dismissed.
+    silent
+        How many of the held units have a lease that has run out: who claims next looks into it.
     """
 
     now: float
     stop: str | None
     dismissed: frozenset[str]
     counts: Counts | None
+    silent: int = 0
 
 
 @dataclass(frozen=True)

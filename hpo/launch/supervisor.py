@@ -207,7 +207,7 @@ class Supervisor:
             if worker.worker_id in beat.dismissed:
                 self._send_away(worker, Answer.DISMISSED.value)
         if beat.counts is not None:
-            self._take(beat.counts, beat.stop)
+            self._take(beat.counts, beat.stop, beat.silent)
 
     def _look(self, now_s: float) -> None:
         """Ask how far the study is: for whoever watches, and for workers without a trial."""
@@ -230,14 +230,14 @@ class Supervisor:
         else:
             self._look_at, self._look_pause_s = float("inf"), 0.5
 
-    def _take(self, counts: Counts, stop: str | None) -> None:
+    def _take(self, counts: Counts, stop: str | None, silent: int = 0) -> None:
         """Pass on to the workers what concerns them."""
         if counts.finished != self._finished:
             self._without_progress, self._finished = 0, counts.finished
         self._counts, self._stop = counts, stop
         over = counts.done or stop is not None
         idle = [worker for worker in self._workers if worker.idle]
-        for worker in idle if over else idle[: counts.claimable]:
+        for worker in idle if over else idle[: counts.claimable + silent]:
             worker.idle = False
             worker.process.channel.tell(wake=True)
         if stop == "now":

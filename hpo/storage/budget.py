@@ -246,16 +246,6 @@ class Budget:
         with self.storage.write() as c:
             self.storage.record_event(c, self.study_id, kind, **detail)
 
-    @patient
-    def deregister(self, worker_id: str, outcome: str) -> None:
-        """Write down that a worker has gone of its own will."""
-        with self.storage.write() as c:
-            self._end_worker(c, worker_id, outcome)
-
-    def note_outage(self) -> None:
-        """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
-        self.record(EventKind.OUTAGE, {})
-
     # One transaction's pieces -----------------------------------------------------------------
 
     def _lock(self, c: sa.Connection) -> None:
@@ -267,14 +257,6 @@ class Budget:
                 .where(OPTUNA_STUDIES.c.study_id == self.study_id)
                 .with_for_update(key_share=True)
             ).one()
-
-    def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> bool:
-        ended = c.execute(
-            WORKERS.update()
-            .where(WORKERS.c.worker_id == worker_id, WORKERS.c.ended_at.is_(None))
-            .values(ended_at=self.storage.now(c), outcome=outcome)
-        )
-        return ended.rowcount == 1
 
     def _set_stop(self, c: sa.Connection, how: str | None, **why: str) -> None:
         """Stop the study, or let it go on; `why` is `limit` if a limit of the study ended it."""

@@ -33,9 +33,8 @@ launcher that could not renew its leases came back: what all have missed is nobo
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,26 +48,22 @@ from hpo.records import (
     INTERRUPTED,
     NO_PARTS,
     PRUNED_KEY,
-    SPENT,
     WALL_KEY,
     WORKER_KEY,
     Answer,
     Attempts,
-    Beat,
     Claim,
-    Counts,
     OnLimit,
     Parts,
     ResolvedTrial,
     TrialWrites,
     Unsaved,
-    WorkerRun,
     part_key,
 )
 from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
-from hpo.storage.budget import Budget, Unit, View, patient, read_last_time, read_units, select_units
+from hpo.storage.budget import Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, STUDIES, TRIALS, WORKERS
+from hpo.storage.schema import CLAIMS, TRIALS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
@@ -83,11 +78,12 @@ from hpo.storage.trial_writer import (
     settle,
     store,
 )
+from hpo.storage.workers import Workers
 
 DEFAULT_ATTEMPTS = 10
 
 
-class Ledger(Budget):
+class Ledger(Workers):
     """The budget of one study in one storage, and the way of its units from worker to worker."""
 
     def __init__(
@@ -105,62 +101,6 @@ class Ledger(Budget):
         super().__init__(storage, study_id, lease_s)
         self.max_deaths, self.max_failures = max_deaths, max_failures
         self.max_attempts, self.study_s, self.patience = max_attempts, study_s, patience
-
-    # Workers ----------------------------------------------------------------------------------
-
-    @patient
-    def register(self, worker_id: str, run: WorkerRun) -> None:
-        """Write down that a worker has come."""
-        row = vars(run) | {"provenance": json.dumps(run.provenance)}
-        with self.storage.write() as c:
-            known = sa.select(WORKERS.c.worker_id).where(WORKERS.c.worker_id == worker_id)
-            if c.execute(known).one_or_none() is not None:
-                return
-            now = self.storage.now(c)
-            c.execute(
-                WORKERS.insert().values(
-                    worker_id=worker_id,
-                    study_id=self.study_id,
-                    started_at=now,
-                    seen_at=now,
-                    **row,
-                )
-            )
-
-    @patient
-    def beat(self, worker_ids: Collection[str]) -> Beat:
-        """Renew the leases of workers, in one statement."""
-        its = CLAIMS.c.study_id == self.study_id
-        held = (CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_not(None))
-
-        def count(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-            return sa.select(sa.func.count()).where(its, *where).scalar_subquery()
-
-        def of_study(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
-            return sa.select(column).where(STUDIES.c.study_id == self.study_id).scalar_subquery()
-
-        renewed = (
-            WORKERS.update()
-            .where(WORKERS.c.worker_id.in_(sorted(worker_ids)), WORKERS.c.ended_at.is_(None))
-            .values(seen_at=self.storage.now_sql)
-            .returning(
-                WORKERS.c.worker_id,
-                WORKERS.c.seen_at,
-                of_study(STUDIES.c.budget),
-                of_study(STUDIES.c.stop),
-                count(CLAIMS.c.state.in_(SPENT)),
-                count(CLAIMS.c.state == "failed"),
-                count(*held),
-                count(CLAIMS.c.state == "open", CLAIMS.c.worker_id.is_(None)),
-                count(CLAIMS.c.state == "pruned"),
-                count(*held, self._lease_end() < self.storage.now_sql),
-            )
-        )
-        with self.storage.one_statement() as c:
-            rows = c.execute(renewed).all()
-        dismissed = frozenset(worker_ids) - {row[0] for row in rows}
-        now, budget, stop, *counts = rows[0][1:] if rows else (math.nan, 0, None)
-        return Beat(now, stop, dismissed, Counts(budget, *counts) if rows else None)
 
     @patient
     def reap(self, worker_id: str, reason: str) -> bool:

@@ -237,14 +237,14 @@ class Site:
         if job is None:
             return False
         if deadly:
-            self.struck.strike(jobs=[job.raw_id])
+            self.struck.strike(jobs=[job.raw_id, job.job_id])
         return self.ask("scancel", *options, job.job_id)
 
     def requeue(self) -> bool:
         job = self.running()
         if job is None:
             return False
-        self.struck.strike(jobs=[job.raw_id])
+        self.struck.strike(jobs=[job.raw_id, job.job_id])
         return self.ask("scontrol", "requeue", job.job_id)
 
     def suspend(self) -> bool:
@@ -252,7 +252,7 @@ class Site:
         job = self.running()
         if job is None:
             return False
-        self.struck.strike(jobs=[job.raw_id])
+        self.struck.strike(jobs=[job.raw_id, job.job_id])
         for_s = self.rng.choice([LEASE_S + 3.0, 2.0 * LEASE_S + 4.0])
         self.chaos.later(for_s, lambda: self.ask("scontrol", "resume", job.job_id))
         return self.ask("scontrol", "suspend", job.job_id)

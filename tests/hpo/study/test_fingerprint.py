@@ -77,10 +77,9 @@ def test_code_that_cannot_be_read_is_named_by_file_and_line(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ObjectiveError, match=r"own_wrong.py, line 2: not valid Python \('\(' was"):
         code_of("own_broken:Own")
-    path = write_study()
-    text = (tmp_path / path).read_text()
-    (tmp_path / path).write_text(text.replace("tests.support.objectives:Parabola", "own_wrong:Own"))
-    refused = hpo("run", path, code=2).stderr
+    path = Path(write_study())
+    path.write_text(path.read_text().replace("tests.support.objectives:Parabola", "own_wrong:Own"))
+    refused = hpo("run", str(path), code=2).stderr
     assert "own_wrong.py, line 2: not valid Python ('(' was never closed)" in refused
 
 
@@ -254,10 +253,9 @@ def mutations(tree):
 
 
 def is_meant(node):
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        return False
+    hidden = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return not is_docstring and not isinstance(node, (ast.Import, ast.ImportFrom))
+    return not hidden and not is_docstring and not isinstance(node, (ast.Import, ast.ImportFrom))
 
 
 def changes(node):
@@ -465,14 +463,13 @@ def test_a_study_of_an_earlier_version_is_asked_once(hpo):
     path = write_study(trials=2)
     hpo("run", path, "--workers", "1")
     make_older("x")
-    others = ("resume", "x", "--trust"), ("run", path, "--accept", "packages")
-    for command in (("run", path), *others):
+    for command in (("run", path), ("resume", "x", "--trust"), ("run", path, "--accept", "space")):
         refused = hpo(*command, code=3).stderr
         assert "study 'x': whether its code changed cannot be told" in refused
         assert "hashed it as text (code_format 1, here 2). If you only upgraded hpo" in refused
         assert "--accept code   (written down in the study)" in refused
         assert "begun with something else" not in refused
-    # That its own code is what it was cannot be told either, so that nobody imports it unasked.
+    # Nor can that its own code is what it was, which nobody imports unasked.
     hpo("budget", "x", "3")
     assert "--trust" in hpo("worker", "x", code=2).stderr
     hpo("worker", "x", "--trust", code=3)

@@ -22,14 +22,17 @@ class Program:
 
     Attributes
     ----------
-    job
-        Raw id of its SLURM job, and the node that it runs on; "" outside of one.
+    job, task
+        Raw id of its SLURM job, and its id as a task of an array, such as 12_3; "" outside of one.
+    node
+        The node that it runs on; "" outside of a job.
     """
 
     pid: int
     parent: int
     name: str
     job: str
+    task: str
     node: str
     stopped: bool
 
@@ -57,6 +60,10 @@ def find_programs(mark: str) -> list[Program]:
                         process.ppid(),
                         name,
                         variables.get("SLURM_JOB_ID", ""),
+                        "{}_{}".format(
+                            variables.get("SLURM_ARRAY_JOB_ID", ""),
+                            variables.get("SLURM_ARRAY_TASK_ID", ""),
+                        ),
                         variables.get("SLURMD_NODENAME", ""),
                         status == psutil.STATUS_STOPPED,
                     )
@@ -91,6 +98,7 @@ class Struck:
             for worker in self.workers()
             if worker.parent in launchers
             or worker.job in jobs
+            or worker.task in jobs
             or (node != "" and worker.node == node)
         ]
         self.pids |= {worker.pid for worker in hit}
