@@ -15,7 +15,12 @@ from pydantic import (
 from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.base import ParamValue, Section
-from hpo.spec.objectives import CustomObjectiveSpec, ObjectiveSpec, PenalisedCvSpec
+from hpo.spec.objectives import (
+    CustomObjectiveSpec,
+    ObjectiveSpec,
+    PenalisedCvSpec,
+    ProgramSpec,
+)
 from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
 from hpo.spec.space import Dimension, StagedDimension
 
@@ -369,14 +374,14 @@ class StudySpec(Section):
         """How trials are ended early; None if they are not."""
         if isinstance(self.pruning, PruningSpec):
             return self.pruning
-        by_itself = not isinstance(self.objective, CustomObjectiveSpec)
+        by_itself = not isinstance(self.objective, CustomObjectiveSpec | ProgramSpec)
         on = by_itself if self.pruning is None else self.pruning
         return PruningSpec() if on else None
 
     @model_validator(mode="after")
     def _check(self) -> StudySpec:
         sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
-        if not isinstance(self.objective, CustomObjectiveSpec):
+        if not isinstance(self.objective, CustomObjectiveSpec | ProgramSpec):
             missing = [f"[{name}]" for name, section in sections.items() if section is None]
             if missing:
                 raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
@@ -386,6 +391,12 @@ class StudySpec(Section):
                 "spearman alone"
             )
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
+        if isinstance(self.objective, ProgramSpec):
+            if self.table is not None:
+                raise ValueError("[table] is not given to a program: leave it out")
+            if staged:
+                raise ValueError(f"{staged[0]}: a staged dimension belongs to an [estimator]")
+            self.objective.check_parameters(self.space)
         if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
