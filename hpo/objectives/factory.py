@@ -11,7 +11,7 @@ from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.protocol import Direction, Objective
 from hpo.plugins import is_module, resolve
-from hpo.spec.objectives import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec, ProgramSpec
 from hpo.spec.sections import StudySpec
 
 _MEMBERS = ("direction", "score_name", "parts", "splits_hash", "score_part", "combine")
@@ -29,6 +29,8 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
     """
     if isinstance(spec.objective, CustomObjectiveSpec):
         return _custom_objective(spec.objective, spec, table)
+    if isinstance(spec.objective, ProgramSpec):
+        raise ObjectiveError("a program scores a trial as a whole, and has no parts")
     if table is None or spec.cv is None or spec.estimator is None:
         raise ObjectiveError(f"objective {spec.objective.name} needs a table, [cv] and [estimator]")
     return cross_validation(spec.objective, spec, table)

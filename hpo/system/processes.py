@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,29 @@ def members(session: int, worker_id: str) -> list[psutil.Process]:
     Linux alone shows.
     """
     mark = f"{WORKER_VARIABLE}={worker_id}\0".encode()
-    found = []
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError, psutil.Error):
-            if os.getsid(pid) == session or _has_mark(pid, mark):
-                process = psutil.Process(pid)
-                # What has ended waits for its parent, which may be nobody of ours.
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-    return found
+    return _find(lambda pid: os.getsid(pid) == session or _has_mark(pid, mark))
+
+
+def program_members(group: int | None, variable: str, value: str) -> list[psutil.Process]:
+    """Return what a program of this process consists of: its group, and what has its mark.
+
+    Parameters
+    ----------
+    group
+        Its process group, in the session of this process; None if it is not known.
+    variable, value
+        The mark: an environment variable that it was started with, and nothing else was.
+    """
+    mark, session = f"{variable}={value}\0".encode(), os.getsid(0)
+
+    def belongs(pid: int) -> bool:
+        if pid == os.getpid():
+            return False
+        # The number of a group that is gone may be another one's by now, elsewhere.
+        own = os.getpgid(pid) == group and os.getsid(pid) == session
+        return own or _has_mark(pid, mark)
+
+    return _find(belongs)
 
 
 def end_members(session: int, worker_id: str) -> None:
@@ -116,6 +130,18 @@ def awake_s() -> float:
     """Return seconds of a clock that no change of the time of day touches; sleep counts."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
+
+
+def _find(belongs: Callable[[int], bool]) -> list[psutil.Process]:
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if belongs(pid):
+                process = psutil.Process(pid)
+                # What has ended waits for its parent, which may be nobody of ours.
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+    return found
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
