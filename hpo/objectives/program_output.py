@@ -96,7 +96,9 @@ class ProgramOutput:
         """The last lines, as a reason tells them."""
         # Before anything is cut: half a secret would not be found.
         lines = redact("\n".join(self._last)).split("\n")
-        told = one_line(" | ".join(line[-_MAX_TOLD:] for line in lines), _KEPT_LINES * MAX_LINE)
+        told = one_line(
+            " | ".join(line[-2 * _MAX_TOLD :] for line in lines), _KEPT_LINES * MAX_LINE
+        )
         if not told:
             return "there was no output"
         return f"the output ends: {told if len(told) <= _MAX_TOLD else f'… {told[-_MAX_TOLD:]}'}"

@@ -199,7 +199,7 @@ class ProgramSpec(Section):
                 'must be a list of texts, as in ["python", "train.py", "{lr}"], got '
                 f"{abridge(repr(value))}"
             )
-        return value
+        return _as_tuple(value)
 
     @field_validator("command")
     @classmethod
@@ -212,7 +212,8 @@ class ProgramSpec(Section):
     @field_validator("score", mode="before")
     @classmethod
     def _in_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
+        # Not a list: what comes from here is as strict as Python, and no JSON any more.
+        return (value,) if isinstance(value, dict) else _as_tuple(value)
 
     @field_validator("env")
     @classmethod
@@ -258,6 +259,10 @@ class ProgramSpec(Section):
 def variable_of(parameter: str) -> str:
     """Return the environment variable that a program finds a parameter in."""
     return f"HPO_PARAM_{re.sub(r'[^0-9A-Za-z_]', _kept, parameter).upper()}"
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _kept(character: re.Match[str]) -> str:

@@ -68,9 +68,9 @@ def end_processes(processes: Collection[psutil.Process], grace_s: float = 0.0) -
     left = list(processes)
     if grace_s > 0.0:
         _send(left, signal.SIGTERM)
-        _, left = psutil.wait_procs(left, timeout=grace_s)
+        left = _wait(left, grace_s)
     _send(left, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=KILLED_WITHIN_S)
+    _wait(left, KILLED_WITHIN_S)
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:
@@ -142,6 +142,28 @@ def _find(belongs: Callable[[int], bool]) -> list[psutil.Process]:
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
     return found
+
+
+def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait for the end of processes, and return those that have not ended."""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.002
+    left = [process for process in processes if not _has_ended(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.05)
+        left = [process for process in left if not _has_ended(process)]
+    return left
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; if it was a child of this one, it is collected."""
+    try:
+        process.wait(0)
+    except psutil.TimeoutExpired:
+        # A container may have nobody who collects what is orphaned.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:

@@ -85,7 +85,8 @@ def running(
     try:
         process = subprocess.Popen(
             arguments,
-            cwd=folder,
+            # As a text, an error names it.
+            cwd=str(folder),
             env={**environment, MARK_VARIABLE: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
