@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from optuna.exceptions import TrialPruned
 from optuna.trial import Trial
 
 from hpo.errors import ObjectiveError, describe_os_error
-from hpo.objectives.program_output import ProgramOutput
+from hpo.objectives.program_output import ProgramOutput, pass_on
 from hpo.objectives.score_file import read_score
 from hpo.objectives.scores import SCORE, check_part
 from hpo.redaction import redact, redact_arguments
@@ -139,7 +138,7 @@ class Program:
             [score.regex for score in self._spec.score],
             self._spec.report.regex if self._spec.report else None,
         )
-        sys.stdout.write(f"$ {one_line(self._shown(arguments))}\n")
+        pass_on(f"$ {one_line(self._shown(arguments))}\n")
         with contextlib.ExitStack() as stack:
             try:
                 program = stack.enter_context(running(arguments, self._folder(values), environment))

@@ -62,7 +62,7 @@ class ProgramOutput:
             If a line that reports has no numbers in it.
         """
         text = self._decoder.decode(block, final)
-        _pass_on(text)
+        pass_on(text)
         *lines, self._rest = _LINE_END.split(self._rest + text)
         if final:
             lines, self._rest = [*lines, self._rest], ""
@@ -119,7 +119,7 @@ class ProgramOutput:
             yield Report(_step(match["step"], what), _number(match["value"], f"{what}: value"))
 
 
-def _pass_on(text: str) -> None:
+def pass_on(text: str) -> None:
     """Print a text of any characters, whatever the encoding of this process's output is."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpo.redaction import is_secret_name
 from hpo.spec.base import Section
 from hpo.spec.placeholders import check_names, names_in, quoted_names
 from hpo.wording import abridge
@@ -138,7 +139,7 @@ class ProgramSpec(Section):
         The folder that it runs in, with the same placeholders; without it where the study was
         started.
     env
-        Further environment variables.
+        Further environment variables; none that holds a password or key.
     """
 
     command: tuple[str, ...] | str
@@ -223,6 +224,11 @@ class ProgramSpec(Section):
                 raise ValueError(f"'{abridge(name)}' is no name of an environment variable")
             if name.startswith("HPO_"):
                 raise ValueError(f"{abridge(name)}: names that begin with HPO_ are set by hpo")
+            if is_secret_name(name):
+                raise ValueError(
+                    f"{abridge(name)}: a password or key does not belong in a study file, which is "
+                    "stored and shown; set it where workers are started: programs get it, too"
+                )
         return value
 
     @model_validator(mode="after")

@@ -32,13 +32,13 @@ def members(session: int, worker_id: str) -> list[psutil.Process]:
     return _find(lambda pid: os.getsid(pid) == session or _has_mark(pid, mark))
 
 
-def program_members(group: int | None, variable: str, value: str) -> list[psutil.Process]:
+def program_members(groups: Collection[int], variable: str, value: str) -> list[psutil.Process]:
     """Return what a program of this process consists of: its group, and what has its mark.
 
     Parameters
     ----------
-    group
-        Its process group, in the session of this process; None if it is not known.
+    groups
+        Process groups of the program, in the session of this process.
     variable, value
         The mark: an environment variable that it was started with, and nothing else was.
     """
@@ -48,7 +48,7 @@ def program_members(group: int | None, variable: str, value: str) -> list[psutil
         if pid == os.getpid():
             return False
         # The number of a group that is gone may be another one's by now, elsewhere.
-        own = os.getpgid(pid) == group and os.getsid(pid) == session
+        own = os.getpgid(pid) in groups and os.getsid(pid) == session
         return own or _has_mark(pid, mark)
 
     return _find(belongs)

@@ -8,10 +8,10 @@ import secrets
 import selectors
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hpo.system.processes import end_processes, program_members
+from hpo.system.processes import children, end_processes, program_members
 
 # Marks what a program starts, whatever session that is in.
 MARK_VARIABLE = "HPO_PROGRAM"
@@ -80,7 +80,7 @@ def running(
     ValueError
         If an argument cannot be given to a program.
     """
-    mark, group = secrets.token_hex(16), None
+    mark, before = secrets.token_hex(16), children()
     process: subprocess.Popen[bytes] | None = None
     try:
         process = subprocess.Popen(
@@ -94,15 +94,12 @@ def running(
             bufsize=0,
             process_group=0,
         )
-        group = process.pid
         yield RunningProgram(process)
     finally:
-        # Also where starting it was interrupted: it is known by its mark then.
+        # Where starting it was interrupted, it is what is new, and has no mark to be seen yet.
+        groups = children() - before if process is None else {process.pid}
         try:
-            _end(group, mark, GRACE_S)
-        except BaseException:
-            _end(group, mark, 0.0)
-            raise
+            _end(groups, mark)
         finally:
             if process is not None:
                 assert process.stdout is not None
@@ -110,14 +107,23 @@ def running(
                 process.poll()
 
 
-def _end(group: int | None, mark: str, grace_s: float) -> None:
-    """End the processes of a program, and those that they start meanwhile."""
+def _end(groups: Collection[int], mark: str) -> None:
+    """End the processes of a program, and those that they start meanwhile.
+
+    Further requests to leave shorten it, and are passed on when it is done.
+    """
+    grace_s, request = GRACE_S, None
     for _ in range(_ROUNDS):
-        found = program_members(group, MARK_VARIABLE, mark)
-        if not found:
-            return
-        end_processes(found, grace_s)
+        try:
+            found = program_members(groups, MARK_VARIABLE, mark)
+            if not found:
+                break
+            end_processes(found, grace_s)
+        except BaseException as exc:
+            request = exc
         grace_s = 0.0
+    if request is not None:
+        raise request
 
 
 def _read(pipe: int) -> bytes | None:

@@ -30,7 +30,7 @@ REPORT = {"regex": r"epoch (?P<step>\d+) loss (?P<value>\S+)"}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the trial; the working directory is the one above it."""
     trial_folder = tmp_path / "trial 0"
     trial_folder.mkdir()
@@ -150,7 +150,7 @@ SPACE = {
     "kind of it": {"type": "categorical", "choices": ["a b", "$(touch hit)'\"", "-x"]},
     "mixed": {"type": "categorical", "choices": [1, 1.0, "1", True]},
 }
-FIXED = {
+FIXED: dict[str, Any] = {
     "lr": 1e-05, "grid": 0.75, "n": 7, "second.max_depth": 4, "on": True,
     "kind of it": "$(touch hit)'\"", "mixed": 1.0,
 }  # fmt: skip

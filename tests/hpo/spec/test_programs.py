@@ -118,6 +118,7 @@ def test_a_program_reads_back_as_it_was(tmp_path, old, new):
         ("score =", "env = { A = 3 }\nscore =", r"objective\.env\.A: .*valid string, got 3"),
         ("score =", "env = { 'A=B' = 'x' }\nscore =", "'A=B' is no name of an environment"),
         ("score =", "env = { HPO_X = 'x' }\nscore =", "HPO_X: names that begin with HPO_"),
+        ("score =", "env = { API_KEY = 'x' }\nscore =", "API_KEY: a password or key does not bel"),
         ("score =", "shell = true\nscore =", "command must be one text with shell = true"),
         (COMMAND, '"x"', "without a shell"),
         (COMMAND, "[]", "must be a list"),
