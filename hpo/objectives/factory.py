@@ -10,9 +10,10 @@ from features.table import FeaturesError, FeatureTable, describe_failure
 from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.function import FunctionObjective, function_objective
+from hpo.objectives.program import Program
 from hpo.objectives.protocol import Objective
 from hpo.plugins import is_module, resolve
-from hpo.spec.objectives import CustomObjectiveSpec, Direction, FunctionSpec
+from hpo.spec.objectives import CustomObjectiveSpec, Direction, FunctionSpec, ProgramSpec
 from hpo.spec.sections import StudySpec
 
 AnyObjective: TypeAlias = Objective | FunctionObjective
@@ -30,6 +31,8 @@ def objective_of(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     """
     if isinstance(spec.objective, FunctionSpec):
         return function_objective(spec.objective)
+    if isinstance(spec.objective, ProgramSpec):
+        return program_objective(spec.objective, spec)
     return make_objective(spec, table)
 
 
@@ -43,8 +46,8 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
     SpecError
         If the estimator cannot predict what the objective scores.
     """
-    if isinstance(spec.objective, FunctionSpec):
-        raise ObjectiveError(f"function {spec.objective.function}: a trial of it has no parts")
+    if isinstance(spec.objective, FunctionSpec | ProgramSpec):
+        raise ObjectiveError(f"[objective] {spec.objective.name}: a trial of it has no parts")
     if isinstance(spec.objective, CustomObjectiveSpec):
         return _custom_objective(spec.objective, spec, table)
     if table is None or spec.cv is None or spec.estimator is None:
@@ -52,11 +55,26 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
     return cross_validation(spec.objective, spec, table)
 
 
+def program_objective(objective: ProgramSpec, spec: StudySpec) -> FunctionObjective:
+    """Return a function that runs the program of a study."""
+    program = Program(objective, spec.space, spec.seed)
+    return FunctionObjective(
+        program, objective.name, objective.all_directions, program.score_names, program.code_files
+    )
+
+
 def directions_of(objective: AnyObjective) -> Sequence[Direction]:
     """Return which values of a trial are better, one for each."""
     if isinstance(objective, FunctionObjective):
         return objective.directions
     return (objective.direction,)
+
+
+def names_of(objective: AnyObjective) -> list[str]:
+    """Return what each value of a trial is."""
+    if isinstance(objective, FunctionObjective):
+        return [*objective.value_names]
+    return [objective.score_name]
 
 
 def _custom_objective(

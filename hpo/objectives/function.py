@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import Trial
@@ -23,15 +24,16 @@ class FunctionObjective:
         Of the function, for errors.
     directions
         Which values are better, one for each that is returned.
-    score_name
-        What the value is, for figures.
+    value_names
+        What each value is, for figures.
+    code_files
+        Files of a program, which its values depend on.
     parts
         None: a trial of it has no parts.
     splits_hash
         "": nothing is divided.
     """
 
-    score_name = "objective value"
     parts: Sequence[str] = ()
     splits_hash = ""
 
@@ -40,14 +42,25 @@ class FunctionObjective:
         function: Callable[[Trial], Any],
         name: str = "objective",
         directions: Sequence[Direction] = ("minimize",),
+        value_names: Sequence[str] = (),
+        code_files: Sequence[Path] = (),
     ) -> None:
         self._function, self.name = function, name
-        self.directions = tuple(directions)
+        self.directions, self.code_files = tuple(directions), tuple(code_files)
+        numbered = [f"objective value {k}" for k in range(len(self.directions))]
+        self.value_names = tuple(value_names) or (
+            tuple(numbered) if len(numbered) > 1 else ("objective value",)
+        )
 
     @property
     def direction(self) -> Direction:
         """Which values are better, of the first objective."""
         return self.directions[0]
+
+    @property
+    def score_name(self) -> str:
+        """What the first value is."""
+        return self.value_names[0]
 
     def evaluate(self, trial: Trial) -> Any:
         """Return the value of a trial, or one for each direction; whatever it raises comes out."""
@@ -69,4 +82,4 @@ def function_objective(spec: FunctionSpec) -> FunctionObjective:
         raise ObjectiveError(
             f"[objective] function {spec.function}: must be a function of a trial, is {found!r}"
         )
-    return FunctionObjective(found, spec.function.rpartition(":")[2], spec.directions)
+    return FunctionObjective(found, spec.function.rpartition(":")[2], spec.all_directions)

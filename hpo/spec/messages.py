@@ -10,7 +10,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from hpo.errors import suggest
-from hpo.spec.objectives import CustomObjectiveSpec, FunctionSpec, objective_kind
+from hpo.spec.objectives import (
+    CustomObjectiveSpec,
+    FunctionSpec,
+    ProgramSpec,
+    objective_kind,
+)
 from hpo.spec.search import PruningSpec
 from hpo.spec.sections import EstimatorSpec
 from hpo.wording import abridge
@@ -29,7 +34,11 @@ def describe(kind: Any, error: Any) -> str:
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         key = context["discriminator"].strip("'")
         if key == f"{objective_kind.__name__}()":
-            key, tags = "name", ["module:attribute" if tag == "custom" else tag for tag in tags]
+            key = "name"
+            # A program has no name, but a command.
+            tags = [
+                "module:attribute" if tag == "custom" else tag for tag in tags if tag != "program"
+            ]
         tag = str(context["tag"])
         return f"{location}.{key}: unknown '{abridge(tag)}'; {suggest(tag, tags)}"
     if error["type"] == "union_tag_not_found":
@@ -55,8 +64,9 @@ def _locate(kind: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
     for item in loc:
         kind = _strip(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            valid = list(kind.model_fields)
-            field = kind.model_fields.get(str(item))
+            fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+            valid = list(fields)
+            field = fields.get(str(item))
             kind = field.annotation if field else None
             names.append(str(item))
         elif _is_union(kind):
@@ -97,6 +107,7 @@ _TAGS: Mapping[str, type[BaseModel]] = {
     "custom": CustomObjectiveSpec,
     "function": FunctionSpec,
     "plain": EstimatorSpec,
+    "program": ProgramSpec,
     "section": PruningSpec,
 }
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from hpo.redaction import is_secret_name
 from hpo.spec.base import Section
+from hpo.spec.placeholders import check_names, names_in, quoted_names
+from hpo.wording import abridge
 
 Direction = Literal["minimize", "maximize"]
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
@@ -49,7 +62,23 @@ class FunctionSpec(Section):
     """
 
     function: str = Field(pattern=r"^[^:]*[^:.]:[\w.]+$")
-    directions: tuple[Direction, ...] = Field(("minimize",), min_length=1)
+    direction: Direction = "minimize"
+    directions: tuple[Direction, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.directions) == 1:
+            raise ValueError(
+                f"directions belongs to several values; for one, direction = '{self.directions[0]}'"
+            )
+        if self.directions and self.direction != "minimize":
+            raise ValueError("direction belongs to one value; for several, write directions alone")
+        return self
+
+    @property
+    def all_directions(self) -> tuple[Direction, ...]:
+        """The direction of every value."""
+        return self.directions or (self.direction,)
 
     @property
     def name(self) -> str:
@@ -57,10 +86,249 @@ class FunctionSpec(Section):
         return self.function
 
 
+class ScoreSpec(Section):
+    """Where a program leaves a score: in a JSON file, or in its output.
+
+    Attributes
+    ----------
+    json
+        A file in the trial's own folder, and with it `key`: the number's place, as `metrics.rmse`.
+    regex
+        A regular expression whose one group is the number; the last line that matches counts.
+    """
+
+    # A model of pydantic has a method of the name that the file has for it.
+    file: str | None = Field(None, alias="json")
+    key: str | None = Field(None, min_length=1)
+    regex: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.file is None) == (self.regex is None):
+            raise ValueError("needs one of json (a file, with key) and regex (over the output)")
+        if (self.file is None) != (self.key is None):
+            raise ValueError("json and key belong together: json = 'result.json', key = 'rmse'")
+        if self.file is not None:
+            path = PurePosixPath(self.file)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise ValueError(
+                    f"json must be a file within the trial's own folder, got '{abridge(self.file)}'"
+                )
+        if self.regex is not None:
+            groups = _compiled(self.regex).groups
+            if groups != 1:
+                raise ValueError(f"regex must have one group, which is the number, has {groups}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the score is: its key, or the name of its group; "score" where that has none."""
+        if self.key is not None:
+            return self.key
+        return next(iter(re.compile(self.regex or "").groupindex), "score")
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str | None]:
+        return {"json": self.file, "key": self.key, "regex": self.regex}
+
+
+class ReportSpec(Section):
+    """What a program says of its progress: a regular expression with the groups step and value.
+
+    Every line of its output that matches is reported as an intermediate value of the trial.
+    """
+
+    regex: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        missing = {"step", "value"}.difference(_compiled(self.regex).groupindex)
+        if missing:
+            wanted = " and ".join(f"(?P<{name}>…)" for name in sorted(missing))
+            raise ValueError(f"regex needs the group {wanted}, got '{abridge(self.regex)}'")
+        return self
+
+
+class ProgramSpec(Section):
+    """A program that is started once for each trial, with its parameters.
+
+    Attributes
+    ----------
+    command
+        The program and its arguments, with placeholders: `{lr}` for a parameter of [space],
+        `{trial_dir}` for the trial's own folder, `{number}` and `{seed}` for the trial's number
+        and a seed of its own, an integer in [0, 2**31). Numbers are written so that they read back
+        as the same, true and false in small letters.
+    score
+        Where the score is; a list of several, for as many objectives.
+    direction, directions
+        Which scores are better: of the one, or of each of several.
+    report
+        What is reported while it runs, by which the trial may be pruned.
+    shell
+        Whether `command` is one text, which /bin/sh runs.
+    cwd
+        The folder that it runs in, with the same placeholders; without it where the study was
+        started.
+    env
+        Further environment variables; none that holds a password or key.
+    """
+
+    command: tuple[str, ...] | str
+    score: tuple[ScoreSpec, ...] = Field(min_length=1)
+    direction: Direction = "minimize"
+    directions: tuple[Direction, ...] = ()
+    report: ReportSpec | None = None
+    shell: bool = False
+    cwd: str | None = Field(None, min_length=1)
+    env: dict[str, str] = Field({})
+
+    @property
+    def name(self) -> str:
+        """What messages call an objective of this kind."""
+        return "program"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The texts of the command: its program and arguments, or the one that a shell runs."""
+        return (self.command,) if isinstance(self.command, str) else self.command
+
+    @property
+    def all_directions(self) -> tuple[Direction, ...]:
+        """The direction of every score."""
+        return self.directions or (self.direction,)
+
+    def check_parameters(self, parameters: Collection[str]) -> None:
+        """Refuse parameters that the program could not be given.
+
+        Raises
+        ------
+        ValueError
+            If a placeholder stands for none of them, or two are the same environment variable.
+        """
+        for key, text in [("command", word) for word in self.words] + [("cwd", self.cwd or "")]:
+            try:
+                check_names(names_in(text), parameters)
+            except ValueError as exc:
+                raise ValueError(f"[objective] {key}: {exc}") from None
+        names: dict[str, str] = {}
+        for parameter in parameters:
+            variable = variable_of(parameter)
+            other = names.setdefault(variable, parameter)
+            if other != parameter:
+                raise ValueError(
+                    f"[space] {other} and {parameter}: both are the environment variable "
+                    f"{variable}; give one of them another name"
+                )
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any) -> Any:
+        if not value or not (
+            isinstance(value, str)
+            or (isinstance(value, list | tuple) and all(isinstance(word, str) for word in value))
+        ):
+            raise ValueError(
+                'must be a list of texts, as in ["python", "train.py", "{lr}"], got '
+                f"{abridge(repr(value))}"
+            )
+        return _as_tuple(value)
+
+    @field_validator("command")
+    @classmethod
+    def _check_program(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        first = value if isinstance(value, str) else value[0]
+        if not first.strip():
+            raise ValueError("must begin with a program, and begins with an empty text")
+        return value
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _in_list(cls, value: Any) -> Any:
+        # Not a list: what comes from here is as strict as Python, and no JSON any more.
+        return (value,) if isinstance(value, dict) else _as_tuple(value)
+
+    @field_validator("env")
+    @classmethod
+    def _check_env(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not name or "=" in name:
+                raise ValueError(f"'{abridge(name)}' is no name of an environment variable")
+            if name.startswith("HPO_"):
+                raise ValueError(f"{abridge(name)}: names that begin with HPO_ are set by hpo")
+            if is_secret_name(name):
+                raise ValueError(
+                    f"{abridge(name)}: a password or key does not belong in a study file, which is "
+                    "stored and shown; set it where workers are started: programs get it, too"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.command, str) != self.shell:
+            raise ValueError(
+                'command must be one text with shell = true, as in "python train.py {lr}"'
+                if self.shell
+                else "command of one text needs shell = true; without a shell it is a list: "
+                '["python", "train.py", "{lr}"]'
+            )
+        if isinstance(self.command, str):
+            quoted = quoted_names(self.command)
+            if quoted:
+                raise ValueError(
+                    f"command: leave out the quotes around {{{quoted[0]}}}, which is quoted by "
+                    f"itself{_within_quotes(quoted[0])}"
+                )
+        count = len(self.score)
+        if len(self.directions) != (count if count > 1 else 0):
+            raise ValueError(
+                f"directions must be a list of {count}, one for each score, has "
+                f"{len(self.directions)}"
+                if count > 1
+                else "directions belongs to a list of several scores; for one, write direction"
+            )
+        if count > 1 and self.report is not None:
+            raise ValueError("report belongs to one score: several cannot be pruned by")
+        if count > 1 and self.direction != "minimize":
+            raise ValueError("direction belongs to one score; for several, write directions")
+        return self
+
+
+def variable_of(parameter: str) -> str:
+    """Return the environment variable that a program finds a parameter in."""
+    return f"HPO_PARAM_{re.sub(r'[^0-9A-Za-z_]', _kept, parameter).upper()}"
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _kept(character: re.Match[str]) -> str:
+    # Letters of other alphabets stay what they are.
+    return character[0] if character[0].isalnum() else "_"
+
+
+def _within_quotes(name: str) -> str:
+    variable = "HPO_TRIAL_DIR" if name == "trial_dir" else variable_of(name)
+    return "" if name in ("number", "seed") else f"; within quotes, write ${variable}"
+
+
+def _compiled(regex: str) -> re.Pattern[str]:
+    try:
+        return re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as exc:
+        raise ValueError(f"regex '{abridge(regex)}' is not valid: {exc}") from None
+
+
 def objective_kind(value: Any) -> str:
     """Return the tag of an `[objective]` section, by which pydantic chooses its model."""
     if isinstance(value, FunctionSpec) or (isinstance(value, dict) and "function" in value):
         return "function"
+    if isinstance(value, ProgramSpec):
+        return "program"
+    # What has a score to find is a program whose command is missing, or misspelt.
+    if isinstance(value, dict) and ("command" in value or "score" in value):
+        return "program"
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     if not isinstance(name, str):
         return "penalised_cv"
@@ -72,6 +340,7 @@ ObjectiveSpec = Annotated[
     | Annotated[QuantileSpec, Tag("quantile")]
     | Annotated[SpearmanSpec, Tag("spearman")]
     | Annotated[CustomObjectiveSpec, Tag("custom")]
-    | Annotated[FunctionSpec, Tag("function")],
+    | Annotated[FunctionSpec, Tag("function")]
+    | Annotated[ProgramSpec, Tag("program")],
     Discriminator(objective_kind),
 ]

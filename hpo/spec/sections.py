@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,7 +15,13 @@ from pydantic import (
 from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.base import ParamValue, Section
-from hpo.spec.objectives import CustomObjectiveSpec, FunctionSpec, ObjectiveSpec, PenalisedCvSpec
+from hpo.spec.objectives import (
+    CustomObjectiveSpec,
+    FunctionSpec,
+    ObjectiveSpec,
+    PenalisedCvSpec,
+    ProgramSpec,
+)
 from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
 from hpo.spec.space import Dimension, StagedDimension
 
@@ -374,7 +380,7 @@ class StudySpec(Section):
     @property
     def validates(self) -> bool:
         """Whether an estimator is cross-validated; else the objective is of the user's own."""
-        return not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec)
+        return not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec | ProgramSpec)
 
     @property
     def pruned_by(self) -> PruningSpec | None:
@@ -387,7 +393,7 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _check(self) -> StudySpec:
         sections = {"table": self.table, "cv": self.cv, "estimator": self.estimator}
-        if not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec):
+        if self.validates:
             missing = [f"[{name}]" for name, section in sections.items() if section is None]
             if missing:
                 raise ValueError(f"objective {self.objective.name} needs {' and '.join(missing)}")
@@ -399,6 +405,8 @@ class StudySpec(Section):
         if isinstance(self.objective, FunctionSpec):
             return self._check_function(self.objective)
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
+        if isinstance(self.objective, ProgramSpec):
+            self._check_program(self.objective, staged)
         if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
@@ -409,6 +417,13 @@ class StudySpec(Section):
         if both:
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
         return self
+
+    def _check_program(self, program: ProgramSpec, staged: Sequence[str]) -> None:
+        if self.table is not None:
+            raise ValueError("[table] is not given to a program: leave it out")
+        if staged:
+            raise ValueError(f"{staged[0]}: a staged dimension belongs to an [estimator]")
+        program.check_parameters(self.space)
 
     def _check_function(self, objective: FunctionSpec) -> StudySpec:
         given = [name for name in ("table", "space", "pruning") if getattr(self, name)]

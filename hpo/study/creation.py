@@ -17,12 +17,12 @@ import features.table
 from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
-from hpo.objectives.factory import AnyObjective, directions_of, objective_of
+from hpo.objectives.factory import AnyObjective, directions_of, names_of, objective_of
 from hpo.objectives.folds import hold_out
 from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
-from hpo.spec.objectives import CustomObjectiveSpec
+from hpo.spec.objectives import CustomObjectiveSpec, ProgramSpec
 from hpo.spec.sections import GatedSpec, StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.budget import Budget, BudgetChange
@@ -300,7 +300,7 @@ def is_same(record: StudyRecord, spec: StudySpec, table_path: Path | None) -> bo
         return False
     table = features.table.read_manifest(table_path)["hash"] if table_path else ""
     own, splits = None, record.fingerprint.get("splits")
-    if isinstance(spec.objective, CustomObjectiveSpec):
+    if isinstance(spec.objective, CustomObjectiveSpec | ProgramSpec):
         own = objective_of(spec, read_table_of(spec, table_path))
         splits = own.splits_hash
     now = {"table": table, "splits": splits, **fingerprint_of_spec(spec, own)}
@@ -346,7 +346,7 @@ def _insert_study(c: sa.Connection, name: str, objective: AnyObjective) -> int:
         SYSTEM_ATTRIBUTES.insert().values(
             study_id=study_id,
             key=METRIC_NAMES,
-            value_json=json.dumps([objective.score_name]),
+            value_json=json.dumps(names_of(objective)),
         )
     )
     return study_id

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,29 @@ def members(session: int, worker_id: str) -> list[psutil.Process]:
     Linux alone shows.
     """
     mark = f"{WORKER_VARIABLE}={worker_id}\0".encode()
-    found = []
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError, psutil.Error):
-            if os.getsid(pid) == session or _has_mark(pid, mark):
-                process = psutil.Process(pid)
-                # What has ended waits for its parent, which may be nobody of ours.
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-    return found
+    return _find(lambda pid: os.getsid(pid) == session or _has_mark(pid, mark))
+
+
+def program_members(groups: Collection[int], variable: str, value: str) -> list[psutil.Process]:
+    """Return what a program of this process consists of: its group, and what has its mark.
+
+    Parameters
+    ----------
+    groups
+        Process groups of the program, in the session of this process.
+    variable, value
+        The mark: an environment variable that it was started with, and nothing else was.
+    """
+    mark, session = f"{variable}={value}\0".encode(), os.getsid(0)
+
+    def belongs(pid: int) -> bool:
+        if pid == os.getpid():
+            return False
+        # The number of a group that is gone may be another one's by now, elsewhere.
+        own = os.getpgid(pid) in groups and os.getsid(pid) == session
+        return own or _has_mark(pid, mark)
+
+    return _find(belongs)
 
 
 def end_members(session: int, worker_id: str) -> None:
@@ -54,9 +68,9 @@ def end_processes(processes: Collection[psutil.Process], grace_s: float = 0.0) -
     left = list(processes)
     if grace_s > 0.0:
         _send(left, signal.SIGTERM)
-        _, left = psutil.wait_procs(left, timeout=grace_s)
+        left = _wait(left, grace_s)
     _send(left, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=KILLED_WITHIN_S)
+    _wait(left, KILLED_WITHIN_S)
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:
@@ -116,6 +130,40 @@ def awake_s() -> float:
     """Return seconds of a clock that no change of the time of day touches; sleep counts."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
+
+
+def _find(belongs: Callable[[int], bool]) -> list[psutil.Process]:
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if belongs(pid):
+                process = psutil.Process(pid)
+                # What has ended waits for its parent, which may be nobody of ours.
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+    return found
+
+
+def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait for the end of processes, and return those that have not ended."""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.002
+    left = [process for process in processes if not _has_ended(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.05)
+        left = [process for process in left if not _has_ended(process)]
+    return left
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; if it was a child of this one, it is collected."""
+    try:
+        process.wait(0)
+    except psutil.TimeoutExpired:
+        # A container may have nobody who collects what is orphaned.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:

@@ -11,13 +11,12 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
+from hpo.objectives.program import FOLDER_VARIABLE
 from hpo.spec.sections import KeepTrialDirs
 from hpo.storage.schema import TRIALS
 from hpo.study.record import StudyRecord
 from hpo.study.status import read_best
 from hpo.worker.leased_storage import LeasedStorage
-
-VARIABLE = "HPO_TRIAL_DIR"
 
 
 class TrialFolders:
@@ -38,11 +37,11 @@ class TrialFolders:
         """Let a trial have its folder, named by `HPO_TRIAL_DIR`; one left empty is removed."""
         folder = self._root / str(number)
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ[VARIABLE] = str(folder)
+        os.environ[FOLDER_VARIABLE] = str(folder)
         try:
             yield
         finally:
-            os.environ.pop(VARIABLE, None)
+            os.environ.pop(FOLDER_VARIABLE, None)
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -75,7 +74,7 @@ def trial_dir(trial: optuna.Trial) -> Path:
     """
     if isinstance(trial.storage, LeasedStorage):
         trial.storage.leased.flush()
-        return Path(os.environ[VARIABLE])
+        return Path(os.environ[FOLDER_VARIABLE])
     folder = Path("trials") / trial.study.study_name / str(trial.number)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

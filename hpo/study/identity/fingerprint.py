@@ -92,7 +92,7 @@ def fingerprint_of_spec(spec: StudySpec, objective: AnyObjective | None = None) 
             f"seed={spec.seed}",
             *([canonical(spec.fit)] if spec.fit else []),
         ),
-        "code": sha256(hash_meaning(sources), without_comments(trees.source())),
+        "code": sha256(hash_meaning(sources), without_comments(trees.source()), *_files(objective)),
         "code_format": CODE_FORMAT,
         **({OWN_CODE: hash_own_code(spec)} if own_modules(spec) else {}),
         "packages": " ".join(f"{name}={version}" for name, version in sorted(packages.items())),
@@ -189,6 +189,12 @@ def compare_origin(
         lines.append("Undo the change, or go on without --strict (written down in the study)")
         raise ConflictError("\n".join(lines), refused)
     return changed
+
+
+def _files(objective: AnyObjective | None) -> list[str]:
+    """Return hashes of the files of a program, which is hashed as it is."""
+    files = getattr(objective, "code_files", ())
+    return [sha256(path.name, path.read_bytes().hex()) for path in files]
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:

@@ -193,6 +193,8 @@ def test_every_module_of_objectives_and_estimators_scores_or_is_known_not_to():
     }
     # Suitability says which of two ways is taken that give the same bits; `scores` refuses.
     known = {"hpo.estimators.checks", "hpo.estimators.suitability", "hpo.objectives.scores"}
+    # What a program says is read the same way by all of its studies, and by no other one.
+    known |= {f"hpo.objectives.{name}" for name in ("program", "program_output", "score_file")}
     assert modules - {*SCORING_MODULES} == known
 
 

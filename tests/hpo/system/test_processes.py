@@ -250,3 +250,16 @@ def test_threads_of_libraries_count():
     assert not children() & {os.getpid()}
     reap_adopted(children())
     assert adopt_orphans(adopt=False)
+
+
+def test_what_nobody_collects_has_ended(tmp_path):
+    """Within a container there may be no process that collects what is orphaned."""
+    parent = start("run()", "w", tmp_path)
+    try:
+        wait_until(lambda: started(tmp_path))
+        child = psutil.Process(started(tmp_path)[0])
+        end_processes([child], grace_s=3600.0)
+        assert child.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
