@@ -16,7 +16,7 @@ from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.base import ParamValue, Section
 from hpo.spec.objectives import CustomObjectiveSpec, ObjectiveSpec, PenalisedCvSpec
-from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
+from hpo.spec.search import AnyPruningSpec, PrunerSpec, PruningSpec, SamplerSpec, named_classes
 from hpo.spec.space import Dimension, StagedDimension
 
 
@@ -324,7 +324,8 @@ class StudySpec(Section):
     any other one is refused. Scores of parts are stored with the result of their trial, and before
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
     Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
-    on by itself for cross-validation, and off for an objective of the user's own.
+    on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
+    of Optuna's in its place.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -345,6 +346,7 @@ class StudySpec(Section):
     space: dict[str, Dimension] = Field({})
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
+    pruner: PrunerSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
 
     @property
@@ -362,11 +364,13 @@ class StudySpec(Section):
                 named[f"[estimator{below}] name"] = model.name
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
-        return named
+        return named | named_classes("sampler", self.sampler) | named_classes("pruner", self.pruner)
 
     @property
     def pruned_by(self) -> PruningSpec | None:
-        """How trials are ended early; None if they are not."""
+        """How trials are ended early; None if they are not, or by a pruner of Optuna's."""
+        if self.pruner is not None:
+            return None
         if isinstance(self.pruning, PruningSpec):
             return self.pruning
         by_itself = not isinstance(self.objective, CustomObjectiveSpec)
@@ -385,6 +389,8 @@ class StudySpec(Section):
                 "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
                 "spearman alone"
             )
+        if self.pruner is not None and self.pruning not in (None, False):
+            raise ValueError("[pruner] and [pruning] exclude each other: leave one of them out")
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
         if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(

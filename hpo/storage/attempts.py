@@ -86,3 +86,17 @@ def read_worked_s(c: sa.Connection, study_id: int, now: float) -> float:
         total_s += max(0.0, min(ended, now) - max(began, covered_until))
         covered_until = max(covered_until, ended)
     return total_s
+
+
+def limit_reached(
+    c: sa.Connection, study_id: int, now: float, study_s: float | None, patience: int | None
+) -> str:
+    """Return which limit of its own a study has reached; "" if none."""
+    n_since = count_since_best(c, study_id) if patience is not None else 0
+    if patience is not None and n_since >= patience:
+        return f"{n_since} trials without a better one (limits.patience)"
+    if study_s is not None:
+        worked_s = read_worked_s(c, study_id, now)
+        if worked_s >= study_s:
+            return f"worked on for {worked_s:.0f} s (limits.study_s = {study_s:g})"
+    return ""

@@ -61,7 +61,7 @@ from hpo.records import (
     WorkerRun,
     part_key,
 )
-from hpo.storage.attempts import count_since_best, read_attempts, read_worked_s, write_attempts
+from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
 from hpo.storage.budget import Budget, Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, STUDIES, TRIALS, WORKERS
@@ -76,6 +76,7 @@ from hpo.storage.trial_writer import (
     insert_score,
     make_trial,
     set_state,
+    set_system_attributes,
     settle,
 )
 
@@ -100,6 +101,9 @@ class Ledger(Budget):
         super().__init__(storage, study_id, lease_s)
         self.max_deaths, self.max_failures = max_deaths, max_failures
         self.max_attempts, self.study_s, self.patience = max_attempts, study_s, patience
+        # System attributes that samplers and pruners noted of trials in hand, by their ids: stored
+        # within the transaction of whatever is told of the trial next.
+        self.notes: dict[int, dict[str, Any]] = {}
 
     # Workers ----------------------------------------------------------------------------------
 
@@ -368,6 +372,8 @@ class Ledger(Budget):
     def _claim_of(self, c: sa.Connection, unit: Unit, worker_id: str) -> Claim:
         """Return the claim that a held unit is, with what is stored of its trial."""
         its = TRIALS.c.trial_id == unit.trial_id
+        # An earlier attempt of the same worker may have left some.
+        self.notes.pop(unit.trial_id, None)
         drawn = read_params(c, self.study_id, its)
         stored = read_attributes(c, self.study_id, its)[unit.trial_id]
         parts: list[Mapping[str, float]] = []
@@ -393,13 +399,17 @@ class Ledger(Budget):
                 CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
             )
             if changed.rowcount == 1:
+                if noted := self.notes.get(claim.trial_id):
+                    set_system_attributes(c, self.storage, claim.trial_id, noted)
                 yield c
-                return
-            wanted = {"worker_id": claim.worker_id, "state": "open"} | values
-            now = [unit._asdict() for unit in read_units(c, select_units(*mine))]
-            if not any(wanted.items() <= unit.items() for unit in now):
-                raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
-            yield None
+            else:
+                wanted = {"worker_id": claim.worker_id, "state": "open"} | values
+                now = [unit._asdict() for unit in read_units(c, select_units(*mine))]
+                if not any(wanted.items() <= unit.items() for unit in now):
+                    raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
+                yield None
+        # Not before it is committed: until then the call may be repeated.
+        self.notes.pop(claim.trial_id, None)
 
     def _lease_is_over(self, view: View) -> bool:
         """Whether a worker has given no sign of life, though the database could hear it."""
@@ -469,15 +479,7 @@ class Ledger(Budget):
 
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""
-        reason = ""
-        n_since = count_since_best(c, self.study_id) if self.patience is not None else 0
-        if self.patience is not None and n_since >= self.patience:
-            reason = f"{n_since} trials without a better one (limits.patience)"
-        if self.study_s is not None and not reason:
-            worked_s = read_worked_s(c, self.study_id, now)
-            if worked_s >= self.study_s:
-                reason = f"worked on for {worked_s:.0f} s (limits.study_s = {self.study_s:g})"
-        if reason:
+        if reason := limit_reached(c, self.study_id, now, self.study_s, self.patience):
             self._set_stop(c, "gently", limit=reason)
         return bool(reason)
 

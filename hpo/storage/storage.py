@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -204,6 +204,14 @@ class StudyStorage(RDBStorage):
         if self.engine.dialect.name == "sqlite":
             return sqlite.insert(table).on_conflict_do_nothing()
         return postgresql.insert(table).on_conflict_do_nothing()
+
+    def upsert(self, table: sa.Table, key: Sequence[str], column: str) -> sa.Insert:
+        """Return an insertion that sets a column of the rows that are there by their key."""
+        if self.engine.dialect.name == "sqlite":
+            new = sqlite.insert(table)
+            return new.on_conflict_do_update(key, set_={column: new.excluded[column]})
+        row = postgresql.insert(table)
+        return row.on_conflict_do_update(index_elements=key, set_={column: row.excluded[column]})
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """Call a function again while the database does not answer, for up to `patience_s`.

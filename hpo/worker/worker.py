@@ -20,7 +20,7 @@ from hpo.worker.channel import Channel
 from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.log import size_of_log
 from hpo.worker.loop import Draw, Pause, ScorePart, Step, poll_interval, work
-from hpo.worker.pruner import make_pruner
+from hpo.worker.pruner import OptunaPruner, make_pruner
 from hpo.worker.sampler import draw
 from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import TrialHistory
@@ -65,14 +65,18 @@ class Worker:
         self._pid = os.getpid()
         self._folder = os.open(".", os.O_RDONLY) if channel is not None else -1
         self._history = TrialHistory(
-            record.storage, record.study_id, record.spec.sampler.max_history
+            record.storage,
+            record.study_id,
+            record.spec.sampler.history,
+            name=record.name,
+            notes=self.ledger.notes,
         )
         self._space = distributions(record.spec.space)
         self.objective = CheckedObjective(objective, self._space)
         # The trial that parameters are drawn for, and the attempt that the launcher knows of.
         self._undrawn: Claim | None = None
         self._told: Claim | None = None
-        self._prune = make_pruner(record, self.objective)
+        self._prune = make_pruner(record, self.objective, self.ledger.notes)
 
     def run(self, run: WorkerRun) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -213,6 +217,7 @@ class Worker:
             self._space,
             self.record.spec.sampler,
             self.record.spec.seed,
+            self._prune.pruner if isinstance(self._prune, OptunaPruner) else None,
         )
 
     def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, Any]:

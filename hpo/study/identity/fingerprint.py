@@ -47,6 +47,7 @@ SCORING_MODULES = (
     "hpo.estimators.staged_trees",
     "hpo.estimators.trees",
     "hpo.spec.space",
+    "hpo.study.search",
     "hpo.worker.sampler",
 )
 SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")
