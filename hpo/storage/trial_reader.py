@@ -150,7 +150,7 @@ def read_study_attributes(c: sa.Connection, study_id: int) -> dict[str, str]:
     """Return the system attributes of a study, each as its JSON text."""
     query = sa.select(SYSTEM_ATTRIBUTES.c.key, SYSTEM_ATTRIBUTES.c.value_json)
     rows = c.execute(query.where(SYSTEM_ATTRIBUTES.c.study_id == study_id))
-    return dict(rows.tuples().all())
+    return {row.key: row.value_json for row in rows}
 
 
 def read_trials(

@@ -156,7 +156,8 @@ def replace_study_attribute(
     table = SYSTEM_ATTRIBUTES
     if before is None:
         row = {"study_id": study_id, "key": key, "value_json": now}
-        return c.execute(storage.insert_new(table).values(**row)).rowcount == 1
+        new = storage.insert_new(table).values(**row).returning(table.c.key)
+        return c.execute(new).one_or_none() is not None
     mine = (table.c.study_id == study_id, table.c.key == key, table.c.value_json == before)
     return c.execute(table.update().where(*mine).values(value_json=now)).rowcount == 1
 

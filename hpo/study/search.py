@@ -36,6 +36,7 @@ from optuna.samplers import (
     TPESampler,
     nsgaii,
 )
+from optuna.study import StudyDirection
 from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
@@ -330,7 +331,7 @@ def _try_sampler(spec: StudySpec, space: Space, n_objectives: int) -> None:
     startup = spec.sampler.params.get("n_startup_trials", _N_TRIED)
     n_trials = min(max(startup, 1), _MAX_TRIED) if isinstance(startup, int) else _N_TRIED
     with _refusing("sampler", spec.sampler.name), _quietly():
-        directions = ["minimize"] * n_objectives
+        directions = [StudyDirection.MINIMIZE] * n_objectives
         study = optuna.create_study(directions=directions, sampler=RandomSampler(seed=0))
         for value in range(n_trials):
             study.tell(study.ask(dict(drawn)), [float(value)] * n_objectives)
