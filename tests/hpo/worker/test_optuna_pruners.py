@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import optuna
 import pytest
 from optuna import pruners
+from optuna.distributions import FloatDistribution
+from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from hpo.errors import SpecError
+from hpo.objectives.protocol import Direction
 from hpo.records import WALL_KEY, Answer, WorkerRun
 from hpo.spec.loading import canonical, validate
+from hpo.spec.search import PrunerSpec
 from hpo.worker.pruner import OptunaPruner, Pruner, make_optuna_pruner, make_pruner
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
@@ -21,7 +28,7 @@ OWN = {"objective": {"name": "tests.support.objectives:Parabola"}} | dict.fromke
     ("table", "cv", "estimator")
 )
 SPACE = {"alpha": {"type": "float", "low": 0.0, "high": 10.0}}
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], Callable[[], BasePruner]]] = {
     "median": (
         {"name": "MedianPruner", "params": {"n_startup_trials": 5}},
         lambda: pruners.MedianPruner(n_startup_trials=5),
@@ -60,8 +67,8 @@ CASES = {
 class Parts:
     """What the pruner asks of an objective."""
 
-    parts = tuple("abcdef")
-    direction = "minimize"
+    parts: tuple[str, ...] = tuple("abcdef")
+    direction: Direction = "minimize"
 
 
 def scores_of_parts():
@@ -90,7 +97,7 @@ class Hand:
 
     def __init__(self, record, worker_id):
         self.worker_id, self.ledger = worker_id, record.ledger
-        self.prune = make_pruner(record, Parts, self.ledger.notes)
+        self.prune = make_pruner(record, Parts(), self.ledger.notes)
 
 
 def judge_here(record):
@@ -148,8 +155,6 @@ def judge_plainly(case):
 
 
 def make_space():
-    from optuna.distributions import FloatDistribution
-
     return {"alpha": FloatDistribution(0.0, 10.0)}
 
 
@@ -178,7 +183,7 @@ def test_the_state_of_successive_halving_is_stored_with_the_trial(begin):
 def test_a_study_has_one_or_the_other(begin):
     record = begin("median")
     assert record.spec.pruned_by is None
-    assert isinstance(make_pruner(record, Parts, {}), OptunaPruner)
+    assert isinstance(make_pruner(record, Parts(), {}), OptunaPruner)
     assert canonical(validate(record.spec.model_dump(mode="json"), "x")) == canonical(record.spec)
     with pytest.raises(SpecError, match=r"\[pruner\] and \[pruning\] exclude each other"):
         make_spec(pruner={"name": "MedianPruner"}, pruning=True)
@@ -233,13 +238,11 @@ def test_an_objective_of_one_part_is_not_pruned(begin):
     class One(Parts):
         parts = ("all",)
 
-    assert make_pruner(begin("median"), One, {}) is None
+    assert make_pruner(begin("median"), One(), {}) is None
 
 
 def test_our_own_rule_stays_the_default(begin_study):
     record = begin_study(**OWN, pruning=True, space=SPACE)
-    assert isinstance(make_pruner(record, Parts, {}), Pruner)
-    assert isinstance(make_optuna_pruner(CASE_SPEC), pruners.MedianPruner)
-
-
-CASE_SPEC = make_spec(pruner=CASES["median"][0]).pruner
+    assert isinstance(make_pruner(record, Parts(), {}), Pruner)
+    spec = PrunerSpec(name="MedianPruner")
+    assert isinstance(make_optuna_pruner(spec), pruners.MedianPruner)

@@ -6,14 +6,16 @@ import importlib
 import json
 import math
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy as sa
 from optuna import samplers
-from optuna.samplers import nsgaii
+from optuna.samplers import BaseSampler, nsgaii
 from optuna.testing import pytest_samplers
 from optuna.trial import TrialState
 
@@ -52,7 +54,7 @@ def random_of(number):
 
 
 # What a study file says, and what somebody writes in plain Optuna for a trial.
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], Callable[[int, int], BaseSampler]]] = {
     "tpe, grouped": (
         {"name": "TPESampler", "params": {"multivariate": True, "group": True}},
         lambda seed, _: samplers.TPESampler(seed=seed, multivariate=True, group=True),
