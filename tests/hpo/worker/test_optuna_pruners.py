@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import SpecError
 from hpo.objectives.protocol import Direction
-from hpo.records import WALL_KEY, Answer, WorkerRun
+from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.loading import canonical, validate
 from hpo.spec.search import PrunerSpec
 from hpo.worker.pruner import OptunaPruner, Pruner, make_optuna_pruner, make_pruner
@@ -97,7 +97,9 @@ class Hand:
 
     def __init__(self, record, worker_id):
         self.worker_id, self.ledger = worker_id, record.ledger
-        self.prune = make_pruner(record, Parts(), self.ledger.notes)
+        pruner = make_pruner(record, Parts(), self.ledger.notes)
+        assert pruner is not None
+        self.prune = pruner
 
 
 def judge_here(record):
@@ -106,10 +108,13 @@ def judge_here(record):
     ended = []
     for number in range(N_TRIALS):
         hand = hands[number % 2]
-        claim, parts = hand.ledger.claim(hand.worker_id), []
+        claim = hand.ledger.claim(hand.worker_id)
+        assert isinstance(claim, Claim)
         assert claim.number == number
         hand.ledger.save_params(claim, {"alpha": 1.0}, make_space())
-        reason, unsaved = "", {}
+        reason = ""
+        parts: list[Mapping[str, float]] = []
+        unsaved: dict[int, Mapping[str, float]] = {}
         for part in range(N_PARTS):
             if parts and (reason := hand.prune(claim, parts)):
                 break
@@ -118,6 +123,7 @@ def judge_here(record):
                 hand.ledger.release(claim, unsaved)
                 hand, unsaved = Hand(record, f"taker-{number}"), {}
                 claim = hand.ledger.claim(hand.worker_id)
+                assert isinstance(claim, Claim)
                 parts = list(claim.parts)
             parts.append({"score": float(table[number, part]), WALL_KEY: 0.0})
             unsaved[part] = parts[-1]

@@ -42,11 +42,11 @@ GRID = {
     "n": {"type": "int", "low": 1, "high": 9, "step": 2},
     "kind": {"type": "categorical", "choices": ["a", True]},
 }
-POINTS = {"x": [-0.3 + 0.1 * at for at in range(9)], "n": [1, 3, 5, 7, 9], "kind": ["a", True]}
 
 
-def points():
-    return {"x": [round(x, 12) for x in POINTS["x"]], "n": POINTS["n"], "kind": POINTS["kind"]}
+def points() -> dict[str, list[Any]]:
+    xs = [round(-0.3 + 0.1 * at, 12) for at in range(9)]
+    return {"x": xs, "n": [1, 3, 5, 7, 9], "kind": ["a", True]}
 
 
 def random_of(number):
