@@ -1,7 +1,8 @@
-"""A sampler of a user's own, which keeps what it needs in the study, and classes that are none."""
+"""Search spaces, and samplers of a user's own: one that keeps what it needs in the study."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,29 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+
+from tests.support.requirements import unavailable
+
+SPACE = {
+    "x": {"type": "float", "low": -2.0, "high": 2.0},
+    "y": {"type": "float", "low": 1e-3, "high": 1.0, "log": True},
+    "n": {"type": "int", "low": 1, "high": 9},
+    "kind": {"type": "categorical", "choices": ["a", "b", True]},
+}
+GRID = {
+    "x": {"type": "float", "low": -0.3, "high": 0.5, "step": 0.1},
+    "n": {"type": "int", "low": 1, "high": 9, "step": 2},
+    "kind": {"type": "categorical", "choices": ["a", True]},
+}
+
+
+def need_package(name: str | None) -> None:
+    """Skip where a package that a sampler needs is not installed."""
+    if name is not None:
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            unavailable(name, str(exc))
 
 
 class Nearby(BaseSampler):

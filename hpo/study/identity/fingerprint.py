@@ -191,7 +191,10 @@ def compare_origin(
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
-    named = [*own_modules(spec).values()]
+    # Another sampler or pruner may go on with a study.
+    search = ("[sampler", "[pruner")
+    own = own_modules(spec).items()
+    named = [module for what, module in own if not what.startswith(search)]
     engine = (read_source(module) for module in SCORING_MODULES)
     return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 

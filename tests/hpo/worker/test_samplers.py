@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,29 +18,16 @@ from optuna.samplers import BaseSampler, nsgaii
 from optuna.testing import pytest_samplers
 from optuna.trial import TrialState
 
-from hpo.errors import LostLeaseError, SpecError
+from hpo.errors import LostLeaseError
 from hpo.spec.search import SamplerSpec
 from hpo.spec.space import distributions
 from hpo.storage.schema import SYSTEM_ATTRIBUTES, TRIAL_SYSTEM_ATTRIBUTES
-from hpo.study.search import check_search
 from hpo.worker.sampler import draw, make_sampler, trial_seed
 from hpo.worker.trial_cache import TrialHistory
 from tests.support.ledgers import begin_without_table
-from tests.support.requirements import unavailable
-from tests.support.studies import make_spec
+from tests.support.samplers import GRID, SPACE, need_package
 
 SEED, N_TRIALS = 5, 30
-SPACE = {
-    "x": {"type": "float", "low": -2.0, "high": 2.0},
-    "y": {"type": "float", "low": 1e-3, "high": 1.0, "log": True},
-    "n": {"type": "int", "low": 1, "high": 9},
-    "kind": {"type": "categorical", "choices": ["a", "b", True]},
-}
-GRID = {
-    "x": {"type": "float", "low": -0.3, "high": 0.5, "step": 0.1},
-    "n": {"type": "int", "low": 1, "high": 9, "step": 2},
-    "kind": {"type": "categorical", "choices": ["a", True]},
-}
 
 
 def points() -> dict[str, list[Any]]:
@@ -123,15 +109,6 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[int, int], BaseSampler]]] = {
 }
 FINITE = ("grid", "brute force")
 PACKAGES = {"cma-es": "cmaes", "cma-es with margin": "cmaes", "gp": "torch"}
-
-
-def need_package(case):
-    name = PACKAGES.get(case)
-    if name:
-        try:
-            importlib.import_module(name)
-        except ImportError as exc:
-            unavailable(name, str(exc))
 
 
 def loss(params):
@@ -226,7 +203,7 @@ def draw_plainly(case, space):
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_draws_are_those_of_plain_optuna(case, begin):
-    need_package(case)
+    need_package(PACKAGES.get(case))
     record = begin(case)
     drawn = draw_here(record, case)
     assert drawn == draw_plainly(case, distributions(record.spec.space))
@@ -237,7 +214,7 @@ def test_draws_are_those_of_plain_optuna(case, begin):
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("case", ["nsga-ii", "qmc", "cma-es"])
 def test_draws_are_the_same_on_postgresql(case, begin, postgres_url):
-    need_package(case)
+    need_package(PACKAGES.get(case))
     record = begin(case, postgres_url)
     assert draw_here(record, case) == draw_plainly(case, distributions(record.spec.space))
 
@@ -246,7 +223,7 @@ def test_draws_are_the_same_on_postgresql(case, begin, postgres_url):
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("case", ["cma-es", "nsga-ii", "grid"])
 def test_plain_optuna_goes_on_from_what_is_stored(case, begin):
-    need_package(case)
+    need_package(PACKAGES.get(case))
     record = begin(case)
     draw_here(record, case)
     stored = record.optuna_study().get_trials()
@@ -357,135 +334,6 @@ def test_no_point_of_a_sequence_is_handed_out_twice(kind, begin, request, tmp_pa
     assert counter == 63
 
 
-# What is refused ---------------------------------------------------------------------------------
-
-TWO = {name: SPACE[name] for name in ("x", "kind")}
-
-
-@pytest.mark.parametrize(
-    ("spec", "space", "message"),
-    [
-        ({"name": "TPESampler2"}, SPACE, r"\[sampler\] name: unknown 'TPESampler2'; did you mean"),
-        (
-            {"name": "TPESampler", "params": {"multivariat": True}},
-            SPACE,
-            r"params.multivariat: TPESampler has no such parameter; did you mean 'multivariate'",
-        ),
-        (
-            {"name": "RandomSampler", "params": {"seed": 3}},
-            SPACE,
-            r"params.seed: seed is the study's",
-        ),
-        (
-            {"name": "NSGAIISampler", "params": {"population_size": 1}},
-            SPACE,
-            r"\[sampler\]: NSGAIISampler: .*population_size.* greater than or equal to 2",
-        ),
-        (
-            {"name": "TPESampler", "params": {"n_startup_trials": "ten"}},
-            SPACE,
-            r"\[sampler\]: TPESampler: '<' not supported",
-        ),
-        ({"name": "GridSampler"}, SPACE, r"\[space.x\]: a grid needs a step, and -2 to 2 has none"),
-        ({"name": "GridSampler"}, GRID, r"the grid has 90 points, and trials is 91"),
-        ({"name": "BruteForceSampler"}, GRID, r"the grid has 90 points, and trials is 91"),
-        (
-            {"name": "GridSampler", "params": {"search_space": {"x": [0.0], "q": [1]}}},
-            SPACE,
-            r"search_space\] q: no such dimension of \[space\]",
-        ),
-        (
-            {"name": "GridSampler", "params": {"search_space": {"x": [3.0]}}},
-            TWO,
-            r"search_space\] x: 3.0 is not in \[space.x\]",
-        ),
-        (
-            {"name": "GridSampler", "params": {"search_space": {"x": [0.0]}}},
-            TWO,
-            r"search_space: lacks kind of \[space\]",
-        ),
-        ({"name": "CmaEsSampler"}, TWO, r"needs two dimensions of numbers .* has one, x; use tpe"),
-        (
-            {"name": "CmaEsSampler"},
-            {"kind": SPACE["kind"]},
-            r"needs two dimensions of numbers .* has choices alone",
-        ),
-        (
-            {
-                "name": "PartialFixedSampler",
-                "params": {"fixed_params": {"n": 3}, "base_sampler": {"name": "CmaEsSample"}},
-            },
-            SPACE,
-            r"\[sampler.params.base_sampler\] name: unknown 'CmaEsSample'; did you mean 'CmaEs",
-        ),
-        (
-            {
-                "name": "PartialFixedSampler",
-                "params": {"fixed_params": {"n": 30}, "base_sampler": {"name": "TPESampler"}},
-            },
-            SPACE,
-            r"fixed_params\] n: 30 is not in \[space.n\]",
-        ),
-        ({"name": "PartialFixedSampler"}, SPACE, r"needs params.fixed_params and base_sampler"),
-        (
-            {"name": "tests.support.samplers:Broken"},
-            SPACE,
-            r"\[sampler\]: tests.support.samplers:Broken: no more",
-        ),
-        (
-            {"name": "tests.support.objectives:Parabola"},
-            SPACE,
-            r"'tests.support.objectives:Parabola' is no subclass of optuna's BaseSampler",
-        ),
-        ({"name": "random", "params": {"x": 1}}, SPACE, r"params are for a class of Optuna's"),
-        (
-            {"name": "TPESampler", "startup_trials": 5},
-            SPACE,
-            r"startup_trials belongs to name = 'tpe', got 'TPESampler'",
-        ),
-        (
-            {"name": "CmaEsSampler", "max_history": 300},
-            SPACE,
-            r"max_history belongs to TPE alone, got 'CmaEsSampler'",
-        ),
-    ],
-)
-def test_what_cannot_be_is_refused(begin, spec, space, message):
-    with pytest.raises(SpecError, match=message):
-        begin("random", sampler=spec, space=space, trials=91)
-
-
-def test_a_budget_beyond_the_grid_is_refused_later_too(begin):
-    spec = make_spec(**begin("grid").spec.model_dump(mode="json"))
-    check_search(spec, 90)
-    with pytest.raises(SpecError, match="the grid has 90 points, and trials is 91"):
-        check_search(spec, 91)
-
-
-@pytest.mark.parametrize("name", ["CmaEsSampler", "GPSampler"])
-def test_a_sampler_of_one_objective_is_refused_with_two(name):
-    if name == "CmaEsSampler":
-        need_package("cma-es")
-        spec = make_spec(space=SPACE, sampler={"name": name})
-        with pytest.raises(SpecError, match=r"CmaEsSampler: .*multi-objective"):
-            check_search(spec, 6, n_objectives=2)
-    check_search(make_spec(space=SPACE, sampler={"name": "NSGAIISampler"}), 6, n_objectives=2)
-
-
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cmaes", None)
-    spec = make_spec(space=SPACE, sampler={"name": "CmaEsSampler"})
-    monkeypatch.setattr(importlib.import_module("optuna.samplers._cmaes"), "cmaes", _Missing())
-    hint = r"needs the package 'cmaes', .* pip install 'hpo\[samplers\]'"
-    with pytest.raises(SpecError, match=hint):
-        check_search(spec, 6)
-
-
-class _Missing:
-    def __getattr__(self, name):
-        return getattr(importlib.import_module("cmaes"), name)
-
-
 # Optuna's own tests of samplers, over those that are made here ----------------------------------
 
 
@@ -513,7 +361,7 @@ class TestBasics(pytest_samplers.BasicSamplerTestCase):
 class TestBasicsOfCmaEs(pytest_samplers.BasicSamplerTestCase):
     @pytest.fixture
     def sampler(self):
-        need_package("cma-es")
+        need_package("cmaes")
         return maker({"name": "CmaEsSampler"})
 
 
@@ -522,7 +370,7 @@ class TestBasicsOfCmaEs(pytest_samplers.BasicSamplerTestCase):
 class TestOneObjective(pytest_samplers.SingleOnlySamplerTestCase):
     @pytest.fixture
     def sampler(self):
-        need_package("cma-es")
+        need_package("cmaes")
         return maker({"name": "CmaEsSampler"})
 
 
@@ -556,7 +404,7 @@ params = { n_startup_trials = 4 }
 
 @pytest.mark.slow
 def test_two_workers_finish_exactly_the_budget(hpo):
-    need_package("cma-es")
+    need_package("cmaes")
     Path("x.toml").write_text(STUDY)
     hpo("check", "x.toml")
     done = hpo("run", "x.toml", "--workers", "2")
