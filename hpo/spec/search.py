@@ -1,24 +1,86 @@
-"""The sections of a study file that say how its space is searched: [sampler] and [pruning]."""
+"""The sections of a study file that say how its space is searched: sampler, pruner, pruning."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from hpo.spec.base import Section
 
+STARTUP_TRIALS, MAX_HISTORY = 10, 500
 
-class SamplerSpec(Section):
-    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number).
 
-    `max_history` limits how many trials TPE learns from, to the best ones and the latest: it takes
-    time for each, and gives old ones little weight.
+class OptunaSpec(Section):
+    """A class of Optuna's by its name, or any other as `module:Class`, and keyword arguments.
+
+    An argument that is such a class itself is a section of its own: `{ name = ..., params = ... }`.
     """
 
-    name: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = Field(10, ge=1)
-    max_history: int = Field(500, ge=250)
+    name: str = Field(min_length=1)
+    params: dict[str, Any] = Field({})
+
+
+class SamplerSpec(OptunaSpec):
+    """Optuna's sampler. Every trial draws from a stream of its own, (seed, trial number).
+
+    `tpe` and `random` are Optuna's TPESampler and RandomSampler as most studies need them:
+    `startup_trials` is all there is to set. `max_history` limits how many trials TPE learns from,
+    to the best ones and the latest: it takes time for each, and gives old ones little weight.
+    """
+
+    name: str = Field("tpe", min_length=1)
+    startup_trials: int = Field(STARTUP_TRIALS, ge=1)
+    max_history: int = Field(MAX_HISTORY, ge=250)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is one of those that are named shortly."""
+        return self.name in ("tpe", "random")
+
+    @property
+    def history(self) -> int | None:
+        """How many trials that have ended it is shown; None for all of them."""
+        return self.max_history if self.is_short or self.name == "TPESampler" else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.is_short and self.params:
+            name = "TPESampler" if self.name == "tpe" else "RandomSampler"
+            raise ValueError(
+                f"params are for a class of Optuna's, such as name = '{name}', got '{self.name}'"
+            )
+        if not self.is_short and self.startup_trials != STARTUP_TRIALS:
+            raise ValueError(
+                f"startup_trials belongs to name = 'tpe', got '{self.name}'; write "
+                f"params = {{ n_startup_trials = {self.startup_trials} }} if it has that"
+            )
+        if self.history is None and self.max_history != MAX_HISTORY:
+            raise ValueError(f"max_history belongs to TPE alone, got '{self.name}'")
+        return self
+
+
+class PrunerSpec(OptunaSpec):
+    """Optuna's pruner, told the mean of the part scores so far after every part but the last."""
+
+
+def named_classes(section: str, spec: OptunaSpec | None) -> dict[str, str]:
+    """Return what a section names as `module:Class`, by the setting that names it."""
+    found: dict[str, str] = {}
+    waiting: list[tuple[str, Any]] = [] if spec is None else [(section, spec.model_dump())]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, Mapping):
+            name = value.get("name")
+            if (
+                isinstance(name, str)
+                and ":" in name
+                and value.keys() <= {*SamplerSpec.model_fields}
+            ):
+                found[f"[{where}] name"] = name
+            waiting += [(f"{where}.{key}", inner) for key, inner in value.items()]
+    return found
 
 
 class PruningSpec(Section):

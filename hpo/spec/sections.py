@@ -22,7 +22,7 @@ from hpo.spec.objectives import (
     PenalisedCvSpec,
     ProgramSpec,
 )
-from hpo.spec.search import AnyPruningSpec, PruningSpec, SamplerSpec
+from hpo.spec.search import AnyPruningSpec, PrunerSpec, PruningSpec, SamplerSpec, named_classes
 from hpo.spec.space import Dimension, StagedDimension
 
 
@@ -334,7 +334,8 @@ class StudySpec(Section):
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
     Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
     Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
-    on by itself for cross-validation, and off for an objective of the user's own.
+    on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
+    of Optuna's in its place.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -356,6 +357,7 @@ class StudySpec(Section):
     space: dict[str, Dimension] = Field({})
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
+    pruner: PrunerSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
 
     @property
@@ -375,7 +377,7 @@ class StudySpec(Section):
                 named[f"[estimator{below}] name"] = model.name
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
-        return named
+        return named | named_classes("sampler", self.sampler) | named_classes("pruner", self.pruner)
 
     @property
     def validates(self) -> bool:
@@ -384,7 +386,9 @@ class StudySpec(Section):
 
     @property
     def pruned_by(self) -> PruningSpec | None:
-        """How trials are ended early; None if they are not."""
+        """How trials are ended early; None if they are not, or by a pruner of Optuna's."""
+        if self.pruner is not None:
+            return None
         if isinstance(self.pruning, PruningSpec):
             return self.pruning
         on = self.validates if self.pruning is None else self.pruning
@@ -402,6 +406,8 @@ class StudySpec(Section):
                 "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
                 "spearman alone"
             )
+        if self.pruner is not None and self.pruning not in (None, False):
+            raise ValueError("[pruner] and [pruning] exclude each other: leave one of them out")
         if isinstance(self.objective, FunctionSpec):
             return self._check_function(self.objective)
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]

@@ -59,19 +59,6 @@ def read_open_attempts(c: sa.Connection, study_id: int) -> Mapping[int, Attempts
     }
 
 
-def limit_reached(
-    c: sa.Connection, study_id: int, now: float, patience: int | None, study_s: float | None
-) -> str:
-    """Return which limit a study has reached, and with what; "" if it goes on."""
-    n_since = _count_since_best(c, study_id) if patience is not None else 0
-    if patience is not None and n_since >= patience:
-        return f"{n_since} trials without a better one (limits.patience)"
-    worked_s = _read_worked_s(c, study_id, now) if study_s is not None else 0.0
-    if study_s is not None and worked_s >= study_s:
-        return f"worked on for {worked_s:.0f} s (limits.study_s = {study_s:g})"
-    return ""
-
-
 def _count_since_best(c: sa.Connection, study_id: int) -> int:
     """Return how many trials were completed after the best one."""
     direction = c.execute(
@@ -99,3 +86,17 @@ def _read_worked_s(c: sa.Connection, study_id: int, now: float) -> float:
         total_s += max(0.0, min(ended, now) - max(began, covered_until))
         covered_until = max(covered_until, ended)
     return total_s
+
+
+def limit_reached(
+    c: sa.Connection, study_id: int, now: float, study_s: float | None, patience: int | None
+) -> str:
+    """Return which limit of its own a study has reached; "" if none."""
+    n_since = _count_since_best(c, study_id) if patience is not None else 0
+    if patience is not None and n_since >= patience:
+        return f"{n_since} trials without a better one (limits.patience)"
+    if study_s is not None:
+        worked_s = _read_worked_s(c, study_id, now)
+        if worked_s >= study_s:
+            return f"worked on for {worked_s:.0f} s (limits.study_s = {study_s:g})"
+    return ""

@@ -75,6 +75,7 @@ from hpo.storage.trial_writer import (
     insert_values,
     make_trial,
     set_state,
+    set_system_attributes,
     settle,
     store,
 )
@@ -101,6 +102,9 @@ class Ledger(Workers):
         super().__init__(storage, study_id, lease_s)
         self.max_deaths, self.max_failures = max_deaths, max_failures
         self.max_attempts, self.study_s, self.patience = max_attempts, study_s, patience
+        # System attributes that samplers and pruners noted of trials in hand, by their ids: stored
+        # within the transaction of whatever is told of the trial next.
+        self.notes: dict[int, dict[str, Any]] = {}
 
     @patient
     def reap(self, worker_id: str, reason: str) -> bool:
@@ -324,6 +328,8 @@ class Ledger(Workers):
     def _claim_of(self, c: sa.Connection, unit: Unit, worker_id: str) -> Claim:
         """Return the claim that a held unit is, with what is stored of its trial."""
         its = TRIALS.c.trial_id == unit.trial_id
+        # An earlier attempt of the same worker may have left some.
+        self.notes.pop(unit.trial_id, None)
         drawn = read_params(c, self.study_id, its)
         stored = read_attributes(c, self.study_id, its)[unit.trial_id]
         parts: list[Mapping[str, float]] = []
@@ -349,13 +355,17 @@ class Ledger(Workers):
                 CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
             )
             if changed.rowcount == 1:
+                if noted := self.notes.get(claim.trial_id):
+                    set_system_attributes(c, self.storage, claim.trial_id, noted)
                 yield c
-                return
-            wanted = {"worker_id": claim.worker_id, "state": "open"} | values
-            now = [unit._asdict() for unit in read_units(c, select_units(*mine))]
-            if not any(wanted.items() <= unit.items() for unit in now):
-                raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
-            yield None
+            else:
+                wanted = {"worker_id": claim.worker_id, "state": "open"} | values
+                now = [unit._asdict() for unit in read_units(c, select_units(*mine))]
+                if not any(wanted.items() <= unit.items() for unit in now):
+                    raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
+                yield None
+        # Not before it is committed: until then the call may be repeated.
+        self.notes.pop(claim.trial_id, None)
 
     def _lease_is_over(self, view: View) -> bool:
         """Whether a worker has given no sign of life, though the database could hear it."""
@@ -425,8 +435,7 @@ class Ledger(Workers):
 
     def _limit_of_study(self, c: sa.Connection, now: float) -> bool:
         """Stop the study where it has reached a limit of its own, and return whether it has."""
-        reason = limit_reached(c, self.study_id, now, self.patience, self.study_s)
-        if reason:
+        if reason := limit_reached(c, self.study_id, now, self.study_s, self.patience):
             self._set_stop(c, "gently", limit=reason)
         return bool(reason)
 

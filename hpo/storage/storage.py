@@ -205,12 +205,13 @@ class StudyStorage(RDBStorage):
             return sqlite.insert(table).on_conflict_do_nothing()
         return postgresql.insert(table).on_conflict_do_nothing()
 
-    def insert_or_replace(self, table: sa.Table, unique: Sequence[str], column: str) -> sa.Insert:
-        """Return an insertion that replaces a column of the rows that are there."""
-        replaced: dict[str, Any] = {column: sa.literal_column(f"excluded.{column}")}
+    def upsert(self, table: sa.Table, key: Sequence[str], column: str) -> sa.Insert:
+        """Return an insertion that sets a column of the rows that are there by their key."""
         if self.engine.dialect.name == "sqlite":
-            return sqlite.insert(table).on_conflict_do_update(unique, set_=replaced)
-        return postgresql.insert(table).on_conflict_do_update(index_elements=unique, set_=replaced)
+            new = sqlite.insert(table)
+            return new.on_conflict_do_update(key, set_={column: new.excluded[column]})
+        row = postgresql.insert(table)
+        return row.on_conflict_do_update(index_elements=key, set_={column: row.excluded[column]})
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """Call a function again while the database does not answer, for up to `patience_s`.

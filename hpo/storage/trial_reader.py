@@ -27,6 +27,7 @@ from hpo.storage.schema import (
     CLAIMS,
     PARAMS,
     PART_VALUES,
+    SYSTEM_ATTRIBUTES,
     TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     VALUES,
@@ -145,6 +146,13 @@ def read_attributes(
     return found
 
 
+def read_study_attributes(c: sa.Connection, study_id: int) -> dict[str, str]:
+    """Return the system attributes of a study, each as its JSON text."""
+    query = sa.select(SYSTEM_ATTRIBUTES.c.key, SYSTEM_ATTRIBUTES.c.value_json)
+    rows = c.execute(query.where(SYSTEM_ATTRIBUTES.c.study_id == study_id))
+    return {row.key: row.value_json for row in rows}
+
+
 def read_trials(
     c: sa.Connection, study_id: int, *where: Condition, batch: int = BATCH
 ) -> Iterator[FrozenTrial]:
@@ -180,17 +188,19 @@ class TrialChange(NamedTuple):
 
     Attributes
     ----------
-    value
-        Its score; None where there is none.
-    n_params
-        How many parameters are stored of it.
+    values
+        One number per objective; empty where it has no score.
+    n_params, n_part_values, n_attributes
+        How many parameters, reported values and system attributes are stored of it.
     """
 
     trial_id: int
     number: int
     state: TrialState
-    value: float | None
+    values: tuple[float, ...]
     n_params: int
+    n_part_values: int
+    n_attributes: int
 
 
 class Mark(NamedTuple):
@@ -275,10 +285,11 @@ def read_changes(
 
 
 def read_as_changed(
-    c: sa.Connection, study_id: int, trial_ids: Collection[int]
+    c: sa.Connection, study_id: int, trial_ids: Collection[int] | None
 ) -> list[TrialChange]:
-    """Return some trials as if they had changed, in the order of ids."""
-    return _read_changes(c, _changes(study_id, trials_among(trial_ids)))
+    """Return some trials as if they had changed, or all of them, in the order of ids."""
+    which = sa.true() if trial_ids is None else trials_among(trial_ids)
+    return _read_changes(c, _changes(study_id, which))
 
 
 def read_latest_ids(c: sa.Connection, study_id: int, n: int) -> list[int]:
@@ -367,22 +378,32 @@ def _settle(c: sa.Connection, study_id: int, position: Position, mark: Mark) -> 
 
 
 def _read_changes(c: sa.Connection, query: sa.Executable) -> list[TrialChange]:
-    changes = []
-    for trial_id, number, state, value, kind, n_params in c.execute(query):
-        score = None if kind is None else value_of(value, kind)
-        changes.append(TrialChange(trial_id, number, state, score, n_params))
-    return sorted(changes, key=lambda change: change.trial_id)
+    found: dict[int, tuple[Any, dict[int, float]]] = {}
+    for trial_id, number, state, objective, value, kind, *counts in c.execute(query):
+        _, values = found.setdefault(trial_id, ((number, state, counts), {}))
+        if kind is not None:
+            values[objective] = value_of(value, kind)
+    return [
+        TrialChange(trial_id, number, state, tuple(values[at] for at in sorted(values)), *counts)
+        for trial_id, ((number, state, counts), values) in sorted(found.items())
+    ]
 
 
 def _changes(study_id: int, which: Condition) -> sa.Select[Any]:
-    drawn = sa.select(sa.func.count()).where(PARAMS.c.trial_id == TRIALS.c.trial_id)
+    def count(table: sa.Table) -> sa.ScalarSelect[int]:
+        its = table.c.trial_id == TRIALS.c.trial_id
+        return sa.select(sa.func.count()).select_from(table).where(its).scalar_subquery()
+
     query = sa.select(
         TRIALS.c.trial_id,
         TRIALS.c.number,
         TRIALS.c.state,
+        VALUES.c.objective,
         VALUES.c.value,
         VALUES.c.value_type,
-        drawn.scalar_subquery(),
+        count(PARAMS),
+        count(PART_VALUES),
+        count(TRIAL_SYSTEM_ATTRIBUTES),
     ).outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
     return _of_study(query, study_id, (which,))
 

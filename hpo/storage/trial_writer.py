@@ -18,6 +18,7 @@ from hpo.storage.schema import (
     ATTRIBUTES,
     PARAMS,
     PART_VALUES,
+    SYSTEM_ATTRIBUTES,
     TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     VALUES,
@@ -129,7 +130,7 @@ def store(c: sa.Connection, storage: StudyStorage, trial_id: int, unsaved: Unsav
     ):
         if attributes:
             c.execute(
-                storage.insert_or_replace(table, ("trial_id", "key"), "value_json"),
+                storage.upsert(table, ("trial_id", "key"), "value_json"),
                 [
                     {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
                     for key, value in attributes.items()
@@ -158,6 +159,36 @@ def settle(
             .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == part_key(part))
             .values(value_json=json.dumps(finite(scores)))
         )
+
+
+def set_system_attributes(
+    c: sa.Connection, storage: StudyStorage, trial_id: int, attributes: Mapping[str, Any]
+) -> None:
+    """Store system attributes of a trial, over those of the same name."""
+    rows = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
+    c.execute(storage.upsert(TRIAL_SYSTEM_ATTRIBUTES, ("trial_id", "key"), "value_json"), rows)
+
+
+def replace_study_attribute(
+    c: sa.Connection, storage: StudyStorage, study_id: int, key: str, before: str | None, now: str
+) -> bool:
+    """Store a system attribute of a study in place of the text that somebody has read.
+
+    Returns
+    -------
+    bool
+        False if it is another text by now, or there is one where there was none.
+    """
+    table = SYSTEM_ATTRIBUTES
+    if before is None:
+        row = {"study_id": study_id, "key": key, "value_json": now}
+        new = storage.insert_new(table).values(**row).returning(table.c.key)
+        return c.execute(new).one_or_none() is not None
+    mine = (table.c.study_id == study_id, table.c.key == key, table.c.value_json == before)
+    return c.execute(table.update().where(*mine).values(value_json=now)).rowcount == 1
 
 
 def finite(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from hpo.study.identity.fingerprint import (
 )
 from hpo.study.identity.trust import identify
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
+from hpo.study.search import check_search
 from hpo.wording import count_of
 
 # Rows times features above which a study is not checked before its features are computed, but when
@@ -87,11 +88,12 @@ def check_declared(spec: StudySpec, source: Source) -> None:
     Raises
     ------
     SpecError
-        If a module that it names ends the process, its estimator is not sound, or a declared
-        column is made from the target.
+        If a module that it names ends the process, its estimator is not sound, its sampler or
+        pruner cannot work with its space, or a declared column is made from the target.
     """
     with _naming(source):
         _import_named(spec)
+        check_search(spec, spec.trials)
         columns = expected_columns(spec)
         if columns:
             check_estimator(spec, columns)
@@ -225,6 +227,7 @@ def begin(
     """
     with _naming(source):
         budget = spec.trials if trials is None else with_trials(spec, trials).trials
+        check_search(spec, budget)
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
         current = fingerprint(spec, table, objective)

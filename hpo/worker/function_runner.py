@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import NopPruner, _filter_study
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -18,13 +18,14 @@ from hpo.errors import ObjectiveError, StopRequested
 from hpo.objectives.function import FunctionObjective
 from hpo.objectives.scores import shown
 from hpo.records import Claim, TrialWrites
+from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
+from hpo.study.search import make_optuna_pruner, make_sampler
 from hpo.worker.checked_objective import refusing
 from hpo.worker.leased_storage import LeasedStorage, LeasedTrial, new_trial
 from hpo.worker.loop import Evaluation
-from hpo.worker.sampler import make_sampler, trial_seed
 from hpo.worker.signals import StopSignal
-from hpo.worker.trial_cache import TrialHistory
+from hpo.worker.trial_cache import ChangedMeanwhileError, TrialHistory, filter_study
 
 _SEEN_FOR_S = 0.5
 _AGAIN = "The reported value is ignored because this `step=.*` is already reported"
@@ -41,12 +42,15 @@ class FunctionRunner:
 
     def __init__(self, record: StudyRecord, objective: FunctionObjective, stop: StopSignal) -> None:
         self._record, self._objective, self._stop = record, objective, stop
-        storage, study_id = record.storage, record.study_id
-        self._history = TrialHistory(storage, study_id, record.spec.sampler.max_history)
-        self._updated = float("-inf")
-        # Samplers see failed trials as bad ones; who reads `trial.study` sees what there is.
-        self._sampled = LeasedStorage(storage, study_id, self._seen_by_samplers)
-        self._shown = LeasedStorage(storage, study_id, self._seen_by_all)
+        storage, study_id, spec = record.storage, record.study_id, record.spec
+        # TPE sees some of the trials, and failed ones as bad; pruners, and who reads `trial.study`,
+        # see what there is.
+        self._seen = _Seen(record, stop, spec.sampler.history)
+        self._all = _Seen(record, stop, None) if spec.sampler.history else self._seen
+        self._sampled = LeasedStorage(storage, study_id, self._seen.trials)
+        self._shown = LeasedStorage(storage, study_id, self._all.trials)
+        self._pruner = NopPruner() if spec.pruner is None else make_optuna_pruner(spec.pruner)
+        self._space = distributions(spec.space)
         self._leased: LeasedTrial | None = None
 
     def evaluate(self, claim: Claim) -> Evaluation:
@@ -107,9 +111,10 @@ class FunctionRunner:
 
     def _study(self, claim: Claim) -> optuna.Study:
         spec = self._record.spec
-        sampler = make_sampler(spec.sampler, trial_seed(spec.seed, claim.number))
-        seen = optuna.Study(self._record.name, self._sampled, sampler, NopPruner())
-        study = optuna.Study(self._record.name, self._shown, _Informed(sampler, seen), NopPruner())
+        sampler = make_sampler(spec.sampler, spec.seed, self._space, claim.number)
+        seen = optuna.Study(self._record.name, self._sampled, sampler, self._pruner)
+        informed = _Informed(sampler, seen)
+        study = optuna.Study(self._record.name, self._shown, informed, self._pruner)
         # Else `trial.study.stop()` is refused.
         study._thread_local.in_optimize_loop = True
         return study
@@ -145,19 +150,21 @@ class FunctionRunner:
             except ValueError as exc:
                 raise ObjectiveError(str(exc)) from exc
 
-    def _seen_by_samplers(self) -> list[FrozenTrial]:
-        self._update()
-        return self._history.study.get_trials(deepcopy=False)
 
-    def _seen_by_all(self) -> list[FrozenTrial]:
-        self._update()
-        return self._history.stored()
+class _Seen:
+    """The trials of a study, read again when what is known of them is older than a moment."""
 
-    def _update(self) -> None:
+    def __init__(self, record: StudyRecord, stop: StopSignal, limit: int | None) -> None:
+        self._storage, self._stop = record.storage, stop
+        self._history = TrialHistory(record.storage, record.study_id, limit, name=record.name)
+        self._updated = float("-inf")
+
+    def trials(self) -> list[FrozenTrial]:
         if time.monotonic() - self._updated >= _SEEN_FOR_S:
             with self._stop.uninterrupted():
-                self._record.storage.patiently(self._history.update)
+                self._storage.patiently(self._history.update)
             self._updated = time.monotonic()
+        return self._history.study.get_trials(deepcopy=False)
 
 
 class _Informed(BaseSampler):
@@ -177,7 +184,13 @@ class _Informed(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(self._seen(study, trial), trial, search_space)
+        while True:
+            try:
+                seen = self._seen(study, trial)
+                return self._sampler.sample_relative(seen, trial, search_space)
+            except ChangedMeanwhileError:
+                # Another worker has noted something of the study meanwhile, such as a counter.
+                continue
 
     def sample_independent(
         self,
@@ -198,7 +211,5 @@ class _Informed(BaseSampler):
     ) -> None:
         self._sampler.after_trial(self._seen(study, trial), trial, state, values)
 
-    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
-        # Of Hyperband's pruner, the trials of one bracket.
-        self._study.pruner = study.pruner
-        return _filter_study(self._study, trial)
+    def _seen(self, _study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
+        return filter_study(self._study, trial)

@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, Claim, TrialWrites
 from hpo.storage.storage import StudyStorage
+from hpo.worker.trial_cache import StudyAttributes
 
 # Attributes of a trial that the engine stores.
 _OURS = frozenset({FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY})
@@ -133,6 +133,7 @@ class LeasedStorage(BaseStorage):
         self._storage, self._study_id, self._trials = storage, study_id, trials
         self._directions = storage.get_study_directions(study_id)
         self._name = storage.get_study_name_from_id(study_id)
+        self._attributes = StudyAttributes(storage, study_id)
         self._spaces: dict[str, BaseDistribution] = {}
         self.leased: LeasedTrial
 
@@ -253,11 +254,14 @@ class LeasedStorage(BaseStorage):
         """Return the attributes of a study."""
         return self._storage.get_study_user_attrs(study_id)
 
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+    def get_study_system_attrs(
+        self,
+        study_id: int,  # noqa: ARG002  there is one
+    ) -> dict[str, Any]:
         """Return the attributes that samplers keep with a study."""
-        return self._storage.get_study_system_attrs(study_id)
+        return self._attributes.read()
 
-    def get_all_studies(self) -> list[FrozenStudy]:
+    def get_all_studies(self) -> list[Any]:
         """Return the studies of the storage."""
         return self._storage.get_all_studies()
 
@@ -265,9 +269,14 @@ class LeasedStorage(BaseStorage):
         """Store an attribute of the study."""
         self._storage.set_study_user_attr(study_id, key, value)
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Store what a sampler keeps with the study."""
-        self._storage.set_study_system_attr(study_id, key, value)
+    def set_study_system_attr(
+        self,
+        study_id: int,  # noqa: ARG002  there is one
+        key: str,
+        value: Any,
+    ) -> None:
+        """Store what a sampler keeps with the study, unless that has changed since it was read."""
+        self._attributes.write(key, value)
 
     def create_new_study(
         self,

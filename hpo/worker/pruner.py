@@ -7,6 +7,10 @@ trials are complete, none is ended, so that there is always a best one.
 
 A decision depends on nothing but stored scores. A worker that takes a trial over makes it anew,
 after the last part that is stored.
+
+A study may name a pruner of Optuna's instead. That is told what `trial.report` would have told it:
+after part k (from 1 on) the mean of the first k part scores; WilcoxonPruner, which compares scores
+of the same part, the scores themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.pruners import BasePruner, WilcoxonPruner
 from optuna.trial import TrialState
 
 from hpo.records import Claim
@@ -26,6 +31,10 @@ from hpo.storage.trial_reader import (
     read_finished_parts,
     read_position,
 )
+from hpo.study.search import make_optuna_pruner
+from hpo.worker.trial_cache import Notes, TrialHistory, means_so_far
+
+__all__ = ["CompleteParts", "OptunaPruner", "Pruner", "Rule", "make_optuna_pruner", "make_pruner"]
 
 if TYPE_CHECKING:
     from hpo.objectives.protocol import Scores
@@ -131,6 +140,47 @@ class Pruner:
         return self._rule.judge([part["score"] for part in parts], self._complete)
 
 
+class OptunaPruner:
+    """Judges the trials of one worker by a pruner of Optuna's.
+
+    Parameters
+    ----------
+    pruner
+        Optuna's.
+    notes
+        Where it notes what is stored with the trial, as SuccessiveHalvingPruner does.
+    """
+
+    def __init__(self, record: StudyRecord, pruner: BasePruner, notes: Notes) -> None:
+        self.pruner, self._storage = pruner, record.storage
+        self._of_means = not isinstance(pruner, WilcoxonPruner)
+        self._history = TrialHistory(
+            record.storage,
+            record.study_id,
+            None,
+            name=record.name,
+            notes=notes,
+            of_means=self._of_means,
+        )
+
+    def __call__(self, claim: Claim, parts: Sequence[Scores]) -> str:
+        """Return why a trial is ended after these parts; "" if it goes on."""
+        self._storage.patiently(self._history.update)
+        scores = [part["score"] for part in parts]
+        trial = self._history.snapshot(claim.number)
+        trial.intermediate_values = (
+            means_so_far(scores) if self._of_means else dict(enumerate(scores))
+        )
+        study = self._history.study
+        study.pruner = self.pruner
+        if not self.pruner.prune(study, trial):
+            return ""
+        return (
+            f"after part {len(scores)} the mean score {float(np.mean(scores)):.6g} was not good "
+            f"enough for {type(self.pruner).__name__}"
+        )
+
+
 class Judged(Protocol):
     """What the pruner asks of an objective."""
 
@@ -143,9 +193,13 @@ class Judged(Protocol):
         """Which scores are better."""
 
 
-def make_pruner(record: StudyRecord, objective: Judged) -> Pruner | None:
+def make_pruner(
+    record: StudyRecord, objective: Judged, notes: Notes
+) -> Pruner | OptunaPruner | None:
     """Return what ends the trials of a study early; None if nothing does."""
     asked, n_parts = record.spec.pruned_by, len(objective.parts)
+    if record.spec.pruner is not None and n_parts > 1:
+        return OptunaPruner(record, make_optuna_pruner(record.spec.pruner), notes)
     if asked is None or n_parts <= asked.after:
         return None
     rule = Rule(

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.pruners import BasePruner
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
+from hpo.errors import HpoError, SpecError
 from hpo.spec.search import SamplerSpec
-from hpo.worker.trial_cache import TrialHistory
+from hpo.study.search import describe_missing, make_sampler, trial_seed
+from hpo.wording import one_line
+from hpo.worker.trial_cache import TrialHistory, suggest
+
+__all__ = ["draw", "make_sampler", "trial_seed"]
 
 _UNSEEN = create_trial(state=TrialState.RUNNING)
 
@@ -26,6 +32,7 @@ def draw(
     space: Mapping[str, BaseDistribution],
     sampler: SamplerSpec,
     seed: int,
+    pruner: BasePruner | None = None,
 ) -> dict[str, Any]:
     """Return a value for every dimension of the space.
 
@@ -41,10 +48,42 @@ def draw(
         Which sampler, as in the study file.
     seed
         The study's seed.
+    pruner
+        Optuna's pruner of the study, if it has one: with HyperbandPruner, a sampler learns from
+        trials of the same bracket alone.
+
+    Raises
+    ------
+    SpecError
+        If the sampler fails.
     """
     if not space:
         return {}
-    source = make_sampler(sampler, trial_seed(seed, number))
+    if sampler.is_short and pruner is None:
+        return _draw_shortly(history, number, space, sampler, seed)
+    try:
+        trial = history.open_trial(
+            number, lambda: make_sampler(sampler, seed, space, number), pruner
+        )
+        return {name: suggest(trial, name, distribution) for name, distribution in space.items()}
+    except (HpoError, SQLAlchemyError):
+        raise
+    except ImportError as exc:
+        raise SpecError(f"[sampler]: {describe_missing(sampler.name, exc)}") from exc
+    except Exception as exc:  # a sampler of the user's own may raise anything
+        said = f"[sampler]: {sampler.name}: {type(exc).__name__}: {exc}"
+        raise SpecError(one_line(said)) from exc
+
+
+def _draw_shortly(
+    history: TrialHistory,
+    number: int,
+    space: Mapping[str, BaseDistribution],
+    sampler: SamplerSpec,
+    seed: int,
+) -> dict[str, Any]:
+    """Draw by one of the samplers that note nothing, from a search space that is known."""
+    source = make_sampler(sampler, seed, space, number)
     together: Mapping[str, Any] = {}
     trial = _UNSEEN
     # A random sampler looks at no trial.
@@ -60,15 +99,3 @@ def draw(
         else source.sample_independent(history.study, trial, name, distribution)
         for name, distribution in space.items()
     }
-
-
-def trial_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's random stream, in [0, 2**32)."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-
-
-def make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
-    """Return the sampler that a study names, with a random stream of this seed."""
-    if spec.name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=spec.startup_trials)

@@ -36,7 +36,7 @@ from hpo.worker.loop import (
     run_whole,
     work,
 )
-from hpo.worker.pruner import make_pruner
+from hpo.worker.pruner import OptunaPruner, make_pruner
 from hpo.worker.sampler import draw
 from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import TrialHistory
@@ -101,15 +101,25 @@ class Worker:
     def _prepare_parts(self, objective: Objective) -> RunTrial:
         record = self.record
         self._history = TrialHistory(
-            record.storage, record.study_id, record.spec.sampler.max_history
+            record.storage,
+            record.study_id,
+            record.spec.sampler.history,
+            name=record.name,
+            notes=self.ledger.notes,
         )
         self._space = distributions(record.spec.space)
         self.objective = CheckedObjective(objective, self._space)
         # The trial that parameters are drawn for.
         self._undrawn: Claim | None = None
-        prune = make_pruner(record, self.objective)
-        checkpoint_s = record.spec.checkpoint_s
-        return partial(run_parts, self.ledger, self.objective, self._space, checkpoint_s, prune)
+        self._prune = make_pruner(record, self.objective, self.ledger.notes)
+        return partial(
+            run_parts,
+            self.ledger,
+            self.objective,
+            self._space,
+            record.spec.checkpoint_s,
+            self._prune,
+        )
 
     def run(self, run: WorkerRun) -> str:
         """Work until there is nothing left to do, and return why it ended.
@@ -252,6 +262,7 @@ class Worker:
             self._space,
             self.record.spec.sampler,
             self.record.spec.seed,
+            self._prune.pruner if isinstance(self._prune, OptunaPruner) else None,
         )
 
     def _score_part(self, params: Mapping[str, Any], part: int) -> dict[str, Any]:

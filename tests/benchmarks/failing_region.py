@@ -123,7 +123,7 @@ def _search_ours(
         seed=seed,
     )
     ledger, spec, space = record.ledger, record.spec, distributions(record.spec.space)
-    history = TrialHistory(record.storage, record.study_id, spec.sampler.max_history)
+    history = TrialHistory(record.storage, record.study_id, spec.sampler.history)
     values = []
     for _ in range(n_trials):
         claim = ledger.claim(WORKER)

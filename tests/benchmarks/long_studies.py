@@ -108,9 +108,7 @@ class _LaterTrials:
     def __init__(self, record: StudyRecord, n_trials: int) -> None:
         self._record, self._n_trials = record, n_trials
         self._space = distributions(record.spec.space)
-        self._history = TrialHistory(
-            record.storage, record.study_id, record.spec.sampler.max_history
-        )
+        self._history = TrialHistory(record.storage, record.study_id, record.spec.sampler.history)
         self._complete = CompleteParts(record, N_PARTS)
 
     def __call__(self) -> None:
@@ -169,7 +167,7 @@ def start(url: str, sampler: str) -> None:
     began = time.process_time()
     record = find(open_storage(url, Access.WORK), "filled")
     space, spec = distributions(record.spec.space), SamplerSpec.model_validate({"name": sampler})
-    history = TrialHistory(record.storage, record.study_id, spec.max_history)
+    history = TrialHistory(record.storage, record.study_id, spec.history)
     claim = record.ledger.claim(WORKER)
     assert isinstance(claim, Claim)
     assert len(draw(history, claim.number, space, spec, record.spec.seed)) == len(space)

@@ -93,7 +93,7 @@ def _compare(
 ) -> tuple[list[Cost], list[Cost]]:
     """Run trials of both in turns."""
     with _plain_study(record, sampler, folder) as study:
-        history = TrialHistory(record.storage, record.study_id, record.spec.sampler.max_history)
+        history = TrialHistory(record.storage, record.study_id, record.spec.sampler.history)
         run_plain, run_ours = _Plain(study), _Ours(record, history)
         for run in (run_plain, run_ours):
             run()  # reads what was there before

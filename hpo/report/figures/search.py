@@ -205,11 +205,8 @@ def _parts(search: Search) -> Figure:
     steps = sorted({step for trial in search.finished for step in trial.intermediate_values})
     absent = _too_few(search, 1)
     if not absent and len(steps) < 2:
-        absent = (
-            "not drawn; a trial of this study has one part."
-            if search.in_parts
-            else "not drawn; the objective reports no values by step."
-        )
+        what = "has one part" if search.in_parts else "reports no values by step"
+        absent = f"not drawn; a trial of this study {what}."
     if absent:
         return Figure("parts", title, absent)
     view = search.view(search.finished[:MAX_CURVES])
@@ -225,24 +222,18 @@ def _parts(search: Search) -> Figure:
         )
     figure.data = tuple(sorted(figure.data, key=lambda curve: float(curve.opacity)))
     apply_style(figure)
-    if not search.in_parts:
-        figure.update_xaxes(title_text="step", showgrid=False)
-        figure.update_yaxes(title_text="reported value")
-        caption = (
-            "A line is a trial that finished, from the values that it reported; the best one is "
-            f"orange.{_limited(search, len(shown))}"
-        )
-        return Figure("parts", title, caption, (Panel(figure),))
-    figure.update_xaxes(title_text="part of a trial", showgrid=False)
-    if len(steps) <= MAX_NAMED_PARTS:
+    figure.update_xaxes(title_text="part of a trial" if search.in_parts else "step", showgrid=False)
+    if search.in_parts and len(steps) <= MAX_NAMED_PARTS:
         names = [escape(search.part_name(step)) for step in steps]
         figure.update_xaxes(tickmode="array", tickvals=steps, ticktext=names)
-    figure.update_yaxes(title_text=f"{escape(search.score_name)} of the part")
-    caption = (
-        "A line is a trial, the best one is orange. Lines that move up and down together say that "
-        "the parts differ in difficulty; lines that cross, that trials differ by less than the "
-        f"choice of a part.{_limited(search, len(shown))}"
-    )
+    caption = "A line is a trial that finished, the best one is orange."
+    if search.in_parts:
+        figure.update_yaxes(title_text=f"{escape(search.score_name)} of the part")
+        caption += (
+            " Lines that move up and down together say that the parts differ in difficulty; lines "
+            "that cross, that trials differ by less than the choice of a part."
+        )
+    caption += _limited(search, len(shown))
     return Figure("parts", title, caption, (Panel(figure),))
 
 

@@ -47,6 +47,7 @@ SCORING_MODULES = (
     "hpo.estimators.staged_trees",
     "hpo.estimators.trees",
     "hpo.spec.space",
+    "hpo.study.search",
     "hpo.worker.sampler",
 )
 SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")
@@ -198,7 +199,10 @@ def _files(objective: AnyObjective | None) -> list[str]:
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
-    named = [*own_modules(spec).values()]
+    # Another sampler or pruner may go on with a study.
+    search = ("[sampler", "[pruner")
+    own = own_modules(spec).items()
+    named = [module for what, module in own if not what.startswith(search)]
     engine = (read_source(module) for module in SCORING_MODULES)
     return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 

@@ -211,9 +211,9 @@ def test_parts_are_read_once_and_none_is_missed(parabola):
 def test_an_objective_of_one_part_has_nothing_to_prune(parabola):
     record = parabola()
     _, objective = record.open_objective()
-    assert make_pruner(record, objective) is not None
+    assert make_pruner(record, objective, {}) is not None
     objective.parts = ("all",)
-    assert make_pruner(record, objective) is None
+    assert make_pruner(record, objective, {}) is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,382 @@
+"""The sampler and the pruner that a study file names: found, made, and refused if they cannot work.
+
+A class is one of `optuna.samplers` or `optuna.pruners`, by its name, or any other one as
+`module:Class`; there is no list of ours to keep up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.pruners import BasePruner
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    CmaEsSampler,
+    GridSampler,
+    PartialFixedSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+    nsgaii,
+)
+from optuna.study import StudyDirection
+from optuna.trial import create_trial
+
+from hpo.errors import SpecError, suggest
+from hpo.plugins import resolve
+from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec
+from hpo.spec.sections import StudySpec
+from hpo.spec.space import distributions
+from hpo.wording import one_line
+
+Space = Mapping[str, BaseDistribution]
+
+# Where the subclasses of each base class are, and so what an argument of that kind may be.
+_BASES: Mapping[str, ModuleType] = {
+    "BaseSampler": optuna.samplers,
+    "BasePruner": optuna.pruners,
+    "BaseCrossover": nsgaii,
+    "BaseMutation": nsgaii,
+}
+_BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
+# What is installed by an extra of ours, by the package that a sampler imports.
+_EXTRAS = {"cmaes": "hpo[samplers]"}
+# Samplers are tried on so many trials at least, and on no more than this.
+_N_TRIED, _MAX_TRIED = 20, 200
+# Stands in for the space of a function, which is known when it is called.
+_SOME_SPACE: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's random stream, in [0, 2**32)."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def make_sampler(spec: SamplerSpec, seed: int, space: Space, number: int) -> BaseSampler:
+    """Return the sampler that draws the parameters of one trial.
+
+    Parameters
+    ----------
+    seed
+        The study's. A sampler that takes a seed is given that of the trial's own stream; where
+        all trials follow one sequence, as on a grid, the study's.
+    space
+        What is drawn; empty where a function says so as it is called. A GridSampler without values
+        of its own has those of the space.
+    number
+        The trial's.
+
+    Raises
+    ------
+    SpecError
+        If there is no such class, or it does not take these arguments.
+    """
+    own = trial_seed(seed, number)
+    if spec.name == "random":
+        return RandomSampler(seed=own)
+    if spec.name == "tpe":
+        return TPESampler(seed=own, n_startup_trials=spec.startup_trials)
+    made: BaseSampler = _make("BaseSampler", spec, "sampler", _Drawing(seed, own, space))
+    return made
+
+
+def make_optuna_pruner(spec: PrunerSpec) -> BasePruner:
+    """Return the pruner that a study names.
+
+    Raises
+    ------
+    SpecError
+        If there is no such class, or it does not take these arguments.
+    """
+    made: BasePruner = _make("BasePruner", spec, "pruner", _Drawing(0, 0, {}))
+    return made
+
+
+def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
+    """Refuse a sampler or a pruner that the study cannot run with, by trying it.
+
+    Parameters
+    ----------
+    trials
+        The budget: a grid must have so many points.
+
+    Raises
+    ------
+    SpecError
+        Naming the section, what is wrong with it, and what can be done.
+    """
+    if not spec.sampler.is_short:
+        space = distributions(spec.space)
+        _check_space(spec.sampler, "sampler", space, trials)
+        _try_sampler(spec, space, n_objectives)
+    if spec.pruner is not None:
+        with _refusing("pruner", spec.pruner.name), _quietly():
+            _try_pruner(make_optuna_pruner(spec.pruner))
+
+
+# Making ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What a class may be given beside what the study file says."""
+
+    seed: int
+    own_seed: int
+    space: Space
+
+    def arguments(self, cls: type, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+        """Return what this class is given, if it takes it."""
+        shared = issubclass(cls, GridSampler | QMCSampler)
+        given: dict[str, Any] = {"seed": self.seed if shared else self.own_seed}
+        if issubclass(cls, GridSampler) and self.space:
+            given["search_space"] = _grid_of(self.space)
+        if issubclass(cls, QMCSampler):
+            # Trials that begin before any has ended are drawn by it.
+            given["independent_sampler"] = RandomSampler(seed=self.own_seed)
+        found = parameters.get("warn_independent_sampling")
+        if found is not None and found.default is True:
+            # Of every trial anew.
+            given["warn_independent_sampling"] = False
+        return {name: value for name, value in given.items() if name in parameters}
+
+
+def _make(base: str, spec: OptunaSpec, where: str, drawing: _Drawing) -> Any:
+    """Return an instance of a subclass of `base`, one of `_BASES`."""
+    cls = _find(base, spec.name, where)
+    parameters = inspect.signature(cls).parameters
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    if "seed" in spec.params:
+        raise SpecError(f"[{where}] params.seed: seed is the study's: write seed = ... above all")
+    if issubclass(cls, PartialFixedSampler):
+        fixed = spec.params.get("fixed_params", {})
+        drawing = replace(
+            drawing, space={name: at for name, at in drawing.space.items() if name not in fixed}
+        )
+    arguments = drawing.arguments(cls, parameters)
+    for name, value in spec.params.items():
+        if name not in parameters and not takes_any:
+            raise SpecError(
+                f"[{where}] params.{name}: {cls.__name__} has no such parameter; "
+                f"{suggest(name, parameters)}"
+            )
+        inner = _base_of(parameters.get(name), value)
+        below = f"{where}.params.{name}"
+        arguments[name] = (
+            _make(inner, _as_section(value, below), below, drawing) if inner else value
+        )
+    with _refusing(where, spec.name), _quietly():
+        missing = [
+            name
+            for name, one in parameters.items()
+            if one.default is one.empty
+            and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+            and name not in arguments
+        ]
+        if missing:
+            raise TypeError(f"needs params.{' and params.'.join(missing)}")
+        return cls(**arguments)
+
+
+def _find(base: str, name: str, where: str) -> type:
+    module = _BASES[base]
+    parent = getattr(module, base)
+    if ":" in name:
+        found = resolve(name, f"[{where}] name")
+        if not (isinstance(found, type) and issubclass(found, parent)):
+            raise SpecError(f"[{where}] name: '{name}' is no subclass of optuna's {base}")
+        return found
+    there = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, parent) and not inspect.isabstract(value)
+    }
+    if name not in there:
+        valid = [*there, *(("tpe", "random") if where == "sampler" else ()), "module:Class"]
+        raise SpecError(f"[{where}] name: unknown '{name}'; {suggest(name, valid)}")
+    return there[name]
+
+
+def _base_of(parameter: inspect.Parameter | None, value: Any) -> str:
+    """Return which base class an argument is of, by its annotation; "" if it is a plain value."""
+    if parameter is None or not isinstance(value, dict):
+        return ""
+    annotation = parameter.annotation
+    found = _BASE.search(annotation if isinstance(annotation, str) else repr(annotation))
+    return found[1] if found else ""
+
+
+def _as_section(value: Mapping[str, Any], where: str) -> OptunaSpec:
+    unknown = value.keys() - OptunaSpec.model_fields.keys()
+    if unknown:
+        wrong = min(unknown)
+        hint = suggest(wrong, OptunaSpec.model_fields)
+        raise SpecError(f"[{where}] {wrong}: unknown key; {hint}")
+    if not isinstance(value.get("name"), str) or not isinstance(value.get("params", {}), dict):
+        raise SpecError(f"[{where}]: must be a section with name and params, got {value}")
+    return OptunaSpec(**value)
+
+
+def _grid_of(space: Space) -> dict[str, list[Any]]:
+    """Return the values of every dimension."""
+    return {name: _values_of(name, at) for name, at in space.items()}
+
+
+def _values_of(name: str, distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    assert isinstance(distribution, FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None:
+        raise SpecError(
+            f"[space.{name}]: a grid needs a step, and {low:g} to {high:g} has none; set step, or "
+            f"name values for GridSampler: params = {{ search_space = {{ {name} = [...] }} }}"
+        )
+    n_steps = round((high - low) / step)
+    return [min(round(low + at * step, 12), high) for at in range(n_steps + 1)]
+
+
+# Refusing ----------------------------------------------------------------------------------------
+
+
+def _check_space(spec: OptunaSpec, where: str, space: Space, trials: int) -> None:
+    """Refuse what Optuna would find out in the middle of a study, or never say."""
+    cls = _find("BaseSampler", spec.name, where)
+    if issubclass(cls, PartialFixedSampler):
+        fixed, base = spec.params.get("fixed_params"), spec.params.get("base_sampler")
+        if not isinstance(fixed, dict) or not isinstance(base, dict):
+            raise SpecError(f"[{where}]: {spec.name} needs params.fixed_params and base_sampler")
+        _check_values(f"{where}.params.fixed_params", {k: [v] for k, v in fixed.items()}, space)
+        below = f"{where}.params.base_sampler"
+        left = {name: at for name, at in space.items() if name not in fixed}
+        _check_space(_as_section(base, below), below, left, trials)
+    elif issubclass(cls, GridSampler):
+        grid = spec.params.get("search_space") or _grid_of(space)
+        if not grid:
+            raise SpecError(f"[{where}]: GridSampler needs params.search_space: values by name")
+        if not isinstance(grid, dict) or not all(isinstance(v, list) for v in grid.values()):
+            raise SpecError(f"[{where}] params.search_space: must be a list of values by name")
+        _check_values(f"{where}.params.search_space", grid, space)
+        lacking = [name for name in space if name not in grid]
+        if lacking:
+            raise SpecError(f"[{where}] params.search_space: lacks {', '.join(lacking)} of [space]")
+        _check_points(where, math.prod(map(len, grid.values())), trials)
+    elif issubclass(cls, BruteForceSampler) and space:
+        _check_points(where, math.prod(map(len, _grid_of(space).values())), trials)
+    elif issubclass(cls, CmaEsSampler) and space:
+        drawn = [
+            name
+            for name, at in space.items()
+            if not isinstance(at, CategoricalDistribution) and not at.single()
+        ]
+        if len(drawn) < 2:
+            raise SpecError(
+                f"[{where}]: {spec.name} needs two dimensions of numbers at least, and [space] has "
+                f"{f'one, {drawn[0]}' if drawn else 'choices alone'}; use tpe"
+            )
+
+
+def _check_points(where: str, n_points: int, trials: int) -> None:
+    if n_points < trials:
+        raise SpecError(
+            f"[{where}]: the grid has {n_points} points, and trials is {trials}: set trials = "
+            f"{n_points} at most"
+        )
+
+
+def _check_values(where: str, values: Mapping[str, list[Any]], space: Space) -> None:
+    """Refuse values of dimensions that there are not, or outside of their range."""
+    for name, listed in values.items():
+        if not space:
+            continue
+        if name not in space:
+            raise SpecError(
+                f"[{where}] {name}: no such dimension of [space]; {suggest(name, space)}"
+            )
+        for value in listed:
+            try:
+                at = {name: space[name]}
+                create_trial(value=0.0, params={name: value}, distributions=at)
+            except (ValueError, TypeError) as exc:
+                raise SpecError(
+                    f"[{where}] {name}: {value!r} is not in [space.{name}], {space[name]}"
+                ) from exc
+
+
+def _try_sampler(spec: StudySpec, space: Space, n_objectives: int) -> None:
+    """Draw once after some trials that are made up."""
+    made = make_sampler(spec.sampler, spec.seed, space, 0)
+    if isinstance(made, GridSampler) and not space:
+        return
+    drawn = space or _SOME_SPACE
+    startup = spec.sampler.params.get("n_startup_trials", _N_TRIED)
+    n_trials = min(max(startup, 1), _MAX_TRIED) if isinstance(startup, int) else _N_TRIED
+    with _refusing("sampler", spec.sampler.name), _quietly():
+        directions = [StudyDirection.MINIMIZE] * n_objectives
+        study = optuna.create_study(directions=directions, sampler=RandomSampler(seed=0))
+        for value in range(n_trials):
+            study.tell(study.ask(dict(drawn)), [float(value)] * n_objectives)
+        study.sampler = made
+        study.ask(dict(drawn))
+
+
+def _try_pruner(pruner: BasePruner) -> None:
+    study = optuna.create_study(sampler=RandomSampler(seed=0), pruner=pruner)
+    for _ in range(_N_TRIED):
+        trial = study.ask()
+        for step in (1, 2, 3):
+            trial.report(float(step), step)
+            trial.should_prune()
+        study.tell(trial, 1.0)
+
+
+@contextlib.contextmanager
+def _refusing(where: str, name: str) -> Iterator[None]:
+    """Say which section an error is about, and what is to be installed where a package lacks."""
+    try:
+        yield
+    except SpecError:
+        raise
+    except ImportError as exc:
+        raise SpecError(f"[{where}]: {describe_missing(name, exc)}") from exc
+    except Exception as exc:  # a user's class may raise anything
+        raise SpecError(one_line(f"[{where}]: {name}: {exc or type(exc).__name__}")) from exc
+
+
+def describe_missing(name: str, exc: ImportError) -> str:
+    """Return which package a class needs, and how it is installed."""
+    package = (exc.name or str(exc)).partition(".")[0]
+    extra = _EXTRAS.get(package, package)
+    return f"{name} needs the package '{package}', which is missing: pip install '{extra}'"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Let Optuna say nothing of what is experimental or deprecated, or of made-up trials."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
