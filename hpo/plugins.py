@@ -127,7 +127,11 @@ def resolve(name: str, what: str) -> Any:
         If there is no such module or attribute, or the module fails, whatever it raises, or ends
         the process; `what` says which setting named it.
     """
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = name.rpartition(":")
+    if _is_file(module_name) and find_module(module_name) is None:
+        raise SpecError(
+            f"{what}: there is no file {module_name}, beside the study or in the working directory"
+        )
     try_imports({what: name})
     try:
         with _apart():
@@ -211,8 +215,8 @@ def _is_file(module: str) -> bool:
 def _import_file(name: str) -> Any:
     """Import a module by its file, once."""
     spec = find_module(name)
-    if spec is None or spec.loader is None or spec.origin is None:
-        raise ImportError(f"there is no file {name} beside the study or in the working directory")
+    assert spec is not None
+    assert spec.loader is not None
     known = sys.modules.get(spec.name)
     if known is not None and getattr(known, "__file__", None) == spec.origin:
         return known

@@ -41,6 +41,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     raw = read_toml(path)
     apply_overrides(raw, overrides)
     raw.setdefault("name", default_name(path))
+    if names_function(path) and "trials" not in raw:
+        raise SpecError(f"{path}: how many trials? Add --trials N")
     try:
         str(path.resolve()).encode()
     except UnicodeEncodeError as exc:
@@ -75,6 +77,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     if names_function(path):
         return {"objective": {"function": path.name}}
+    if path.suffix == ".py":
+        raise SpecError(f"{path}: must name a function in it, as in {path}:objective")
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

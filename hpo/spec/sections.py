@@ -408,11 +408,11 @@ class StudySpec(Section):
             )
         if self.pruner is not None and self.pruning not in (None, False):
             raise ValueError("[pruner] and [pruning] exclude each other: leave one of them out")
-        if isinstance(self.objective, FunctionSpec):
-            return self._check_function(self.objective)
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
-        if isinstance(self.objective, ProgramSpec):
-            self._check_program(self.objective, staged)
+        if isinstance(self.objective, FunctionSpec | ProgramSpec):
+            self._check_whole(self.objective, staged)
+        if isinstance(self.objective, FunctionSpec):
+            return self
         if len(self.space) == len(staged) and self.trials > 1:
             raise ValueError(
                 f"every trial of an empty [space] is the same: trials must be 1, got {self.trials}"
@@ -424,18 +424,22 @@ class StudySpec(Section):
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
         return self
 
-    def _check_program(self, program: ProgramSpec, staged: Sequence[str]) -> None:
-        if self.table is not None:
-            raise ValueError("[table] is not given to a program: leave it out")
-        if staged:
-            raise ValueError(f"{staged[0]}: a staged dimension belongs to an [estimator]")
-        program.check_parameters(self.space)
-
-    def _check_function(self, objective: FunctionSpec) -> StudySpec:
-        given = [name for name in ("table", "space", "pruning") if getattr(self, name)]
-        if given:
+    def _check_whole(self, objective: FunctionSpec | ProgramSpec, staged: Sequence[str]) -> None:
+        """Refuse what does not concern an objective that evaluates a trial as a whole."""
+        n_objectives = len(objective.all_directions)
+        if n_objectives > 1:
+            raise ValueError(f"a study has one objective so far, got {n_objectives} directions")
+        if self.table is not None or self.pruning:
             raise ValueError(
-                f"[{given[0]}] does not concern function '{objective.function}', which draws, "
-                "reports and prunes by the trial that it is given"
+                f"[{'pruning' if self.table is None else 'table'}] does not concern a "
+                "function or a program: leave it out"
             )
-        return self
+        if isinstance(objective, ProgramSpec):
+            if staged:
+                raise ValueError(f"{staged[0]}: a staged dimension belongs to an [estimator]")
+            objective.check_parameters(self.space)
+        elif self.space:
+            raise ValueError(
+                f"[space] does not concern function '{objective.function}', which draws by the "
+                "trial that it is given: leave it out"
+            )

@@ -56,8 +56,6 @@ _BASES: Mapping[str, ModuleType] = {
     "BaseMutation": nsgaii,
 }
 _BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
-# What is installed by an extra of ours, by the package that a sampler imports.
-_EXTRAS = {"cmaes": "hpo[samplers]"}
 # Samplers are tried on so many trials at least, and on no more than this.
 _N_TRIED, _MAX_TRIED = 20, 200
 # Stands in for the space of a function, which is known when it is called.
@@ -365,8 +363,7 @@ def _refusing(where: str, name: str) -> Iterator[None]:
 def describe_missing(name: str, exc: ImportError) -> str:
     """Return which package a class needs, and how it is installed."""
     package = (exc.name or str(exc)).partition(".")[0]
-    extra = _EXTRAS.get(package, package)
-    return f"{name} needs the package '{package}', which is missing: pip install '{extra}'"
+    return f"{name} needs the package '{package}', which is missing: pip install {package}"
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def witnessed(trial):
 # By the options that each is run with.
 KINDS = {
     "quadratic": (),
-    "conditional": ("--set", 'objective.directions=["maximize"]'),
+    "conditional": ("--set", "objective.direction=maximize"),
     "boosted": (),
     "trained": (),
     "perceptron": (),

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpo.commands.common import add_shared, print_line
 from hpo.commands.studies.study_options import add_file_options, add_trials, read_sound_studies
 from hpo.errors import HpoError
+from hpo.spec.objectives import FunctionSpec
 from hpo.wording import count_of
 
 
@@ -32,5 +33,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         sys.dont_write_bytecode = before
     for path, spec, _, _ in sound:
-        print_line(f"{path}: ok, study '{spec.name}', {count_of(len(spec.space), 'dimension')}")
+        function = isinstance(spec.objective, FunctionSpec)
+        drawn = "its function draws" if function else count_of(len(spec.space), "dimension")
+        print_line(f"{path}: ok, study '{spec.name}', {drawn}")
     return HpoError.exit_code if n_wrong else 0

@@ -1,4 +1,4 @@
-"""Studies of an earlier version, whose code was hashed otherwise: asked about once, then as ever."""
+"""Studies of an earlier version, whose code was hashed otherwise: asked once, then as ever."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def judge_here(record):
             parts.append({"score": float(table[number, part]), WALL_KEY: 0.0})
             unsaved[part] = parts[-1]
             if number % 3 == 0:
-                hand.ledger.save_parts(claim, unsaved)
+                hand.ledger.save(claim, unsaved)
                 unsaved = {}
         total = float(np.mean([part["score"] for part in parts]))
         scores = {} if reason else {"score": total}
