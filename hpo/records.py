@@ -68,6 +68,8 @@ class Claim:
         Parameters that an earlier worker drew; None if nobody did.
     parts
         Stored scores of the parts 0 to len(parts) - 1.
+    point
+        Parameters that the trial was enqueued with; None if it was not.
     """
 
     trial_id: int
@@ -76,6 +78,7 @@ class Claim:
     worker_id: str
     params: Mapping[str, Any] | None
     parts: tuple[Mapping[str, float], ...]
+    point: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

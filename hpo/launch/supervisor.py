@@ -120,6 +120,7 @@ class Supervisor:
     _look_pause_s: float = 0.5
     _start_at: float = 0.0
     _beat_at: float = 0.0
+    _adopt_at: float = 0.0
     _renewed: tuple[float, float] | None = None
 
     def run(self) -> bool:
@@ -178,6 +179,10 @@ class Supervisor:
         now_s = awake_s()
         if now_s >= self._beat_at:
             self._beat(now_s)
+        if now_s >= self._adopt_at:
+            self._adopt_at = now_s + self.record.ledger.lease_s
+            if self.record.ledger.adopt_enqueued():
+                self._look_at = now_s
         if now_s >= self._look_at:
             self._look(now_s)
 

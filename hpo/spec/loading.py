@@ -198,7 +198,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     *sections, last = key.strip().split(".")
     if len(sections) > MAX_DEPTH:
         raise SpecError(f"{named}: nested in more than {MAX_DEPTH} levels")
-    value = _value_of(text, named)
+    value = parse_value(text, named)
     target = raw
     for section in sections:
         target = target.setdefault(section, {})
@@ -210,7 +210,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         target[last] = value
 
 
-def _value_of(text: str, named: str) -> Any:
+def parse_value(text: str, named: str) -> Any:
     """Return what a text says: TOML, or else itself."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import NoResultFound
 
 from hpo.records import FAILURE_KEY, SPENT, Counts
+from hpo.storage.enqueued import adopt_waiting, insert_points
 from hpo.storage.events import EventKind
 from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
 from hpo.storage.storage import StudyStorage
@@ -168,6 +169,20 @@ class Budget:
         # Older events do not tell who set it.
         by_hand = [event["after"] for event in events if event.get("by_hand", True)]
         return int(by_hand[-1]) if by_hand else 0
+
+    @patient
+    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Have points tried before new ones are drawn, and return the numbers of their trials."""
+        with self.storage.write() as c:
+            self._lock(c)
+            return insert_points(c, self.study_id, points)
+
+    @patient
+    def adopt_enqueued(self) -> list[int]:
+        """Let trials be claimed that Optuna enqueued, and return their numbers."""
+        with self.storage.write() as c:
+            self._lock(c)
+            return adopt_waiting(c, self.study_id)
 
     @patient
     def stop(self, how: str | None) -> None:

@@ -62,11 +62,13 @@ from hpo.records import (
 )
 from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
 from hpo.storage.budget import Unit, View, patient, read_last_time, read_units, select_units
+from hpo.storage.enqueued import read_point
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, TRIALS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
+    begin_trial,
     end_failed,
     end_trial,
     finite,
@@ -322,7 +324,7 @@ class Ledger(Workers):
             .where(CLAIMS.c.trial_id == unit.trial_id)
             .values(attempt=unit.attempt, worker_id=worker_id, lease_until=lease_until)
         )
-        set_state(c, unit.trial_id, TrialState.RUNNING)
+        begin_trial(c, unit.trial_id)
         return self._claim_of(c, unit, worker_id)
 
     def _claim_of(self, c: sa.Connection, unit: Unit, worker_id: str) -> Claim:
@@ -337,7 +339,9 @@ class Ledger(Workers):
             scores = stored[part_key(len(parts))]
             parts.append({k: math.nan if v is None else v for k, v in scores.items()})
         params = drawn[unit.trial_id].params or None
-        return Claim(unit.trial_id, unit.number, unit.attempt, worker_id, params, tuple(parts))
+        point = read_point(c, unit.trial_id) if params is None else None
+        done = tuple(parts)
+        return Claim(unit.trial_id, unit.number, unit.attempt, worker_id, params, done, point)
 
     @contextlib.contextmanager
     def _fenced(self, claim: Claim, **values: Any) -> Iterator[sa.Connection | None]:

@@ -29,8 +29,11 @@ from hpo.storage.storage import StudyStorage
 from hpo.wording import one_line
 
 
-def make_trial(c: sa.Connection, study_id: int) -> tuple[int, int]:
-    """Make a trial that is RUNNING, and return its id and number; the study must be locked."""
+def make_trial(
+    c: sa.Connection, study_id: int, state: TrialState = TrialState.RUNNING
+) -> tuple[int, int]:
+    """Make a trial, and return its id and number; the study must be locked."""
+    began = None if state is TrialState.WAITING else _utc_now()
     last = (
         sa.select(TRIALS.c.number)
         .where(TRIALS.c.study_id == study_id)
@@ -41,8 +44,8 @@ def make_trial(c: sa.Connection, study_id: int) -> tuple[int, int]:
     row = sa.select(
         sa.func.coalesce(last, -1) + 1,
         sa.literal(study_id),
-        sa.literal(TrialState.RUNNING, TRIALS.c.state.type),
-        sa.literal(_utc_now(), TRIALS.c.datetime_start.type),
+        sa.literal(state, TRIALS.c.state.type),
+        sa.literal(began, TRIALS.c.datetime_start.type),
     )
     made = TRIALS.insert().from_select(["number", "study_id", "state", "datetime_start"], row)
     trial_id, number = c.execute(made.returning(TRIALS.c.trial_id, TRIALS.c.number)).one()
@@ -52,6 +55,16 @@ def make_trial(c: sa.Connection, study_id: int) -> tuple[int, int]:
 def set_state(c: sa.Connection, trial_id: int, state: TrialState) -> None:
     """Set the state of a trial that goes on."""
     c.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id).values(state=state))
+
+
+def begin_trial(c: sa.Connection, trial_id: int) -> None:
+    """Let a trial be RUNNING; one that was worked on before has begun then."""
+    began = sa.func.coalesce(TRIALS.c.datetime_start, _utc_now())
+    c.execute(
+        TRIALS.update()
+        .where(TRIALS.c.trial_id == trial_id)
+        .values(state=TrialState.RUNNING, datetime_start=began)
+    )
 
 
 def end_trial(c: sa.Connection, trial_id: int, state: TrialState) -> None:

@@ -93,7 +93,7 @@ class FunctionRunner:
     def _take(self, claim: Claim) -> LeasedTrial:
         storage = self._record.storage
         # Of a trial that was worked on before, its draws, reports and attributes are kept.
-        known = claim.attempt > 1
+        known = claim.attempt > 1 or claim.point is not None
         stored = (
             storage.patiently(lambda: storage.get_trial(claim.trial_id))
             if known

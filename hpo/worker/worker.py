@@ -256,6 +256,12 @@ class Worker:
         return StopRequested(said[0]["leave"], release=not said[0].get("limit"))
 
     def _draw(self, step: Draw) -> Mapping[str, Any]:
+        point = step.claim.point or {}
+        if point.keys() >= self._space.keys():
+            return {name: point[name] for name in self._space}
+        return {**self._draw_all(step), **{n: v for n, v in point.items() if n in self._space}}
+
+    def _draw_all(self, step: Draw) -> Mapping[str, Any]:
         return draw(
             self._history,
             step.claim.number,

@@ -1,0 +1,91 @@
+"""Points of a study's search space that somebody wants tried first: checked, and enqueued."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import create_trial
+
+from hpo.errors import SpecError, suggest
+from hpo.spec.loading import parse_value
+from hpo.spec.sections import StudySpec
+from hpo.spec.space import distributions
+from hpo.wording import abridge
+
+MAX_POINTS = 10_000
+
+
+def check_points(spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return points as their dimensions have them; parameters that are left out are drawn.
+
+    What a function draws is known when it is called: its points are taken as they are.
+
+    Raises
+    ------
+    SpecError
+        Naming the point, the parameter, what it may be and what it is.
+    """
+    space = distributions(spec.space)
+    found = []
+    for at, point in enumerate(points, 1):
+        where = f"point {at}" if len(points) > 1 else "the point"
+        if not point:
+            raise SpecError(f"{where}: has no parameter")
+        found.append(
+            {
+                name: _check_value(name, value, space, where) if spec.space else value
+                for name, value in point.items()
+            }
+        )
+    return found
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Read points from a CSV file: a parameter a column, a point a row; empty cells are drawn.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be read, or has no rows, or too many.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        raise SpecError(f"{path}: cannot be read: {exc}") from exc
+    if not 0 < len(rows) <= MAX_POINTS:
+        raise SpecError(f"{path}: must have from 1 to {MAX_POINTS} rows, has {len(rows)}")
+    points = []
+    for at, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise SpecError(f"{path}, row {at}: has not as many cells as the header")
+        cells = {name.strip(): cell.strip() for name, cell in row.items()}
+        points.append({name: parse_value(cell, name) for name, cell in cells.items() if cell})
+    return points
+
+
+def _check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], where: str) -> Any:
+    if name not in space:
+        raise SpecError(f"{where}: unknown parameter '{abridge(name)}'; {suggest(name, space)}")
+    distribution = space[name]
+    if isinstance(distribution, CategoricalDistribution):
+        alike = [one for one in distribution.choices if one == value and type(one) is type(value)]
+        written = [one for one in distribution.choices if str(one) == str(value)]
+        if not (alike or written):
+            choices = ", ".join(map(str, distribution.choices))
+            raise SpecError(f"{where}: {name} must be one of {choices}, is {abridge(str(value))}")
+        return (alike or written)[0]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"{where}: {name} must be a number, is {abridge(repr(value))}")
+    number = int(value) if isinstance(distribution, IntDistribution) else float(value)
+    try:
+        if number != value:
+            raise ValueError
+        create_trial(value=0.0, params={name: number}, distributions={name: distribution})
+    except ValueError:
+        raise SpecError(f"{where}: {name} = {value} is not within {distribution}") from None
+    return number
