@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -33,7 +32,6 @@ from optuna.samplers import (
     PartialFixedSampler,
     QMCSampler,
     RandomSampler,
-    TPESampler,
     nsgaii,
 )
 from optuna.study import StudyDirection
@@ -64,36 +62,24 @@ _N_TRIED, _MAX_TRIED = 20, 200
 _SOME_SPACE: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
 
-def trial_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's random stream, in [0, 2**32)."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-
-
-def make_sampler(spec: SamplerSpec, seed: int, space: Space, number: int) -> BaseSampler:
-    """Return the sampler that draws the parameters of one trial.
+def make_named_sampler(spec: SamplerSpec, seed: int, own_seed: int, space: Space) -> BaseSampler:
+    """Return the sampler of the class that a study names, for one trial.
 
     Parameters
     ----------
-    seed
-        The study's. A sampler that takes a seed is given that of the trial's own stream; where
-        all trials follow one sequence, as on a grid, the study's.
+    seed, own_seed
+        The study's, and that of the trial's own stream. A sampler that takes a seed is given the
+        latter; where all trials follow one sequence, as on a grid, the study's.
     space
         What is drawn; empty where a function says so as it is called. A GridSampler without values
         of its own has those of the space.
-    number
-        The trial's.
 
     Raises
     ------
     SpecError
         If there is no such class, or it does not take these arguments.
     """
-    own = trial_seed(seed, number)
-    if spec.name == "random":
-        return RandomSampler(seed=own)
-    if spec.name == "tpe":
-        return TPESampler(seed=own, n_startup_trials=spec.startup_trials)
-    made: BaseSampler = _make("BaseSampler", spec, "sampler", _Drawing(seed, own, space))
+    made: BaseSampler = _make("BaseSampler", spec, "sampler", _Drawing(seed, own_seed, space))
     return made
 
 
@@ -324,7 +310,7 @@ def _check_values(where: str, values: Mapping[str, list[Any]], space: Space) -> 
 
 def _try_sampler(spec: StudySpec, space: Space, n_objectives: int) -> None:
     """Draw once after some trials that are made up."""
-    made = make_sampler(spec.sampler, spec.seed, space, 0)
+    made = make_named_sampler(spec.sampler, spec.seed, spec.seed, space)
     if isinstance(made, GridSampler) and not space:
         return
     drawn = space or _SOME_SPACE
