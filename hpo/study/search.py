@@ -58,6 +58,8 @@ _BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
 _EXTRAS = {"cmaes": "hpo[samplers]"}
 # Samplers are tried on so many trials at least, and on no more than this.
 _N_TRIED, _MAX_TRIED = 20, 200
+# A GridSampler makes a list of all points at once.
+_MAX_POINTS = 1_000_000
 # Stands in for the space of a function, which is known when it is called.
 _SOME_SPACE: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
@@ -229,7 +231,9 @@ def _values_of(name: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        _check_size(f"[space.{name}]", len(values))
+        return list(values)
     assert isinstance(distribution, FloatDistribution)
     low, high, step = distribution.low, distribution.high, distribution.step
     if step is None:
@@ -238,7 +242,15 @@ def _values_of(name: str, distribution: BaseDistribution) -> list[Any]:
             f"name values for GridSampler: params = {{ search_space = {{ {name} = [...] }} }}"
         )
     n_steps = round((high - low) / step)
+    _check_size(f"[space.{name}]", n_steps + 1)
     return [min(round(low + at * step, 12), high) for at in range(n_steps + 1)]
+
+
+def _check_size(what: str, n_points: int) -> None:
+    if n_points > _MAX_POINTS:
+        raise SpecError(
+            f"{what}: a grid of {n_points} points is larger than {_MAX_POINTS}: raise step"
+        )
 
 
 # Refusing ----------------------------------------------------------------------------------------
@@ -265,7 +277,9 @@ def _check_space(spec: OptunaSpec, where: str, space: Space, trials: int) -> Non
         lacking = [name for name in space if name not in grid]
         if lacking:
             raise SpecError(f"[{where}] params.search_space: lacks {', '.join(lacking)} of [space]")
-        _check_points(where, math.prod(map(len, grid.values())), trials)
+        n_points = math.prod(map(len, grid.values()))
+        _check_size(f"[{where}]", n_points)
+        _check_points(where, n_points, trials)
     elif issubclass(cls, BruteForceSampler) and space:
         _check_points(where, math.prod(map(len, _grid_of(space).values())), trials)
     elif issubclass(cls, CmaEsSampler) and space:

@@ -60,6 +60,11 @@ TWO = {name: SPACE[name] for name in ("x", "kind")}
             TWO,
             r"search_space: lacks kind of \[space\]",
         ),
+        (
+            {"name": "GridSampler"},
+            {"n": {"type": "int", "low": 1, "high": 10**9}},
+            r"\[space.n\]: a grid of 1000000000 points is larger than 1000000",
+        ),
         ({"name": "CmaEsSampler"}, TWO, r"needs two dimensions of numbers .* has one, x; use tpe"),
         (
             {"name": "CmaEsSampler"},
