@@ -39,7 +39,7 @@ from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
 from hpo.plugins import resolve
-from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec
+from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec, named_classes
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.wording import one_line
@@ -117,6 +117,12 @@ def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     if spec.pruner is not None:
         with _refusing("pruner", spec.pruner.name), _quietly():
             _try_pruner(make_optuna_pruner(spec.pruner))
+
+
+def check_budget(spec: StudySpec, trials: int) -> None:
+    """Refuse a budget that a grid has not enough points for; imports nothing of the user's own."""
+    if not spec.sampler.is_short and not named_classes("sampler", spec.sampler):
+        _check_space(spec.sampler, "sampler", distributions(spec.space), trials)
 
 
 # Making ------------------------------------------------------------------------------------------
