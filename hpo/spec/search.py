@@ -28,6 +28,7 @@ class SamplerSpec(OptunaSpec):
     `tpe` and `random` are Optuna's TPESampler and RandomSampler as most studies need them:
     `startup_trials` is all there is to set. `max_history` limits how many trials TPE learns from,
     to the best ones and the latest: it takes time for each, and gives old ones little weight.
+    A sampler's `after_trial` is not called for trials of a table.
     """
 
     name: str = Field("tpe", min_length=1)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -33,7 +32,6 @@ from optuna.samplers import (
     PartialFixedSampler,
     QMCSampler,
     RandomSampler,
-    TPESampler,
     nsgaii,
 )
 from optuna.study import StudyDirection
@@ -41,7 +39,7 @@ from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
 from hpo.plugins import resolve
-from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec
+from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec, named_classes
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.wording import one_line
@@ -58,40 +56,30 @@ _BASES: Mapping[str, ModuleType] = {
 _BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
 # Samplers are tried on so many trials at least, and on no more than this.
 _N_TRIED, _MAX_TRIED = 20, 200
+# A GridSampler makes a list of all points at once.
+_MAX_POINTS = 1_000_000
 # Stands in for the space of a function, which is known when it is called.
 _SOME_SPACE: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
 
-def trial_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's random stream, in [0, 2**32)."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-
-
-def make_sampler(spec: SamplerSpec, seed: int, space: Space, number: int) -> BaseSampler:
-    """Return the sampler that draws the parameters of one trial.
+def make_named_sampler(spec: SamplerSpec, seed: int, own_seed: int, space: Space) -> BaseSampler:
+    """Return the sampler of the class that a study names, for one trial.
 
     Parameters
     ----------
-    seed
-        The study's. A sampler that takes a seed is given that of the trial's own stream; where
-        all trials follow one sequence, as on a grid, the study's.
+    seed, own_seed
+        The study's, and that of the trial's own stream. A sampler that takes a seed is given the
+        latter; where all trials follow one sequence, as on a grid, the study's.
     space
         What is drawn; empty where a function says so as it is called. A GridSampler without values
         of its own has those of the space.
-    number
-        The trial's.
 
     Raises
     ------
     SpecError
         If there is no such class, or it does not take these arguments.
     """
-    own = trial_seed(seed, number)
-    if spec.name == "random":
-        return RandomSampler(seed=own)
-    if spec.name == "tpe":
-        return TPESampler(seed=own, n_startup_trials=spec.startup_trials)
-    made: BaseSampler = _make("BaseSampler", spec, "sampler", _Drawing(seed, own, space))
+    made: BaseSampler = _make("BaseSampler", spec, "sampler", _Drawing(seed, own_seed, space))
     return made
 
 
@@ -127,6 +115,12 @@ def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     if spec.pruner is not None:
         with _refusing("pruner", spec.pruner.name), _quietly():
             _try_pruner(make_optuna_pruner(spec.pruner))
+
+
+def check_budget(spec: StudySpec, trials: int) -> None:
+    """Refuse a budget that a grid has not enough points for; imports nothing of the user's own."""
+    if not spec.sampler.is_short and not named_classes("sampler", spec.sampler):
+        _check_space(spec.sampler, "sampler", distributions(spec.space), trials)
 
 
 # Making ------------------------------------------------------------------------------------------
@@ -241,7 +235,9 @@ def _values_of(name: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        _check_size(f"[space.{name}]", len(values))
+        return list(values)
     assert isinstance(distribution, FloatDistribution)
     low, high, step = distribution.low, distribution.high, distribution.step
     if step is None:
@@ -250,7 +246,15 @@ def _values_of(name: str, distribution: BaseDistribution) -> list[Any]:
             f"name values for GridSampler: params = {{ search_space = {{ {name} = [...] }} }}"
         )
     n_steps = round((high - low) / step)
+    _check_size(f"[space.{name}]", n_steps + 1)
     return [min(round(low + at * step, 12), high) for at in range(n_steps + 1)]
+
+
+def _check_size(what: str, n_points: int) -> None:
+    if n_points > _MAX_POINTS:
+        raise SpecError(
+            f"{what}: a grid of {n_points} points is larger than {_MAX_POINTS}: raise step"
+        )
 
 
 # Refusing ----------------------------------------------------------------------------------------
@@ -277,7 +281,9 @@ def _check_space(spec: OptunaSpec, where: str, space: Space, trials: int) -> Non
         lacking = [name for name in space if name not in grid]
         if lacking:
             raise SpecError(f"[{where}] params.search_space: lacks {', '.join(lacking)} of [space]")
-        _check_points(where, math.prod(map(len, grid.values())), trials)
+        n_points = math.prod(map(len, grid.values()))
+        _check_size(f"[{where}]", n_points)
+        _check_points(where, n_points, trials)
     elif issubclass(cls, BruteForceSampler) and space:
         _check_points(where, math.prod(map(len, _grid_of(space).values())), trials)
     elif issubclass(cls, CmaEsSampler) and space:
@@ -322,7 +328,7 @@ def _check_values(where: str, values: Mapping[str, list[Any]], space: Space) -> 
 
 def _try_sampler(spec: StudySpec, space: Space, n_objectives: int) -> None:
     """Draw once after some trials that are made up."""
-    made = make_sampler(spec.sampler, spec.seed, space, 0)
+    made = make_named_sampler(spec.sampler, spec.seed, spec.seed, space)
     if isinstance(made, GridSampler) and not space:
         return
     drawn = space or _SOME_SPACE

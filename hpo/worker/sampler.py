@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.errors import HpoError, SpecError
 from hpo.spec.search import SamplerSpec
-from hpo.study.search import describe_missing, make_sampler, trial_seed
+from hpo.study.search import describe_missing, make_named_sampler
 from hpo.wording import one_line
 from hpo.worker.trial_cache import TrialHistory, suggest
-
-__all__ = ["draw", "make_sampler", "trial_seed"]
 
 _UNSEEN = create_trial(state=TrialState.RUNNING)
 
@@ -73,6 +72,38 @@ def draw(
     except Exception as exc:  # a sampler of the user's own may raise anything
         said = f"[sampler]: {sampler.name}: {type(exc).__name__}: {exc}"
         raise SpecError(one_line(said)) from exc
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's random stream, in [0, 2**32)."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def make_sampler(
+    spec: SamplerSpec, seed: int, space: Mapping[str, BaseDistribution], number: int
+) -> BaseSampler:
+    """Return the sampler that draws the parameters of one trial.
+
+    Parameters
+    ----------
+    seed
+        The study's.
+    space
+        What is drawn; empty where a function says so as it is called.
+    number
+        The trial's.
+
+    Raises
+    ------
+    SpecError
+        If there is no such class, or it does not take these arguments.
+    """
+    own = trial_seed(seed, number)
+    if spec.name == "random":
+        return RandomSampler(seed=own)
+    if spec.name == "tpe":
+        return TPESampler(seed=own, n_startup_trials=spec.startup_trials)
+    return make_named_sampler(spec, seed, own, space)
 
 
 def _draw_shortly(

@@ -8,6 +8,7 @@ from hpo.commands.common import add_shared, open_storage, positive, print_line
 from hpo.records import Access
 from hpo.spec.loading import with_trials
 from hpo.study.record import find
+from hpo.study.search import check_budget
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Raise or lower the budget; workers that run see it with their next trial."""
     record = find(open_storage(options, Access.WORK), options.name)
-    with_trials(record.spec, options.trials)
+    check_budget(with_trials(record.spec, options.trials), options.trials)
     change = record.ledger.set_budget(options.trials)
     finished = record.ledger.counts().finished
     print_line(f"study '{record.name}': {change}; {finished} finished")

@@ -47,7 +47,6 @@ SCORING_MODULES = (
     "hpo.estimators.staged_trees",
     "hpo.estimators.trees",
     "hpo.spec.space",
-    "hpo.study.search",
     "hpo.worker.sampler",
 )
 SCORING_PACKAGES = ("lightgbm", "numpy", "optuna", "scikit-learn", "scipy")

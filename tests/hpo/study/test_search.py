@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hpo.errors import SpecError
-from hpo.study.search import check_search
+from hpo.study.search import check_budget, check_search
 from tests.support.samplers import GRID, SPACE, need_package
 from tests.support.studies import make_spec
 
@@ -59,6 +59,11 @@ TWO = {name: SPACE[name] for name in ("x", "kind")}
             {"name": "GridSampler", "params": {"search_space": {"x": [0.0]}}},
             TWO,
             r"search_space: lacks kind of \[space\]",
+        ),
+        (
+            {"name": "GridSampler"},
+            {"n": {"type": "int", "low": 1, "high": 10**9}},
+            r"\[space.n\]: a grid of 1000000000 points is larger than 1000000",
         ),
         ({"name": "CmaEsSampler"}, TWO, r"needs two dimensions of numbers .* has one, x; use tpe"),
         (
@@ -113,7 +118,10 @@ def test_what_cannot_be_is_refused(spec, space, message):
 
 def test_a_budget_beyond_the_grid_is_refused_later_too(begin_study):
     changes = {"space": GRID, "sampler": {"name": "GridSampler"}, "trials": 90}
-    begin_study(**OWN, **changes)
+    spec = begin_study(**OWN, **changes).spec
+    with pytest.raises(SpecError, match="the grid has 90 points, and trials is 91"):
+        check_budget(spec, 91)
+    check_budget(spec, 90)
     with pytest.raises(SpecError, match="the grid has 90 points, and trials is 91"):
         begin_study(**OWN, **(changes | {"trials": 91}))
 

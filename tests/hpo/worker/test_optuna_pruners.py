@@ -11,14 +11,17 @@ import pytest
 from optuna import pruners
 from optuna.distributions import FloatDistribution
 from optuna.pruners import BasePruner
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from hpo.errors import SpecError
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.loading import canonical, validate
 from hpo.spec.objectives import Direction
-from hpo.spec.search import PrunerSpec
+from hpo.spec.search import PrunerSpec, SamplerSpec
 from hpo.worker.pruner import OptunaPruner, Pruner, make_optuna_pruner, make_pruner
+from hpo.worker.sampler import draw, trial_seed
+from hpo.worker.trial_cache import TrialHistory
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
 from tests.support.studies import make_spec
@@ -171,6 +174,35 @@ def test_decisions_are_those_of_plain_optuna(case, begin):
     ended = judge_here(begin(case))
     assert ended == judge_plainly(case)
     assert any(pruned for _, pruned in ended) == (case != "none")
+
+
+@pytest.mark.slow
+def test_a_sampler_learns_from_trials_of_the_same_bracket(begin):
+    sampler = SamplerSpec(name="TPESampler", params={"n_startup_trials": 3})
+    record, table = begin("hyperband"), scores_of_parts()
+    hand, space = Hand(record, "w"), make_space()
+    assert isinstance(hand.prune, OptunaPruner)
+    history = TrialHistory(record.storage, record.study_id, 500, name="s")
+    study = optuna.create_study(study_name="s", pruner=CASES["hyperband"][1]())
+    for number in range(N_TRIALS):
+        claim = hand.ledger.claim("w")
+        params = draw(history, number, space, sampler, 1, hand.prune.pruner)
+        hand.ledger.save_params(claim, params, space)
+        study.sampler = TPESampler(seed=trial_seed(1, number), n_startup_trials=3)
+        trial = study.ask(dict(space))
+        assert trial.params == params
+        parts = [{"score": float(score), WALL_KEY: 0.0} for score in table[number, :2]]
+        reason = hand.prune(claim, parts[:1])
+        trial.report(table[number, 0], 1)
+        assert trial.should_prune() == bool(reason)
+        if reason:
+            hand.ledger.finish(claim, {}, {0: parts[0]}, reason)
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            # Values of their parameters, so that there is something to learn.
+            hand.ledger.finish(claim, {"score": params["alpha"]}, dict(enumerate(parts)))
+            trial.report(np.mean(table[number, :2]), 2)
+            study.tell(trial, params["alpha"])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import math
 import random
 import sys
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -123,6 +124,44 @@ def test_a_long_history_is_the_best_trials_and_the_latest(record):
     assert claim.number == 300
     assert seen == latest | set(best)
     assert set(best) - latest
+
+
+@pytest.mark.slow
+def test_without_a_limit_it_is_what_optuna_has(storage):
+    study = optuna.create_study(
+        study_name="plain", storage=storage, directions=["minimize", "maximize"]
+    )
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    history = TrialHistory(storage, study._study_id, None, name="plain")
+    source, asked = random.Random(3), []
+    for turn in range(60):
+        trial = study.ask()
+        trial.suggest_float("x", 0.0, 1.0)
+        trial.suggest_categorical("kind", ["a", None, 3])
+        study._storage.set_trial_system_attr(trial._trial_id, "noted", [turn, "x"])
+        asked.append(trial)
+        for one in asked:
+            for constraint in ("c", "d")[: source.randrange(3)]:
+                if constraint not in one.constraints:
+                    one.set_constraint(constraint, source.random() - 0.5)
+        if len(asked) > 4:
+            ended = asked.pop(source.randrange(len(asked)))
+            state = source.choice([TrialState.COMPLETE, TrialState.FAIL])
+            values = [source.random(), math.inf] if state is TrialState.COMPLETE else None
+            study.tell(ended, values, state)
+        if turn % 3 == 0:
+            history.update()
+    study._storage.set_study_system_attr(study._study_id, "kept", {"a": 1})
+    for seen in (history, TrialHistory(storage, study._study_id, None)):
+        seen.update()
+        mine, theirs = seen.study.get_trials(), study.get_trials()
+        assert as_optuna_has_them(mine) == as_optuna_has_them(theirs)
+        assert [t.system_attrs for t in mine] == [t.system_attrs for t in theirs]
+        assert [t.constraints for t in mine] == [t.constraints for t in theirs]
+        assert seen.study.directions == study.directions
+        assert [t.number for t in seen.study.best_trials] == [t.number for t in study.best_trials]
+        kept = seen.study._storage.get_study_system_attrs(seen.study._study_id)
+        assert kept == storage.get_study_system_attrs(study._study_id)
 
 
 def told(record, states):
