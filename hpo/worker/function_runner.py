@@ -20,10 +20,11 @@ from hpo.objectives.scores import shown
 from hpo.records import Claim, TrialWrites
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
-from hpo.study.search import make_optuna_pruner, make_sampler
+from hpo.study.search import make_optuna_pruner
 from hpo.worker.checked_objective import refusing
 from hpo.worker.leased_storage import LeasedStorage, LeasedTrial, new_trial
 from hpo.worker.loop import Evaluation
+from hpo.worker.sampler import make_sampler
 from hpo.worker.signals import StopSignal
 from hpo.worker.trial_cache import ChangedMeanwhileError, TrialHistory, filter_study
 
