@@ -5,20 +5,41 @@ In scripts and notebooks, `import hpo` offers what `hpo.api` says; it is loaded 
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpo.api import trial_dir
+    from hpo.api import (
+        HpoError,
+        Study,
+        enqueue,
+        load_study,
+        resume,
+        run,
+        status,
+        submit,
+        trial_dir,
+    )
 
-__all__ = ["trial_dir"]
+__all__ = [
+    "HpoError",
+    "Study",
+    "enqueue",
+    "load_study",
+    "resume",
+    "run",
+    "status",
+    "submit",
+    "trial_dir",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hpo' has no attribute '{name}'")
-    import hpo.api
-
-    return getattr(hpo.api, name)
+    # What objectives call in their workers loads nothing else.
+    home = "hpo.worker.trial_folder" if name == "trial_dir" else "hpo.api"
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

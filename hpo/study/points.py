@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
@@ -87,5 +92,14 @@ def _check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], w
             raise ValueError
         create_trial(value=0.0, params={name: number}, distributions={name: distribution})
     except ValueError:
-        raise SpecError(f"{where}: {name} = {value} is not within {distribution}") from None
+        raise SpecError(f"{where}: {name} must be {_described(distribution)}, is {value}") from None
     return number
+
+
+def _described(distribution: BaseDistribution) -> str:
+    """Return in words what a number may be."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    step = distribution.step
+    kind = "an integer" if isinstance(distribution, IntDistribution) else "a number"
+    steps = f" in steps of {step}" if step not in (None, 1) else ""
+    return f"{kind} from {distribution.low} to {distribution.high}{steps}"

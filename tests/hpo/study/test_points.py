@@ -1,0 +1,145 @@
+"""Points of a user's own: read, checked, enqueued, and tried first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.errors import SpecError
+from hpo.records import WorkerRun
+from hpo.study.points import check_points, read_points
+from hpo.worker.worker import Worker
+from tests.support.ledgers import begin_without_table
+from tests.support.studies import make_spec, write_study
+from tests.support.trials import finish_trials
+
+SPACE = {
+    "alpha": {"type": "float", "low": 0.0, "high": 10.0},
+    "depth": {"type": "int", "low": 2, "high": 10, "step": 4},
+    "kind": {"type": "categorical", "choices": ["a", 1, True]},
+}
+SPEC = make_spec(
+    space=SPACE,
+    **dict.fromkeys(("table", "cv", "estimator")),
+    objective={"name": "tests.support.objectives:Parabola"},
+)
+
+
+def test_points_are_as_their_dimensions_have_them():
+    points: list[dict[str, object]] = [
+        {"alpha": 3, "depth": 6.0, "kind": "1"},
+        {"kind": True},
+        {"alpha": 0.5},
+    ]
+    found = check_points(SPEC, points)
+    assert found == [{"alpha": 3.0, "depth": 6, "kind": 1}, {"kind": True}, {"alpha": 0.5}]
+    assert [type(value) for value in found[0].values()] == [float, int, int]
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ({}, "the point: has no parameter"),
+        ({"alfa": 1.0}, "unknown parameter 'alfa'; did you mean 'alpha'?"),
+        ({"alpha": 10.5}, "alpha must be a number from 0.0 to 10.0, is 10.5"),
+        ({"alpha": "x"}, "alpha must be a number, is 'x'"),
+        ({"alpha": float("nan")}, "alpha must be a number from 0.0 to 10.0, is nan"),
+        ({"depth": 3}, "depth must be an integer from 2 to 10 in steps of 4, is 3"),
+        ({"depth": 2.5}, "depth must be an integer from 2 to 10 in steps of 4, is 2.5"),
+        ({"depth": True}, "depth must be a number, is True"),
+        ({"kind": "b"}, "kind must be one of a, 1, True, is b"),
+    ],
+)
+def test_what_is_not_within_the_space_is_refused(point, said):
+    with pytest.raises(SpecError) as caught:
+        check_points(SPEC, [point])
+    assert said in str(caught.value)
+
+
+def test_points_are_read_from_csv(tmp_path):
+    file = tmp_path / "points.csv"
+    file.write_text("\ufeffalpha, kind\n0.5,a\n,b c\n")
+    assert read_points(file) == [{"alpha": 0.5, "kind": "a"}, {"kind": "b c"}]
+    for text, said in (
+        ("alpha\n", "must have from 1 to"),
+        ("alpha,kind\n1\n", "row 2: has not as many cells"),
+        ("alpha\n1,2\n", "row 2: has not as many cells"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SpecError, match=said):
+            read_points(file)
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_points(tmp_path / "none.csv")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def record(request, tmp_path):
+    url = f"sqlite:///{tmp_path / 'hpo.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    made = begin_without_table(url, trials=6, space={"alpha": SPACE["alpha"]})
+    yield made
+    made.storage.remove_session()
+    made.storage.engine.dispose()
+
+
+def work(record):
+    _, objective = record.open_objective()
+    Worker(record, objective, "w").run(WorkerRun("here", 1))
+    return record.storage.get_all_trials(record.study_id)
+
+
+def test_enqueued_points_are_tried_before_anything_is_drawn(record):
+    record.ledger.register("w1", WorkerRun("here", 1))
+    finish_trials(record.ledger, [1.0])
+    assert record.ledger.enqueue([{"alpha": 3.5}, {"alpha": 4.5}]) == [1, 2]
+    assert record.ledger.counts().free == 2
+    waiting = record.storage.get_all_trials(record.study_id)[1]
+    assert (waiting.state, waiting.datetime_start) == (TrialState.WAITING, None)
+    found = work(record)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
+    assert [trial.params["alpha"] for trial in found[1:3]] == [3.5, 4.5]
+    assert all(trial.datetime_start is not None for trial in found)
+    assert record.ledger.counts().finished == 6
+
+
+def test_a_point_whose_worker_died_is_kept(record):
+    record.ledger.enqueue([{"alpha": 3.5}])
+    record.ledger.register("w1", WorkerRun("here", 1))
+    claim = record.ledger.claim("w1")
+    assert claim.point == {"alpha": 3.5}
+    record.ledger.reap("w1", "dead")
+    assert work(record)[0].params == {"alpha": 3.5}
+
+
+def test_what_optuna_enqueues_is_adopted_once(record):
+    study = optuna.load_study(study_name=record.name, storage=record.storage)
+    for alpha in (3.5, 4.5):
+        study.enqueue_trial({"alpha": alpha})
+    assert record.ledger.counts().free == 0
+    assert record.ledger.adopt_enqueued() == [0, 1]
+    assert record.ledger.adopt_enqueued() == []
+    found = work(record)
+    assert [trial.params["alpha"] for trial in found[:2]] == [3.5, 4.5]
+    assert record.ledger.counts().finished == len(found) == 6
+
+
+@pytest.mark.slow
+def test_the_command_enqueues_and_says_where_there_is_no_room(hpo):
+    hpo("run", write_study(trials=2), "--workers", "1")
+    said = hpo("enqueue", "x", "alpha=2.5").stdout
+    assert "1 point enqueued, trial 2" in said
+    assert "the budget of 2 has no room for all of them; raise it: hpo budget x 3" in said
+    Path("more.csv").write_text("alpha\n3.5\n4.5\n")
+    assert "2 points enqueued, trials 3 to 4" in hpo("enqueue", "x", "more.csv").stdout
+    study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
+    study.enqueue_trial({"alpha": 5.5})
+    hpo("resume", "x", "--trials", "6", "--workers", "2")
+    trials = optuna.load_study(study_name="x", storage="sqlite:///hpo.db").trials
+    assert sorted(trial.params["alpha"] for trial in trials[2:]) == [2.5, 3.5, 4.5, 5.5]
+    assert "'beta': must be PARAMETER=VALUE" in hpo("enqueue", "x", "a=1", "beta", code=2).stderr
+    assert "unknown parameter 'beta'" in hpo("enqueue", "x", "beta=1", code=2).stderr
+    assert len(optuna.load_study(study_name="x", storage="sqlite:///hpo.db").trials) == 6
