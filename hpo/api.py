@@ -58,7 +58,7 @@ class Study(optuna.Study):
         frame = super().trials_dataframe(*args, **kwargs)
         if len(self.directions) > 1:
             return frame
-        named = {name: "value" for name in frame if str(name).startswith("values_")}
+        named = {name: "value" for name in frame if str(name).startswith("value_")}
         return frame.rename(columns=named)
 
     @property
