@@ -31,7 +31,7 @@ if __name__ == "__main__":
     assert len(hpo.load_study("script").trials) == 5
     for wrong, said in (
         (lambda: hpo.run("nofile.toml"), "nofile.toml"),
-        (lambda: hpo.run(objective, trial=4), "not understood"),
+        (lambda: hpo.run(objective, nosuch=4), "not understood"),
         (lambda: hpo.run(lambda trial: 1.0, trials=4), "cannot import it"),
         (lambda: hpo.load_study("other"), "holds no study 'other'"),
     ):
