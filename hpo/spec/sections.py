@@ -434,6 +434,8 @@ class StudySpec(Section):
                 f"[{'pruning' if self.table is None else 'table'}] does not concern a "
                 "function or a program: leave it out"
             )
+        if self.limits.part_s is not None:
+            raise ValueError("limits.part_s is for trials with parts: use attempt_s or trial_s")
         if isinstance(objective, ProgramSpec):
             if staged:
                 raise ValueError(f"{staged[0]}: a staged dimension belongs to an [estimator]")

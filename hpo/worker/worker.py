@@ -179,14 +179,12 @@ class Worker:
             return scores
         if isinstance(step, Evaluate):
             self._tell_trial(step.claim)
-            self._tell(part=0)
             self._require_launcher()
             try:
                 with self._folders.of(step.claim.number):
                     return self._functions.evaluate(step.claim)
             finally:
                 self._take_back_process()
-                self._tell(scored=0)
         if isinstance(step, Draw):
             self._tell_trial(step.claim)
             self._undrawn = step.claim
