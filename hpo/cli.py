@@ -27,6 +27,7 @@ COMMANDS = {
     "refill": ("cluster.refill", "submit the workers of a study that are missing"),
     "sbatch": ("cluster.sbatch", "print a script for sbatch that adds a job of workers to a study"),
     "stop": ("cluster.stop", "end a study: running trials are finished, no new ones begin"),
+    "adopt": ("studies.adopt", "let a study that Optuna began go on by hpo"),
     "enqueue": ("studies.enqueue", "have points of your own tried first"),
     "budget": ("cluster.budget", "raise or lower the budget of a study, running or finished"),
     "show": ("studies.show", "print the study file that a study was begun with"),

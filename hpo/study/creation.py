@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ from hpo.storage.schema import DIRECTIONS, METRIC_NAMES, OPTUNA_STUDIES, STUDIES
 from hpo.storage.storage import StudyStorage
 from hpo.study.identity import provenance
 from hpo.study.identity.fingerprint import (
+    Fingerprint,
     compare,
     compare_origin,
     fingerprint,
@@ -190,6 +191,60 @@ def build_table(
     return built.path.resolve()
 
 
+class PreparedStudy(NamedTuple):
+    """A study that is sound, and what of it is stored."""
+
+    budget: int
+    objective: AnyObjective
+    fingerprint: Fingerprint
+    row: dict[str, str | None]
+    origin: dict[str, Any]
+
+
+def prepare(
+    spec: StudySpec, source: Source, table_path: Path | None, trials: int | None
+) -> PreparedStudy:
+    """Check a study over its table, and return what of it is stored.
+
+    Raises
+    ------
+    SpecError, ObjectiveError
+        If it is not sound.
+    """
+    with _naming(source):
+        budget = spec.trials if trials is None else with_trials(spec, trials).trials
+        check_search(spec, budget)
+        table = read_table_of(spec, table_path)
+        objective = _make_sound(spec, table)
+        current = fingerprint(spec, table, objective)
+    row = {
+        "spec": canonical(spec),
+        "fingerprint": json.dumps(dict(current)),
+        "table_path": str(table_path) if table_path else None,
+    }
+    origin = {
+        **provenance.collect(Path(source.file)),
+        "code": identify(current),
+        "source": vars(source),
+    }
+    return PreparedStudy(budget, objective, current, row, origin)
+
+
+def insert_row(
+    c: sa.Connection, storage: StudyStorage, study_id: int, prepared: PreparedStudy
+) -> None:
+    """Store what makes a study of Optuna's one of ours."""
+    c.execute(
+        STUDIES.insert().values(
+            study_id=study_id,
+            budget=prepared.budget,
+            provenance=json.dumps(prepared.origin),
+            created_at=storage.now(c),
+            **prepared.row,
+        )
+    )
+
+
 def begin(
     storage: StudyStorage,
     spec: StudySpec,
@@ -225,41 +280,20 @@ def begin(
         If the stored study was begun with something else that is not in `accept`; if `strict`,
         also if the commit, the lock file or Python changed.
     """
-    with _naming(source):
-        budget = spec.trials if trials is None else with_trials(spec, trials).trials
-        check_search(spec, budget)
-        table = read_table_of(spec, table_path)
-        objective = _make_sound(spec, table)
-        current = fingerprint(spec, table, objective)
-    row = {
-        "spec": canonical(spec),
-        "fingerprint": json.dumps(dict(current)),
-        "table_path": str(table_path) if table_path else None,
-    }
-    origin = {
-        **provenance.collect(Path(source.file)),
-        "code": identify(current),
-        "source": vars(source),
-    }
+    prepared = prepare(spec, source, table_path, trials)
+    objective, current, budget = prepared.objective, prepared.fingerprint, prepared.budget
+    row, origin = prepared.row, prepared.origin
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
             study_id = _insert_study(c, spec.name, objective)
-            c.execute(
-                STUDIES.insert().values(
-                    study_id=study_id,
-                    budget=budget,
-                    provenance=json.dumps(origin),
-                    created_at=storage.now(c),
-                    **row,
-                )
-            )
+            insert_row(c, storage, study_id, prepared)
         else:
             stored = find_row(c, study_id)
             if stored is None:
                 raise PlainStudyError(
                     f"study '{spec.name}' in this storage was made by Optuna alone and has no "
-                    "study file; choose another name (--name NEW)"
+                    "study file; choose another name (--name NEW), or let it go on: hpo adopt"
                 )
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)

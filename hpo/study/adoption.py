@@ -1,0 +1,108 @@
+"""A study that Optuna alone began comes under the ledger, with the trials that it has."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from hpo.errors import SpecError, StudyNotFoundError, suggest
+from hpo.objectives.factory import AnyObjective, directions_of, names_of
+from hpo.spec.sections import StudySpec
+from hpo.storage.enqueued import adopt_waiting
+from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS
+from hpo.storage.storage import StudyStorage
+from hpo.storage.urls import show_url
+from hpo.study.creation import insert_row, prepare
+from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_plain_names
+
+_SPENT = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
+
+
+def adopt(
+    storage: StudyStorage, spec: StudySpec, source: Source
+) -> tuple[StudyRecord, Counter[TrialState]]:
+    """Begin a study of ours over one of Optuna's, whose name it has.
+
+    Trials that are complete or pruned count towards the budget, those that wait are claimed first.
+    Failed ones stay what they are. One that is RUNNING is left to whoever runs it.
+
+    Returns
+    -------
+    tuple
+        The study, and how many trials it had in each state.
+
+    Raises
+    ------
+    StudyNotFoundError
+        If Optuna has no such study there.
+    SpecError
+        If it is one of ours already, or its directions are others.
+    """
+    prepared = prepare(spec, source, None, None)
+    with storage.write() as c:
+        study_id = find_id(c, spec.name)
+        if study_id is None:
+            hint = suggest(spec.name, read_plain_names(c))
+            shown = show_url(storage.engine.url)
+            raise StudyNotFoundError(f"{shown} holds no study '{spec.name}'; {hint}")
+        if find_row(c, study_id) is not None:
+            raise SpecError(f"study '{spec.name}' is one of hpo's already: hpo resume {spec.name}")
+        _check_directions(c, study_id, spec.name, prepared.objective)
+        rows = _read_trials(c, study_id)
+        _label(c, storage, study_id, prepared.objective)
+        insert_row(c, storage, study_id, prepared)
+        units = [
+            {
+                "trial_id": trial_id,
+                "study_id": study_id,
+                "number": number,
+                "state": _SPENT[state],
+                "attempt": 1,
+                "deaths": 0,
+                "parts": 0,
+                "worker_id": None,
+                "lease_until": 0.0,
+            }
+            for trial_id, number, state in rows
+            if state in _SPENT
+        ]
+        if units:
+            c.execute(CLAIMS.insert(), units)
+        adopt_waiting(c, study_id)
+    return find(storage, spec.name), Counter(state for _, _, state in rows)
+
+
+def _check_directions(c: sa.Connection, study_id: int, name: str, objective: AnyObjective) -> None:
+    query = (
+        sa.select(DIRECTIONS.c.direction)
+        .where(DIRECTIONS.c.study_id == study_id)
+        .order_by(DIRECTIONS.c.objective)
+    )
+    stored: list[StudyDirection] = [*c.execute(query).scalars()]
+    asked = [StudyDirection[direction.upper()] for direction in directions_of(objective)]
+    if stored != asked:
+        said, is_asked = (", ".join(d.name.lower() for d in one) for one in (stored, asked))
+        raise SpecError(
+            f"study '{name}': its direction is {said}, and {is_asked} is asked for: "
+            f"--set objective.direction={said}"
+        )
+
+
+def _read_trials(c: sa.Connection, study_id: int) -> Sequence[tuple[int, int, TrialState]]:
+    query = (
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
+        .where(TRIALS.c.study_id == study_id)
+        .order_by(TRIALS.c.number)
+    )
+    return [(int(trial_id), int(number), state) for trial_id, number, state in c.execute(query)]
+
+
+def _label(c: sa.Connection, storage: StudyStorage, study_id: int, objective: AnyObjective) -> None:
+    """Name the values, where that was not done: it tells our studies from Optuna's."""
+    row = {"study_id": study_id, "key": METRIC_NAMES, "value_json": json.dumps(names_of(objective))}
+    c.execute(storage.insert_new(SYSTEM_ATTRIBUTES).values(**row))
