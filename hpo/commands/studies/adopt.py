@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from hpo.commands.common import open_storage, print_line, storage_hint
 from hpo.commands.studies.study_options import add_file_options, add_trials, read_study
 from hpo.records import Access
-from hpo.study.adoption import adopt
+from hpo.study.lifecycle.adoption import adopt
 from hpo.wording import count_of
 
 

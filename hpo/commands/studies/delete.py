@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.commands.common import add_shared, open_storage, print_line
 from hpo.records import Access
 from hpo.storage.urls import show_url
-from hpo.study.deletion import delete
+from hpo.study.lifecycle.deletion import delete
 from hpo.study.record import StudyRecord, find
 from hpo.wording import count_of
 

@@ -9,7 +9,7 @@ import json
 from hpo.commands.common import add_json, print_line
 from hpo.records import Access
 from hpo.storage.backends import open_storage
-from hpo.study.copying import copy_studies
+from hpo.study.lifecycle.copying import copy_studies
 from hpo.wording import count_of
 
 

@@ -27,7 +27,7 @@ from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.storage.postgres.server import Server
-from hpo.study.copying import copy_studies
+from hpo.study.lifecycle.copying import copy_studies
 from hpo.study.record import find
 
 # Every command that reads a study, with its arguments and its exit code. Three studies of quantiles

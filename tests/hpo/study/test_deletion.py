@@ -19,7 +19,7 @@ from hpo.storage.deletion import delete_study
 from hpo.storage.events import EventKind
 from hpo.storage.schema import OPTUNA_STUDIES, TRIALS, study_tables
 from hpo.study.creation import begin
-from hpo.study.deletion import delete
+from hpo.study.lifecycle.deletion import delete
 from hpo.study.record import Source, find, names, read_plain_names
 from tests.support.studies import make_spec
 
