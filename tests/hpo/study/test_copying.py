@@ -25,7 +25,7 @@ from hpo.spec.space import distributions
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, DELETED, EVENTS, METADATA, STUDIES, TRIALS, study_tables
-from hpo.study import copying
+from hpo.study.lifecycle import copying
 from hpo.study.lifecycle.copying import copy_studies, take_snapshot
 from hpo.study.record import find
 from tests.support.studies import ROOT
