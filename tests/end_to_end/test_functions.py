@@ -137,3 +137,62 @@ def test_a_training_goes_on_from_its_checkpoint(hpo, keep):
     best = optuna.load_study(study_name="train", storage="sqlite:///hpo.db").best_trial.number
     kept = {"all": {"0", "1", "2"}, "best": {str(best)}, "none": set()}[keep]
     assert {path.name for path in Path("logs/train/trials").iterdir()} == kept
+
+
+PROGRAM = """
+trials = 8
+lease_s = 3.0
+[objective]
+command = ["python3", "work.py", "--x", "{x}", "--out", "{trial_dir}"]
+score = { json = "result.json", key = "loss" }
+report = { regex = 'epoch (?P<step>\\d+) loss (?P<value>\\S+)' }
+[space]
+x = { type = "float", low = 0.0, high = 1.0 }
+"""
+WORK = """
+import json, os, pathlib, sys, time
+x, folder = float(sys.argv[2]), pathlib.Path(sys.argv[4])
+assert float(os.environ["HPO_PARAM_X"]) == x == json.load(open(os.environ["HPO_PARAMS"]))["x"]
+for epoch in range(4):
+    time.sleep(0.15)
+    print("epoch", epoch, "loss", x + 1 / (epoch + 1), flush=True)
+with open("told.txt", "a") as stream:
+    stream.write(f"{os.environ['HPO_TRIAL_NUMBER']} {x!r}\\n")
+(folder / "result.json").write_text(json.dumps({"loss": x}))
+"""
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "postgresql"], indirect=True)
+def test_a_program_is_run_though_workers_are_killed_and_none_is_left(hpo, storage):
+    Path("prog.toml").write_text(PROGRAM)
+    Path("work.py").write_text(WORK)
+    run = subprocess.Popen(command("run", "prog.toml", "--workers", "3"))
+    for at in (1, 4):
+        wait_until(lambda at=at: spent(storage, "prog") >= at)
+        for worker in workers_of(run)[:1]:
+            worker.send_signal(signal.SIGKILL)
+    assert run.wait(120) == 0
+    found = trials_of(storage, "prog")
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 8
+    for trial in found:
+        assert trial.value == trial.params["x"]
+        assert trial.intermediate_values.keys() == {0, 1, 2, 3}
+    told = [line.split() for line in Path("told.txt").read_text().splitlines()]
+    # Attempts of a trial were given the same.
+    assert {(int(number), float(x)) for number, x in told} == {
+        (trial.number, trial.params["x"]) for trial in found
+    }
+    left = [p for p in psutil.process_iter(["cmdline"]) if "work.py" in (p.info["cmdline"] or [])]
+    assert left == []
+
+
+def test_what_a_trial_did_is_told_by_what_ended_it(hpo):
+    Path("prog.toml").write_text(PROGRAM.replace("trials = 8", "trials = 3"))
+    Path("work.py").write_text("import sys\nprint('no such phase')\nsys.exit(7)\n")
+    said = hpo("run", "prog.toml", "--workers", "1", "--set", "max_failures=1", code=2).stderr
+    assert "exit code 7" in said
+    assert "no such phase" in said
+    Path("work.py").write_text("pass\n")
+    assert "the code that computes a score changed" in hpo("resume", "prog", code=3).stderr
+    few = ("--name", "other", "--set", "max_failures=0")
+    assert "result.json" in hpo("run", "prog.toml", "--workers", "1", *few, code=2).stderr

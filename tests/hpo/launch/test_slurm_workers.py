@@ -293,3 +293,21 @@ def test_a_sqlite_file_is_refused_where_jobs_run_on_other_machines(hpo, monkeypa
     assert "node7, node8" in said
     assert "'hpo db start DIR' starts one, 'hpo copy sqlite:///" in said
     assert not Path("hpo.db").exists(), "refused before anything was begun"
+
+
+@pytest.mark.slow
+def test_a_function_and_a_program_are_submitted_as_any_study(hpo, site):
+    Path("train.py").write_text(
+        "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"
+    )
+    asked = ("--trials", "6", "--workers", "2", "--cluster", "test")
+    assert "2 submitted: job " in hpo("submit", "train.py:objective", *asked).stdout
+    Path("prog.toml").write_text(
+        "trials = 4\n[objective]\ncommand = ['echo', 'loss={x}']\nscore = { regex = 'loss=(.+)' }\n"
+        "[space]\nx = { type = 'float', low = 0.0, high = 1.0 }\n"
+    )
+    hpo("submit", "prog.toml", "--workers", "2", "--cluster", "test")
+    for name in ("train", "prog"):
+        wait_until(lambda name=name: "finished, " in hpo("status", name).stdout)
+        told = json.loads(hpo("provenance", name, "--json").stdout)
+        assert {worker["cluster"] for worker in told["workers"]} == {"hpotest"}
