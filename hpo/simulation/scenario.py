@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY, part_key
@@ -75,7 +75,9 @@ class DurationTrace:
                 lambda key, stored=trial.user_attrs: key in stored,  # type: ignore[misc]
                 map(part_key, itertools.count()),
             )
-            rows.append(tuple(_read_scores(trial.user_attrs[key]) for key in keys))
+            parts = tuple(_read_scores(trial.user_attrs[key]) for key in keys)
+            # A trial that was evaluated as a whole is one part.
+            rows.append(parts or (_whole(trial),))
         if not complete:
             raise HpoError(
                 f"study '{record.name}': no trial has finished, so there are no durations to "
@@ -98,6 +100,11 @@ class DurationTrace:
     def longest_part_s(self) -> float:
         """Longest duration of a part in seconds."""
         return max(float(scores[WALL_KEY]) for row in self.rows for scores in row)
+
+
+def _whole(trial: FrozenTrial) -> Mapping[str, float]:
+    value = trial.value if trial.value is not None else 0.0
+    return {"score": value, WALL_KEY: float(trial.user_attrs.get(WALL_KEY, 0.0))}
 
 
 def _read_scores(stored: Mapping[str, float | None]) -> Scores:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from hpo.errors import FailedStudyError
 from hpo.objectives.function import FunctionObjective
 from hpo.records import Access, Answer, WorkerRun
+from hpo.simulation.scenario import DurationTrace
 from hpo.storage.backends import open_storage
 from hpo.study.creation import begin
 from hpo.study.record import Source
@@ -269,6 +270,12 @@ def test_a_parameter_with_another_range_of_choices_is_refused_as_by_optuna(study
 
     with pytest.raises(FailedStudyError, match="does not support dynamic value space"):
         study(objective, trials=2, max_failures=2)
+
+
+def test_durations_of_a_function_are_those_of_whole_trials(study):
+    trace = DurationTrace.from_study(study(lambda trial: trial.suggest_float("x", 0, 1), trials=3))
+    assert (trace.n_parts, len(trace.rows)) == (1, 3)
+    assert trace.mean_part_s > 0.0
 
 
 @pytest.mark.parametrize("name", ["worker", "failure", "pruned", "wall_s"])
