@@ -80,6 +80,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     if path.suffix == ".py":
         raise SpecError(f"{path}: must name a function in it, as in {path}:objective")
     try:
+        raw = _parse(read_text(path))
+    except ValueError as exc:
+        raise SpecError(f"{path}: not valid TOML: {exc}") from exc
+    _refuse_unusable(raw, str(path))
+    return raw
+
+
+def read_text(path: Path) -> str:
+    """Read a file that somebody wrote by hand: UTF-8, of a size that this may be.
+
+    Raises
+    ------
+    SpecError
+        If it is none.
+    """
+    try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise SpecError(f"{path}: must be a file, and is a device, pipe or socket")
@@ -88,15 +104,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         if len(data) > MAX_BYTES:
             raise SpecError(f"{path}: must have {MAX_BYTES / 1e6:g} MB at most, and has more")
         # A mark of byte order is what some editors begin a file with.
-        raw = _parse(data.decode("utf-8-sig"))
-    except OSError as exc:
-        raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise SpecError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:
-        raise SpecError(f"{path}: not valid TOML: {exc}") from exc
-    _refuse_unusable(raw, str(path))
-    return raw
+        raise SpecError(f"{str(path)!r}: no path of a file: {exc}") from exc
 
 
 def _parse(text: str) -> dict[str, Any]:

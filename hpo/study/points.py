@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
-from hpo.spec.loading import parse_value
+from hpo.spec.loading import parse_value, read_text
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.wording import abridge
@@ -58,10 +58,9 @@ def read_points(path: Path) -> list[dict[str, Any]]:
         If it cannot be read, or has no rows, or too many.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise SpecError(f"{path}: cannot be read: {exc}") from exc
+        rows = list(csv.DictReader(read_text(path).splitlines()))
+    except csv.Error as exc:
+        raise SpecError(f"{path}: not valid CSV: {exc}") from exc
     if not 0 < len(rows) <= MAX_POINTS:
         raise SpecError(f"{path}: must have from 1 to {MAX_POINTS} rows, has {len(rows)}")
     points = []
