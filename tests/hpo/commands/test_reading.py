@@ -49,7 +49,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
 }
 # These begin or change something, or open no storage.
 OTHERS = {
-    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
+    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "adopt", "enqueue", "nested", "wandb",
     "check", "features", "db", "bench",
 }  # fmt: skip
 
