@@ -426,9 +426,6 @@ class StudySpec(Section):
 
     def _check_whole(self, objective: FunctionSpec | ProgramSpec, staged: Sequence[str]) -> None:
         """Refuse what does not concern an objective that evaluates a trial as a whole."""
-        n_objectives = len(objective.all_directions)
-        if n_objectives > 1:
-            raise ValueError(f"a study has one objective so far, got {n_objectives} directions")
         if self.table is not None or self.pruning:
             raise ValueError(
                 f"[{'pruning' if self.table is None else 'table'}] does not concern a "

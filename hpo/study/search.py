@@ -108,6 +108,11 @@ def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     SpecError
         Naming the section, what is wrong with it, and what can be done.
     """
+    directions = getattr(spec.objective, "all_directions", ())
+    if len(directions) > 1:
+        raise SpecError(
+            f"[objective] directions: a study has one objective so far, got {len(directions)}"
+        )
     if not spec.sampler.is_short:
         space = distributions(spec.space)
         _check_space(spec.sampler, "sampler", space, trials)

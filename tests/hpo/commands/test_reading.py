@@ -49,8 +49,8 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
 }
 # These begin or change something, or open no storage.
 OTHERS = {
-    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "adopt", "enqueue", "nested", "wandb",
-    "check", "features", "db", "bench",
+    "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
+    "adopt", "enqueue", "check", "features", "db", "bench",
 }  # fmt: skip
 
 

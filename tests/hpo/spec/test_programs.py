@@ -84,7 +84,7 @@ def test_a_program_reads_back_as_it_was(tmp_path, old, new):
         (
             "[space]",
             "[table]\ndataset = 'transport'\nfamilies = ['ratios']\n[space]",
-            r"\[table\] is not given to a program",
+            r"\[table\] does not concern a function or a program",
         ),
         ("lr = {", "n = { type = 'staged', high = 20 }\nlr = {", "n: a staged dimension belongs"),
         (SCORE, "{}", r"objective\.score\.0: needs one of json \(a file, with key\) and regex"),

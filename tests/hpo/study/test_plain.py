@@ -18,7 +18,7 @@ from tests.support.ledgers import begin_without_table
 
 NO_STUDY_FILE = (
     "study 'x' was made by Optuna alone and has no study file; see it with hpo status, hpo export "
-    "or optuna-dashboard"
+    "or optuna-dashboard, or let it go on with hpo adopt"
 )
 
 
