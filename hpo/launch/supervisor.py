@@ -348,7 +348,7 @@ class Supervisor:
             self._heed(worker, worker.refused)
         elif worker.left is None:
             self._count_death(worker, describe_end(code))
-        elif worker.left == Answer.DISMISSED.value and self.order.job is not None:
+        elif Answer.DISMISSED.value in worker.left and self.order.job is not None:
             # The cluster has another job in its place, or will have.
             self._abandoned.add(worker.place)
 

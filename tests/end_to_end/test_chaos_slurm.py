@@ -268,7 +268,8 @@ class Site:
         pid = self.rng.choice(steps)
         # Its arguments are like `slurmstepd: [12.batch]`.
         of = re.search(r"\[(\d+)\.", Path(f"/proc/{pid}/cmdline").read_text())
-        self.struck.strike(jobs=[of[1]] if of else [])
+        hit = self.struck.strike(jobs=[of[1]] if of else [])
+        self.struck.lost_jobs |= {name for one in hit for name in (one.job, one.task)}
         return send(pid, signal.SIGKILL)
 
     def kill_slurmd(self) -> bool:
@@ -417,7 +418,12 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(
             print(f"at most {site.most_workers} workers in the queue")
             slurm_cluster.wait_idle()
             print("\n".join(site.chaos.told))
-            print(json.dumps(check_deaths(record, tmp_path, site.struck.pids), indent=1))
+            print(
+                json.dumps(
+                    check_deaths(record, tmp_path, site.struck.pids, site.struck.lost_jobs),
+                    indent=1,
+                )
+            )
             print(json.dumps(check_books(record, tmp_path / "journal.txt", BUDGET), indent=1))
         parts = read_parts(tmp_path / "journal.txt")
         assert {part.gpus for part in parts} == {"0", "1", "-"}

@@ -79,7 +79,9 @@ def check_books(record: StudyRecord, journal_path: Path, budget: int) -> dict[st
     return figures
 
 
-def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> dict[str, object]:
+def check_deaths(
+    record: StudyRecord, folder: Path, struck: Collection[int], lost_jobs: Collection[str] = ()
+) -> dict[str, object]:
     """Assert that nobody died, and no limit was exceeded, but for a reason; return the figures.
 
     A worker that no fault was aimed at may have been killed by a cluster that had lost its job; it
@@ -91,11 +93,14 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
         Holds `taken`, the troubles that the objective has made, each with its worker.
     struck
         Process ids of the workers that faults have killed or silenced, or the launchers of which.
+    lost_jobs
+        Jobs that SLURM takes for ended although their processes live.
     """
     with record.storage.read() as c:
-        query = sa.select(WORKERS.c.worker_id, WORKERS.c.pid, WORKERS.c.log)
+        query = sa.select(WORKERS.c.worker_id, WORKERS.c.pid, WORKERS.c.log, WORKERS.c.job)
         rows = c.execute(query.where(WORKERS.c.study_id == record.study_id)).all()
     pids: dict[str, int] = {row.worker_id: row.pid for row in rows}
+    lost = {row.worker_id for row in rows if row.job in lost_jobs}
     logs = {row.worker_id: Path(row.log) for row in rows if row.log}
     taken = troubles_taken(folder)
     hung = {worker for name, worker in taken if name == HANGS}
@@ -110,7 +115,7 @@ def check_deaths(record: StudyRecord, folder: Path, struck: Collection[int]) -> 
     false_deaths = [
         death
         for death in deaths
-        if death["worker"] not in left
+        if death["worker"] not in left | lost
         and pids[death["worker"]] not in struck
         and _last_told(logs[death["worker"]]) > death["at"]
     ]

@@ -84,6 +84,8 @@ class Struck:
     def __init__(self, mark: str) -> None:
         self.mark = mark
         self.pids: set[int] = set()
+        # Whose processes SLURM has lost: it takes them for ended, whatever they start later.
+        self.lost_jobs: set[str] = set()
 
     def workers(self) -> list[Program]:
         """Return the workers that live."""
