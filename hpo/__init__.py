@@ -9,17 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpo.api import (
-        HpoError,
-        Study,
-        enqueue,
-        load_study,
-        resume,
-        run,
-        status,
-        submit,
-        trial_dir,
-    )
+    from hpo.api import Study, enqueue, load_study, resume, run, status, submit
+    from hpo.errors import HpoError
+    from hpo.worker.trial_folder import trial_dir
 
 __all__ = [
     "HpoError",
@@ -33,12 +25,14 @@ __all__ = [
     "trial_dir",
 ]
 
+# What objectives call in their workers loads nothing else.
+_HOMES = {"HpoError": "hpo.errors", "trial_dir": "hpo.worker.trial_folder"}
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hpo' has no attribute '{name}'")
-    # What objectives call in their workers loads nothing else.
-    home = "hpo.worker.trial_folder" if name == "trial_dir" else "hpo.api"
+    home = _HOMES.get(name, "hpo.api")
     return getattr(importlib.import_module(home), name)
 
 

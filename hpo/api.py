@@ -23,19 +23,6 @@ from hpo.records import Access
 from hpo.study.points import check_points
 from hpo.study.record import StudyRecord, find
 from hpo.study.status import Status, take_status
-from hpo.worker.trial_folder import trial_dir
-
-__all__ = [
-    "HpoError",
-    "Study",
-    "enqueue",
-    "load_study",
-    "resume",
-    "run",
-    "status",
-    "submit",
-    "trial_dir",
-]
 
 _Option = str | int | float | bool | Path | Sequence[str] | None
 

@@ -12,8 +12,6 @@ from hpo.errors import ObjectiveError
 from hpo.plugins import resolve
 from hpo.spec.objectives import Direction, FunctionSpec
 
-Values = float | Sequence[float]
-
 
 class FunctionObjective:
     """An objective that evaluates a trial as a whole.

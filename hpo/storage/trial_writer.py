@@ -142,13 +142,7 @@ def store(c: sa.Connection, storage: StudyStorage, trial_id: int, unsaved: Unsav
         (TRIAL_SYSTEM_ATTRIBUTES, unsaved.system_attrs),
     ):
         if attributes:
-            c.execute(
-                storage.upsert(table, ("trial_id", "key"), "value_json"),
-                [
-                    {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-                    for key, value in attributes.items()
-                ],
-            )
+            _replace_attributes(c, storage, table, trial_id, attributes)
 
 
 def settle(
@@ -178,11 +172,7 @@ def set_system_attributes(
     c: sa.Connection, storage: StudyStorage, trial_id: int, attributes: Mapping[str, Any]
 ) -> None:
     """Store system attributes of a trial, over those of the same name."""
-    rows = [
-        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in attributes.items()
-    ]
-    c.execute(storage.upsert(TRIAL_SYSTEM_ATTRIBUTES, ("trial_id", "key"), "value_json"), rows)
+    _replace_attributes(c, storage, TRIAL_SYSTEM_ATTRIBUTES, trial_id, attributes)
 
 
 def replace_study_attribute(
@@ -213,13 +203,25 @@ def finite(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _insert_attributes(c: sa.Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
-    c.execute(
-        ATTRIBUTES.insert(),
-        [
-            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-            for key, value in attributes.items()
-        ],
-    )
+    c.execute(ATTRIBUTES.insert(), _attribute_rows(trial_id, attributes))
+
+
+def _replace_attributes(
+    c: sa.Connection,
+    storage: StudyStorage,
+    table: sa.Table,
+    trial_id: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    insertion = storage.upsert(table, ("trial_id", "key"), "value_json")
+    c.execute(insertion, _attribute_rows(trial_id, attributes))
+
+
+def _attribute_rows(trial_id: int, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
 
 
 def _part_row(trial_id: int, part: int, scores: Mapping[str, float]) -> dict[str, Any]:
