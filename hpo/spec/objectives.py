@@ -54,7 +54,19 @@ class CustomObjectiveSpec(Section):
     params: dict[str, Any] = Field({})
 
 
-class FunctionSpec(Section):
+class _Directed(Section):
+    """What evaluates a trial as a whole: one value and its `direction`, or several `directions`."""
+
+    direction: Direction = "minimize"
+    directions: tuple[Direction, ...] = ()
+
+    @property
+    def all_directions(self) -> tuple[Direction, ...]:
+        """The direction of every value."""
+        return self.directions or (self.direction,)
+
+
+class FunctionSpec(_Directed):
     """A function `objective(trial)` of the user's own, as `Study.optimize` of Optuna takes it.
 
     `function` is `FILE.py:NAME`, a file beside the study file, or `package.module:NAME`. It returns
@@ -62,8 +74,6 @@ class FunctionSpec(Section):
     """
 
     function: str = Field(pattern=r"^[^:]*[^:.]:[\w.]+$")
-    direction: Direction = "minimize"
-    directions: tuple[Direction, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -74,11 +84,6 @@ class FunctionSpec(Section):
         if self.directions and self.direction != "minimize":
             raise ValueError("direction belongs to one value; for several, write directions alone")
         return self
-
-    @property
-    def all_directions(self) -> tuple[Direction, ...]:
-        """The direction of every value."""
-        return self.directions or (self.direction,)
 
     @property
     def name(self) -> str:
@@ -149,7 +154,7 @@ class ReportSpec(Section):
         return self
 
 
-class ProgramSpec(Section):
+class ProgramSpec(_Directed):
     """A program that is started once for each trial, with its parameters.
 
     Attributes
@@ -176,8 +181,6 @@ class ProgramSpec(Section):
 
     command: tuple[str, ...] | str
     score: tuple[ScoreSpec, ...] = Field(min_length=1)
-    direction: Direction = "minimize"
-    directions: tuple[Direction, ...] = ()
     report: ReportSpec | None = None
     shell: bool = False
     cwd: str | None = Field(None, min_length=1)
@@ -192,11 +195,6 @@ class ProgramSpec(Section):
     def words(self) -> tuple[str, ...]:
         """The texts of the command: its program and arguments, or the one that a shell runs."""
         return (self.command,) if isinstance(self.command, str) else self.command
-
-    @property
-    def all_directions(self) -> tuple[Direction, ...]:
-        """The direction of every score."""
-        return self.directions or (self.direction,)
 
     def check_parameters(self, parameters: Collection[str]) -> None:
         """Refuse parameters that the program could not be given.
