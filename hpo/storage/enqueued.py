@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.storage.schema import CLAIMS, TRIAL_SYSTEM_ATTRIBUTES, TRIALS
+from hpo.storage.schema import CLAIMS, TRIAL_SYSTEM_ATTRIBUTES, TRIALS, unit_row
 from hpo.storage.trial_writer import make_trial
 
 # Where Optuna keeps what `Study.enqueue_trial` was given.
@@ -25,7 +25,7 @@ def insert_points(
         trial_id, number = make_trial(c, study_id, TrialState.WAITING)
         row = {"trial_id": trial_id, "key": FIXED_KEY, "value_json": json.dumps(dict(point))}
         c.execute(TRIAL_SYSTEM_ATTRIBUTES.insert().values(**row))
-        _insert_unit(c, study_id, trial_id, number)
+        c.execute(CLAIMS.insert().values(unit_row(study_id, trial_id, number)))
         numbers.append(number)
     return numbers
 
@@ -47,7 +47,7 @@ def adopt_waiting(c: sa.Connection, study_id: int) -> list[int]:
     )
     found = [(int(trial_id), int(number)) for trial_id, number in c.execute(query)]
     for trial_id, number in found:
-        _insert_unit(c, study_id, trial_id, number)
+        c.execute(CLAIMS.insert().values(unit_row(study_id, trial_id, number)))
     return [number for _, number in found]
 
 
@@ -60,19 +60,3 @@ def read_point(c: sa.Connection, trial_id: int) -> dict[str, Any] | None:
     stored = c.execute(query).scalar_one_or_none()
     point: dict[str, Any] | None = None if stored is None else json.loads(stored)
     return point
-
-
-def _insert_unit(c: sa.Connection, study_id: int, trial_id: int, number: int) -> None:
-    c.execute(
-        CLAIMS.insert().values(
-            trial_id=trial_id,
-            study_id=study_id,
-            number=number,
-            state="open",
-            attempt=0,
-            deaths=0,
-            parts=0,
-            worker_id=None,
-            lease_until=0.0,
-        )
-    )

@@ -64,7 +64,7 @@ from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
 from hpo.storage.budget import Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.enqueued import read_point
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, TRIALS
+from hpo.storage.schema import CLAIMS, TRIALS, unit_row
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
@@ -302,19 +302,8 @@ class Ledger(Workers):
 
     def _new_unit(self, c: sa.Connection, worker_id: str, lease_until: float) -> Claim:
         trial_id, number = make_trial(c, self.study_id)
-        c.execute(
-            CLAIMS.insert().values(
-                trial_id=trial_id,
-                study_id=self.study_id,
-                number=number,
-                state="open",
-                attempt=1,
-                deaths=0,
-                parts=0,
-                worker_id=worker_id,
-                lease_until=lease_until,
-            )
-        )
+        held = {"attempt": 1, "worker_id": worker_id, "lease_until": lease_until}
+        c.execute(CLAIMS.insert().values(unit_row(self.study_id, trial_id, number, **held)))
         return Claim(trial_id, number, 1, worker_id, None, ())
 
     def _take(self, c: sa.Connection, unit: Unit, worker_id: str, lease_until: float) -> Claim:

@@ -6,7 +6,7 @@ No other module imports the models of Optuna, which are not public.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
@@ -170,3 +170,10 @@ def study_tables() -> list[sa.Table]:
     theirs = [table for table in tables if {"study_id", "trial_id"} & set(table.c.keys())]
     first = (OPTUNA_STUDIES, TRIALS)
     return [*first, *(table for table in theirs if table not in first)]
+
+
+def unit_row(study_id: int, trial_id: int, number: int, **values: Any) -> dict[str, Any]:
+    """Return a row of CLAIMS: free and never held, but for the values given."""
+    row = {"trial_id": trial_id, "study_id": study_id, "number": number, "state": "open"}
+    unheld = {"attempt": 0, "deaths": 0, "parts": 0, "worker_id": None, "lease_until": 0.0}
+    return row | unheld | values

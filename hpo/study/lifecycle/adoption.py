@@ -14,7 +14,7 @@ from hpo.errors import SpecError, StudyNotFoundError, suggest
 from hpo.objectives.factory import AnyObjective, directions_of, names_of
 from hpo.spec.sections import StudySpec
 from hpo.storage.enqueued import adopt_waiting
-from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS
+from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS, unit_row
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
 from hpo.study.creation import insert_row, prepare
@@ -57,17 +57,7 @@ def adopt(
         _label(c, storage, study_id, prepared.objective)
         insert_row(c, storage, study_id, prepared)
         units = [
-            {
-                "trial_id": trial_id,
-                "study_id": study_id,
-                "number": number,
-                "state": _SPENT[state],
-                "attempt": 1,
-                "deaths": 0,
-                "parts": 0,
-                "worker_id": None,
-                "lease_until": 0.0,
-            }
+            unit_row(study_id, trial_id, number, state=_SPENT[state], attempt=1)
             for trial_id, number, state in rows
             if state in _SPENT
         ]
