@@ -180,7 +180,7 @@ class Supervisor:
         if now_s >= self._beat_at:
             self._beat(now_s)
         if now_s >= self._adopt_at:
-            self._adopt_at = now_s + self.record.ledger.lease_s
+            self._adopt_at = now_s + 2.0 * self.record.ledger.lease_s
             if self.record.ledger.adopt_enqueued():
                 self._look_at = now_s
         if now_s >= self._look_at:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import NoResultFound
 
 from hpo.records import FAILURE_KEY, SPENT, Counts
-from hpo.storage.enqueued import adopt_waiting, insert_points
+from hpo.storage.enqueued import adopt_waiting, insert_points, read_unclaimed
 from hpo.storage.events import EventKind
 from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
 from hpo.storage.storage import StudyStorage
@@ -180,6 +180,10 @@ class Budget:
     @patient
     def adopt_enqueued(self) -> list[int]:
         """Let trials be claimed that Optuna enqueued, and return their numbers."""
+        # Every launcher asks: one statement, mostly, and no lock.
+        with self.storage.one_statement() as c:
+            if not read_unclaimed(c, self.study_id):
+                return []
         with self.storage.write() as c:
             self._lock(c)
             return adopt_waiting(c, self.study_id)

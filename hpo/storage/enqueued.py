@@ -35,6 +35,14 @@ def adopt_waiting(c: sa.Connection, study_id: int) -> list[int]:
 
     The study must be locked.
     """
+    found = read_unclaimed(c, study_id)
+    for trial_id, number in found:
+        c.execute(CLAIMS.insert().values(unit_row(study_id, trial_id, number)))
+    return [number for _, number in found]
+
+
+def read_unclaimed(c: sa.Connection, study_id: int) -> list[tuple[int, int]]:
+    """Return id and number of waiting trials that nobody can claim yet, in one statement."""
     known = sa.select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == study_id)
     query = (
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
@@ -45,10 +53,7 @@ def adopt_waiting(c: sa.Connection, study_id: int) -> list[int]:
         )
         .order_by(TRIALS.c.number)
     )
-    found = [(int(trial_id), int(number)) for trial_id, number in c.execute(query)]
-    for trial_id, number in found:
-        c.execute(CLAIMS.insert().values(unit_row(study_id, trial_id, number)))
-    return [number for _, number in found]
+    return [(int(trial_id), int(number)) for trial_id, number in c.execute(query)]
 
 
 def read_point(c: sa.Connection, trial_id: int) -> dict[str, Any] | None:
