@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,9 @@ def _refuse_unusable(value: Any, source: str) -> None:
 def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
     """Return the spec that a mapping describes; `source` is named in errors."""
     if isinstance(raw.get("space"), dict):
-        raw = {**raw, "space": _name_by_part(raw["space"])}
+        raw = {**raw, "space": _name_space_by_part(raw["space"])}
+    if isinstance(raw.get("enqueue"), list):
+        raw = {**raw, "enqueue": [_name_point_by_part(point) for point in raw["enqueue"]]}
     spec: StudySpec = validate_as(StudySpec, raw, source)
     return spec
 
@@ -158,13 +160,28 @@ def with_trials(spec: StudySpec, trials: int) -> StudySpec:
     return validate({**spec.model_dump(mode="json"), "trials": trials}, f"study '{spec.name}'")
 
 
-def _name_by_part(space: Mapping[str, Any]) -> dict[str, Any]:
+def _name_space_by_part(space: Mapping[str, Any]) -> dict[str, Any]:
     """Return a space by names such as second.max_depth, which TOML reads as nested sections."""
+    parts = {name for name, value in space.items() if _is_mapping_of_mappings(value)}
+    return _name_by_part(space, parts)
+
+
+def _name_point_by_part(point: Any) -> Any:
+    """Return a point by such names."""
+    if not isinstance(point, dict):
+        return point
+    return _name_by_part(point, {name for name, value in point.items() if isinstance(value, dict)})
+
+
+def _name_by_part(values: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
     named: dict[str, Any] = {}
-    for name, value in space.items():
-        is_section = isinstance(value, dict) and any(isinstance(v, dict) for v in value.values())
-        named |= {f"{name}.{key}": v for key, v in value.items()} if is_section else {name: value}
+    for name, value in values.items():
+        named |= {f"{name}.{k}": v for k, v in value.items()} if name in parts else {name: value}
     return named
+
+
+def _is_mapping_of_mappings(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, dict) for v in value.values())
 
 
 def validate_as(kind: Any, raw: Any, source: str) -> Any:

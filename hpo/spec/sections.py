@@ -333,7 +333,8 @@ class StudySpec(Section):
     any other one is refused. Scores of parts are stored with the result of their trial, and before
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
     Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
-    Parameters of a composite estimator's parts are named `part.parameter` in `space`. `pruning` is
+    Parameters of a composite estimator's parts are named `part.parameter` in `space`. Points of
+    `enqueue` are tried before anything that is drawn, each once. `pruning` is
     on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
     of Optuna's in its place.
     """
@@ -355,6 +356,7 @@ class StudySpec(Section):
     fit: FitSpec | None = None
     objective: ObjectiveSpec = PenalisedCvSpec()
     space: dict[str, Dimension] = Field({})
+    enqueue: tuple[dict[str, Any], ...] = ()
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import NoResultFound
 
 from hpo.records import FAILURE_KEY, SPENT, Counts
-from hpo.storage.enqueued import adopt_waiting, insert_points, read_unclaimed
+from hpo.storage.enqueued import adopt_waiting, insert_new_points, insert_points, read_unclaimed
 from hpo.storage.events import EventKind
 from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
 from hpo.storage.storage import StudyStorage
@@ -176,6 +176,11 @@ class Budget:
         with self.storage.write() as c:
             self._lock(c)
             return insert_points(c, self.study_id, points)
+
+    def enqueue_new(self, c: sa.Connection, points: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Enqueue points within a transaction, but for those that were enqueued before."""
+        self._lock(c)
+        return insert_new_points(c, self.study_id, points)
 
     @patient
     def adopt_enqueued(self) -> list[int]:

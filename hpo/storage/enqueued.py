@@ -30,6 +30,27 @@ def insert_points(
     return numbers
 
 
+def insert_new_points(
+    c: sa.Connection, study_id: int, points: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Add a waiting trial for each point that no trial was enqueued with; as `insert_points`."""
+    if not points:
+        return []
+    table = TRIAL_SYSTEM_ATTRIBUTES
+    query = (
+        sa.select(table.c.value_json)
+        .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, table.c.key == FIXED_KEY)
+    )
+    known = {_as_key(json.loads(stored)) for stored in c.execute(query).scalars()}
+    new = {key: point for point in points if (key := _as_key(point)) not in known}
+    return insert_points(c, study_id, [*new.values()])
+
+
+def _as_key(point: Mapping[str, Any]) -> str:
+    return json.dumps(dict(point), sort_keys=True)
+
+
 def adopt_waiting(c: sa.Connection, study_id: int) -> list[int]:
     """Let trials be claimed that Optuna or its dashboard enqueued, and return their numbers.
 

@@ -40,6 +40,7 @@ from hpo.study.identity.fingerprint import (
     is_comparable,
 )
 from hpo.study.identity.trust import identify
+from hpo.study.points import check_enqueued, lacking_room
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 from hpo.study.search import check_search
 from hpo.wording import count_of
@@ -95,6 +96,7 @@ def check_declared(spec: StudySpec, source: Source) -> None:
     with _naming(source):
         _import_named(spec)
         check_search(spec, spec.trials)
+        check_enqueued(spec)
         columns = expected_columns(spec)
         if columns:
             check_estimator(spec, columns)
@@ -199,6 +201,7 @@ class PreparedStudy(NamedTuple):
     fingerprint: Fingerprint
     row: dict[str, str | None]
     origin: dict[str, Any]
+    points: list[dict[str, Any]]
 
 
 def prepare(
@@ -214,6 +217,7 @@ def prepare(
     with _naming(source):
         budget = spec.trials if trials is None else with_trials(spec, trials).trials
         check_search(spec, budget)
+        points = check_enqueued(spec)
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
         current = fingerprint(spec, table, objective)
@@ -227,7 +231,7 @@ def prepare(
         "code": identify(current),
         "source": vars(source),
     }
-    return PreparedStudy(budget, objective, current, row, origin)
+    return PreparedStudy(budget, objective, current, row, origin, points)
 
 
 def insert_row(
@@ -312,8 +316,13 @@ def begin(
                 storage.record_event(c, study_id, EventKind.ACCEPTED, part=part, **values)
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
+        enqueued = Budget(storage, study_id, spec.lease_s).enqueue_new(c, prepared.points)
     record = find(storage, spec.name)
     record.ledger.stop(None)
+    if enqueued:
+        log(f"{count_of(len(enqueued), 'point')} enqueued, to be tried first")
+        if hint := lacking_room(spec.name, record.ledger.counts()):
+            log(f"  {hint}")
     return record
 
 

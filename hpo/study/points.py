@@ -16,7 +16,9 @@ from optuna.distributions import (
 from optuna.trial import create_trial
 
 from hpo.errors import SpecError, suggest
+from hpo.records import Counts
 from hpo.spec.loading import parse_value, read_text
+from hpo.spec.objectives import FunctionSpec
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.wording import abridge
@@ -24,10 +26,20 @@ from hpo.wording import abridge
 MAX_POINTS = 10_000
 
 
-def check_points(spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def check_enqueued(spec: StudySpec) -> list[dict[str, Any]]:
+    """Return the points of [[enqueue]] in a study file as `check_points` does."""
+    if len(spec.enqueue) > MAX_POINTS:
+        raise SpecError(f"[[enqueue]]: has {len(spec.enqueue)} points, and may have {MAX_POINTS}")
+    return check_points(spec, spec.enqueue, "[[enqueue]] {}")
+
+
+def check_points(
+    spec: StudySpec, points: Sequence[Mapping[str, Any]], named: str = ""
+) -> list[dict[str, Any]]:
     """Return points as their dimensions have them; parameters that are left out are drawn.
 
-    What a function draws is known when it is called: its points are taken as they are.
+    What a function draws is known when it is called: values of its points may be whatever a
+    dimension can have. `named` is what errors call a point, with its position.
 
     Raises
     ------
@@ -37,16 +49,34 @@ def check_points(spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> list[d
     space = distributions(spec.space)
     found = []
     for at, point in enumerate(points, 1):
-        where = f"point {at}" if len(points) > 1 else "the point"
+        where = named.format(at) or (f"point {at}" if len(points) > 1 else "the point")
         if not point:
             raise SpecError(f"{where}: has no parameter")
+        for name, value in point.items():
+            if not isinstance(value, bool | int | float | str):
+                raise SpecError(
+                    f"{where}: {abridge(name)} must be a number, a text, true or false, is "
+                    f"{abridge(repr(value))}"
+                )
+        drawn_by_name = isinstance(spec.objective, FunctionSpec)
         found.append(
             {
-                name: _check_value(name, value, space, where) if spec.space else value
+                name: value if drawn_by_name else _check_value(name, value, space, where)
                 for name, value in point.items()
             }
         )
     return found
+
+
+def lacking_room(name: str, counts: Counts) -> str:
+    """Return what to do where a study's budget has no room for what is enqueued; "" if it has."""
+    waiting = counts.free + counts.held
+    if waiting <= max(0, counts.budget - counts.finished):
+        return ""
+    return (
+        f"the budget of {counts.budget} has no room for all of them; raise it: hpo budget {name} "
+        f"{counts.finished + waiting}"
+    )
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:

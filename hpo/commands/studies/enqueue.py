@@ -9,7 +9,7 @@ from hpo.commands.common import add_shared, open_storage, print_line
 from hpo.errors import SpecError
 from hpo.records import Access
 from hpo.spec.loading import parse_value
-from hpo.study.points import check_points, read_points
+from hpo.study.points import check_points, lacking_room, read_points
 from hpo.study.record import find
 from hpo.wording import count_of
 
@@ -41,10 +41,6 @@ def run(options: argparse.Namespace) -> int:
     numbers = record.ledger.enqueue(check_points(record.spec, points))
     listed = f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {numbers[0]} to {numbers[-1]}"
     print_line(f"study '{record.name}': {count_of(len(numbers), 'point')} enqueued, {listed}")
-    counts = record.ledger.counts()
-    if counts.free + counts.held > max(0, counts.budget - counts.finished):
-        print_line(
-            f"  the budget of {counts.budget} has no room for all of them; raise it: hpo budget "
-            f"{record.name} {counts.finished + counts.held + counts.free}"
-        )
+    if hint := lacking_room(record.name, record.ledger.counts()):
+        print_line(f"  {hint}")
     return 0

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from hpo.errors import SpecError, StudyNotFoundError, suggest
 from hpo.objectives.factory import AnyObjective, directions_of, names_of
 from hpo.spec.sections import StudySpec
-from hpo.storage.enqueued import adopt_waiting
+from hpo.storage.enqueued import adopt_waiting, insert_new_points
 from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS, unit_row
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
@@ -64,6 +64,7 @@ def adopt(
         if units:
             c.execute(CLAIMS.insert(), units)
         adopt_waiting(c, study_id)
+        insert_new_points(c, study_id, prepared.points)
     return find(storage, spec.name), Counter(state for _, _, state in rows)
 
 

@@ -10,7 +10,10 @@ from optuna.trial import TrialState
 
 from hpo.errors import SpecError
 from hpo.records import WorkerRun
+from hpo.spec.loading import validate
+from hpo.study.creation import begin, check_declared
 from hpo.study.points import check_points, read_points
+from hpo.study.record import Source
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
 from tests.support.studies import make_spec, write_study
@@ -21,6 +24,7 @@ SPACE = {
     "depth": {"type": "int", "low": 2, "high": 10, "step": 4},
     "kind": {"type": "categorical", "choices": ["a", 1, True]},
 }
+SOURCE = Source("x.toml", (), None)
 SPEC = make_spec(
     space=SPACE,
     **dict.fromkeys(("table", "cv", "estimator")),
@@ -57,6 +61,34 @@ def test_what_is_not_within_the_space_is_refused(point, said):
     with pytest.raises(SpecError) as caught:
         check_points(SPEC, [point])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([{"alpha": 1.0}, {"alfa": 1.0}], "[[enqueue]] 2: unknown parameter 'alfa'"),
+        ([{"alpha": 10.5}], "[[enqueue]] 1: alpha must be a number from 0.0 to 10.0, is 10.5"),
+        ([{"alpha": 1.0}, {"depth": [2]}], "[[enqueue]] 2: depth must be a number, a text, true"),
+        ([{}], "[[enqueue]] 1: has no parameter"),
+    ],
+)
+def test_a_study_file_is_refused_whose_points_are_not_within_its_space(points, said):
+    with pytest.raises(SpecError) as caught:
+        check_declared(make_spec(**{**SPEC.model_dump(mode="json"), "enqueue": points}), SOURCE)
+    assert f"x.toml: {said}" in str(caught.value)
+
+
+def test_points_of_a_function_are_taken_by_any_name_but_not_of_any_kind():
+    parts = dict.fromkeys(("table", "cv", "estimator", "space"))
+    spec = make_spec(**parts, objective={"function": "tests.support.functions:quadratic"})
+    assert check_points(spec, [{"anything": 3, "else": "a"}]) == [{"anything": 3, "else": "a"}]
+    with pytest.raises(SpecError, match="must be a number, a text, true or false"):
+        check_points(spec, [{"anything": {"a": 1}}])
+
+
+def test_points_name_parameters_of_parts_as_sections_do():
+    raw = {**SPEC.model_dump(mode="json"), "enqueue": [{"second": {"depth": 3}, "alpha": 1.0}]}
+    assert validate(raw, "x").enqueue == ({"second.depth": 3, "alpha": 1.0},)
 
 
 def test_points_are_read_from_csv(tmp_path):
@@ -125,6 +157,45 @@ def test_what_optuna_enqueues_is_adopted_once(record):
     found = work(record)
     assert [trial.params["alpha"] for trial in found[:2]] == [3.5, 4.5]
     assert record.ledger.counts().finished == len(found) == 6
+
+
+def test_points_of_a_study_file_are_enqueued_once_and_new_ones_with_the_file(record):
+    def go_on(*points):
+        raw = {**record.spec.model_dump(mode="json"), "enqueue": points}
+        said: list[str] = []
+        begin(record.storage, validate(raw, "x"), record.source, None, log=said.append)
+        return said
+
+    assert go_on({"alpha": 3.5}, {"alpha": 4}) == ["2 points enqueued, to be tried first"]
+    assert go_on({"alpha": 3.5}, {"alpha": 4.0}) == []
+    assert go_on({"alpha": 3.5}) == []
+    said = go_on({"alpha": 5.0}, {"alpha": 5.0}, {"alpha": 4.0}, {"alpha": 3.5})
+    assert said == ["1 point enqueued, to be tried first"]
+    found = work(record)
+    assert [trial.params["alpha"] for trial in found[:3]] == [3.5, 4.0, 5.0]
+    assert record.ledger.counts().finished == len(found) == 6
+    assert go_on({"alpha": 3.5}) == []
+    assert "has no room for all of them; raise it: hpo budget small 7" in go_on({"alpha": 6.0})[1]
+
+
+@pytest.mark.slow
+def test_a_function_and_a_program_try_the_points_of_their_study_files_first(hpo):
+    point = "\n[[enqueue]]\nx = 2.0\n\n[[enqueue]]\nx = 1.5\ny = 1\n"
+    Path("f.toml").write_text(
+        f'trials = 3\n{point}[objective]\nfunction = "tests.support.functions:quadratic"'
+    )
+    Path("p.toml").write_text(
+        'trials = 3\n[objective]\ncommand = ["echo", "{x} {y}"]\nscore = {regex = "^(.*) "}'
+        '\n[space]\nx = {type = "float", low = 0.0, high = 9.0}'
+        f'\ny = {{type = "int", low = 0, high = 5}}\n{point}'
+    )
+    for name in ("f", "p"):
+        assert "2 points enqueued" in hpo("run", f"{name}.toml", "--workers", "2").stderr
+        assert "enqueued" not in hpo("run", f"{name}.toml", "--trials", "4").stderr
+        trials = optuna.load_study(study_name=name, storage="sqlite:///hpo.db").trials
+        assert [trial.params["x"] for trial in trials[:2]] == [2.0, 1.5]
+        assert trials[1].params["y"] == 1
+        assert len(trials) == 4
 
 
 @pytest.mark.slow
