@@ -20,7 +20,7 @@ from hpo.cli import COMMANDS, make_parser
 from hpo.commands.common import open_storage
 from hpo.errors import HpoError
 from hpo.records import Access
-from hpo.study.points import check_points
+from hpo.study.points.checking import check_points
 from hpo.study.record import StudyRecord, find
 from hpo.study.status import Status, take_status
 

@@ -333,8 +333,9 @@ class StudySpec(Section):
     any other one is refused. Scores of parts are stored with the result of their trial, and before
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
     Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
-    Parameters of a composite estimator's parts are named `part.parameter` in `space`. Points of
-    `enqueue` are tried before anything that is drawn, each once. `pruning` is
+    Parameters of a composite estimator's parts are named `part.parameter` in `space`.
+    `start_with_defaults` has the estimator's defaults tried first, then come the points of
+    `enqueue`, each once, before anything that is drawn. `pruning` is
     on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
     of Optuna's in its place.
     """
@@ -357,6 +358,7 @@ class StudySpec(Section):
     objective: ObjectiveSpec = PenalisedCvSpec()
     space: dict[str, Dimension] = Field({})
     enqueue: tuple[dict[str, Any], ...] = ()
+    start_with_defaults: bool = False
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None
@@ -424,6 +426,15 @@ class StudySpec(Section):
         both = sorted(set(self.space) & set(self.estimator.fixed if self.estimator else ()))
         if both:
             raise ValueError(f"{', '.join(both)}: fixed in [estimator.params] and in [space]")
+        return self
+
+    @model_validator(mode="after")
+    def _check_first_points(self) -> StudySpec:
+        if self.start_with_defaults and self.estimator is None:
+            raise ValueError(
+                "start_with_defaults needs an [estimator], whose defaults are known; write a point "
+                "of your own as [[enqueue]]"
+            )
         return self
 
     def _check_whole(self, objective: FunctionSpec | ProgramSpec, staged: Sequence[str]) -> None:

@@ -40,7 +40,8 @@ from hpo.study.identity.fingerprint import (
     is_comparable,
 )
 from hpo.study.identity.trust import identify
-from hpo.study.points import check_enqueued, lacking_room
+from hpo.study.points.checking import check_enqueued, lacking_room
+from hpo.study.points.first import first_points
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 from hpo.study.search import check_search
 from hpo.wording import count_of
@@ -50,7 +51,7 @@ from hpo.wording import count_of
 MAX_STAND_IN = 20_000_000
 
 
-def check(spec: StudySpec, source: Source) -> None:
+def check(spec: StudySpec, source: Source) -> list[str]:
     """Refuse a study that `hpo run` would refuse before any trial, in the same words.
 
     The modules that it names are imported, the rows of its dataset are read, and its objective is
@@ -63,6 +64,11 @@ def check(spec: StudySpec, source: Source) -> None:
     study's own that does not like the values of its features, or fails in what it computes only
     when it is asked (a property). Nor is what a storage says: whether it holds another study of
     that name.
+
+    Returns
+    -------
+    list
+        What is to be said of the points that are tried first.
 
     Raises
     ------
@@ -82,6 +88,7 @@ def check(spec: StudySpec, source: Source) -> None:
             )
         objective = _make_sound(spec, None if rows is None else _stand_in(spec, rows))
         fingerprint_of_spec(spec, objective)
+        return first_points(spec).notes
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -163,6 +170,7 @@ def build_table(
     def inspect(rows: TableRows) -> None:
         if len(rows.ids) * len(rows.columns) <= MAX_STAND_IN:
             _make_sound(spec, _stand_in(spec, rows))
+            first_points(spec)
 
     try:
         with _naming(source):
@@ -201,7 +209,6 @@ class PreparedStudy(NamedTuple):
     fingerprint: Fingerprint
     row: dict[str, str | None]
     origin: dict[str, Any]
-    points: list[dict[str, Any]]
 
 
 def prepare(
@@ -217,7 +224,6 @@ def prepare(
     with _naming(source):
         budget = spec.trials if trials is None else with_trials(spec, trials).trials
         check_search(spec, budget)
-        points = check_enqueued(spec)
         table = read_table_of(spec, table_path)
         objective = _make_sound(spec, table)
         current = fingerprint(spec, table, objective)
@@ -231,7 +237,7 @@ def prepare(
         "code": identify(current),
         "source": vars(source),
     }
-    return PreparedStudy(budget, objective, current, row, origin, points)
+    return PreparedStudy(budget, objective, current, row, origin)
 
 
 def insert_row(
@@ -287,6 +293,8 @@ def begin(
     prepared = prepare(spec, source, table_path, trials)
     objective, current, budget = prepared.objective, prepared.fingerprint, prepared.budget
     row, origin = prepared.row, prepared.origin
+    with _naming(source):
+        first = first_points(spec, _read_spec(storage, spec.name))
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
@@ -316,14 +324,24 @@ def begin(
                 storage.record_event(c, study_id, EventKind.ACCEPTED, part=part, **values)
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
-        enqueued = Budget(storage, study_id, spec.lease_s).enqueue_new(c, prepared.points)
+        enqueued = Budget(storage, study_id, spec.lease_s).enqueue_new(c, first.points)
     record = find(storage, spec.name)
     record.ledger.stop(None)
     if enqueued:
         log(f"{count_of(len(enqueued), 'point')} enqueued, to be tried first")
+        for note in first.notes:
+            log(f"  {note}")
         if hint := lacking_room(spec.name, record.ledger.counts()):
             log(f"  {hint}")
     return record
+
+
+def _read_spec(storage: StudyStorage, name: str) -> StudySpec | None:
+    """Return what a study is so far; None if it is not there, or Optuna alone made it."""
+    with storage.read() as c:
+        study_id = find_id(c, name)
+        row = None if study_id is None else find_row(c, study_id)
+    return None if row is None else validate(json.loads(row.spec), name)
 
 
 def _describe(change: BudgetChange, asked: int, name: str) -> str:

@@ -32,8 +32,10 @@ def run(options: argparse.Namespace) -> int:
         sound, n_wrong = read_sound_studies(options, options.studies)
     finally:
         sys.dont_write_bytecode = before
-    for path, spec, _, _ in sound:
+    for path, spec, _, _, notes in sound:
         function = isinstance(spec.objective, FunctionSpec)
         drawn = "its function draws" if function else count_of(len(spec.space), "dimension")
         print_line(f"{path}: ok, study '{spec.name}', {drawn}")
+        for note in notes:
+            print_line(f"  {note}")
     return HpoError.exit_code if n_wrong else 0

@@ -9,7 +9,7 @@ from hpo.commands.common import add_shared, open_storage, print_line
 from hpo.errors import SpecError
 from hpo.records import Access
 from hpo.spec.loading import parse_value
-from hpo.study.points import check_points, lacking_room, read_points
+from hpo.study.points.checking import check_points, lacking_room, read_points
 from hpo.study.record import find
 from hpo.wording import count_of
 

@@ -31,6 +31,7 @@ from hpo.commands.studies.study_options import (
 )
 from hpo.errors import HpoError, SpecError, StorageError
 from hpo.records import Access
+from hpo.storage.events import EventKind
 from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
@@ -75,7 +76,7 @@ def _run_folder(options: argparse.Namespace) -> int:
             f"{options.study}: {count_of(n_wrong, 'study file')} not valid, none was run"
         )
     worst, done = 0, []
-    for _, spec, source, trials in studies:
+    for _, spec, source, trials, _ in studies:
         one = argparse.Namespace(**{**vars(options), "trials": trials})
         try:
             code = run_study(one, spec, source, None, again=False)
@@ -121,7 +122,7 @@ def run_study(
         record = begin_study(options, spec, source, stored_table, by_hand=by_hand)
         counts = record.ledger.counts()
         if not counts.done:
-            if counts.finished or counts.free or counts.held:
+            if record.ledger.events(EventKind.RESUMED):
                 say(
                     f"going on with study '{record.name}': "
                     f"{counts.finished} of {counts.budget} finished"

@@ -169,6 +169,7 @@ class SoundStudy(NamedTuple):
     spec: StudySpec
     source: Source
     trials: int | None
+    notes: list[str]
 
 
 def read_sound_studies(
@@ -193,7 +194,7 @@ def read_sound_studies(
         try:
             one = _options_of(options, path, in_folder=in_folder)
             spec, source = read_study(one)
-            check(spec, source)
+            notes = check(spec, source)
         except (HpoError, FeaturesError) as exc:
             if in_folder and options.variant is not None and isinstance(exc, AbsentError):
                 say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
@@ -201,7 +202,7 @@ def read_sound_studies(
             say(f"error: {exc}")
             n_wrong += 1
             continue
-        sound.append(SoundStudy(path, spec, source, one.trials))
+        sound.append(SoundStudy(path, spec, source, one.trials, notes))
     if not sound and not n_wrong:
         raise AbsentError(f"--variant {options.variant} concerns no study file that was given")
     return sound, n_wrong

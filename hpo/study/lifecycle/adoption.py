@@ -18,6 +18,7 @@ from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUT
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
 from hpo.study.creation import insert_row, prepare
+from hpo.study.points.first import first_points
 from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_plain_names
 
 _SPENT = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
@@ -64,7 +65,7 @@ def adopt(
         if units:
             c.execute(CLAIMS.insert(), units)
         adopt_waiting(c, study_id)
-        insert_new_points(c, study_id, prepared.points)
+        insert_new_points(c, study_id, first_points(spec).points)
     return find(storage, spec.name), Counter(state for _, _, state in rows)
 
 

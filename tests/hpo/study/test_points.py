@@ -12,7 +12,7 @@ from hpo.errors import SpecError
 from hpo.records import WorkerRun
 from hpo.spec.loading import validate
 from hpo.study.creation import begin, check_declared
-from hpo.study.points import check_points, read_points
+from hpo.study.points.checking import check_points, read_points
 from hpo.study.record import Source
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table

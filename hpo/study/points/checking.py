@@ -61,7 +61,7 @@ def check_points(
         drawn_by_name = isinstance(spec.objective, FunctionSpec)
         found.append(
             {
-                name: value if drawn_by_name else _check_value(name, value, space, where)
+                name: value if drawn_by_name else check_value(name, value, space, where)
                 for name, value in point.items()
             }
         )
@@ -102,7 +102,8 @@ def read_points(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-def _check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], where: str) -> Any:
+def check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], where: str) -> Any:
+    """Return a value as its dimension has it; `where` is what errors begin with."""
     if name not in space:
         raise SpecError(f"{where}: unknown parameter '{abridge(name)}'; {suggest(name, space)}")
     distribution = space[name]

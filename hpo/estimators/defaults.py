@@ -1,0 +1,40 @@
+"""What an estimator's parameters are where nobody sets them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from typing import Any
+
+from hpo.estimators.registry import REGISTRY
+from hpo.plugins import resolve
+from hpo.spec.sections import EstimatorSpec
+
+
+def default_params(spec: EstimatorSpec) -> dict[str, Any]:
+    """Return the defaults of an estimator by parameter; `part.parameter` for a composite's parts.
+
+    Raises
+    ------
+    SpecError
+        If there is no such estimator.
+    """
+    return {
+        f"{part}.{name}" if part else name: value
+        for part, model in spec.parts.items()
+        for name, value in _defaults_of(model).items()
+    }
+
+
+def _defaults_of(model: EstimatorSpec) -> dict[str, Any]:
+    registered = REGISTRY.get(model.name)
+    factory = resolve(registered.factory if registered else model.name, "[estimator] name")
+    parameters = inspect.signature(factory).parameters.values()
+    named = {one.name: one.default for one in parameters if one.default is not one.empty}
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        # What it takes beyond these, an instance knows, or the model that this passes them on to.
+        with contextlib.suppress(Exception):
+            made = factory()
+            told = getattr(made, "model", made).get_params(deep=False)
+            return {**told, **named}
+    return named
