@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from hpo.doctor.result import GB, MB, CheckResult, Verdict, examine
 from hpo.errors import StorageError
-from hpo.storage.sqlite_reading import SqliteReader, is_wal
+from hpo.storage.access.sqlite_reading import SqliteReader, is_wal
 from hpo.storage.urls import parse_url, show_url
 from hpo.system.filesystem import locate
 

@@ -25,10 +25,10 @@ from sqlalchemy.exc import (
 from hpo.errors import StorageError
 from hpo.records import Access
 from hpo.redaction import redact_argument
+from hpo.storage.access.outages import first_line, is_outage
+from hpo.storage.access.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.deletion import follow_deletions
-from hpo.storage.outages import first_line, is_outage
 from hpo.storage.schema import METADATA, OPTUNA_STUDIES, SCHEMA_REVISION, STUDIES
-from hpo.storage.sqlite_reading import SqliteReader, holds_tables
 from hpo.storage.storage import BUSY_TIMEOUT_S, StudyStorage
 from hpo.storage.urls import parse_url, show_url
 

@@ -23,10 +23,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, NoResultFound, ProgrammingError, SQLAlchemyError
 
 from hpo.errors import StorageError, StudyNotFoundError
+from hpo.storage.access.outages import first_line, wait_for
+from hpo.storage.access.sqlite_reading import refuse_changed
 from hpo.storage.events import EventKind
-from hpo.storage.outages import first_line, wait_for
 from hpo.storage.schema import EVENTS, SCHEMA_REVISION, VersionManager
-from hpo.storage.sqlite_reading import refuse_changed
 from hpo.storage.urls import show_url
 
 BUSY_TIMEOUT_S = 60.0

@@ -24,11 +24,11 @@ from hpo.records import Access
 from hpo.redaction import redact_value
 from hpo.spec.loading import load, names_function, validate
 from hpo.spec.sections import StudySpec
+from hpo.storage.access.outages import first_line
 from hpo.storage.backends import open_storage
 from hpo.storage.deletion import begun_here
 from hpo.storage.events import EventKind
 from hpo.storage.ledger import Ledger
-from hpo.storage.outages import first_line
 from hpo.storage.schema import OPTUNA_STUDIES, STUDIES
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.errors import StorageError
-from hpo.storage.outages import first_line, is_lasting, is_outage, wait_for
+from hpo.storage.access.outages import first_line, is_lasting, is_outage, wait_for
 from hpo.storage.postgres.server import Server
 from hpo.storage.urls import parse_url
 
