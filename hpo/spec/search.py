@@ -7,9 +7,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from hpo.redaction import redact_argument
 from hpo.spec.base import Section
 
 STARTUP_TRIALS, MAX_HISTORY = 10, 500
+# As many of another study's trials are tried first.
+WARM_TRIALS = 5
 
 
 class OptunaSpec(Section):
@@ -64,6 +67,41 @@ class SamplerSpec(OptunaSpec):
 
 class PrunerSpec(OptunaSpec):
     """Optuna's pruner, told the mean of the part scores so far after every part but the last."""
+
+
+class WarmStartSpec(Section):
+    """Another study whose best trials are tried first: `STORAGE/NAME`, or `NAME` of the same one.
+
+    `trials` is how many of them. The storage is what `--storage` takes: a URL, the folder of a
+    server of one's own, or a file with a URL in it, which keeps a password out of study files.
+    """
+
+    study: str
+    trials: int = Field(WARM_TRIALS, ge=1, le=1000)
+
+    @property
+    def storage(self) -> str:
+        """Where the study is; "" if it is where the one is that begins with it."""
+        return self.study.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.rpartition("/")[2]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if redact_argument(self.study) != self.study:
+            raise ValueError(
+                "a password does not belong in a study file, which is stored and shown: name a "
+                "file with the URL in it, or the folder of the server, in its place"
+            )
+        if not self.name or self.storage.endswith(("/", ":")):
+            raise ValueError(
+                f"study must be STORAGE/NAME or NAME, as in sqlite:///other.db/NAME, got "
+                f"'{self.study}'"
+            )
+        return self
 
 
 def named_classes(section: str, spec: OptunaSpec | None) -> dict[str, str]:

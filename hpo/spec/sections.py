@@ -9,6 +9,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -22,7 +23,14 @@ from hpo.spec.objectives import (
     PenalisedCvSpec,
     ProgramSpec,
 )
-from hpo.spec.search import AnyPruningSpec, PrunerSpec, PruningSpec, SamplerSpec, named_classes
+from hpo.spec.search import (
+    AnyPruningSpec,
+    PrunerSpec,
+    PruningSpec,
+    SamplerSpec,
+    WarmStartSpec,
+    named_classes,
+)
 from hpo.spec.space import Dimension, StagedDimension
 
 
@@ -335,7 +343,8 @@ class StudySpec(Section):
     Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
     Parameters of a composite estimator's parts are named `part.parameter` in `space`.
     `start_with_defaults` has the estimator's defaults tried first, then come the points of
-    `enqueue`, each once, before anything that is drawn. `pruning` is
+    `enqueue` and the best ones of the studies of `warm_start`, each once, before anything that is
+    drawn. `pruning` is
     on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
     of Optuna's in its place.
     """
@@ -359,6 +368,7 @@ class StudySpec(Section):
     space: dict[str, Dimension] = Field({})
     enqueue: tuple[dict[str, Any], ...] = ()
     start_with_defaults: bool = False
+    warm_start: tuple[WarmStartSpec, ...] = ()
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None
@@ -435,7 +445,17 @@ class StudySpec(Section):
                 "start_with_defaults needs an [estimator], whose defaults are known; write a point "
                 "of your own as [[enqueue]]"
             )
+        for entry in self.warm_start:
+            if entry.study == self.name:
+                raise ValueError(f"warm_start: study '{self.name}' cannot begin with itself")
         return self
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _name_studies(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple({"study": one} if isinstance(one, str) else one for one in value)
 
     def _check_whole(self, objective: FunctionSpec | ProgramSpec, staged: Sequence[str]) -> None:
         """Refuse what does not concern an objective that evaluates a trial as a whole."""

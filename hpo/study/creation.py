@@ -41,7 +41,7 @@ from hpo.study.identity.fingerprint import (
 )
 from hpo.study.identity.trust import identify
 from hpo.study.points.checking import check_enqueued, lacking_room
-from hpo.study.points.first import first_points
+from hpo.study.points.first import FirstPoints, first_points
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 from hpo.study.search import check_search
 from hpo.wording import count_of
@@ -51,7 +51,7 @@ from hpo.wording import count_of
 MAX_STAND_IN = 20_000_000
 
 
-def check(spec: StudySpec, source: Source) -> list[str]:
+def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
     """Refuse a study that `hpo run` would refuse before any trial, in the same words.
 
     The modules that it names are imported, the rows of its dataset are read, and its objective is
@@ -64,6 +64,12 @@ def check(spec: StudySpec, source: Source) -> list[str]:
     study's own that does not like the values of its features, or fails in what it computes only
     when it is asked (a property). Nor is what a storage says: whether it holds another study of
     that name.
+
+    Parameters
+    ----------
+    storage
+        The URL of the storage that the study is to be in; opened only to read studies of
+        `warm_start` there.
 
     Returns
     -------
@@ -88,7 +94,7 @@ def check(spec: StudySpec, source: Source) -> list[str]:
             )
         objective = _make_sound(spec, None if rows is None else _stand_in(spec, rows))
         fingerprint_of_spec(spec, objective)
-        return first_points(spec).notes
+        return first_points(spec, None, storage).notes
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -108,6 +114,18 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         if columns:
             check_estimator(spec, columns)
             refuse_leaks(spec, columns)
+
+
+def check_first_points(spec: StudySpec, source: Source, storage: StudyStorage) -> FirstPoints:
+    """Return what is to be tried first of a study that begins, or goes on, in a storage.
+
+    Raises
+    ------
+    SpecError
+        If that cannot be.
+    """
+    with _naming(source):
+        return first_points(spec, _read_spec(storage, spec.name), storage)
 
 
 def _import_named(spec: StudySpec) -> None:
@@ -293,8 +311,7 @@ def begin(
     prepared = prepare(spec, source, table_path, trials)
     objective, current, budget = prepared.objective, prepared.fingerprint, prepared.budget
     row, origin = prepared.row, prepared.origin
-    with _naming(source):
-        first = first_points(spec, _read_spec(storage, spec.name))
+    first = check_first_points(spec, source, storage)
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:

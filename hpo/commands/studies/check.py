@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_file_options(parser)
     add_trials(parser)
-    add_shared(parser, "data")
+    add_shared(parser, "storage", "data")
     parser.set_defaults(name=None)
 
 

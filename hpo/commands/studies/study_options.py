@@ -194,7 +194,7 @@ def read_sound_studies(
         try:
             one = _options_of(options, path, in_folder=in_folder)
             spec, source = read_study(one)
-            notes = check(spec, source)
+            notes = check(spec, source, options.storage)
         except (HpoError, FeaturesError) as exc:
             if in_folder and options.variant is not None and isinstance(exc, AbsentError):
                 say(f"{path.stem}: variant {options.variant} does not concern it ({exc})")
@@ -238,10 +238,13 @@ def begin_study(
 
     `by_hand` says that `--trials` sets the budget as `hpo budget` does.
     """
-    from hpo.study.creation import begin, build_table, check_declared
+    from hpo.study.creation import begin, build_table, check_declared, check_first_points
 
     check_declared(spec, source)
     storage = open_storage(options, Access.CREATE)
+    if spec.warm_start:
+        # Not after hours of features.
+        check_first_points(spec, source, storage)
     table = build_table(spec, source, Path(options.tables), say, stored_table)
     return begin(
         storage,

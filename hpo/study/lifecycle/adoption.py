@@ -45,6 +45,7 @@ def adopt(
         If it is one of ours already, or its directions are others.
     """
     prepared = prepare(spec, source, None, None)
+    first = first_points(spec, None, storage)
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
@@ -65,7 +66,7 @@ def adopt(
         if units:
             c.execute(CLAIMS.insert(), units)
         adopt_waiting(c, study_id)
-        insert_new_points(c, study_id, first_points(spec).points)
+        insert_new_points(c, study_id, first.points)
     return find(storage, spec.name), Counter(state for _, _, state in rows)
 
 

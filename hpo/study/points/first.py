@@ -8,7 +8,9 @@ from hpo.errors import SpecError
 from hpo.estimators.defaults import default_params
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
+from hpo.storage.storage import StudyStorage
 from hpo.study.points.checking import check_enqueued, check_value
+from hpo.study.points.warm_start import read_warm_points
 
 
 class FirstPoints(NamedTuple):
@@ -18,25 +20,46 @@ class FirstPoints(NamedTuple):
     notes: list[str]
 
 
-def first_points(spec: StudySpec, before: StudySpec | None = None) -> FirstPoints:
-    """Return the points that a study file asks for: its estimator's defaults, then its own ones.
+def first_points(
+    spec: StudySpec,
+    before: StudySpec | None = None,
+    storage: StudyStorage | str | None = None,
+) -> FirstPoints:
+    """Return what a study file asks for: its estimator's defaults, its own points, other studies'.
+
+    A step of a nested cross-validation begins with no other study, which may have seen its test
+    rows.
 
     Parameters
     ----------
     before
         What the study was until now, if there was one: what was asked for then is not again.
+    storage
+        Where the study is, or the URL of that; without it, other studies are not read.
 
     Raises
     ------
     SpecError
-        If one is not within the search space, or no default is.
+        If one is not within the search space, no default is, or another study cannot be begun
+        with.
     """
     points: list[dict[str, Any]] = []
     notes: list[str] = []
     if spec.start_with_defaults and not (before and before.start_with_defaults):
         point, notes = _default_point(spec)
         points.append(point)
-    return FirstPoints([*points, *check_enqueued(spec)], notes)
+    points += check_enqueued(spec)
+    new = [one for one in spec.warm_start if before is None or one not in before.warm_start]
+    if storage is not None and new and spec.cv is not None and spec.cv.outer is not None:
+        notes.append(
+            "warm_start: left out, as other studies may have seen the fold that is held out"
+        )
+    elif storage is not None:
+        for entry in new:
+            warm = read_warm_points(spec, entry, storage)
+            points += warm.points
+            notes += warm.notes
+    return FirstPoints(points, notes)
 
 
 def _default_point(spec: StudySpec) -> tuple[dict[str, Any], list[str]]:
