@@ -113,6 +113,8 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
     parts = [f"{counts.finished}/{count_of(counts.budget, 'trial')}"]
     if status.best_score is not None:
         parts.append(f"best {plain_number(status.best_score, '.5g')} (trial {status.best_trial})")
+    if told := status.told.describe():
+        parts.append(told.removeprefix(", "))
     if done:
         workers = max(1, sum(worker.alive for worker in status.workers))
         parts.append(f"{elapsed_s * workers / done:.2g} s/trial")

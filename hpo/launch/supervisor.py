@@ -60,6 +60,8 @@ class _Worker:
         Why it left, as it said itself.
     refused
         The error that it ended with, as it told it.
+    busy
+        Whether it scores the baseline, which the end of the budget does not end.
     limit
         Which limit a trial of it exceeded, for which it was told to leave; and which trial.
     killed_at
@@ -72,6 +74,7 @@ class _Worker:
     watch: TrialWatch
     registered: bool = False
     idle: bool = False
+    busy: bool = False
     left: str | None = None
     refused: Message | None = None
     limit: tuple[str, int] | None = None
@@ -254,7 +257,7 @@ class Supervisor:
         counts = self._counts
         if counts is None:
             return None
-        if counts.done:
+        if counts.done and not any(worker.busy for worker in self._workers):
             return True
         if self._workers:
             return None
@@ -304,6 +307,7 @@ class Supervisor:
         for worker in self._workers:
             for message in worker.process.channel.hear():
                 worker.watch.note(message, now_s)
+                worker.busy = message.get("busy", worker.busy)
                 if "idle" in message:
                     worker.idle = True
                     self._look_at = min(self._look_at, now_s + self._look_pause_s)

@@ -17,6 +17,9 @@ Scores = Mapping[str, Any]
 class Objective(Protocol):
     """What the engine asks of an objective.
 
+    What it may tell beside its scores (a preparation, a baseline, what its totals are called,
+    predictions and figures) is said in `hpo.objectives.told`.
+
     One may have `scoring_modules` and `scoring_packages`, too: names of modules that its own file
     does not import, and of installed packages, that its scores depend on. A study goes on only with
     the same.

@@ -5,19 +5,21 @@ Whatever breaks a rule would otherwise end the worker that stores it, and the ne
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import numbers
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from hpo.errors import ObjectiveError, StopRequested
+from hpo.errors import HpoError, LostLeaseError, ObjectiveError, StopRequested, StorageError
 from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY
 from hpo.spec.objectives import Direction
+from hpo.wording import one_line
 
 # As many characters as Optuna's tables have for a key.
 MAX_NAME = 512
@@ -123,6 +125,34 @@ def shown(value: Any) -> str:
         return f"something of type {type(value).__name__}"
 
 
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Say of whatever is raised what it came from; what ends the worker or its claim passes."""
+    try:
+        yield
+    except (StopRequested, LostLeaseError, StorageError):
+        raise
+    except HpoError as exc:
+        raise ObjectiveError(one_line(f"{what}: {exc}")) from exc
+    except BaseException as exc:  # an objective may raise anything, or leave by sys.exit
+        raise ObjectiveError(one_line(f"{what}: {_describe(exc)}")) from exc
+
+
+def _describe(exc: BaseException) -> str:
+    """Return what somebody else's code raised, whatever it does when it is asked."""
+    name = "an error"
+    try:
+        if isinstance(exc, SystemExit):
+            return f"sys.exit({'' if exc.code is None else repr(exc.code)})"
+        name = type(exc).__name__
+        said = str(exc)
+    except StopRequested:
+        raise
+    except BaseException:  # somebody else's __str__ may raise anything
+        return f"{name} that cannot be printed"
+    return f"{name}: {said}" if said else name
+
+
 def _items(scored: Any, reserved: re.Pattern[str]) -> list[tuple[str, Any]]:
     """Return names and values of a mapping, of which nothing is asked twice."""
     items = getattr(scored, "items", None)
@@ -173,7 +203,7 @@ def _number(name: str, value: Any) -> float:
     JSON tells infinite ones from undefined ones no more, and what is combined must not depend on
     whether it was stored in between.
     """
-    if not _is_number(value):
+    if not is_number(value):
         raise ObjectiveError(f"'{name}': must be a number, is {shown(value)}")
     try:
         number = float(value)
@@ -184,7 +214,7 @@ def _number(name: str, value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether something is one real number: also of numpy or torch, without a dimension."""
     if isinstance(value, np.ndarray | np.generic):
         return value.ndim == 0 and value.dtype.kind in "biuf"

@@ -194,13 +194,13 @@ class Budget:
             return adopt_waiting(c, self.study_id)
 
     @patient
-    def stop(self, how: str | None) -> None:
+    def stop(self, how: str | None, unprepared: str = "") -> None:
         """Let no new trial begin (`gently`), or have all trials released too (`now`).
 
-        None lets the study go on.
+        None lets the study go on. `unprepared` says why the preparation of the study failed.
         """
         with self.storage.write() as c:
-            self._set_stop(c, how)
+            self._set_stop(c, how, **({"unprepared": unprepared} if unprepared else {}))
 
     @patient
     def record_unless_others(
@@ -411,10 +411,10 @@ def read_failures(
     return [(number, json.loads(reason)) for number, reason in c.execute(query)]
 
 
-def read_limit(c: sa.Connection, study_id: int) -> str | None:
-    """Return which limit of a study stopped it last; None if none did."""
+def read_last_stop(c: sa.Connection, study_id: int) -> dict[str, Any]:
+    """Return the last event by which a study was stopped or went on; empty if there is none."""
     stops = read_events(c, study_id, EventKind.STOP)
-    return stops[-1].get("limit") if stops else None
+    return stops[-1] if stops else {}
 
 
 def read_last_time(c: sa.Connection, study_id: int, kind: EventKind) -> float | None:

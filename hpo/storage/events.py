@@ -7,6 +7,7 @@ class EventKind(StrEnum):
     """A kind of event, as it is stored."""
 
     ACCEPTED = "accepted"  # a part of the study that changed, knowingly
+    BASELINE = "baseline"  # scored, or why it has no score
     BUDGET = "budget"  # raised or lowered
     DEATH = "death"  # of a worker that held a trial
     JOBS_GONE = "jobs gone"  # a scheduler does not know them any more
@@ -14,6 +15,7 @@ class EventKind(StrEnum):
     MODEL_SAVED = "model saved"
     NESTED = "nested cross-validation"
     OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
+    PREPARED = "prepared"  # what must be there before any part can be scored
     REPORTING = "reporting"  # a page, by the last launcher of a cluster
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on

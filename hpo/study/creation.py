@@ -19,6 +19,7 @@ from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import AnyObjective, directions_of, names_of, objective_of
 from hpo.objectives.folds import hold_out
+from hpo.objectives.told import find_faults
 from hpo.plugins import resolve, try_imports
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
@@ -44,6 +45,7 @@ from hpo.study.points.checking import check_enqueued, lacking_room
 from hpo.study.points.first import FirstPoints, first_points
 from hpo.study.record import Source, StudyRecord, StudyRow, find, find_id, find_row, read_table_of
 from hpo.study.search import check_search
+from hpo.study.told import store_totals
 from hpo.wording import count_of
 
 # Rows times features above which a study is not checked before its features are computed, but when
@@ -141,7 +143,10 @@ def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     if not expected_columns(spec):
         check_estimator(spec, columns)
     refuse_leaks(spec, columns)
-    return objective_of(spec, table)
+    objective = objective_of(spec, table)
+    if faults := find_faults(objective):
+        raise ObjectiveError(f"[objective] {spec.objective.name}: {'; '.join(faults)}")
+    return objective
 
 
 def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
@@ -342,6 +347,7 @@ def begin(
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
         enqueued = Budget(storage, study_id, spec.lease_s).enqueue_new(c, first.points)
+        store_totals(c, storage, study_id, objective)
     record = find(storage, spec.name)
     record.ledger.stop(None)
     if enqueued:

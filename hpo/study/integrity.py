@@ -8,6 +8,7 @@ from pathlib import Path
 from features.table import FeaturesError, FeatureTable
 from hpo.errors import ConflictError, HpoError, TrustError
 from hpo.objectives.factory import AnyObjective, objective_of
+from hpo.objectives.told import has
 from hpo.study.identity.fingerprint import (
     NOT_COMPARABLE,
     PARTS,
@@ -19,6 +20,7 @@ from hpo.study.identity.fingerprint import (
     with_own_code,
 )
 from hpo.study.record import StudyRecord
+from hpo.study.told import hand_prepared, key_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class StudyContents:
     Attributes
     ----------
     table, objective
-        None where they are not what the study was begun with, or cannot be opened.
+        None where they are not what the study was begun with, or cannot be opened; no objective
+        before its preparation is at its end.
     differences
         For every part that changed: what it is, before, now.
     problem
@@ -80,10 +83,14 @@ def open_study(record: StudyRecord) -> StudyContents:
         differences = tuple(_difference(record, part, before, now) for part in exc.changed)
         # What the folds were can still be told where rows and splits are the same.
         folds_changed = not {"table", "splits"}.isdisjoint(exc.changed)
-        return StudyContents(
-            _if_same(record, table), None if folds_changed else objective, differences
-        )
-    return StudyContents(table, objective)
+        if folds_changed or has(objective, "prepare"):
+            return StudyContents(_if_same(record, table), differences=differences)
+        return StudyContents(_if_same(record, table), objective, differences)
+    try:
+        ready = hand_prepared(objective, record.storage, key_of(record.study_id, now))
+    except HpoError as exc:
+        return StudyContents(table, problem=str(exc))
+    return StudyContents(table, objective if ready else None)
 
 
 def _difference(

@@ -39,6 +39,7 @@ from hpo.study.identity.fingerprint import (
     own_modules,
 )
 from hpo.study.identity.trust import require_trusted
+from hpo.study.told import hand_prepared, key_of
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ class StudyRecord:
     def open_objective(self) -> tuple[FeatureTable | None, AnyObjective]:
         """Load what a worker needs, and make sure that it is what the study was begun with.
 
+        An objective that prepares is given what its preparation returned, if that is at its end.
+
         Raises
         ------
         ConflictError
@@ -169,6 +172,7 @@ class StudyRecord:
         table = self.read_table()
         objective = objective_of(self.spec, table)
         compare(self.name, self.fingerprint, fingerprint(self.spec, table, objective))
+        hand_prepared(objective, self.storage, key_of(self.study_id, self.fingerprint))
         return table, objective
 
 

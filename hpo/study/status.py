@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,16 +12,18 @@ from optuna.study import StudyDirection
 
 from hpo.records import SPENT, Attempts, Counts
 from hpo.storage.attempts import read_open_attempts
-from hpo.storage.budget import read_counts, read_events, read_failures, read_limit
+from hpo.storage.budget import read_counts, read_events, read_failures, read_last_stop
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
     CLAIMS,
     DIRECTIONS,
     EVENTS,
+    TRIALS,
     WORKERS,
 )
-from hpo.storage.trial_reader import read_best_ids, read_rows, trials_among
+from hpo.storage.trial_reader import read_attributes, read_best_ids, read_rows, trials_among
 from hpo.study.record import StudyRecord
+from hpo.study.told import Told, key_of, read_told
 
 # The rate is that of the trials finished within this time.
 RATE_WINDOW_S = 600.0
@@ -76,6 +78,12 @@ class Status:
         Open trials whose last attempts stored no part, by number.
     limit
         Which limit of the study stopped it; None if none did.
+    told
+        What its objective has told: totals, preparation, baseline.
+    best_totals
+        Those totals of the best trial that have a name.
+    unprepared
+        Why its preparation failed, which stopped it; None if it did not.
     """
 
     name: str
@@ -91,6 +99,9 @@ class Status:
     exceeded: Mapping[str, int]
     attempts: Mapping[int, Attempts]
     limit: str | None
+    told: Told = field(default_factory=Told)
+    best_totals: Mapping[str, float | None] = field(default_factory=dict)
+    unprepared: str | None = None
 
     @property
     def state(self) -> str:
@@ -110,7 +121,11 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `hpo status --json` prints."""
-        return {"state": self.state, **asdict(self), "left_s": self.left_s}
+        told = asdict(self.told)
+        # Whatever it is, it may be large.
+        told["prepared"] = self.told.prepared is not None
+        told["baseline"] = self.told.baseline and self.told.baseline.as_dict()
+        return {"state": self.state, **asdict(self), "told": told, "left_s": self.left_s}
 
 
 class BestRow(NamedTuple):
@@ -151,6 +166,8 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
     counts, stop = read_counts(c, study_id)
     best = read_best(c, study_id)
     now = record.storage.now(c)
+    last_stop = read_last_stop(c, study_id) if stop is not None else {}
+    told = read_told(c, key_of(study_id, record.fingerprint))
     deaths = Counter(event["reason"] for event in read_events(c, study_id, EventKind.DEATH))
     return Status(
         name=record.name,
@@ -165,7 +182,10 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         deaths=dict(deaths.most_common()),
         exceeded=dict(_count_exceeded(c, study_id).most_common()),
         attempts=read_open_attempts(c, study_id),
-        limit=read_limit(c, study_id) if stop is not None else None,
+        limit=last_stop.get("limit"),
+        told=told,
+        best_totals=_read_totals(c, study_id, best, told) if best is not None else {},
+        unprepared=last_stop.get("unprepared"),
     )
 
 
@@ -179,6 +199,16 @@ def read_best(c: sa.Connection, study_id: int) -> BestRow | None:
         return None
     (found,) = read_rows(c, study_id, trials_among(best))
     return BestRow(found.trial_id, found.number, found.values[0])
+
+
+def _read_totals(
+    c: sa.Connection, study_id: int, best: BestRow, told: Told
+) -> dict[str, float | None]:
+    if not told.totals:
+        return {}
+    stored = read_attributes(c, study_id, TRIALS.c.trial_id == best.trial_id)[best.trial_id]
+    known = {**stored, "score": best.score}
+    return {name: known[name] for name in told.totals if name in known}
 
 
 def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:

@@ -18,7 +18,7 @@ _BLOCKS_AT_ONCE = 64
 _TYPES: Mapping[str, type | UnionType] = {
     **dict.fromkeys(("trial", "attempt", "part", "scored", "code"), int),
     **dict.fromkeys(("left", "refused", "kind", "leave"), str),
-    **dict.fromkeys(("registered", "idle", "silent", "wake", "limit", "passing"), bool),
+    **dict.fromkeys(("registered", "idle", "silent", "wake", "limit", "passing", "busy"), bool),
     "before_s": int | float,
 }
 _COMPANIONS: Mapping[str, tuple[str, ...]] = {

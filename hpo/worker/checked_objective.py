@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import distribution_to_json
 from optuna.trial import create_trial
 
-from hpo.errors import HpoError, LostLeaseError, ObjectiveError, StopRequested, StorageError
+from hpo.errors import ObjectiveError
 from hpo.objectives.protocol import Objective, Params, Scores
 from hpo.objectives.scores import (
     check_direction,
@@ -18,11 +17,11 @@ from hpo.objectives.scores import (
     check_part,
     check_parts,
     check_total,
+    refusing,
     shown,
 )
 from hpo.records import WALL_KEY, ResolvedTrial
 from hpo.spec.objectives import Direction
-from hpo.wording import one_line
 
 
 class CheckedObjective:
@@ -85,34 +84,6 @@ class CheckedObjective:
             distribution_to_json(space)
         timed = zip(kept, parts, strict=True)
         return ResolvedTrial(params, spaces, [{**k, WALL_KEY: part[WALL_KEY]} for k, part in timed])
-
-
-@contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Say of whatever is raised what it came from; what ends the worker or its claim passes."""
-    try:
-        yield
-    except (StopRequested, LostLeaseError, StorageError):
-        raise
-    except HpoError as exc:
-        raise ObjectiveError(one_line(f"{what}: {exc}")) from exc
-    except BaseException as exc:  # an objective may raise anything, or leave by sys.exit
-        raise ObjectiveError(one_line(f"{what}: {_describe(exc)}")) from exc
-
-
-def _describe(exc: BaseException) -> str:
-    """Return what somebody else's code raised, whatever it does when it is asked."""
-    name = "an error"
-    try:
-        if isinstance(exc, SystemExit):
-            return f"sys.exit({'' if exc.code is None else repr(exc.code)})"
-        name = type(exc).__name__
-        said = str(exc)
-    except StopRequested:
-        raise
-    except BaseException:  # somebody else's __str__ may raise anything
-        return f"{name} that cannot be printed"
-    return f"{name}: {said}" if said else name
 
 
 def _theirs(parts: Sequence[Scores]) -> list[Mapping[str, Any]]:

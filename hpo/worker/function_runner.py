@@ -16,12 +16,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.errors import ObjectiveError, StopRequested
 from hpo.objectives.function import FunctionObjective
-from hpo.objectives.scores import shown
+from hpo.objectives.scores import refusing, shown
 from hpo.records import Claim, TrialWrites
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
 from hpo.study.search import make_optuna_pruner
-from hpo.worker.checked_objective import refusing
 from hpo.worker.leased_storage import LeasedStorage, LeasedTrial, new_trial
 from hpo.worker.loop import Evaluation
 from hpo.worker.sampler import make_sampler

@@ -218,7 +218,7 @@ def run_parts(
     trial = _Trial(claim)
     with _ending(ledger, claim, lambda: trial.unsaved):
         pruned = yield from _score(ledger, trial, objective, space, checkpoint_s, prune)
-        scores, settled = _sum_up(objective, trial.parts, pruned)
+        scores, settled = sum_up(objective, trial.parts, pruned)
         ledger.finish(claim, scores, trial.unsaved, pruned, settled)
         _log_end(claim, pruned, [scores["score"]] if "score" in scores else [], scores[WALL_KEY])
 
@@ -295,7 +295,7 @@ def _score(
     return ""
 
 
-def _sum_up(
+def sum_up(
     objective: Scored, parts: Sequence[Scores], pruned: str
 ) -> tuple[Scores, ResolvedTrial | None]:
     """Return what is told of a trial, and what becomes of its parts if they are not kept so."""

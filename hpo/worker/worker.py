@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import ObjectiveError, StopRequested
+from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
 from hpo.objectives.factory import AnyObjective
 from hpo.objectives.function import FunctionObjective
 from hpo.objectives.protocol import Objective
+from hpo.objectives.told import prepare
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
@@ -36,6 +37,14 @@ from hpo.worker.loop import (
     run_whole,
     work,
 )
+from hpo.worker.preparation import (
+    BASELINE_NUMBER,
+    Prepare,
+    ScoreBaseline,
+    Wait,
+    get_ready,
+    score_baseline,
+)
 from hpo.worker.pruner import OptunaPruner, make_pruner
 from hpo.worker.sampler import draw
 from hpo.worker.signals import StopSignal
@@ -46,6 +55,7 @@ from hpo.worker.trial_folder import TrialFolders
 PATIENCE_S = 900.0
 # A worker without a trial asks again after this long, whatever its launcher says.
 UNASKED_S = 300.0
+AnyStep = Step | Wait | Prepare | ScoreBaseline
 # Between SIGTERM and SIGKILL for what an objective has started.
 PROGRAMS_GRACE_S = 2.0
 
@@ -86,13 +96,26 @@ class Worker:
         self._folder = os.open(".", os.O_RDONLY) if channel is not None else -1
         # The attempt that the launcher knows of.
         self._told: Claim | None = None
-        self._work_on: RunTrial
+        self._objective, self._trial_dirs = objective, trial_dirs
+        # For the part in hand of the baseline.
+        self._baseline_told = False
+
+    def _steps(self) -> Generator[AnyStep, Any, Answer]:
+        """Return what there is to do: what is done once for the study, and then trials."""
+        poll_s, objective = poll_interval(self.ledger.lease_s), self._objective
         if isinstance(objective, FunctionObjective):
-            self._functions = FunctionRunner(record, objective, self.stop)
-            self._folders = TrialFolders(record, trial_dirs)
-            self._work_on = self._run_function
-        else:
-            self._work_on = self._prepare_parts(objective)
+            self._functions = FunctionRunner(self.record, objective, self.stop)
+            self._folders = TrialFolders(self.record, self._trial_dirs)
+            return (yield from work(self.ledger, self.worker_id, self._run_function, poll_s))
+        folder = self._trial_dirs.absolute().with_name("prepared")
+        about = (self.record, objective, self.worker_id)
+        over = yield from get_ready(*about, folder, self.stop.uninterrupted, poll_s)
+        if over is not None:
+            return over
+        run_trial = self._prepare_parts(objective)
+        yield from score_baseline(self.record, objective, self.objective, self.worker_id)
+        self._tell(busy=False)
+        return (yield from work(self.ledger, self.worker_id, run_trial, poll_s))
 
     def _run_function(self, claim: Claim) -> Generator[Step, Any, None]:
         yield from run_whole(self.ledger, self._functions.unsaved, claim)
@@ -138,17 +161,15 @@ class Worker:
         self._tell(registered=True)
         outcome = "error"
         try:
-            outcome = self._drive().value
+            outcome = self._drive(self._steps()).value
         except StopRequested as exc:
             outcome = f"stopped: {exc}"
         finally:
             self.ledger.deregister(self.worker_id, outcome)
         return outcome
 
-    def _drive(self) -> Answer:
-        """Carry out the steps of the loop."""
-        poll_s = poll_interval(self.ledger.lease_s)
-        steps = work(self.ledger, self.worker_id, self._work_on, poll_s)
+    def _drive(self, steps: Generator[AnyStep, Any, Answer]) -> Answer:
+        """Carry out steps."""
         answer: Any = None
         error: BaseException | None = None
         while True:
@@ -165,7 +186,7 @@ class Worker:
             except Exception as exc:
                 error = exc
 
-    def _carry_out(self, step: Step) -> Any:
+    def _carry_out(self, step: AnyStep) -> Any:
         if isinstance(step, ScorePart):
             if step.claim is self._undrawn and step.params:
                 # Parameters are stored before the first part.
@@ -193,7 +214,44 @@ class Worker:
             self._tell(idle=True)
             with self.stop.interruptible():
                 self._pause(step.seconds)
+        if isinstance(step, Wait):
+            with self.stop.interruptible():
+                self._require_launcher()
+                self._sleep(step.seconds)
+        if isinstance(step, Prepare):
+            return self._prepare_study(step)
+        if isinstance(step, ScoreBaseline):
+            return self._score_baseline(step)
         return None
+
+    def _prepare_study(self, step: Prepare) -> str:
+        step.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.stop.interruptible():
+                return prepare(self._objective, step.folder, step.progress)
+        except StopRequested as exc:
+            if self.stop.reason is None:
+                raise LostLeaseError(str(exc)) from exc
+            raise
+        finally:
+            self._take_back_process()
+
+    def _score_baseline(self, step: ScoreBaseline) -> Mapping[str, Any]:
+        """Score a part of the baseline; its launcher holds it to the limits of a trial."""
+        if not self._baseline_told:
+            self._baseline_told = True
+            self._tell(
+                trial=BASELINE_NUMBER,
+                attempt=1,
+                before_s=step.before_s,
+                log_bytes=size_of_log(),
+                busy=True,
+            )
+        self._tell(part=step.part)
+        self._require_launcher()
+        scores = self._score_part(step.params, step.part)
+        self._tell(scored=step.part)
+        return scores
 
     def _tell(self, **message: Any) -> None:
         if self._channel is not None:

@@ -173,11 +173,13 @@ def _status_line(status: Status) -> str:
         line += f", {counts.failed} failed"
     if status.best_score is not None:
         line += f", best {plain_number(status.best_score, '.6g')} (trial {status.best_trial})"
-    return line
+    return f"{line}{status.told.describe()}"
 
 
 def _details(status: Status) -> Iterator[str]:
     counts = status.counts
+    for line in status.told.lines(status.best_totals):
+        yield f"  {line}"
     if counts.held or counts.free:
         yield f"  {counts.held} running, {counts.free} released and waiting for a worker"
     if status.per_hour is not None and not counts.done:
@@ -195,8 +197,15 @@ def _details(status: Status) -> Iterator[str]:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield f"  {'  '.join(cells)}".rstrip()
+    yield from _problems(status)
+
+
+def _problems(status: Status) -> Iterator[str]:
+    """Say what went wrong."""
     if status.limit is not None:
         yield f"  stopped by a limit: {status.limit}"
+    if status.unprepared is not None:
+        yield f"  the preparation failed: {status.unprepared}"
     for reason, n_deaths in status.deaths.items():
         yield f"  {n_deaths} died: {reason}"
     for limit, n_exceeded in status.exceeded.items():
