@@ -70,6 +70,8 @@ class Claim:
         Stored scores of the parts 0 to len(parts) - 1.
     point
         Parameters that the trial was enqueued with; None if it was not.
+    retried
+        How often its objective refused it, and it was worked on again.
     """
 
     trial_id: int
@@ -79,6 +81,7 @@ class Claim:
     params: Mapping[str, Any] | None
     parts: tuple[Mapping[str, float], ...]
     point: Mapping[str, Any] | None = None
+    retried: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,15 @@ class Attempts:
         Attempts since then, and how often a limit was exceeded in all.
     reason
         Why the last one ended.
+    retried
+        How often its objective refused it, and it was worked on again.
     """
 
     parts: int = 0
     without_progress: int = 0
     exceeded: int = 0
     reason: str = ""
+    retried: int = 0
 
 
 @dataclass(frozen=True)

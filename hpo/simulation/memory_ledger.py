@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -32,7 +32,7 @@ from hpo.records import (
 )
 from hpo.storage.budget import BudgetChange
 from hpo.storage.events import EventKind
-from hpo.storage.ledger import DEFAULT_ATTEMPTS
+from hpo.storage.ledger import DEFAULT_ATTEMPTS, after_retries
 
 
 @dataclass(slots=True)
@@ -95,10 +95,11 @@ class MemoryLedger:
         max_deaths: int,
         max_failures: int,
         max_attempts: int = DEFAULT_ATTEMPTS,
+        max_retry: int = 0,
         clock: Callable[[], float],
     ) -> None:
         self.lease_s, self.max_deaths, self.max_failures = lease_s, max_deaths, max_failures
-        self.max_attempts = max_attempts
+        self.max_attempts, self.max_retry = max_attempts, max_retry
         self.units: list[Unit] = []
         # No lease is over within one lease of this moment.
         self.up_since = -math.inf
@@ -238,11 +239,18 @@ class MemoryLedger:
                 unit.parts |= {part: _readable(s) for part, s in enumerate(settled.parts)}
 
     def fail(self, claim: Claim, reason: str, parts: Parts = NO_PARTS) -> None:
-        """Give up a trial that its objective refused; its unit goes to another trial."""
-        unit = self._fenced(claim, state="failed", parts=parts)
-        if unit is not None:
-            del self._in_hand[claim.worker_id]
-            self._end_failed(unit, reason)
+        """Give up a trial that its objective refused, when it was tried again `max_retry` times."""
+        again = claim.retried < self.max_retry
+        unit = self._fenced(claim, state="open" if again else "failed", freed=again, parts=parts)
+        if unit is None:
+            return
+        if again:
+            unit.attempts = replace(unit.attempts, retried=claim.retried + 1)
+            self._record_end(EventKind.RETRY, unit, reason)
+            self._set_free(unit)
+            return
+        del self._in_hand[claim.worker_id]
+        self._end_failed(unit, after_retries(claim, reason))
 
     def release(self, claim: Claim, parts: Parts = NO_PARTS, reason: str = INTERRUPTED) -> None:
         """Leave a trial to another worker, who goes on with the next part."""
@@ -400,7 +408,7 @@ class MemoryLedger:
         before = unit.attempts
         idle = before.without_progress + 1 if unit.stored == before.parts else 0
         exceeded = before.exceeded + (retries is not None)
-        unit.attempts = Attempts(unit.stored, idle, exceeded, reason)
+        unit.attempts = Attempts(unit.stored, idle, exceeded, reason, before.retried)
         if retries is not None and exceeded > retries:
             tried = f"{exceeded} attempts exceeded a limit; the last: " if retries else ""
             self._fail_unit(unit, f"{tried}{reason}")
@@ -438,7 +446,8 @@ def _claim_of(unit: Unit, worker_id: str) -> Claim:
     parts: list[Mapping[str, float]] = []
     while len(parts) in unit.parts:
         parts.append(unit.parts[len(parts)])
-    return Claim(unit.number, unit.number, unit.attempt, worker_id, unit.params, tuple(parts))
+    known = (unit.params, tuple(parts), None, unit.attempts.retried)
+    return Claim(unit.number, unit.number, unit.attempt, worker_id, *known)
 
 
 def _readable(scores: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -340,7 +340,9 @@ class StudySpec(Section):
     `allow_target_derived` names the columns made from the target that the study uses knowingly;
     any other one is refused. Scores of parts are stored with the result of their trial, and before
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
-    Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
+    A trial that its objective refuses is worked on again up to `max_retry` times, with the same
+    number and parameters, before it counts as failed; more than `max_failures` of those stop the
+    study. Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
     Parameters of a composite estimator's parts are named `part.parameter` in `space`.
     `start_with_defaults` has the estimator's defaults tried first, then come the points of
     `enqueue` and the best ones of the studies of `warm_start`, each once, before anything that is
@@ -354,6 +356,7 @@ class StudySpec(Section):
     trials: int = Field(ge=1, lt=2**31)
     seed: int = Field(42, ge=0, lt=2**31)
     max_failures: int = Field(10, ge=0)
+    max_retry: int = Field(0, ge=0)
     max_deaths: int = Field(3, ge=1)
     lease_s: float = Field(60.0, ge=1, allow_inf_nan=False)
     checkpoint_s: float = Field(1.0, ge=0, allow_inf_nan=False)

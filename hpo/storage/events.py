@@ -16,6 +16,7 @@ class EventKind(StrEnum):
     NESTED = "nested cross-validation"
     OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
     PREPARED = "prepared"  # what must be there before any part can be scored
+    RETRY = "retry"  # of a trial that its objective refused
     REPORTING = "reporting"  # a page, by the last launcher of a cluster
     RESUMED = "resumed"
     STOP = "stop"  # stopped, or allowed to go on

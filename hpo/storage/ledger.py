@@ -3,7 +3,8 @@
 A unit of budget is one row of `hpo_claims` and one trial of Optuna's, made together.
 
     (new) ──claim──► held ──finish──► finished    or pruned: spent alike, without a score
-                     │ ▲ └──fail────► failed      the objective refused, or died too often
+                     │ ▲ └──fail────► failed      the objective refused, or died too often;
+                     │ │                          free again before, `max_retry` times
             release, │ │ claim: goes on with the
      reap, set_budget▼ │ parameters and part scores that are stored
                      free
@@ -98,12 +99,14 @@ class Ledger(Workers):
         max_deaths: int,
         max_failures: int,
         max_attempts: int = DEFAULT_ATTEMPTS,
+        max_retry: int = 0,
         study_s: float | None = None,
         patience: int | None = None,
     ) -> None:
         super().__init__(storage, study_id, lease_s)
         self.max_deaths, self.max_failures = max_deaths, max_failures
-        self.max_attempts, self.study_s, self.patience = max_attempts, study_s, patience
+        self.max_attempts, self.max_retry = max_attempts, max_retry
+        self.study_s, self.patience = study_s, patience
         # System attributes that samplers and pruners noted of trials in hand, by their ids: stored
         # within the transaction of whatever is told of the trial next.
         self.notes: dict[int, dict[str, Any]] = {}
@@ -237,11 +240,26 @@ class Ledger(Workers):
 
     @patient
     def fail(self, claim: Claim, reason: str, unsaved: Unsaved = NO_PARTS) -> None:
-        """Give up a trial that its objective refused; its unit goes to another trial."""
-        with self._fenced(claim, state="failed", **_reached(unsaved)) as c:
-            if c is not None:
-                store(c, self.storage, claim.trial_id, unsaved)
-                end_failed(c, claim.trial_id, reason)
+        """Give up a trial that its objective refused; its unit goes to another trial.
+
+        Before that it is left to be worked on again, with all that is stored of it, up to
+        `max_retry` times.
+        """
+        again = claim.retried < self.max_retry
+        end = {"worker_id": None} if again else {"state": "failed"}
+        with self._fenced(claim, **end, **_reached(unsaved)) as c:
+            if c is None:
+                return
+            store(c, self.storage, claim.trial_id, unsaved)
+            if not again:
+                end_failed(c, claim.trial_id, after_retries(claim, reason))
+                return
+            attempts = read_attempts(c, claim.trial_id)
+            write_attempts(c, claim.trial_id, replace(attempts, retried=claim.retried + 1))
+            (unit,) = read_units(c, select_units(CLAIMS.c.trial_id == claim.trial_id))
+            unit = unit._replace(worker_id=claim.worker_id)
+            self._record_end(c, EventKind.RETRY, unit, reason)
+            set_state(c, claim.trial_id, TrialState.WAITING)
 
     @patient
     def release(self, claim: Claim, unsaved: Unsaved = NO_PARTS, reason: str = INTERRUPTED) -> None:
@@ -329,8 +347,9 @@ class Ledger(Workers):
             parts.append({k: math.nan if v is None else v for k, v in scores.items()})
         params = drawn[unit.trial_id].params or None
         point = read_point(c, unit.trial_id) if params is None else None
-        done = tuple(parts)
-        return Claim(unit.trial_id, unit.number, unit.attempt, worker_id, params, done, point)
+        retried = read_attempts(c, unit.trial_id).retried if self.max_retry else 0
+        known = (params, tuple(parts), point, retried)
+        return Claim(unit.trial_id, unit.number, unit.attempt, worker_id, *known)
 
     @contextlib.contextmanager
     def _fenced(self, claim: Claim, **values: Any) -> Iterator[sa.Connection | None]:
@@ -402,6 +421,7 @@ class Ledger(Workers):
             before.without_progress + 1 if idle else 0,
             before.exceeded + (retries is not None),
             reason,
+            before.retried,
         )
         write_attempts(c, unit.trial_id, attempts)
         if retries is not None and attempts.exceeded > retries:
@@ -431,6 +451,11 @@ class Ledger(Workers):
         if reason := limit_reached(c, self.study_id, now, self.study_s, self.patience):
             self._set_stop(c, "gently", limit=reason)
         return bool(reason)
+
+
+def after_retries(claim: Claim, reason: str) -> str:
+    """Return why a trial failed that may have been worked on again."""
+    return f"{claim.retried + 1} attempts failed; the last: {reason}" if claim.retried else reason
 
 
 def _reached(unsaved: Unsaved) -> dict[str, int]:

@@ -98,6 +98,7 @@ class StudyRecord:
             max_deaths=self.spec.max_deaths,
             max_failures=self.spec.max_failures,
             max_attempts=self.spec.limits.max_attempts,
+            max_retry=self.spec.max_retry,
             study_s=self.spec.limits.study_s,
             patience=self.spec.limits.patience,
         )

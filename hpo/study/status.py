@@ -74,6 +74,8 @@ class Status:
         How many workers died in the middle of a trial, by reason.
     exceeded
         How many trials exceeded a limit, by limit.
+    retries
+        How many attempts failed and were tried again, by reason.
     attempts
         Open trials whose last attempts stored no part, by number.
     limit
@@ -97,6 +99,7 @@ class Status:
     failures: tuple[tuple[int, str], ...]
     deaths: Mapping[str, int]
     exceeded: Mapping[str, int]
+    retries: Mapping[str, int]
     attempts: Mapping[int, Attempts]
     limit: str | None
     told: Told = field(default_factory=Told)
@@ -168,7 +171,10 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
     now = record.storage.now(c)
     last_stop = read_last_stop(c, study_id) if stop is not None else {}
     told = read_told(c, key_of(study_id, record.fingerprint))
-    deaths = Counter(event["reason"] for event in read_events(c, study_id, EventKind.DEATH))
+    deaths, retries = (
+        Counter(event["reason"] for event in read_events(c, study_id, kind))
+        for kind in (EventKind.DEATH, EventKind.RETRY)
+    )
     return Status(
         name=record.name,
         counts=counts,
@@ -181,6 +187,7 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         failures=tuple(read_failures(c, study_id, MAX_REASONS)) if counts.failed else (),
         deaths=dict(deaths.most_common()),
         exceeded=dict(_count_exceeded(c, study_id).most_common()),
+        retries=dict(retries.most_common()),
         attempts=read_open_attempts(c, study_id),
         limit=last_stop.get("limit"),
         told=told,

@@ -135,6 +135,7 @@ class MemoryBench:
         max_deaths: int = 3,
         max_failures: int = 10,
         max_attempts: int = DEFAULT_ATTEMPTS,
+        max_retry: int = 0,
     ) -> None:
         self.now = 0.0
         self.ledger = MemoryLedger(
@@ -143,6 +144,7 @@ class MemoryBench:
             max_deaths=max_deaths,
             max_failures=max_failures,
             max_attempts=max_attempts,
+            max_retry=max_retry,
             clock=lambda: self.now,
         )
 

@@ -210,6 +210,8 @@ def _problems(status: Status) -> Iterator[str]:
         yield f"  {n_deaths} died: {reason}"
     for limit, n_exceeded in status.exceeded.items():
         yield f"  {count_of(n_exceeded, 'attempt')} exceeded {limit}"
+    for reason, n_retries in status.retries.items():
+        yield f"  {count_of(n_retries, 'attempt')} tried again: {reason}"
     for number, attempts in status.attempts.items():
         times = count_of(attempts.without_progress, "attempt")
         yield f"  trial {number}: {times} in a row without progress; the last: {attempts.reason}"

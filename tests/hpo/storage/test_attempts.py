@@ -104,6 +104,42 @@ def test_an_interruption_neither_counts_nor_begins_the_count_anew(kind, how, mak
     assert state_of(bench, 0) is TrialState.FAIL
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_trial_that_is_refused_is_tried_again_with_what_is_stored_of_it(kind, make):
+    bench = make(kind, max_retry=2, max_attempts=1)
+    held = claim(bench)
+    bench.ledger.save_params(held, {"alpha": 0.5}, SPACE)
+    for n in range(2):
+        for _ in range(2):  # The answer was lost.
+            bench.ledger.fail(held, f"ValueError: {n}", {n: PART})
+        assert state_of(bench, 0) is TrialState.WAITING
+        assert bench.ledger.counts().failed == 0
+        late, held = held, claim(bench)
+        with pytest.raises(LostLeaseError):
+            bench.ledger.fail(late, "too late")
+        assert (held.number, held.params, len(held.parts)) == (0, {"alpha": 0.5}, n + 1)
+        assert bench.ledger.claim(held.worker_id) == held
+    for _ in range(2):
+        bench.ledger.fail(held, "ValueError: 2")
+    assert bench.ledger.failures() == [(0, "3 attempts failed; the last: ValueError: 2")]
+    assert bench.ledger.counts().failed == 1
+    told = [(e["trial"], e["attempt"], e["reason"]) for e in bench.ledger.events(EventKind.RETRY)]
+    assert told == [(0, 1, "ValueError: 0"), (0, 2, "ValueError: 1")]
+    bench.ledger.finish(claim(bench), {"score": 1.0})
+    assert state_of(bench, 1) is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_deaths_and_limits_between_them_forget_no_retry(kind, make):
+    bench = make(kind, max_retry=1)
+    bench.ledger.fail(claim(bench), "ValueError")
+    bench.ledger.release(claim(bench), {}, "preempted")
+    bench.ledger.reap(claim(bench).worker_id, "killed")
+    bench.ledger.exceed(claim(bench, "w2").worker_id, "too long", 0, OnLimit.RETRY, 5)
+    bench.ledger.fail(claim(bench, "w3"), "ValueError")
+    assert state_of(bench, 0) is TrialState.FAIL
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_status_shows_attempts_without_progress_until_there_is_some(kind, make):
     bench = make(kind, max_attempts=9)

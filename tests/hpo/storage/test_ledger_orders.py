@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.bench = self.make_bench(Path(self.folder.name), trials=4, max_deaths=2, max_failures=3)
+        self.bench = self.make_bench(
+            Path(self.folder.name), trials=4, max_deaths=2, max_failures=3, max_retry=1
+        )
         self.ledger = self.bench.ledger
         self.live: dict[int, Claim] = {}
         self.lost: list[Claim] = []
         self.told: list[Claim] = []
+        self.refused: Counter[int] = Counter()
         self.scored: dict[int, int] = {}
         self.finished: dict[int, float | None] = {}  # None: pruned
         self.budget = 4
@@ -104,6 +108,10 @@ class LedgerMachine(RuleBasedStateMachine):
         claim = self.pick(data)
         self.ledger.fail(claim, "refused")
         self.lost.append(self.live.pop(claim.trial_id))
+        state, held = self.bench.places()[claim.trial_id]
+        again = self.refused[claim.trial_id] < self.ledger.max_retry
+        assert (state, held) == (("open", False) if again else ("failed", True))
+        self.refused[claim.trial_id] += 1
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -213,7 +221,9 @@ def any_call(source: random.Random) -> tuple[str, str, tuple[Any, ...]]:
 @pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind != "sqlite"])
 def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
     benches = [
-        find_kind(each, request)(tmp_path, trials=5, max_failures=4, max_deaths=3, max_attempts=4)
+        find_kind(each, request)(
+            tmp_path, trials=5, max_failures=4, max_deaths=3, max_attempts=4, max_retry=seed % 3
+        )
         for each in ("sqlite", kind)
     ]
     source = random.Random(seed)
@@ -241,7 +251,7 @@ def test_all_ledgers_answer_the_same_calls_alike(kind, seed, tmp_path, request):
     events = [[event | {"at": None} for event in bench.ledger.events()] for bench in benches]
     assert all(other == events[0] for other in events)
     kinds = {event["kind"] for event in events[0]}
-    assert {"budget", "stop"} < kinds <= {"budget", "death", "limit", "stop"}
+    assert {"budget", "stop"} < kinds <= {"budget", "death", "limit", "retry", "stop"}
     assert len({repr(bench.ledger.failures()) for bench in benches}) == 1
     for bench in benches:
         bench.close()

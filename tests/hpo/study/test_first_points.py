@@ -169,8 +169,8 @@ def test_a_function_is_given_all_parameters_of_the_other_study(other):
     ],
 )
 def test_what_cannot_be_begun_with_is_refused(other, study, said):
-    for name, directions in (("empty", ["minimize"]), ("several", ["minimize", "maximize"])):
-        optuna.create_study(study_name=name, storage=other, directions=directions)
+    optuna.create_study(study_name="empty", storage=other)
+    optuna.create_study(study_name="several", storage=other, directions=["minimize", "maximize"])
     spec = warm_spec(study.format(url=other))
     with pytest.raises(SpecError, match="warm_start '") as caught:
         first_points(spec, None, "sqlite:///none.db")
