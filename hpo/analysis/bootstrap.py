@@ -161,6 +161,34 @@ def _intervals(
     return found
 
 
+def mean_intervals(
+    values: Floats,
+    groups: NDArray[np.str_] | None = None,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Return percentile intervals of the means of columns.
+
+    Parameters
+    ----------
+    values
+        Array of shape (n_rows, n_columns), such as differences of two models on the same rows.
+    groups
+        Array of shape (n_rows,). If given, whole groups are drawn rather than rows.
+    n_resamples, seed, level
+        As in `bootstrap_intervals`.
+    """
+    means = np.concatenate(
+        [
+            counts @ values / counts.sum(axis=1, keepdims=True)
+            for counts in resample_counts(len(values), groups, n_resamples, seed)
+        ]
+    )
+    return [_percentiles(column, (1.0 - level) / 2.0) for column in means.T]
+
+
 def _percentiles(values: Floats, tail: float) -> Interval:
     finite = values[np.isfinite(values)]
     if not len(finite):

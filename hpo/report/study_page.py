@@ -23,6 +23,7 @@ from hpo.report.figures.files import FOLDER_NAME, write_figures
 from hpo.report.figures.search import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
+from hpo.report.told_section import tell
 from hpo.report.validity import Evidence, findings
 from hpo.study.identity.fingerprint import PARTS
 from hpo.study.identity.provenance import published
@@ -42,9 +43,9 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     """Write report.html into the study's folder of reports, and what lies beside it.
 
     Where there are predictions, these are predictions.csv and the figures of the best model as
-    files in figures/. The page is one file that needs no network. Where table, objective, code or
-    packages are not those that the study was begun with, it says so and holds nothing but what the
-    trials stored.
+    files in figures/; so are figures of an objective's own. The page is one file that needs no
+    network. Where table, objective, code or packages are not those that the study was begun with,
+    it says so and holds nothing but what the trials stored.
 
     Returns
     -------
@@ -65,21 +66,24 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
         # The evaluation of the test set is an event of its own, which the page tells of.
         events = take_events(record)
         snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
+    told = tell(snapshot, opened.objective if opened.whole else None)
+    csv = predictions_csv(evaluation) if evaluation is not None else told.csv
     folder = report_folder(record, reports_dir)
     predictions = folder / PREDICTIONS_NAME
     try:
         mark_folder(record, folder)
         remove_stamp(folder)
         files = [folder / PAGE_NAME]
-        if evaluation is not None:
-            replace_file(predictions, predictions_csv(evaluation))
+        if csv:
+            replace_file(predictions, csv)
             files.append(predictions)
-        stale = evaluation is None and predictions.exists()
+        stale = not csv and predictions.exists()
         context = _context(snapshot, opened, evaluation)
-        page = render("report.html.j2", {**context, "stale_predictions": stale})
+        page = render("report.html.j2", {**context, "told": told, "stale_predictions": stale})
         replace_file(folder / PAGE_NAME, page)
-        if evaluation is not None:
-            files += write_figures(context["portrait"].figures, folder / FOLDER_NAME)
+        figures = told.files if evaluation is None else context["portrait"].figures
+        if figures:
+            files += write_figures(figures, folder / FOLDER_NAME)
         save_stamp(folder, marks, files, whole=opened.whole)
     except OSError as exc:
         raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
@@ -186,8 +190,8 @@ def _why_no_scores(record: StudyRecord, opened: StudyContents, status: Status) -
     if not opened.whole:
         return "The best trial was not fitted again; the note at the top of the page says why."
     return (
-        f"The objective {record.spec.objective.name} is the study's own: the engine knows its "
-        "scores, but no model that it could fit again and no rows that it could predict."
+        f"The objective {record.spec.objective.name} is the study's own: the engine knows what it "
+        "tells, but no model that it could fit again."
     )
 
 

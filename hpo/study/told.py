@@ -181,6 +181,16 @@ def read_told(c: sa.Connection, key: Key, *, parts: bool = False) -> Told:
     )
 
 
+def take_told(storage: StudyStorage, study_id: int, fingerprint: Mapping[str, str]) -> Told:
+    """Read what is stored, with the scores of parts of the baseline."""
+
+    def read() -> Told:
+        with storage.read() as c:
+            return read_told(c, key_of(study_id, fingerprint), parts=True)
+
+    return storage.patiently(read)
+
+
 def read_text(c: sa.Connection, key: Key, what: str) -> str | None:
     """Return the text of one attribute, within a transaction; None if there is none."""
     table = SYSTEM_ATTRIBUTES

@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hpo.analysis.bootstrap import resample_counts
+from hpo.analysis.bootstrap import mean_intervals
 from hpo.analysis.calibration import wilson_interval
 from hpo.objectives.metrics import Interval
 from hpo.system.threads import use_threads
@@ -27,7 +26,6 @@ from studies.saddle.objective import Problem
 from studies.saddle.samples import Sample, search_from
 
 N_RESAMPLES = 10_000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,9 @@ def compare(
     gains = _array(run.converged for run in best) - _array(run.converged for run in default)
     steps = _array(_spent(run, n_steps) for run in best)
     steps -= _array(_spent(run, n_steps) for run in default)
-    gain_interval, steps_interval = _bootstrap(molecules, np.stack([gains, steps]), seed)
+    gain_interval, steps_interval = mean_intervals(
+        np.column_stack([gains, steps]), molecules, n_resamples=N_RESAMPLES, seed=seed
+    )
     return Comparison(
         name=name,
         n_molecules=len(set(molecules)),
@@ -208,19 +208,6 @@ def describe(comparisons: Sequence[Comparison], runs: Mapping[str, Sequence[Run]
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "runs": {name: [asdict(run) for run in of_one] for name, of_one in runs.items()},
     }
-
-
-def _bootstrap(molecules: NDArray[np.str_], values: Floats, seed: int) -> list[Interval]:
-    """Return intervals of the means of rows of values, resampling molecules."""
-    means = np.concatenate(
-        [
-            counts @ values.T / counts.sum(axis=1, keepdims=True)
-            for counts in resample_counts(len(molecules), molecules, N_RESAMPLES, seed)
-        ]
-    )
-    tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def _array(values: Iterable[float]) -> Floats:

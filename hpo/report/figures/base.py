@@ -202,6 +202,12 @@ def add_lines(figure: go.Figure, ends: Ends, rmse: float | None) -> None:
         )
 
 
+def parity_panel(predictions: Predictions, target: str) -> go.Figure:
+    """Draw predicted against actual values of one target, both axes of one scale."""
+    both = find_ends(np.concatenate((predictions.y, predictions.predicted)))
+    return _parity_panel(predictions, (both, both), name_axis(target), None)
+
+
 def _parity_panel(
     predictions: Predictions, ends: tuple[Ends, Ends], target: str, level: float | None
 ) -> go.Figure:

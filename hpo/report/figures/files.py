@@ -122,6 +122,16 @@ def _encode(canvas: Canvas, suffix: str) -> bytes:
     return stream.getvalue()
 
 
+def refuse_drawing(figure: Figure) -> str:
+    """Return why a figure that is not the engine's cannot be drawn into a file; "" if it can."""
+    try:
+        with _our_style():
+            draw(figure.panels, figure.shape)
+    except Exception as exc:  # what Plotly draws and this does not has no end
+        return str(exc) or type(exc).__name__
+    return ""
+
+
 def draw(panels: Sequence[Panel], shape: str = "plain") -> Canvas:
     """Draw panels side by side, at most three in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
