@@ -10,6 +10,7 @@ from typing import Any
 from features.table import FeaturesError
 from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
 from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
+from hpo.analysis.comparison.parts import PartPair, part_cells, part_remarks
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
@@ -36,6 +37,7 @@ def write_comparison(
     page: Path,
     worth: Mapping[str, Values],
     outside: Sequence[Outside] = (),
+    parts: Sequence[PartPair] = (),
 ) -> Path:
     """Write the page of a comparison, and its figures into `<page>_figures/`.
 
@@ -55,6 +57,8 @@ def write_comparison(
         What the studies' rankings are worth, by name; empty if that was not asked for.
     outside
         Scores from outside, such as a leaderboard's.
+    parts
+        Differences that are paired over parts.
 
     Raises
     ------
@@ -76,12 +80,14 @@ def write_comparison(
         "outside": [_outside(found) for found in outside],
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
+        "parts": _parts(parts),
         "differences": _differences(difference_cells(pairs)),
         "variants": _variants(studies),
         "screening": _screening(worth),
         "remarks": [
             *(f"{study.name}: {study.row.remark}" for study in studies if study.row.remark),
             *remarks(studies, pairs),
+            *part_remarks(parts),
         ],
         "figures": figures,
         "folder": folder.name,
@@ -134,6 +140,13 @@ def _scores(cells: Sequence[Sequence[str]]) -> TextTable:
 def _differences(cells: Sequence[Sequence[str]]) -> TextTable | None:
     heads, *rows = cells
     return _table("Score less that of the other study", heads, rows, ()) if rows else None
+
+
+def _parts(pairs: Sequence[PartPair]) -> TextTable | None:
+    heads, *rows = part_cells(pairs) or [[]]
+    if not rows:
+        return None
+    return _table(f"Means over parts less those of {pairs[0].against}", heads, rows, ())
 
 
 def _own(cells: Sequence[Sequence[str]]) -> TextTable | None:

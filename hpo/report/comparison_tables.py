@@ -35,16 +35,26 @@ def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[l
 def score_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
     """Return the figures of objectives without predictions as a table of texts, heads first.
 
-    Ours, and below them the reported; empty if there are none.
+    Ours, and below them those of the baseline and the reported; empty if there are none.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
     if not names:
         return []
-    table = [["study", *(name.replace("_", " ") for name in names)]]
+    totals = {name: total for row in rows for name, total in row.totals.items()}
+    heads = [totals[n].heading if n in totals else n.replace("_", " ") for n in names]
+    table = [["study", *heads]]
     for row in rows:
         if not row.scores:
             continue
-        table.append([row.name, *(_figure(row.scores.get(name)) for name in names)])
+        table.append([row.name, *(_told(row, row.scores.get(name), name) for name in names)])
+        if row.baseline:
+            of_baseline = (_told(row, row.baseline.get(name), name) for name in names)
+            table.append(["  baseline", *of_baseline])
+            ahead = (
+                _told(row, _minus(row.scores.get(name), row.baseline.get(name)), name, signed=True)
+                for name in names
+            )
+            table.append(["  difference", *ahead])
         theirs = reported[row.name].scores if row.name in reported else {}
         if theirs:
             table.append(["  reported", *(_figure(theirs.get(name)) for name in names)])
@@ -140,6 +150,14 @@ def _figure(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "-"
     return plain_number(value, "+.4g" if signed else ".4g")
+
+
+def _told(row: Row, value: float | None, name: str, *, signed: bool = False) -> str:
+    """Return a figure as its objective has it written, or as all others are."""
+    if value is None or name not in row.totals:
+        return _figure(value, signed=signed)
+    text = row.totals[name].write(value)
+    return f"+{text}" if signed and value > 0 else text
 
 
 def _count(value: int | None) -> str:

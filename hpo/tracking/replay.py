@@ -46,7 +46,7 @@ from hpo.study.record import StudyRecord
 from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
-from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker
+from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker, told_rows
 from hpo.tracking.run_file import (
     POLL_S,
     WRITER_TIMEOUT_S,
@@ -420,6 +420,7 @@ class Replay:
         }
         if best is not None:
             summary.update({f"best/hparams/{name}": best.params[name] for name in best.params})
+        summary.update(told_rows(status))
         summary.update(flatten("fingerprint", self.record.fingerprint))
         summary.update(flatten("provenance", published(self.record.provenance)))
         return summary

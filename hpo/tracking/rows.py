@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.records import FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY, part_key
 from hpo.redaction import redact
+from hpo.study.status import Status
 from hpo.tracking.run_file import TRIAL_KEY
 
 ORDER_KEY = "order"
@@ -53,6 +54,23 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
     if best is not None:
         row["best/score"], row["best/trial"] = best
     return {key: value for key, value in row.items() if value is not None}
+
+
+def told_rows(status: Status) -> dict[str, Any]:
+    """Return what the summary says of totals of the best trial, by their labels, and the baseline.
+
+    One that is undefined, or unknown yet, is left out.
+    """
+    told = status.told
+    rows = {
+        f"best/{total.heading}": status.best_totals.get(name) for name, total in told.totals.items()
+    }
+    if told.baseline is not None:
+        rows.update({f"baseline/hparams/{k}": v for k, v in told.baseline.params.items()})
+        rows["baseline/score"] = told.baseline.score
+        for name, total in told.totals.items():
+            rows[f"baseline/{total.heading}"] = told.baseline.scores.get(name)
+    return {name: value for name, value in rows.items() if value is not None}
 
 
 def nameless_worker(worker: Any) -> str | None:

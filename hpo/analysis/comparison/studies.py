@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,8 +12,9 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.best_model import Evaluation, Predictions, evaluate
 from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.analysis.comparison.reported import External, Reported, ReportedFile
+from hpo.analysis.told_trial import totals_of_trial
 from hpo.objectives.metrics import Interval
-from hpo.records import WALL_KEY
+from hpo.objectives.told import Total
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
@@ -50,6 +52,10 @@ class Row:
     scores
         All figures of the best trial by the names that its objective gives them, "score" first;
         empty where there are predictions, and so the usual metrics.
+    totals
+        What `scores` are called, as far as their objective tells that.
+    baseline
+        The same figures of the study's baseline; empty if it has none.
     remark
         Why something is missing; "" if nothing is.
     """
@@ -60,6 +66,8 @@ class Row:
     trial: int | None = None
     score: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    totals: Mapping[str, Total] = field(default_factory=dict)
+    baseline: Mapping[str, float] = field(default_factory=dict)
     cv: Mapping[str, float] = field(default_factory=dict)
     n_cv: int | None = None
     test: Mapping[str, float] = field(default_factory=dict)
@@ -153,7 +161,16 @@ def compare_study(record: StudyRecord) -> Row:
     if evaluations and counts.done and "cv" in evaluations[-1]:
         return replace(_from_look(record.name, state, evaluations[-1]), score=score)
     if _predicts_nothing(record, trial):
-        return Row(record.name, state, trial=best, score=score, scores=_own_scores(trial))
+        told = snapshot.status.told
+        return Row(
+            record.name,
+            state,
+            trial=best,
+            score=score,
+            scores=_defined(totals_of_trial(trial)),
+            totals=told.totals,
+            baseline=_defined(told.baseline.totals) if told.baseline is not None else {},
+        )
     opened = open_study(record)
     if not opened.whole or opened.objective is None:
         changed = ", ".join(part for part, _, _ in opened.differences)
@@ -180,14 +197,8 @@ def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
     return not record.spec.validates and not validates
 
 
-def _own_scores(trial: FrozenTrial) -> dict[str, float]:
-    """Return the figures of a trial that its objective combined, the score first."""
-    told = {
-        name: float(value)
-        for name, value in trial.user_attrs.items()
-        if isinstance(value, int | float) and name != WALL_KEY
-    }
-    return {"score": float(trial.values[0]), **told}
+def _defined(totals: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in totals.items() if not math.isnan(value)}
 
 
 def _from_look(name: str, state: str, look: Mapping[str, Any]) -> Row:

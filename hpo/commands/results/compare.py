@@ -9,6 +9,13 @@ from pathlib import Path
 from hpo.analysis.comparison import differences, reported
 from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
 from hpo.analysis.comparison.leaderboard import as_dict, describe_line, prediction_cells
+from hpo.analysis.comparison.parts import (
+    PartPair,
+    join_parts,
+    pair_parts,
+    part_cells,
+    part_remarks,
+)
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
     Outside,
@@ -129,12 +136,13 @@ def print_comparison(
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
     worth = _value(records, studies, threshold)
     outside = find_outside(files, rows)
+    parts = pair_parts(records, rows, against or rows[0].name) if rows else []
     with beside_output(output):
-        _tell(rows, studies, pairs, known, worth, outside, threshold, as_json=as_json)
+        _tell(rows, studies, pairs, known, worth, outside, threshold, parts, as_json=as_json)
     if not rows:
         return
     page = write_comparison(
-        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside
+        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside, parts
     )
     with beside_output(output):
         (say if as_json else print_line)(f"comparison: {page}")
@@ -148,12 +156,13 @@ def _tell(
     worth: Mapping[str, Values],
     outside: Sequence[Outside],
     threshold: float | None,
+    parts: Sequence[PartPair],
     *,
     as_json: bool,
 ) -> None:
     """Print the comparison as text or as JSON."""
     if as_json:
-        told = differences.join_dicts(as_dicts(rows, known), pairs)
+        told = join_parts(differences.join_dicts(as_dicts(rows, known), pairs), parts)
         for row in told:
             row["external"] = external_of(outside, row["name"])
         for row in told:
@@ -162,9 +171,21 @@ def _tell(
         print_json(told)
     else:
         _print_tables(comparison_tables.lines(rows, known), studies, pairs)
+        _print_parts(parts)
         _print_more(rows, worth, threshold)
         for found in outside:
             _print_outside(found)
+
+
+def _print_parts(parts: Sequence[PartPair]) -> None:
+    """Print differences that are paired over parts."""
+    if cells := part_cells(parts):
+        print_line("")
+        print_line(f"means over parts less those of {parts[0].against}, paired, 95 % bootstrap")
+        for line in align(cells):
+            print_line(line)
+    for line in part_remarks(parts):
+        print_line(line)
 
 
 def _print_reported(file: Path, *, as_json: bool) -> None:
