@@ -21,7 +21,7 @@
 `predictions(params, parts)`
     Returns `PredictedRows` of a trial, from its parameters and the stored scores of its parts.
 `figures(params, parts)`
-    Returns Plotly figures of a trial by their titles.
+    Returns Plotly figures of a trial by their titles. A page keeps their height, not their width.
 
 For a function or a program all user attributes of a trial are totals. They prepare what they need
 by themselves: a file that several workers may want to make is made in the first one's trial.

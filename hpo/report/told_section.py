@@ -32,6 +32,7 @@ from hpo.study.snapshot import StudySnapshot
 from hpo.study.told import Told, take_told
 from hpo.wording import count_of
 
+PX_PER_REM = 16.0
 _SIGNS = str.maketrans({"-": "\N{MINUS SIGN}"})
 
 
@@ -200,9 +201,11 @@ def _parity(predicted: dict[str, Predictions]) -> Figure:
 def _own(title: str, figure: go.Figure, place: int) -> Figure:
     """Return a figure of the objective's as the page shows it; raises what its JSON raises."""
     shown = go.Figure(figure)
+    height_px = shown.layout.height or 0.0
     shown.update_layout(autosize=True, width=None, height=None, title=None)
     pack(shown)
-    return Figure(f"own_{place}_{_slug(title)}", title, "", (Panel(shown),), "wide")
+    key = f"own_{place}_{_slug(title)}"
+    return Figure(key, title, "", (Panel(shown),), "wide", height_px / PX_PER_REM)
 
 
 def _slug(title: str) -> str:

@@ -40,6 +40,8 @@ from studies.saddle.validation import Comparison, Rate, describe, validate
 
 # Noise of these seeds and more is what validation has; tuning counts from 0.
 FIRST_SEED = 1000
+# As the report and its programs call these settings, too.
+ALIASES = {"trust_radius_max": ("--max-atom-disp",), "adaptive_delta_scale": ("--adaptive-delta",)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,10 +64,10 @@ def _add_screen(commands: Any) -> None:
         commands,
         "screen",
         screen,
-        "run the samples of a study with default settings",
+        "show the screening of a study: which samples are difficult",
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="a study file")
-    add_set(parser)
+    parser.add_argument("name", metavar="NAME", help="a study")
+    add_shared(parser, "storage")
     add_json(parser)
 
 
@@ -77,7 +79,7 @@ def _add_search(commands: Any) -> None:
     add_set(parser)
     for field in fields(Settings):
         option = f"--{field.name.replace('_', '-')}"
-        aliases = ["--max-atom-disp"] if field.name == "trust_radius_max" else []
+        aliases = ALIASES.get(field.name, ())
         parser.add_argument(
             option,
             *aliases,
@@ -134,11 +136,10 @@ def _add_validate(commands: Any) -> None:
 
 
 def screen(options: argparse.Namespace) -> int:
-    """Screen a study's samples."""
-    problem = _problem(options)
-    pool = problem.pool()
-    screened = problem.screen(pool)
-    selection = problem.select(screened)
+    """Show what a study was prepared with."""
+    record = _record(options)
+    objective = _objective(record)
+    problem, screened, selection = objective.problem, objective.screened, objective.selection
     role = dict.fromkeys(selection.hard, "hard") | dict.fromkeys(selection.watched, "watched")
     rows = [
         {**vars(row), "difficulty": row.difficulty, "role": role.get(k, "")}
@@ -213,9 +214,7 @@ def run_validation(options: argparse.Namespace) -> int:
     """Compare the best settings with the default ones."""
     record = _record(options)
     trial = best_trial(record, options.trial)
-    _, objective = record.open_objective()
-    assert isinstance(objective, SaddleSearch)
-    problem = _change(objective.problem, options.set)
+    problem = _change(_objective(record).problem, options.set)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if set(seeds) & set(problem.seeds):
         raise HpoError(
@@ -290,6 +289,15 @@ def _record(options: argparse.Namespace) -> StudyRecord:
     if not _is_ours(record.spec.objective.name):
         raise HpoError(f"study '{options.name}': its objective is no search for saddle points")
     return record
+
+
+def _objective(record: StudyRecord) -> SaddleSearch:
+    _, objective = record.open_objective()
+    assert isinstance(objective, SaddleSearch)
+    if not objective.screened:
+        name = record.name
+        raise HpoError(f"study '{name}': its samples are not screened yet; see: hpo status {name}")
+    return objective
 
 
 def _is_ours(name: str) -> bool:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.objectives.protocol import Params, Scores
+from hpo.objectives.told import Total
 from hpo.spec.loading import canonical, validate_as
 from hpo.spec.objectives import Direction
 from studies.saddle.calculators.registry import Calculator, make_calculator
@@ -65,8 +68,6 @@ class SaddleSpec(BaseModel):
     max_gradient
         Largest component of the gradient at a saddle point, in eV/angstrom. Without it, exactly
         one negative vibrational eigenvalue is enough.
-    screenings
-        Folder of screenings that were made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,7 +84,6 @@ class SaddleSpec(BaseModel):
     n_watched: int = Field(5, ge=0)
     n_steps: int = Field(800, ge=1)
     max_gradient: float | None = Field(None, gt=0)
-    screenings: Path = Path("screenings")
 
 
 class Problem:
@@ -117,13 +117,16 @@ class Problem:
         """Return what is screened."""
         return self.samples(self.tuning, self.seeds)[: self.spec.max_samples]
 
-    def screen(self, pool: Sequence[Sample]) -> list[Screened]:
-        """Run the pool with the default settings, or read what came of that earlier."""
+    def screen(
+        self, pool: Sequence[Sample], folder: Path, progress: Callable[[int, int], object]
+    ) -> list[Screened]:
+        """Run the pool with the default settings; what came of each is kept in the folder."""
         return screen(
             pool,
             self.calculator,
             json.dumps(self.spec.calculator, sort_keys=True),
-            self.spec.screenings,
+            folder,
+            progress,
             n_steps=self.spec.screening_steps,
             max_gradient=self.spec.max_gradient,
         )
@@ -156,23 +159,44 @@ class SaddleSearch:
         The study's; searches draw nothing.
     params
         `SaddleSpec`.
+
+    Notes
+    -----
+    Which samples these are is known after the screening, which is the study's preparation. The
+    default settings are the baseline.
     """
 
     direction: Direction = "maximize"
     score_name = "convergence rate - 0.01 normalised steps"
+    totals: Mapping[str, Total] = MappingProxyType(
+        {
+            "convergence_rate": Total("convergence rate", format=".1%"),
+            "mean_steps": Total("mean steps of those that converged", format=".1f"),
+            "watched_rate": Total("watched: convergence rate", format=".1%"),
+            "watched_mean_steps": Total("watched: mean steps", format=".1f"),
+            "regressions": Total("watched: regressions", format=".0f"),
+        }
+    )
+    baseline: Mapping[str, float] = MappingProxyType(asdict(Settings()))
 
     def __init__(self, table: FeatureTable | None, *, seed: int, **params: Any) -> None:  # noqa: ARG002
         self.problem = Problem(params)
         self.pool = self.problem.pool()
+        self.screened: list[Screened] = []
         calculator = self.problem.calculator
         # It is chosen by its name, and so imported by none of this file's.
         self.scoring_modules = (type(calculator).__module__,)
         self.scoring_packages = (*calculator.packages, "ase")
 
-    @cached_property
-    def screened(self) -> list[Screened]:
-        """How the default settings did: screened, which takes minutes, when it is asked for."""
-        return self.problem.screen(self.pool)
+    def prepare(self, folder: Path, progress: Callable[[int, int], object]) -> list[dict[str, Any]]:
+        """Run the pool with the default settings."""
+        screened = self.problem.screen(self.pool, folder, progress)
+        self.problem.select(screened)
+        return [asdict(row) for row in screened]
+
+    def set_prepared(self, prepared: Sequence[Mapping[str, Any]]) -> None:
+        """Choose the samples by what came of the screening."""
+        self.screened = [Screened(**row) for row in prepared]
 
     @cached_property
     def selection(self) -> Selection:
@@ -199,9 +223,8 @@ class SaddleSearch:
 
     @cached_property
     def splits_hash(self) -> str:
-        """A hash of the samples, their order, and which of them count."""
-        spec = canonical(self.problem.spec.model_copy(update={"screenings": Path()}))
-        text = f"{hash_samples(self.samples)} {self.n_hard} {spec}"
+        """A hash of what is screened and how, which decides which samples count."""
+        text = f"{hash_samples(self.pool)} {canonical(self.problem.spec)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def score_part(self, params: Params, part: int) -> Scores:
@@ -225,6 +248,15 @@ class SaddleSearch:
             "negative": outcome.negative,
             "gave_up": int(bool(outcome.reason)),
         }
+
+    def figures(self, params: Params, parts: Sequence[Scores]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the steps of a trial beside those of the default settings, start by start."""
+        # What draws is loaded by who draws.
+        from studies.saddle.figures import draw_steps
+
+        chosen = [self.screened[k] for k in (*self.selection.hard, *self.selection.watched)]
+        n_steps = self.problem.spec.n_steps
+        return {"Steps from each start": draw_steps(chosen, parts, self.n_hard, n_steps)}
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Return the score, and the convergence rates and steps of both kinds of samples.

@@ -7,8 +7,8 @@ hard ones and harms the easy ones is seen.
 Where the calculator has no answer for the very first geometry, no setting can help: such a sample
 is neither, and what it is left out for is said.
 
-A screening is kept in a file, named by a hash of all that it depends on. Who finds none makes it
-anew, and gets the same: workers need no such file, it only saves them the time.
+What came of each sample is kept in a file, named by a hash of all that it depends on, so that a
+screening that is interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,11 +85,12 @@ def screen(
     calculator: Calculator,
     described: str,
     folder: Path,
+    progress: Callable[[int, int], object],
     *,
     n_steps: int,
     max_gradient: float | None,
 ) -> list[Screened]:
-    """Run every sample with the default settings, or read what came of that earlier.
+    """Run every sample with the default settings, or read what came of it earlier.
 
     Parameters
     ----------
@@ -98,22 +99,26 @@ def screen(
     described
         What makes the calculator this calculator, as a text.
     folder
-        Where screenings are kept; made if absent.
+        Where it is kept.
+    progress
+        Is told after each sample how many of how many are done.
     """
-    depends_on = [
-        hash_samples(samples),
+    same_for_all = (
         described,
         versions(calculator),
         repr((Settings(), n_steps, max_gradient)),
         hash_code(CODE),
-    ]
-    key = hashlib.sha256("\0".join(depends_on).encode()).hexdigest()
-    path = folder / f"{key[:16]}.json"
-    found = _read(path, key)
-    if found is None:
-        _log.info("screening %d samples with default settings", len(samples))
-        found = [_screen_one(s, calculator, n_steps, max_gradient) for s in samples]
-        _keep(path, key, found)
+    )
+    found = []
+    for sample in samples:
+        depends_on = "\0".join((hash_samples([sample]), *same_for_all))
+        path = folder / f"{hashlib.sha256(depends_on.encode()).hexdigest()}.json"
+        screened = _read(path)
+        if screened is None:
+            screened = _screen_one(sample, calculator, n_steps, max_gradient)
+            replace_file(path, json.dumps(asdict(screened)))
+        found.append(screened)
+        progress(len(found), len(samples))
     return found
 
 
@@ -172,22 +177,9 @@ def _screen_one(
     return Screened(sample.name, outcome.converged, outcome.steps, reason)
 
 
-def _read(path: Path, key: str) -> list[Screened] | None:
-    """Return what a file holds; None if there is none, or it is damaged or another one's."""
+def _read(path: Path) -> Screened | None:
+    """Return what a file holds; None if there is none, or it is damaged."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["key"] != key:
-            return None
-        return [Screened(**row) for row in stored["samples"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return Screened(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
-
-
-def _keep(path: Path, key: str, screened: Sequence[Screened]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(row) for row in screened]
-        replace_file(path, json.dumps({"key": key, "samples": rows}, indent=1))
-    except OSError as exc:
-        # It is made anew by whoever needs it next.
-        _log.warning("screening not kept: %s", exc)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 
 from studies.saddle.calculators.registry import make_calculator
-from studies.saddle.objective import SaddleSearch
-from tests.support.saddle import (
-    PARAMS,
-    installed,
-)
+from tests.support.saddle import installed, prepared
 
 
 @pytest.fixture
@@ -25,4 +21,4 @@ def scine(ase):
 
 @pytest.fixture
 def objective(scine, tmp_path):
-    return SaddleSearch(None, seed=1, **PARAMS, screenings=str(tmp_path / "screenings"))
+    return prepared(tmp_path)

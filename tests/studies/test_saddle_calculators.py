@@ -140,11 +140,13 @@ def test_hip_is_asked_by_its_checkpoint_and_its_forces_point_downhill(tmp_path, 
     checkpoint = tmp_path / "hip_v2.ckpt"
     checkpoint.touch()
     calculator = make_calculator({"name": "hip", "checkpoint": str(checkpoint)})
+    # A node that only begins a study may lack the device.
+    assert not opened
+    point = np.array([[0.5, -0.3, 1.2]])
+    found, expected = (one.evaluate(NOBODY, point) for one in (calculator, surface))
     assert opened == [
         {"checkpoint_path": str(checkpoint), "hessian_method": "predict", "device": "cpu"}
     ]
-    point = np.array([[0.5, -0.3, 1.2]])
-    found, expected = (one.evaluate(NOBODY, point) for one in (calculator, surface))
     assert found.energy == pytest.approx(expected.energy)
     np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-6)
     np.testing.assert_allclose(found.hessian, expected.hessian, rtol=1e-6)

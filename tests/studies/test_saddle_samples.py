@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from hpo.errors import ObjectiveError
+from studies.saddle import screening
 from studies.saddle.geometries import G2Source, Transition1xSource, XyzSource, read_molecules
 from studies.saddle.objective import SaddleSearch
 from studies.saddle.samples import divide_molecules, hash_samples, make_samples
 from studies.saddle.screening import Screened, select
-from tests.support.saddle import (
-    PARAMS,
-    installed,
-)
+from tests.support.saddle import PARAMS, installed, prepared
 
 
 def test_g2_molecules_are_those_that_were_asked_for(ase):
@@ -102,40 +100,61 @@ def test_the_hardest_share_is_selected_and_some_easy_samples_are_watched():
 
 def test_what_a_calculator_has_no_answer_for_is_left_out_and_said(scine, tmp_path, caplog):
     geometries = {"source": "g2", "elements": ["C", "H"], "min_atoms": 4, "max_atoms": 5}
-    params = {**PARAMS, "geometries": {**geometries, "radicals": True}, "held_out": 0.0}
-    radicals = SaddleSearch(None, seed=1, **params, screenings=str(tmp_path))
+    radicals = prepared(tmp_path, geometries={**geometries, "radicals": True}, held_out=0.0)
     reasons = {row.name: row.reason for row in radicals.screened}
     assert "spin multiplicity" in reasons["CH3 0"]
     assert not reasons["CH4 0"]
     assert "sample CH3 0 is left out" in caplog.text
     assert not any("CH3 " in part for part in radicals.parts)
-    closed = SaddleSearch(
-        None, seed=1, **{**params, "geometries": geometries}, screenings=str(tmp_path)
-    )
+    closed = prepared(tmp_path, geometries=geometries, held_out=0.0)
     assert closed.parts == radicals.parts
     with pytest.raises(ObjectiveError, match="no answer for any sample; for x: why"):
         select([Screened("x", converged=False, steps=0, reason="why")], 0.5, 3, 2, 100)
 
 
-def test_a_screening_is_made_once_and_again_where_it_is_damaged(objective, tmp_path, monkeypatch):
-    assert not (tmp_path / "screenings").exists(), "screened before it was asked for"
-    assert objective.parts
-    (path,) = (tmp_path / "screenings").iterdir()
-    text = path.read_text()
-    path.write_text(text[:100])
-    again = SaddleSearch(None, seed=1, **PARAMS, screenings=str(tmp_path / "screenings"))
-    assert again.parts
-    assert path.read_text() == text
-    assert (again.parts, again.splits_hash) == (objective.parts, objective.splits_hash)
+def test_a_screening_goes_on_where_it_was_and_again_where_it_is_damaged(
+    objective, tmp_path, monkeypatch
+):
+    files = sorted(tmp_path.glob("*.json"))
+    assert len(files) == len(objective.pool) == len(objective.screened)
+    files[0].write_text(files[0].read_text()[:10])
+    files[1].unlink()
+    screened: list[str] = []
+    screen_one = screening._screen_one
 
+    def count(sample, *others):
+        screened.append(sample.name)
+        return screen_one(sample, *others)
+
+    monkeypatch.setattr(screening, "_screen_one", count)
+    assert prepared(tmp_path).parts == objective.parts
+    assert len(screened) == 2
+    assert prepared(tmp_path).parts == objective.parts
+    assert len(screened) == 2
+    # Where searches begin, or how long they are, is another screening.
+    prepared(tmp_path, noise_angstrom=0.5)
+    prepared(tmp_path, screening_steps=10)
+    assert len(screened) == 2 + 2 * len(files)
+
+
+def test_nothing_is_screened_to_know_what_a_study_is(objective, monkeypatch):
     def never(*_):
-        raise AssertionError("screened again")
+        raise AssertionError("screened")
 
-    monkeypatch.setattr("studies.saddle.screening._screen_one", never)
-    assert SaddleSearch(None, seed=2, **PARAMS, screenings=str(tmp_path / "screenings")).parts
-    other = {**PARAMS, "noise_angstrom": 0.5}
-    with pytest.raises(AssertionError):
-        _ = SaddleSearch(None, seed=1, **other, screenings=str(tmp_path / "screenings")).parts
+    monkeypatch.setattr(screening, "_screen_one", never)
+    begun = SaddleSearch(None, seed=1, **PARAMS)
+    assert begun.splits_hash == objective.splits_hash
+    assert not begun.screened
+    for changed in ({"noise_angstrom": 0.5}, {"n_samples": 2}, {"screening_steps": 10}):
+        assert SaddleSearch(None, seed=1, **{**PARAMS, **changed}).splits_hash != begun.splits_hash
+
+
+def test_progress_is_told_after_each_sample(scine, tmp_path):
+    told: list[tuple[int, int]] = []
+    objective = SaddleSearch(None, seed=1, **PARAMS)
+    objective.prepare(tmp_path, lambda done, total: told.append((done, total)))
+    n = len(objective.pool)
+    assert told == [(k + 1, n) for k in range(n)]
 
 
 def test_parts_are_samples_and_the_default_settings_repeat_their_screening(objective):
@@ -150,3 +169,10 @@ def test_parts_are_samples_and_the_default_settings_repeat_their_screening(objec
     total = objective.combine(parts)
     assert total["regressions"] == 0
     assert total["watched_rate"] == 1.0
+    # The baseline is these very settings.
+    assert [objective.score_part(objective.baseline, k) for k in range(5)] == parts
+    (figure,) = objective.figures({}, parts).values()
+    default, shown = figure.data[:2]
+    assert default.x == shown.x
+    assert len(shown.y) == 5
+    assert set(total) >= set(objective.totals)

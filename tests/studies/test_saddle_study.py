@@ -14,8 +14,11 @@ import pytest
 
 import hpo.study.identity.fingerprint
 from hpo.errors import HpoError, ObjectiveError
+from hpo.records import Access
 from hpo.spec.loading import load
+from hpo.storage.backends import open_storage
 from hpo.study.identity.fingerprint import fingerprint
+from hpo.study.record import find
 from studies.saddle.commands import main
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem, SaddleSearch
@@ -167,13 +170,20 @@ escape_window = { type = "int", low = 10, high = 15 }
 def test_a_study_runs_and_its_results_can_be_used(hpo, capsys):
     installed("scine_sparrow", "saddle")
     Path("tiny.toml").write_text(STUDY)
+    hpo("check", "tiny.toml")
     assert "report: " in hpo("run", "tiny.toml", "--workers", "2").stdout
+    told = json.loads(hpo("status", "tiny", "--json").stdout)["told"]
+    assert told["prepared"]
+    assert told["baseline"]["params"] == asdict(Settings())
+    page = Path("reports/tiny/report.html").read_text()
+    assert "convergence rate" in page
+    assert "Steps from each start" in page
 
     def saddle(*arguments, code=0):
         assert main([*arguments, "--storage", "sqlite:///hpo.db"]) == code
         return capsys.readouterr()
 
-    rows = json.loads(saddle_without_storage(capsys, "screen", "tiny.toml", "--json"))
+    rows = json.loads(saddle("screen", "tiny", "--json").out)
     assert sorted(row["role"] for row in rows if row["role"]) == ["hard"] * 3 + ["watched"] * 2
     words = saddle("results", "tiny", "--as", "arguments").out.split()
     results = json.loads(Path("hpo_results.json").read_text())
@@ -189,7 +199,8 @@ def test_a_study_runs_and_its_results_can_be_used(hpo, capsys):
     found = {row["sample"]: row for row in json.loads(searched)}
     assert len(list(Path("found").glob("*.xyz"))) == sum(r["converged"] for r in found.values())
     # What is exported makes the very same searches.
-    objective = SaddleSearch(None, seed=1, **params_of(Path("tiny.toml")))
+    _, objective = find(open_storage("sqlite:///hpo.db", Access.READ), "tiny").open_objective()
+    assert isinstance(objective, SaddleSearch)
     for k, sample in enumerate(objective.samples):
         part = objective.score_part(best["params"], k)
         assert (found[sample.name]["converged"], found[sample.name]["steps"]) == (
@@ -214,7 +225,7 @@ def saddle_without_storage(capsys, *arguments):
 
 
 def test_commands_refuse_studies_of_something_else(capsys):
-    assert main(["screen", str(ROOT / "studies" / "transport" / "seebeck.toml")]) == 2
+    assert main(["search", str(ROOT / "studies" / "transport" / "seebeck.toml")]) == 2
     assert "is no search for saddle points" in capsys.readouterr().err
 
 

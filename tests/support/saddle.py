@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import numpy as np
 
 from hpo.spec.loading import load
 from hpo.spec.objectives import CustomObjectiveSpec
 from studies.saddle.geometries import G2Source, read_molecules
+from studies.saddle.objective import SaddleSearch
 from tests.support.requirements import unavailable
 from tests.support.studies import ROOT
 
@@ -61,3 +63,11 @@ PARAMS = {
     "n_samples": 3,
     "n_watched": 2,
 }
+
+
+def prepared(folder, **params):
+    """Return an objective whose samples are screened, as a worker makes it."""
+    objective = SaddleSearch(None, seed=1, **{**PARAMS, **params})
+    found = objective.prepare(folder, lambda done, total: None)
+    objective.set_prepared(json.loads(json.dumps(found)))
+    return objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,14 @@ class Hip:
                 'a network, and name it: calculator = { name = "hip", checkpoint = "/PATH" }'
             )
         self._torch = require("torch", "torch", "pip install torch")
-        module = require("hip.equiformer_torch_calculator", "hip", INSTALL)
-        self._model: Any = module.EquiformerTorchCalculator(
-            checkpoint_path=str(path), hessian_method="predict", device=device
+        self._module = require("hip.equiformer_torch_calculator", "hip", INSTALL)
+        self._path, self._device = str(path), device
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model, loaded by who evaluates it: a node that only submits may have no GPU."""
+        return self._module.EquiformerTorchCalculator(
+            checkpoint_path=self._path, hessian_method="predict", device=self._device
         )
 
     def evaluate(self, numbers: NDArray[np.int64], positions: Floats) -> Evaluation:
