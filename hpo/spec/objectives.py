@@ -21,6 +21,8 @@ from hpo.spec.base import Section
 from hpo.spec.placeholders import check_names, names_in, quoted_names
 from hpo.wording import abridge
 
+# `FILE.py:NAME` or `package.module:NAME`.
+NAMED = r"^[^:]*[^:.]:[\w.]+$"
 Direction = Literal["minimize", "maximize"]
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
 
@@ -73,7 +75,7 @@ class FunctionSpec(_Directed):
     one value, or one for each of several `directions`.
     """
 
-    function: str = Field(pattern=r"^[^:]*[^:.]:[\w.]+$")
+    function: str = Field(pattern=NAMED)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -17,6 +17,7 @@ from features.table import OwnSpec, TableSpec
 from hpo.records import OnLimit
 from hpo.spec.base import ParamValue, Section
 from hpo.spec.objectives import (
+    NAMED,
     CustomObjectiveSpec,
     FunctionSpec,
     ObjectiveSpec,
@@ -342,13 +343,13 @@ class StudySpec(Section):
     that whenever a death would cost `checkpoint_s` seconds of work or more; 0 stores each at once.
     A trial that its objective refuses is worked on again up to `max_retry` times, with the same
     number and parameters, before it counts as failed; more than `max_failures` of those stop the
-    study. Of the trials' own folders, those of `keep_trial_dirs` stay when their trials have ended.
-    Parameters of a composite estimator's parts are named `part.parameter` in `space`.
-    `start_with_defaults` has the estimator's defaults tried first, then come the points of
-    `enqueue` and the best ones of the studies of `warm_start`, each once, before anything that is
-    drawn. `pruning` is
-    on by itself for cross-validation, and off for an objective of the user's own; `pruner` is one
-    of Optuna's in its place.
+    study. `callbacks` are called after each trial, with the study and the trial. Of the trials' own
+    folders, those of `keep_trial_dirs` stay when their trials have ended. Parameters of a composite
+    estimator's parts are named `part.parameter` in `space`. `start_with_defaults` has the
+    estimator's defaults tried first, then come the points of `enqueue` and the best ones of the
+    studies of `warm_start`, each once, before anything that is drawn. `pruning` is on by itself for
+    cross-validation, and off for an objective of the user's own; `pruner` is one of Optuna's in its
+    place.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -361,6 +362,7 @@ class StudySpec(Section):
     lease_s: float = Field(60.0, ge=1, allow_inf_nan=False)
     checkpoint_s: float = Field(1.0, ge=0, allow_inf_nan=False)
     keep_trial_dirs: KeepTrialDirs = "all"
+    callbacks: tuple[Annotated[str, Field(pattern=NAMED)], ...] = ()
     limits: LimitsSpec = LimitsSpec()
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()
@@ -394,7 +396,13 @@ class StudySpec(Section):
                 named[f"[estimator{below}] name"] = model.name
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
+        named |= self.named_callbacks
         return named | named_classes("sampler", self.sampler) | named_classes("pruner", self.pruner)
+
+    @property
+    def named_callbacks(self) -> dict[str, str]:
+        """What is called after each trial, by the setting that names it."""
+        return {f"callbacks {at}": name for at, name in enumerate(self.callbacks, 1)}
 
     @property
     def validates(self) -> bool:

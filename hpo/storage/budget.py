@@ -194,13 +194,15 @@ class Budget:
             return adopt_waiting(c, self.study_id)
 
     @patient
-    def stop(self, how: str | None, unprepared: str = "") -> None:
+    def stop(self, how: str | None, limit: str = "", unprepared: str = "") -> None:
         """Let no new trial begin (`gently`), or have all trials released too (`now`).
 
-        None lets the study go on. `unprepared` says why the preparation of the study failed.
+        None lets the study go on. `limit` is what of the study itself stopped it, `unprepared` why
+        its preparation failed.
         """
+        why = {"limit": limit, "unprepared": unprepared}
         with self.storage.write() as c:
-            self._set_stop(c, how, **({"unprepared": unprepared} if unprepared else {}))
+            self._set_stop(c, how, **{key: said for key, said in why.items() if said})
 
     @patient
     def record_unless_others(

@@ -262,6 +262,14 @@ class Ledger(Workers):
             set_state(c, claim.trial_id, TrialState.WAITING)
 
     @patient
+    def has_ended(self, claim: Claim) -> bool:
+        """Whether the trial of a claim is at its end, and was told to be by the claim's worker."""
+        its = (CLAIMS.c.trial_id == claim.trial_id, CLAIMS.c.attempt == claim.attempt)
+        told = (CLAIMS.c.worker_id == claim.worker_id, CLAIMS.c.state != "open")
+        with self.storage.one_statement() as c:
+            return bool(read_units(c, select_units(*its, *told)))
+
+    @patient
     def release(self, claim: Claim, unsaved: Unsaved = NO_PARTS, reason: str = INTERRUPTED) -> None:
         """Leave a trial to another worker, who goes on with the next part.
 

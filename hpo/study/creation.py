@@ -17,6 +17,7 @@ import features.table
 from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
+from hpo.objectives.callbacks import callbacks_of
 from hpo.objectives.factory import AnyObjective, directions_of, names_of, objective_of
 from hpo.objectives.folds import hold_out
 from hpo.objectives.told import find_faults
@@ -135,6 +136,7 @@ def _import_named(spec: StudySpec) -> None:
     try_imports(spec.named_modules)
     for what, name in spec.named_modules.items():
         resolve(name, what)
+    callbacks_of(spec)
 
 
 def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:

@@ -79,7 +79,7 @@ class Status:
     attempts
         Open trials whose last attempts stored no part, by number.
     limit
-        Which limit of the study stopped it; None if none did.
+        What of the study itself stopped it, such as a limit or a callback; None if nothing did.
     told
         What its objective has told: totals, preparation, baseline.
     best_totals

@@ -82,7 +82,8 @@ class FunctionRunner:
             leased.end()
             keeper.join()
         if study._stop_flag:
-            self._record.ledger.stop("gently")
+            limit = f"trial.study.stop() in trial {claim.number}"
+            self._record.ledger.stop("gently", limit=limit)
         told = leased.values or ()
         return Evaluation(told, pruned, time.monotonic() - started)
 

@@ -77,7 +77,14 @@ class Evaluation:
     wall_s: float
 
 
-Step = Pause | Draw | ScorePart | Evaluate
+@dataclass(frozen=True)
+class Ended:
+    """What there was to do for a trial is done, and told; there may be something to do after it."""
+
+    claim: Claim
+
+
+Step = Pause | Draw | ScorePart | Evaluate | Ended
 # The steps of one trial.
 RunTrial = Callable[[Claim], Generator[Step, Any, None]]
 

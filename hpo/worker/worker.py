@@ -21,12 +21,14 @@ from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
 from hpo.system.processes import end_processes, members
+from hpo.worker.after_trial import AfterTrial
 from hpo.worker.channel import Channel
 from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.function_runner import FunctionRunner
 from hpo.worker.log import size_of_log
 from hpo.worker.loop import (
     Draw,
+    Ended,
     Evaluate,
     Pause,
     RunTrial,
@@ -97,6 +99,7 @@ class Worker:
         # The attempt that the launcher knows of.
         self._told: Claim | None = None
         self._objective, self._trial_dirs = objective, trial_dirs
+        self._after = AfterTrial(record, self.stop, self._take_back_process)
         # For the part in hand of the baseline.
         self._baseline_told = False
 
@@ -115,11 +118,23 @@ class Worker:
         run_trial = self._prepare_parts(objective)
         yield from score_baseline(self.record, objective, self.objective, self.worker_id)
         self._tell(busy=False)
-        return (yield from work(self.ledger, self.worker_id, run_trial, poll_s))
+        return (yield from work(self.ledger, self.worker_id, self._and_then(run_trial), poll_s))
 
     def _run_function(self, claim: Claim) -> Generator[Step, Any, None]:
-        yield from run_whole(self.ledger, self._functions.unsaved, claim)
+        run = partial(run_whole, self.ledger, self._functions.unsaved)
+        yield from self._and_then(run)(claim)
         self._folders.clean()
+
+    def _and_then(self, run_trial: RunTrial) -> RunTrial:
+        """Let what is done after a trial be done."""
+        if not self._after:
+            return run_trial
+
+        def run(claim: Claim) -> Generator[Step, Any, None]:
+            yield from run_trial(claim)
+            yield Ended(claim)
+
+        return run
 
     def _prepare_parts(self, objective: Objective) -> RunTrial:
         record = self.record
@@ -214,6 +229,8 @@ class Worker:
             self._tell(idle=True)
             with self.stop.interruptible():
                 self._pause(step.seconds)
+        if isinstance(step, Ended):
+            self._after.see(step.claim)
         if isinstance(step, Wait):
             with self.stop.interruptible():
                 self._require_launcher()

@@ -203,7 +203,7 @@ def _details(status: Status) -> Iterator[str]:
 def _problems(status: Status) -> Iterator[str]:
     """Say what went wrong."""
     if status.limit is not None:
-        yield f"  stopped by a limit: {status.limit}"
+        yield f"  stopped: {status.limit}"
     if status.unprepared is not None:
         yield f"  the preparation failed: {status.unprepared}"
     for reason, n_deaths in status.deaths.items():

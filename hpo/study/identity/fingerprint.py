@@ -198,10 +198,10 @@ def _files(objective: AnyObjective | None) -> list[str]:
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
-    # Another sampler or pruner may go on with a study.
-    search = ("[sampler", "[pruner")
+    # Another sampler or pruner may go on with a study, and no callback changes a score.
+    others = ("[sampler", "[pruner", "callbacks")
     own = own_modules(spec).items()
-    named = [module for what, module in own if not what.startswith(search)]
+    named = [module for what, module in own if not what.startswith(others)]
     engine = (read_source(module) for module in SCORING_MODULES)
     return tuple(source for source in (*engine, *_with_imported([*named, *more])) if source)
 
