@@ -133,7 +133,8 @@ def refusing(what: str) -> Iterator[None]:
     except (StopRequested, LostLeaseError, StorageError):
         raise
     except HpoError as exc:
-        raise ObjectiveError(one_line(f"{what}: {exc}")) from exc
+        # It says all that there is to say; where in the engine it was raised helps nobody.
+        raise ObjectiveError(one_line(f"{what}: {exc}")) from exc.__cause__
     except BaseException as exc:  # an objective may raise anything, or leave by sys.exit
         raise ObjectiveError(one_line(f"{what}: {_describe(exc)}")) from exc
 

@@ -108,6 +108,8 @@ class FunctionRunner:
             self._stop.uninterrupted,
         )
         self._leased = self._sampled.leased = self._shown.leased = leased
+        # A trial learns from all that ended before it; later on a moment does not count.
+        self._seen.outdated = self._all.outdated = True
         return leased
 
     def _study(self, claim: Claim) -> optuna.Study:
@@ -158,13 +160,14 @@ class _Seen:
     def __init__(self, record: StudyRecord, stop: StopSignal, limit: int | None) -> None:
         self._storage, self._stop = record.storage, stop
         self._history = TrialHistory(record.storage, record.study_id, limit, name=record.name)
-        self._updated = float("-inf")
+        self._updated = 0.0
+        self.outdated = True
 
     def trials(self) -> list[FrozenTrial]:
-        if time.monotonic() - self._updated >= _SEEN_FOR_S:
+        if self.outdated or time.monotonic() - self._updated >= _SEEN_FOR_S:
             with self._stop.uninterrupted():
                 self._storage.patiently(self._history.update)
-            self._updated = time.monotonic()
+            self._updated, self.outdated = time.monotonic(), False
         return self._history.study.get_trials(deepcopy=False)
 
 

@@ -2,8 +2,9 @@
 
 What an objective tells of its trial (parameters, reports, attributes) is kept and stored together:
 with the result, and before that at the latest `checkpoint_s` after it was told, by a thread, so
-that a trial that is taken over goes on with what its objective has acted upon. All of it is stored
-in the name of a claim, and refused if that is over.
+that a trial that is taken over goes on with what its objective has acted upon. What was drawn is
+stored sooner: samplers of other workers keep away from it. All of it is stored in the name of a
+claim, and refused if that is over.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -28,6 +30,8 @@ from hpo.worker.trial_cache import StudyAttributes
 
 # Attributes of a trial that the engine stores.
 _OURS = frozenset({FAILURE_KEY, PRUNED_KEY, WALL_KEY, WORKER_KEY})
+# How long a draw may be kept from other workers; a trial that is over sooner saves a transaction.
+DRAWN_S = 0.03
 Trials = Callable[[], list[FrozenTrial]]
 Save = Callable[[Claim, TrialWrites], None]
 
@@ -66,15 +70,15 @@ class LeasedTrial:
         self._over = False
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[TrialWrites]:
-        """Give the writes that are not stored yet, to add to them."""
+    def changing(self, within_s: float = math.inf) -> Iterator[TrialWrites]:
+        """Give the writes that are not stored yet, to add to them; stored within a time at most."""
         with self._uninterrupted():
             with self._lock:
                 if self._failure is not None:
                     raise self._failure
                 yield self._unsaved
-                if self._due is None:
-                    self._due = time.monotonic() + self._checkpoint_s
+                due = time.monotonic() + min(within_s, self._checkpoint_s)
+                self._due = due if self._due is None else min(self._due, due)
             if self._checkpoint_s == 0.0:
                 self.flush()
             self._changed.set()
@@ -150,7 +154,7 @@ class LeasedStorage(BaseStorage):
         trial = self._own(trial_id)
         check_distribution_compatibility(self._known_space(param_name, distribution), distribution)
         value = distribution.to_external_repr(param_value_internal)
-        with self.leased.changing() as unsaved:
+        with self.leased.changing(DRAWN_S) as unsaved:
             trial.params[param_name] = unsaved.params[param_name] = value
             trial.distributions[param_name] = unsaved.distributions[param_name] = distribution
 
@@ -175,7 +179,7 @@ class LeasedStorage(BaseStorage):
         """Keep an attribute of Optuna's own."""
         trial = self._own(trial_id)
         json.dumps(value)
-        with self.leased.changing() as unsaved:
+        with self.leased.changing(DRAWN_S) as unsaved:
             trial.system_attrs[key] = unsaved.system_attrs[key] = value
 
     def set_trial_state_values(

@@ -19,7 +19,9 @@ from hpo.simulation.scenario import DurationTrace
 from hpo.storage.backends import open_storage
 from hpo.study.creation import begin
 from hpo.study.record import Source
+from hpo.worker.sampler import make_sampler
 from hpo.worker.worker import Worker
+from tests.support.samplers import need_package
 from tests.support.studies import make_spec
 
 HERE = WorkerRun("here", 1)
@@ -87,19 +89,37 @@ def test_what_a_function_tells_is_what_optuna_stores(study):
         assert [*trial.system_attrs.values()] != []
 
 
-def test_draws_are_those_of_the_same_sampler_over_the_same_trials(study):
-    """Start-up trials and those of TPE, which looks at all before."""
+def several(trial):
+    """A space that depends on what is drawn, in no time."""
+    x, y = trial.suggest_float("x", -5, 5), trial.suggest_float("y", 1e-3, 1, log=True)
+    kind = trial.suggest_categorical("kind", ["a", "b"])
+    n = trial.suggest_int("n", 1, 5) if kind == "a" else 0
+    return x**2 + y + n
 
-    def objective(trial):
-        x, y = trial.suggest_float("x", -5, 5), trial.suggest_int("y", -5, 5)
-        return x**2 + y
 
-    record = study(objective, trials=25)
-    found = trials_of(record)
-    assert len({trial.params["x"] for trial in found}) == 25
-    late = [abs(trial.params["x"]) for trial in found[15:]]
-    early = [abs(trial.params["x"]) for trial in found[:10]]
-    assert sorted(late)[5] < sorted(early)[5]
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("spec", "package"),
+    [
+        ({"name": "tpe"}, None),
+        ({"name": "TPESampler", "params": {"multivariate": True, "group": True}}, None),
+        ({"name": "CmaEsSampler", "params": {"n_startup_trials": 4}}, "cmaes"),
+        ({"name": "GPSampler", "params": {"n_startup_trials": 20}}, "torch"),
+        ({"name": "NSGAIISampler", "params": {"population_size": 5}}, None),
+        ({"name": "QMCSampler"}, None),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_draws_are_those_of_plain_optuna(study, spec, package):
+    need_package(package)
+    record = study(several, sampler=spec, seed=5, trials=30)
+    plain = optuna.create_study(study_name="small")
+    for number in range(30):
+        plain.sampler = make_sampler(record.spec.sampler, 5, {}, number)
+        plain.optimize(several, n_trials=1)
+    drawn = [trial.params for trial in trials_of(record)]
+    assert drawn == [trial.params for trial in plain.trials]
 
 
 def test_pruned_failed_and_undefined_are_told_as_optuna_tells_them(study):
@@ -187,23 +207,29 @@ def test_a_trial_that_is_taken_over_goes_on_with_what_was_told(url):
     record.storage.engine.dispose()
 
 
-def test_what_was_told_is_stored_soon_though_the_function_tells_nothing_more(url):
-    record = record_of(url, checkpoint_s=0.2)
+@pytest.mark.parametrize(("kept", "checkpoint_s"), [("params", 600.0), ("user_attrs", 0.2)])
+def test_what_was_told_is_stored_soon_though_the_function_tells_nothing_more(
+    url, kept, checkpoint_s
+):
+    """What was drawn in any case: samplers of other workers keep away from it."""
+    record = record_of(url, checkpoint_s=checkpoint_s)
     seen: list[tuple[str, float]] = []
 
     def objective(trial):
         x = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("note", x)
         other = open_storage(url, Access.READ)
         deadline = time.monotonic() + 30.0
         while not seen and time.monotonic() < deadline:
             time.sleep(0.05)
-            seen.extend(other.get_trial(trial._trial_id).params.items())
+            seen.extend(getattr(other.get_trial(trial._trial_id), kept).items())
         other.remove_session()
         other.engine.dispose()
         return x
 
     Worker(record, FunctionObjective(objective), "w").run(HERE)
-    assert seen == [*trials_of(record)[0].params.items()]
+    (trial,) = trials_of(record)
+    assert seen == [({"params": "x", "user_attrs": "note"}[kept], trial.params["x"])]
     assert not [t for t in threading.enumerate() if t.name == "hpo-keeper"]
     record.storage.engine.dispose()
 
