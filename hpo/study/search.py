@@ -58,8 +58,8 @@ _BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
 _N_TRIED, _MAX_TRIED = 20, 200
 # A GridSampler makes a list of all points at once.
 _MAX_POINTS = 1_000_000
-# Stands in for the space of a function, which is known when it is called.
-_SOME_SPACE: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+# Stands in for the space of a function, which is known when it is called; finite, for BruteForce.
+_SOME_SPACE: Space = {name: FloatDistribution(0.0, 1.0, step=0.01) for name in ("x", "y")}
 
 
 def make_named_sampler(spec: SamplerSpec, seed: int, own_seed: int, space: Space) -> BaseSampler:

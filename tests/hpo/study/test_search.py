@@ -147,6 +147,13 @@ def test_a_sampler_of_one_objective_is_refused_with_two():
         check_search(spec, 6, n_objectives=2)
 
 
+@pytest.mark.parametrize("name", ["BruteForceSampler", "QMCSampler", "NSGAIIISampler"])
+def test_a_function_whose_space_is_not_known_may_have_any_sampler(name):
+    without = {"table": None, "cv": None, "estimator": None, "space": None}
+    function = {"objective": {"function": "tests.support.functions:quadratic"}}
+    check_search(make_spec(**without, **function, sampler={"name": name}), 6)
+
+
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmaes", None)
     spec = make_spec(space=SPACE, sampler={"name": "CmaEsSampler"})
