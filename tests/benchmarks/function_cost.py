@@ -137,7 +137,9 @@ def _begin(url: str, before: int, sampler: str) -> StudyRecord:
 
 def _work(record: StudyRecord, budget: int) -> None:
     record.ledger.set_budget(budget)
-    Worker(record, FunctionObjective(objective), f"w{budget}").run(WorkerRun("here", 1))
+    Worker(record, FunctionObjective(objective), f"{record.name}-{budget}").run(
+        WorkerRun("here", 1)
+    )
 
 
 def _wal(folder: Path) -> RDBStorage:
