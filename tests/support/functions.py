@@ -1,4 +1,4 @@
-"""Objectives as written for `Study.optimize`, of the kinds that examples of Optuna are."""
+"""Objectives as written for `Study.optimize`, of the kinds that Optuna's public examples are."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import lightgbm
 import numpy as np
 import optuna
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.neural_network import MLPRegressor
+from sklearn.preprocessing import scale
 from sklearn.svm import SVR
+
+import hpo
+
+# What a simulation would take.
+SIMULATION_S = 0.1
 
 
 def quadratic(trial):
@@ -24,16 +32,29 @@ def quadratic(trial):
     return (x - 2) ** 2 + y**2
 
 
+def classified(trial):
+    """A classifier of scikit-learn's, the accuracy of which is maximised."""
+    X, y = load_iris(return_X_y=True)
+    model = RandomForestClassifier(
+        n_estimators=trial.suggest_int("n_estimators", 2, 8),
+        max_depth=int(trial.suggest_float("max_depth", 2, 32, log=True)),
+        random_state=0,
+    )
+    return cross_val_score(model, X, y, cv=3).mean()
+
+
 def conditional(trial):
+    """Which parameters there are depends on the model."""
     X, y = load_diabetes(return_X_y=True)
     if trial.suggest_categorical("model", ["ridge", "svr"]) == "ridge":
         model = Ridge(alpha=trial.suggest_float("alpha", 1e-3, 1e3, log=True))
     else:
         model = SVR(C=trial.suggest_float("C", 1e-2, 1e2, log=True))
-    return cross_val_score(model, X[:120], y[:120], cv=2).mean()
+    return cross_val_score(model, X, y, cv=4).mean()
 
 
 def boosted(trial):
+    """LightGBM, whose rounds are reported by a callback that prunes."""
     X, y = load_diabetes(return_X_y=True)
     X_train, X_valid, y_train, y_valid = train_test_split(X, y, random_state=0)
     params = {
@@ -43,6 +64,7 @@ def boosted(trial):
     }  # fmt: skip
 
     def report(env):
+        time.sleep(SIMULATION_S / 10)
         trial.report(env.evaluation_result_list[0][2], env.iteration)
         if trial.should_prune():
             raise optuna.TrialPruned(f"at round {env.iteration}")
@@ -58,7 +80,7 @@ def boosted(trial):
 
 
 def trained(trial):
-    """Epochs, each of which is reported."""
+    """Epochs, each of which is reported: for Hyperband."""
     X, y = load_diabetes(return_X_y=True)
     model = SGDRegressor(
         alpha=trial.suggest_float("alpha", 1e-6, 1e-1, log=True),
@@ -66,35 +88,68 @@ def trained(trial):
         random_state=0,
     )
     error = np.inf
-    for epoch in range(5):
+    for epoch in range(9):
         model.partial_fit(X, y)
+        time.sleep(SIMULATION_S / 9)
         error = float(np.mean((model.predict(X) - y) ** 2))
         trial.report(error, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
-    trial.set_user_attr("epochs", 5)
+    trial.set_user_attr("epochs", 9)
     return error
 
 
+def evolved(trial):
+    """Rosenbrock's valley in four dimensions: for CMA-ES."""
+    x = np.array([trial.suggest_float(f"x{k}", -2, 2) for k in range(4)])
+    time.sleep(SIMULATION_S)
+    return float(np.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2))
+
+
+def surrogate(trial):
+    """Branin's function, which is costly to ask: for Gaussian processes."""
+    x, y = trial.suggest_float("x", -5, 10), trial.suggest_float("y", 0, 15)
+    time.sleep(SIMULATION_S)
+    valley = y - 5.1 / (4 * np.pi**2) * x**2 + 5 / np.pi * x - 6
+    return float(valley**2 + 10 * (1 - 1 / (8 * np.pi)) * np.cos(x) + 10)
+
+
+def constrained(trial):
+    """The least sum within a ring; whether a trial is feasible is told beside its value."""
+    x, y = trial.suggest_float("x", -15, 30), trial.suggest_float("y", -15, 30)
+    time.sleep(SIMULATION_S)
+    trial.set_constraint("within", (x - 5) ** 2 + y**2 - 25)
+    trial.set_constraint("without", 7.7 - (x - 8) ** 2 - (y + 3) ** 2)
+    return x + y
+
+
 def perceptron(trial):
+    """A network that goes on from its own checkpoint."""
     X, y = load_diabetes(return_X_y=True)
-    layers = [trial.suggest_int(f"units_{i}", 2, 8) for i in range(trial.suggest_int("n", 1, 3))]
-    model = MLPRegressor(hidden_layer_sizes=layers, max_iter=3, random_state=0, solver="lbfgs")
-    return float(np.mean((model.fit(X, y).predict(X) - y) ** 2))
+    file = hpo.trial_dir(trial) / "model.joblib"
+    epoch, model = 0, MLPRegressor(
+        hidden_layer_sizes=[trial.suggest_int(f"n{k}", 2, 8) for k in range(2)],
+        learning_rate_init=trial.suggest_float("rate", 1e-3, 1e-1, log=True),
+        random_state=0,
+    )  # fmt: skip
+    if file.exists():
+        epoch, model = joblib.load(file)
+    for epoch in range(epoch + 1, 6):
+        model.partial_fit(X, scale(y))
+        time.sleep(SIMULATION_S / 5)
+        joblib.dump((epoch, model), file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+        trial.report(model.loss_, epoch)
+    assert model.t_ == 5 * len(X)
+    return model.loss_
 
 
 def program(trial):
+    """A program is run, and its output read."""
     x = trial.suggest_float("x", 0, 1)
-    code = f"print(({x!r} - 0.5) ** 2)"
+    code = f"import time; time.sleep({SIMULATION_S}); print(({x!r} - 0.5) ** 2)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
-
-
-def stepped(trial):
-    """Draws on a grid that a grid sampler can go through."""
-    x = trial.suggest_float("x", 0.0, 1.0, step=0.25)
-    kind = trial.suggest_categorical("kind", ["a", "b"])
-    return x + (kind == "b")
 
 
 def witnessed(trial):
@@ -111,14 +166,15 @@ def witnessed(trial):
     return total
 
 
-# By the options that each is run with.
-KINDS = {
-    "quadratic": (),
-    "conditional": ("--set", "objective.direction=maximize"),
-    "boosted": (),
-    "trained": (),
-    "perceptron": (),
-    "program": (),
-    "stepped": (),
-    "witnessed": (),
+# What each is run with, and the package that this needs.
+EXAMPLES: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "classified": (("objective.direction=maximize",), None),
+    "conditional": (("objective.direction=maximize",), None),
+    "boosted": (("pruner.name=MedianPruner", "pruner.params.n_startup_trials=3"), None),
+    "trained": (("pruner.name=HyperbandPruner", "pruner.params.max_resource=9"), None),
+    "evolved": (("sampler.name=CmaEsSampler", "sampler.params.n_startup_trials=4"), "cmaes"),
+    "surrogate": (("sampler.name=GPSampler", "sampler.params.n_startup_trials=6"), "torch"),
+    "constrained": (("sampler.name=TPESampler", "sampler.params.n_startup_trials=4"), None),
+    "perceptron": ((), None),
+    "program": ((), None),
 }
