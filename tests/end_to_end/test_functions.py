@@ -60,7 +60,7 @@ def kill_a_holder(storage, run, rng, killed):
     query = sa.select(CLAIMS.c.trial_id, WORKERS.c.pid).where(
         CLAIMS.c.worker_id == WORKERS.c.worker_id, CLAIMS.c.state == "open"
     )
-    found = []
+    found: list[tuple[FrozenTrial, int]] = []
 
     def look():
         with storage.read() as c:
@@ -199,7 +199,7 @@ with open("told.txt", "a") as stream:
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgresql"], indirect=True)
 def test_a_program_is_run_though_workers_are_killed_and_none_is_left(hpo, storage, monkeypatch):
-    monkeypatch.setenv(MARK, os.getcwd())
+    monkeypatch.setenv(MARK, str(Path.cwd()))
     Path("prog.toml").write_text(PROGRAM)
     Path("work.py").write_text(WORK)
     run = subprocess.Popen(command("run", "prog.toml", "--workers", "3"))
@@ -218,7 +218,7 @@ def test_a_program_is_run_though_workers_are_killed_and_none_is_left(hpo, storag
     assert {(int(number), float(x)) for number, x in told} == {
         (trial.number, trial.params["x"]) for trial in found
     }
-    assert wait_until_gone(os.getcwd(), 5.0) == []
+    assert wait_until_gone(str(Path.cwd()), 5.0) == []
 
 
 def test_what_a_trial_did_is_told_by_what_ended_it(hpo):

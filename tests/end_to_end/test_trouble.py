@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from hpo.records import Access, Counts
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
 from hpo.study.record import find
-from tests.support import trouble
+from tests.support.chaos import trouble
 from tests.support.chaos.processes import MARK, wait_until_gone
 
 BUDGET = 8
@@ -46,12 +45,12 @@ CRASHES = {
 
 @pytest.mark.parametrize("kind", [FUNCTION, PROGRAM], ids=["function", "program"])
 def test_whatever_a_trial_does_the_budget_is_exact_and_it_is_said(hpo, kind, monkeypatch):
-    monkeypatch.setenv(MARK, os.getcwd())
+    monkeypatch.setenv(MARK, str(Path.cwd()))
     Path("trouble.py").write_text(Path(trouble.__file__).read_text())
     Path("x.toml").write_text(STUDY + kind)
     said = hpo("run", "x.toml", "--workers", "4").stderr
     # Nobody is left: neither what hung, nor what did not listen.
-    assert wait_until_gone(os.getcwd(), 5.0) == []
+    assert wait_until_gone(str(Path.cwd()), 5.0) == []
     reasons = {1: TIME, 2: TIME, 3: re.escape(CRASHES[kind]), 4: MEMORY}
     opened = open_storage("sqlite:///hpo.db", Access.READ)
     record = find(opened, "x")

@@ -134,7 +134,8 @@ def perceptron(trial):
     )  # fmt: skip
     if file.exists():
         epoch, model = joblib.load(file)
-    for epoch in range(epoch + 1, 6):
+    while epoch < 5:
+        epoch += 1
         model.partial_fit(X, scale(y))
         time.sleep(SIMULATION_S / 5)
         joblib.dump((epoch, model), file.with_suffix(".new"))

@@ -1,4 +1,4 @@
-"""What trials of a function, or of a program, do to their process; each does it at every attempt."""
+"""What trials of a function, or of a program, do to their process, at every attempt."""
 
 from __future__ import annotations
 
