@@ -101,7 +101,8 @@ def total_rows(best: FrozenTrial, told: Told, score_name: str) -> list[TotalRow]
 def part_differences(ours: Parts, theirs: Parts) -> list[PartDifference]:
     """Return the paired differences of two trials over their parts, by score, `score` first.
 
-    Empty if they have not the same number of parts, or fewer than two.
+    Others are left out where both have the same in every part. Empty if the trials have not the
+    same number of parts, or fewer than two.
     """
     if len(ours) != len(theirs) or len(ours) < 2:
         return []
@@ -128,6 +129,7 @@ def part_differences(ours: Parts, theirs: Parts) -> list[PartDifference]:
             len(ours),
         )
         for k, name in enumerate(names)
+        if name == SCORE or not np.array_equal(a[:, k], b[:, k])
     ]
 
 

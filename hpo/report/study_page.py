@@ -109,6 +109,7 @@ def _context(
         objective=opened.objective,
         evaluation=evaluation,
         holds_out=holds_out,
+        baseline=status.told.baseline.score if status.told.baseline is not None else None,
     )
     estimator = record.spec.estimator
     return {

@@ -29,7 +29,7 @@ from hpo.report.figures.files import refuse_drawing
 from hpo.report.formatting import number
 from hpo.report.tables import TextTable
 from hpo.study.snapshot import StudySnapshot
-from hpo.study.told import Told, take_told
+from hpo.study.told import Baseline, Told, take_told
 from hpo.wording import count_of
 
 PX_PER_REM = 16.0
@@ -44,6 +44,8 @@ class ToldSection:
     ----------
     totals, differences
         Of the best trial beside the baseline, and paired over parts; None if there are none.
+    baseline
+        The parameters of the baseline; "" if it has no score.
     parity
         A panel per target; None without predictions.
     figures
@@ -57,6 +59,7 @@ class ToldSection:
     """
 
     totals: TextTable | None = None
+    baseline: str = ""
     differences: TextTable | None = None
     parity: Figure | None = None
     figures: tuple[Figure, ...] = ()
@@ -94,6 +97,7 @@ def tell(snapshot: StudySnapshot, objective: AnyObjective | None) -> ToldSection
     baseline = told.baseline.parts if told.baseline is not None else ()
     section = ToldSection(
         totals=_totals(total_rows(best, told, snapshot.score_name), told, best.number),
+        baseline=_describe(told.baseline),
         differences=_differences(part_differences(parts, baseline), told),
         problems=tuple(problems),
     )
@@ -146,17 +150,19 @@ def _totals(rows: Sequence[TotalRow], told: Told, trial: int) -> TextTable | Non
         named = row.name in told.totals
         texts = [row.total.write(v) if named else number(v) for v in values]
         lines.append((row.total.heading, *(text.translate(_SIGNS) for text in texts)))
-    more = ""
-    if compared and told.baseline is not None:
-        params = ", ".join(f"{name} = {value}" for name, value in told.baseline.params.items())
-        more = f"the baseline has {params or 'the default parameters'}"
     return TextTable(
         title="Totals of the best trial" + (" beside the baseline" if compared else ""),
         columns=columns,
         rows=tuple(lines),
         numeric=frozenset(range(1, len(columns))),
-        more=more,
     )
+
+
+def _describe(baseline: Baseline | None) -> str:
+    if baseline is None or not baseline.scores:
+        return ""
+    params = ", ".join(f"{name} = {value}" for name, value in baseline.params.items())
+    return params or "all parameters at their defaults"
 
 
 def _differences(found: Sequence[PartDifference], told: Told) -> TextTable | None:

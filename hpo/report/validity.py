@@ -54,6 +54,8 @@ class Evidence:
         The refitted best trial; None where there is none.
     holds_out
         Whether the engine keeps rows of this study out of the search.
+    baseline
+        The score that trials are compared with; None if there is none.
     """
 
     search: Search
@@ -63,6 +65,7 @@ class Evidence:
     objective: AnyObjective | None
     evaluation: Evaluation | None
     holds_out: bool
+    baseline: float | None = None
 
 
 def findings(material: Evidence) -> list[ValidityFinding]:
@@ -75,6 +78,8 @@ def findings(material: Evidence) -> list[ValidityFinding]:
     if material.search.finished:
         averaged = isinstance(objective, CrossValidation) and objective.averaged
         found.append(_selection(material.search, material.events, averaged=averaged))
+        if material.baseline is not None:
+            found.append(_baseline(material.search, material.baseline))
     if material.evaluation is not None and isinstance(objective, CrossValidation):
         found.append(_refit(material.search, material.evaluation, objective.metrics))
     if material.search.pruned:
@@ -92,6 +97,15 @@ def findings(material: Evidence) -> list[ValidityFinding]:
         found.append(_missing_rows(table))
     ranks = ("caution", "note", "fine")
     return sorted(found, key=lambda finding: ranks.index(finding.level))
+
+
+def _baseline(search: Search, baseline: float) -> ValidityFinding:
+    title, best = "The baseline", score(search.finished[0])
+    both = f"the best trial has {number(best)}, the baseline {number(baseline)}"
+    if (best < baseline) if search.minimises else (best > baseline):
+        return ValidityFinding("fine", title, f"{both[0].upper()}{both[1:]}.")
+    text = f"No trial is better than the baseline, which was not searched for: {both}."
+    return ValidityFinding("caution", title, text)
 
 
 def _derived_columns(table: FeatureTable, objective: AnyObjective | None) -> ValidityFinding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from features.table import FeatureTable
 from hpo.errors import ObjectiveError, suggest
 from hpo.objectives.folds import Fold, hash_folds
 from hpo.objectives.protocol import Params, Scores
+from hpo.objectives.told import PredictedRows, Total
 from hpo.spec.objectives import Direction
 from studies.catechol.descriptors import read_measurements
-from studies.catechol.measurements import RAMP, SINGLE
+from studies.catechol.measurements import RAMP, SINGLE, TARGETS
 from studies.catechol.members import MEMBERS, Member, make_member
 
 TARGET_KEYS = ("sm", "p2", "p3")
@@ -49,6 +51,19 @@ class LeaveOneOut:
     """
 
     direction: Direction = "minimize"
+    # The models as their fields are by themselves, with equal weights.
+    baseline: Mapping[str, Any] = MappingProxyType({})
+    totals: Mapping[str, Total] = MappingProxyType(
+        {
+            "fold_mean": Total("fold mean", format=".5f"),
+            "all_points": Total("all points", format=".5f"),
+            **{f"fold_mean_{t}": Total(f"fold mean, {t}s", format=".5f") for t in (SINGLE, RAMP)},
+            **{
+                f"fold_mean_{key}": Total(f"fold mean, {name}", format=".5f")
+                for key, name in zip(TARGET_KEYS, TARGETS, strict=True)
+            },
+        }
+    )
 
     def __init__(
         self,
@@ -75,6 +90,7 @@ class LeaveOneOut:
         for name, settings in self.fixed.items():
             make_member(name, settings)
         self.rows = read_measurements(table)
+        self.ids = table.train.ids
         groups = table.train.groups
         every = tuple(dict.fromkeys(groups.tolist()))
         if outer is not None and not 0 <= outer < outer_folds <= len(every):
@@ -102,6 +118,20 @@ class LeaveOneOut:
             if weights[name]:
                 predicted += weights[name] * member.predict(known, asked, self.seed)
         return predicted
+
+    def predictions(self, params: Params, parts: Sequence[Scores]) -> PredictedRows:
+        """Fit each fold again, and return the yields that it predicts for what it leaves out."""
+        folds = self.folds[: len(parts)]
+        rows = np.concatenate([fold.validation for fold in folds])
+        return PredictedRows(
+            ids=self.ids[rows].tolist(),
+            parts=np.repeat(range(len(folds)), [len(fold.validation) for fold in folds]).tolist(),
+            targets=[f"yield of {name}" for name in TARGETS],
+            observed=self.rows.y[rows],
+            predicted=np.vstack(
+                [self.predict(params, fold.train, fold.validation) for fold in folds]
+            ),
+        )
 
     def split(self, params: Params) -> tuple[dict[str, Member], dict[str, float]]:
         """Return the models that parameters describe, and their shares.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from studies.catechol.descriptors import (
     describe_solvents,
     read_measurements,
 )
+from studies.catechol.measurements import TARGETS
 from studies.catechol.members import MEMBERS, SPREAD_FLOOR, _scale, make_member
 from studies.catechol.nested import choose, predict_outer, resample, score_folds, summarise
 from studies.catechol.nested import main as nested
@@ -159,8 +161,25 @@ def test_both_means_of_the_error_are_those_of_all_predictions(table):
     by_points = objective_of(table, kernel={}, average="points")
     assert by_points.combine(parts)["score"] == told["all_points"]
     assert by_points.splits_hash == objective.splits_hash
+    assert {*told} == {"score", *objective.totals}
     # Worse than a published model would be a mistake somewhere; nothing is, or it has seen it.
     assert 0.006 < told["fold_mean"] < 0.010
+
+
+def test_predicted_rows_are_those_that_were_scored(table):
+    objective = objective_of(table, kernel={}, outer=0)
+    params = {"kernel.ridge": 0.1}
+    parts = [objective.score_part(params, part) for part in range(len(objective.parts))]
+    rows = objective.predictions(params, parts)
+    assert len(rows.ids) == len(set(rows.ids)) == sum(part["n"] for part in parts)
+    assert list(rows.targets) == ["yield of SM", "yield of Product 2", "yield of Product 3"]
+    squares, of = (rows.predicted - rows.observed) ** 2, np.array(rows.parts)
+    for k, part in enumerate(parts):
+        assert squares[of == k].mean() == pytest.approx(part["score"], rel=1e-12)
+    place = {row: k for k, row in enumerate(table.train.ids.tolist())}
+    of_ids = objective.rows.y[[place[row] for row in rows.ids]]
+    np.testing.assert_array_equal(rows.observed, of_ids)
+    assert objective_of(table, kernel={}).score_part(objective.baseline, 30)["score"] > 0.0
 
 
 def test_an_outer_share_is_neither_scored_nor_fitted_to(table):
@@ -424,6 +443,12 @@ def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
     arguments = ["--data", str(catechol_dir), "--workers", "1", "--trials", "2"]
     assert main(["run", str(FOLDER / "kernel.toml"), *arguments]) == 0
     assert "kernel: finished, 2 of 2 trials" in capsys.readouterr().out
+    page = Path("reports/kernel/report.html").read_text()
+    for told in ("yield of SM: R²", "yield of Product 3: R²", "fold mean, ramps", "baseline"):
+        assert told in page
+    with Path("reports/kernel/predictions.csv").open() as stream:
+        targets = Counter(line["target"] for line in csv.DictReader(stream))
+    assert targets == dict.fromkeys((f"yield of {name}" for name in TARGETS), 1883)
     assert main(["compare", "kernel"]) == 0
     told = capsys.readouterr().out
     assert "leaderboard = 4.189 * score + 0.05366 (R2 = 0.955, 9 experiments)" in told

@@ -50,7 +50,7 @@ def test_a_page_shows_totals_beside_the_baseline_predictions_and_figures(page, t
     paired = next(row for row in shown.rows if row[:1] == ["score"])
     low, _, high = paired[4].partition(" to ")
     assert low == high == paired[3]
-    assert "the baseline has alpha = 4.0" in shown.text
+    assert "outside of the budget: alpha = 4.0." in shown.text
     assert "width (m): R² 0.914, ρ 1, 6 rows" in shown.text
     assert shown.plots["parity"] == 2
     assert shown.plots["own_0_scores_in_a_row"] == shown.plots["own_1_a_map"] == 1
@@ -135,9 +135,21 @@ def test_a_baseline_without_a_score_is_told(page):
     assert "the baseline has no score: at 0: ValueError: too far" in shown.text
 
 
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        ({"alpha": 9.9}, "The best trial has "),
+        ({"alpha": 1.0}, "No trial is better than the baseline, which was not searched for: the"),
+    ],
+)
+def test_a_page_says_whether_the_search_was_worth_it(page, baseline, said):
+    assert said in page(baseline=baseline).text
+
+
 def test_differences_are_paired_over_parts():
-    ours = [{"score": k + 1.0, "n": k, "wall_s": 1.0, "text": "a"} for k in range(20)]
-    theirs = [{"score": float(k), "n": 0, "wall_s": 2.0, "text": "b"} for k in range(20)]
+    same = {"rows": 7, "undefined": None}
+    ours = [{"score": k + 1.0, "n": k, "wall_s": 1.0, "text": "a", **same} for k in range(20)]
+    theirs = [{"score": float(k), "n": 0, "wall_s": 2.0, "text": "b", **same} for k in range(20)]
     score, n = part_differences(ours, theirs)
     assert (score.name, score.difference, score.interval, score.n_parts) == (
         "score",
