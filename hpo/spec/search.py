@@ -69,6 +69,16 @@ class PrunerSpec(OptunaSpec):
     """Optuna's pruner, told the mean of the part scores so far after every part but the last."""
 
 
+class TerminatorSpec(OptunaSpec):
+    """Optuna's terminator, which says that no better trial is to be expected.
+
+    `improvement_evaluator` and `error_evaluator` among the `params` are classes of
+    `optuna.terminator`. It is asked after trials, at most for a tenth of a worker's time.
+    """
+
+    name: str = Field("Terminator", min_length=1)
+
+
 class WarmStartSpec(Section):
     """Another study whose best trials are tried first: `STORAGE/NAME`, or `NAME` of the same one.
 

@@ -29,6 +29,7 @@ from hpo.spec.search import (
     PrunerSpec,
     PruningSpec,
     SamplerSpec,
+    TerminatorSpec,
     WarmStartSpec,
     named_classes,
 )
@@ -377,6 +378,7 @@ class StudySpec(Section):
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None
+    terminator: TerminatorSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
 
     @property
@@ -397,7 +399,9 @@ class StudySpec(Section):
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
         named |= self.named_callbacks
-        return named | named_classes("sampler", self.sampler) | named_classes("pruner", self.pruner)
+        for section in ("sampler", "pruner", "terminator"):
+            named |= named_classes(section, getattr(self, section))
+        return named
 
     @property
     def named_callbacks(self) -> dict[str, str]:

@@ -1,22 +1,24 @@
-"""The sampler and the pruner that a study file names: found, made, and refused if they cannot work.
+"""Sampler, pruner and terminator that a study file names: found, made, refused if they cannot work.
 
-A class is one of `optuna.samplers` or `optuna.pruners`, by its name, or any other one as
-`module:Class`; there is no list of ours to keep up.
+A class is one of `optuna.samplers`, `optuna.pruners` or `optuna.terminator`, by its name, or any
+other one as `module:Class`; there is no list of ours to keep up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import optuna
+import optuna.terminator
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -35,13 +37,17 @@ from optuna.samplers import (
     nsgaii,
 )
 from optuna.study import StudyDirection
-from optuna.trial import create_trial
+from optuna.terminator import BaseTerminator, Terminator
+from optuna.trial import FrozenTrial, create_trial
 
 from hpo.errors import SpecError, suggest
 from hpo.plugins import resolve
-from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec, named_classes
+from hpo.records import part_key
+from hpo.spec.objectives import ProgramSpec
+from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec, TerminatorSpec, named_classes
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
+from hpo.study.trials import TrialsView
 from hpo.wording import one_line
 
 Space = Mapping[str, BaseDistribution]
@@ -52,10 +58,17 @@ _BASES: Mapping[str, ModuleType] = {
     "BasePruner": optuna.pruners,
     "BaseCrossover": nsgaii,
     "BaseMutation": nsgaii,
+    "BaseTerminator": optuna.terminator,
+    "BaseImprovementEvaluator": optuna.terminator,
+    "BaseErrorEvaluator": optuna.terminator,
 }
 _BASE = re.compile(rf"\b({'|'.join(_BASES)})\b")
 # Samplers are tried on so many trials at least, and on no more than this.
 _N_TRIED, _MAX_TRIED = 20, 200
+# How many complete trials a Terminator waits for, if it is not told.
+_MIN_TERMINATED = inspect.signature(Terminator).parameters["min_n_trials"].default
+# Where Optuna's `report_cross_validation_scores` keeps them.
+_CV_SCORES_KEY = "terminator:cv_scores"
 # A GridSampler makes a list of all points at once.
 _MAX_POINTS = 1_000_000
 # Stands in for the space of a function, which is known when it is called; finite, for BruteForce.
@@ -95,6 +108,30 @@ def make_optuna_pruner(spec: PrunerSpec) -> BasePruner:
     return made
 
 
+def make_terminator(spec: TerminatorSpec, seed: int) -> BaseTerminator:
+    """Return the terminator that a study names.
+
+    Raises
+    ------
+    SpecError
+        If there is no such class, it does not take these arguments, or lacks a package.
+    """
+    made: BaseTerminator = _make("BaseTerminator", spec, "terminator", _Drawing(seed, seed, {}))
+    return made
+
+
+def should_terminate(
+    terminator: BaseTerminator, name: str, trials: Sequence[FrozenTrial], direction: StudyDirection
+) -> bool:
+    """Ask a terminator about the trials of a study.
+
+    Scores of the parts of a table's trials are what it takes for those of cross-validation.
+    """
+    with _quietly():
+        view = TrialsView(name, direction, map(_with_cv_scores, trials))
+        return terminator.should_terminate(view)
+
+
 def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     """Refuse a sampler or a pruner that the study cannot run with, by trying it.
 
@@ -120,6 +157,8 @@ def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     if spec.pruner is not None:
         with _refusing("pruner", spec.pruner.name), _quietly():
             _try_pruner(make_optuna_pruner(spec.pruner))
+    if spec.terminator is not None:
+        _check_terminator(spec, spec.terminator, trials, n_objectives)
 
 
 def check_budget(spec: StudySpec, trials: int) -> None:
@@ -358,6 +397,45 @@ def _try_pruner(pruner: BasePruner) -> None:
         study.tell(trial, 1.0)
 
 
+def _check_terminator(
+    spec: StudySpec, terminator: TerminatorSpec, trials: int, n_objectives: int
+) -> None:
+    """Refuse a terminator that never stops this study, or fails when it is asked."""
+    if n_objectives > 1:
+        raise SpecError(f"[terminator]: is for one objective, and the study has {n_objectives}")
+    made = make_terminator(terminator, spec.seed)
+    n_first = terminator.params.get("min_n_trials", _MIN_TERMINATED)
+    if isinstance(made, Terminator) and n_first > trials:
+        raise SpecError(
+            f"[terminator]: it says nothing before {n_first} trials are complete, and trials is "
+            f"{trials}: set params.min_n_trials"
+        )
+    n_trials = min(n_first, _MAX_TRIED) if isinstance(made, Terminator) else _N_TRIED
+    with _quietly():
+        study = optuna.create_study(sampler=RandomSampler(seed=0))
+    for at in range(n_trials):
+        trial = study.ask(dict(distributions(spec.space) or _SOME_SPACE))
+        # A program has no way to tell scores of a cross-validation, a function may have.
+        if not isinstance(spec.objective, ProgramSpec):
+            trial.set_user_attr(part_key(0), {"score": 1.0 + at})
+            trial.set_user_attr(part_key(1), {"score": 2.0 + at})
+        study.tell(trial, float(at))
+    with _refusing("terminator", terminator.name):
+        should_terminate(made, "tried", study.trials, study.direction)
+
+
+def _with_cv_scores(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial with its parts' scores where `report_cross_validation_scores` keeps such."""
+    scores: list[float | None] = []
+    while part_key(len(scores)) in trial.user_attrs:
+        scores.append(trial.user_attrs[part_key(len(scores))].get("score"))
+    if len(scores) < 2 or None in scores or _CV_SCORES_KEY in trial.system_attrs:
+        return trial
+    told = copy.copy(trial)
+    told.system_attrs = {**trial.system_attrs, _CV_SCORES_KEY: scores}
+    return told
+
+
 @contextlib.contextmanager
 def _refusing(where: str, name: str) -> Iterator[None]:
     """Say which section an error is about, and what is to be installed where a package lacks."""
@@ -374,7 +452,8 @@ def _refusing(where: str, name: str) -> Iterator[None]:
 def describe_missing(name: str, exc: ImportError) -> str:
     """Return which package a class needs, and how it is installed."""
     package = (exc.name or str(exc)).partition(".")[0]
-    return f"{name} needs the package '{package}', which is missing: pip install {package}"
+    extra = " (hpo's extra 'gp')" if package == "torch" else ""
+    return f"{name} needs the package '{package}', which is missing: pip install {package}{extra}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a worker does after a trial that it has brought to its end: callbacks.
+"""What a worker does after a trial that it has brought to its end: callbacks and the terminator.
 
 It happens once the result is stored, at most once for each trial, and costs no trial anything,
 whatever it does. A trial that was ended from outside, by a limit or a death, has no such moment.
@@ -7,6 +7,7 @@ whatever it does. A trial that was ended from outside, by a limit or a death, ha
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 import optuna
@@ -18,9 +19,12 @@ from hpo.objectives.scores import refusing
 from hpo.records import Claim
 from hpo.redaction import redact
 from hpo.study.record import StudyRecord
+from hpo.study.search import make_terminator, should_terminate
 from hpo.worker.signals import StopSignal
 
 _log = logging.getLogger(__name__)
+# A terminator is asked no more often.
+_SELDOM_S = 1.0
 
 
 class AfterTrial:
@@ -39,11 +43,12 @@ class AfterTrial:
     ) -> None:
         self._record, self._stop, self._take_back = record, stop, take_back
         self._callbacks = callbacks_of(record.spec)
+        self._terminator = None if record.spec.terminator is None else _Terminator(record)
         self._study: optuna.Study | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._callbacks)
+        return bool(self._callbacks) or self._terminator is not None
 
     def see(self, claim: Claim) -> None:
         """Do what is done after a trial, unless it goes on elsewhere.
@@ -63,6 +68,8 @@ class AfterTrial:
             if study._stop_flag:
                 study._stop_flag = False
                 ledger.stop("gently", limit=f"study.stop() in {name} after trial {trial.number}")
+        if self._terminator is not None and self._terminator.is_due:
+            self._call(self._terminator.name, self._terminator.ask, study, trial)
 
     def _open(self) -> optuna.Study:
         if self._study is None:
@@ -76,13 +83,41 @@ class AfterTrial:
             with refusing(name), self._stop.interruptible():
                 callback(study, trial)
         except (ObjectiveError, LostLeaseError, StorageError) as exc:
-            _log.warning(
-                "trial %d: callback %s", trial.number, redact(str(exc)), exc_info=exc.__cause__
-            )
+            told = redact(str(exc))
+            _log.warning("after trial %d: %s", trial.number, told, exc_info=exc.__cause__)
         except StopRequested as exc:
             if self._stop.reason is not None:
                 raise
             # Nobody asked for it but the callback.
-            _log.warning("trial %d: callback %s: %s", trial.number, name, type(exc).__name__)
+            _log.warning("after trial %d: %s: %s", trial.number, name, type(exc).__name__)
         finally:
             self._take_back()
+
+
+class _Terminator:
+    """Asks the terminator of a study, and stops the study where it says so."""
+
+    def __init__(self, record: StudyRecord) -> None:
+        spec = record.spec.terminator
+        assert spec is not None
+        self.name = f"[terminator] {spec.name}"
+        self._ledger, self._terminator = record.ledger, make_terminator(spec, record.spec.seed)
+        self._due = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be asked again: at most for a tenth of the time."""
+        return time.monotonic() >= self._due
+
+    def ask(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Ask it, after a trial."""
+        began = time.monotonic()
+        try:
+            trials = study.get_trials(deepcopy=False)
+            over = should_terminate(self._terminator, study.study_name, trials, study.direction)
+        finally:
+            now = time.monotonic()
+            self._due = now + max(_SELDOM_S, 9.0 * (now - began))
+        if over:
+            said = f"{self.name} expects no better trial (after trial {trial.number})"
+            self._ledger.stop("gently", limit=said)

@@ -198,8 +198,8 @@ def _files(objective: AnyObjective | None) -> list[str]:
 
 
 def _sources(spec: StudySpec, more: Sequence[str]) -> tuple[Source, ...]:
-    # Another sampler or pruner may go on with a study, and no callback changes a score.
-    others = ("[sampler", "[pruner", "callbacks")
+    # Another sampler, pruner or terminator may go on with a study; no callback changes a score.
+    others = ("[sampler", "[pruner", "[terminator", "callbacks")
     own = own_modules(spec).items()
     named = [module for what, module in own if not what.startswith(others)]
     engine = (read_source(module) for module in SCORING_MODULES)
