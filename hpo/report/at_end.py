@@ -23,7 +23,8 @@ def write_when_finished(
 ) -> Path | None:
     """Write the report of a study that is finished, unless it is there or is being written.
 
-    Of many processes that see the end of a study one writes. Whatever goes wrong is told to `log`,
+    Of many processes that see the end of a study one writes; not before the baseline is scored, of
+    which the launcher of that worker sees the end. Whatever goes wrong is told to `log`,
     and is no failure of who calls: the trials are stored.
 
     Returns
@@ -43,7 +44,10 @@ def write_when_finished(
 
 def _write(record: StudyRecord, reports_dir: Path) -> Path | None:
     finished = record.ledger.counts()
-    if not finished.done or is_drawn(take_snapshot(record), report_folder(record, reports_dir)):
+    if not finished.done:
+        return None
+    snapshot = take_snapshot(record)
+    if snapshot.status.scores_baseline or is_drawn(snapshot, report_folder(record, reports_dir)):
         return None
     if not _is_first(record, finished.finished):
         return None

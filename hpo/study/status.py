@@ -116,6 +116,12 @@ class Status:
         return "waiting" if self.submitted and self.stop is None else "stopped"
 
     @property
+    def scores_baseline(self) -> bool:
+        """Return whether a worker that lives scores the baseline."""
+        alive = {worker.worker_id for worker in self.workers if worker.alive}
+        return self.told.baseline_worker in alive
+
+    @property
     def left_s(self) -> float | None:
         """Return the seconds that are left at the present rate."""
         if self.per_hour is None or self.counts.done:

@@ -135,12 +135,15 @@ class Told:
         What it returned, as JSON; None before its end.
     baseline
         None if none has begun.
+    baseline_worker
+        Who scores it; None if nobody has begun, or it is scored.
     """
 
     totals: Mapping[str, Total] = field(default_factory=dict)
     preparation: Work | None = None
     prepared: str | None = None
     baseline: Baseline | None = None
+    baseline_worker: str | None = None
 
     def describe(self) -> str:
         """Return what a line about the study says of it; "" if there is nothing to say."""
@@ -178,6 +181,7 @@ def read_told(c: sa.Connection, key: Key, *, parts: bool = False) -> Told:
         preparation=Work(**json.loads(work)) if work is not None and prepared is None else None,
         prepared=prepared,
         baseline=_baseline(c, found, key),
+        baseline_worker=_baseline_worker(found, key),
     )
 
 
@@ -240,6 +244,13 @@ def _baseline(c: sa.Connection, found: Mapping[str, str], key: Key) -> Baseline 
         parts=tuple(json.loads(text) for text in parts if text is not None),
         **json.loads(result or "{}"),
     )
+
+
+def _baseline_worker(found: Mapping[str, str], key: Key) -> str | None:
+    work = found.get(key.name(BASELINE))
+    if work is None or key.name(BASELINE_RESULT) in found:
+        return None
+    return Work(**json.loads(work)).worker
 
 
 def part_name(part: int) -> str:

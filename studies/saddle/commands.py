@@ -28,6 +28,7 @@ from hpo.commands.common import (
 )
 from hpo.errors import HpoError, SpecError
 from hpo.records import Access
+from hpo.report.figures.files import write_figures
 from hpo.spec.loading import apply_overrides, load
 from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.study.record import StudyRecord, find
@@ -37,6 +38,7 @@ from studies.saddle.objective import Problem, SaddleSearch, mean_steps
 from studies.saddle.results import FORMS, best_trial, collect_results, write_params
 from studies.saddle.samples import search_from
 from studies.saddle.validation import Comparison, Rate, describe, validate
+from studies.saddle.validation_figure import draw_rates
 
 # Noise of these seeds and more is what validation has; tuning counts from 0.
 FIRST_SEED = 1000
@@ -242,7 +244,12 @@ def run_validation(options: argparse.Namespace) -> int:
     else:
         for comparison in comparisons:
             _print_comparison(comparison)
-    say(f"every search: {output}")
+    folder = output.with_name(f"{output.stem}_figures")
+    try:
+        write_figures([draw_rates(comparisons)], folder)
+    except OSError as exc:
+        raise HpoError(f"{folder}: cannot be written: {exc.strerror}") from exc
+    say(f"every search: {output}; the rates as a figure: {folder}")
     return 0
 
 

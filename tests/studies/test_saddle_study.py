@@ -210,6 +210,7 @@ def test_a_study_runs_and_its_results_can_be_used(hpo, capsys):
 
     assert "seeds 0 to 1" in saddle("validate", "tiny", "--first-seed", "1", code=2).err
     assert "molecules held out" in saddle("validate", "tiny", "--seeds", "1").out
+    assert Path("tiny_validation_figures/rates.svg").is_file()
     validated = json.loads(Path("tiny_validation.json").read_text())
     assert validated["params"] == results["best_params"]
     assert len(validated["runs"]["best"]) == validated["comparisons"][-1]["best"]["n_samples"]

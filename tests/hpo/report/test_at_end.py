@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from hpo.cli import main
-from hpo.records import Access
+from hpo.records import Access, WorkerRun
 from hpo.report import at_end
 from hpo.report.at_end import write_when_finished
 from hpo.report.study_page import write_report
 from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.study.creation import begin
+from hpo.study.preparation import SharedWork
 from hpo.study.record import Source, find
 from hpo.study.report_folder import report_folder
+from hpo.study.told import BASELINE, BASELINE_RESULT
 from tests.support.studies import make_spec
 from tests.support.trials import finish_trials
 
@@ -44,6 +47,21 @@ def begin_in(tmp_path):
 
 def finish(record, *scores: float) -> None:
     finish_trials(record.ledger, [*scores])
+
+
+def test_a_report_waits_for_a_baseline_that_is_being_scored(begin_in, tmp_path):
+    record = begin_in("a.db")
+    said: list[str] = []
+    record.ledger.register("w", WorkerRun("here", 1))
+    work = SharedWork(record, BASELINE, "w")
+    assert work.take()
+    finish(record, 0.5, 0.25)
+    assert write_when_finished(record, tmp_path, said.append) is None
+    work.finish(BASELINE_RESULT, json.dumps({"failure": "no water"}), EventKind.BASELINE)
+    page = write_when_finished(record, tmp_path, said.append)
+    assert page is not None
+    assert "the baseline has no score: no water" in page.read_text()
+    assert not said
 
 
 def test_of_many_that_see_the_end_one_writes_the_report(begin_in, tmp_path, monkeypatch):
