@@ -1,5 +1,7 @@
 """Shows how far a study is: one line that is rewritten on a terminal, a few lines in a log.
 
+In a notebook the line has a bar, of ipywidgets where these are installed, else of text.
+
 The first trials that fail are shown as they do, and at the end all reasons by their kinds.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from hpo.errors import StorageError
 from hpo.study.failures import group_failures
@@ -36,6 +38,8 @@ class Progress:
     def __init__(self, record: StudyRecord, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
+        self._notebook = type(stream).__module__.startswith("ipykernel.")
+        self._bar: Any = None
         self._began: tuple[float, int] | None = None
         self._logged: tuple[float, int] | None = None
         self._shown = ""
@@ -52,10 +56,14 @@ class Progress:
         elapsed_s, done = now - self._began[0], finished - self._began[1]
         line = describe(status, elapsed_s, done)
         for failure in self._new_failures(status.failures):
+            if self._bar is not None:
+                self._bar.clear()
             self._stream.write(f"{CLEAR if self._terminal else ''}{failure}\n")
             self._stream.flush()
             self._shown = ""
-        if self._terminal:
+        if self._notebook:
+            self._draw_bar(status, line)
+        elif self._terminal:
             if line != self._shown:
                 self._stream.write(f"{CLEAR}{line}")
                 self._stream.flush()
@@ -66,6 +74,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last line standing, and say why trials failed."""
+        if self._bar is not None:
+            self._bar.close()
         if self._terminal and self._shown:
             self._stream.write("\n")
         # Nobody waits for a database at the end of a run.
@@ -73,6 +83,14 @@ class Progress:
             for line in describe_failures(self._record.name, self._record.ledger.failures()):
                 self._stream.write(f"{line}\n")
         self._stream.flush()
+
+    def _draw_bar(self, status: Status, line: str) -> None:
+        from tqdm.auto import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(bar_format="{bar}| {desc}", file=self._stream)
+        self._bar.total, self._bar.n = status.counts.budget, status.counts.finished
+        self._bar.set_description_str(line)
 
     def _new_failures(self, failures: Sequence[tuple[int, str]]) -> Iterator[str]:
         """Return a line for each trial that has failed since the last time, up to a number."""
