@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from hpo.wording import count_of
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -86,7 +88,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Counts:
-    """The budget and where its units are; the finished ones include the pruned ones."""
+    """The budget and where its units are; the finished ones include the pruned ones.
+
+    `outside` are trials that are no units of it, complete or pruned: somebody's `Study.optimize`
+    added them. They spend nothing, and are seen by whoever looks at the trials of the study.
+    """
 
     budget: int
     finished: int = 0
@@ -94,6 +100,11 @@ class Counts:
     held: int = 0
     free: int = 0
     pruned: int = 0
+    outside: int = 0
+
+    def __str__(self) -> str:
+        beside = f" and {self.outside} from outside" if self.outside else ""
+        return f"{self.finished} of {count_of(self.budget, 'trial')}{beside}"
 
     @property
     def done(self) -> bool:

@@ -101,14 +101,15 @@ def evaluate(
 ) -> Evaluation | None:
     """Refit the best trial of a study.
 
-    Returns None for an objective that is not cross-validation over a table, and before the
-    first trial has finished. Without `look`, the held-out rows are left alone; they are, too, where
-    the study's storage cannot be written, for no evaluation of them goes unrecorded.
+    Returns None for an objective that is not cross-validation over a table, before the first trial
+    has finished, and for a trial from outside that has parameters of its own. Without `look`, the
+    held-out rows are left alone; they are, too, where the study's storage cannot be written, for no
+    evaluation of them goes unrecorded.
     """
     if table is None or not isinstance(objective, CrossValidation):
         return None
     counts, best = snapshot.counts, snapshot.best
-    if counts.finished == 0 or best is None:
+    if best is None or foreign_params(snapshot):
         return None
     fold_models = _fit_folds(objective, best.params)
     cv = _score_folds(objective, fold_models, table.train)
@@ -132,6 +133,12 @@ def evaluate(
         X_validated=objective.X_new[np.isin(table.train.ids, cv.ids)],
         withheld=withheld,
     )
+
+
+def foreign_params(snapshot: StudySnapshot) -> list[str]:
+    """Return parameters of the best trial that its study has not: somebody else added the trial."""
+    best, spec = snapshot.best, snapshot.record.spec
+    return [name for name in best.params if name not in spec.space] if best is not None else []
 
 
 def predict_folds(

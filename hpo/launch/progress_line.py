@@ -129,6 +129,8 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
     """
     counts = status.counts
     parts = [f"{counts.finished}/{count_of(counts.budget, 'trial')}"]
+    if counts.outside:
+        parts.append(f"{counts.outside} from outside")
     if status.best_score is not None:
         parts.append(f"best {plain_number(status.best_score, '.5g')} (trial {status.best_trial})")
     if told := status.told.describe():

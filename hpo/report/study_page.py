@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from features.table import FeatureTable
-from hpo.analysis.best_model import Evaluation, evaluate
+from hpo.analysis.best_model import Evaluation, evaluate, foreign_params
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, predictions_csv
 from hpo.errors import HpoError
 from hpo.records import WALL_KEY
@@ -31,7 +31,6 @@ from hpo.study.integrity import StudyContents, open_study
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import mark_folder, report_folder
 from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
-from hpo.study.status import Status
 from hpo.study.trials import Search
 from hpo.system.atomic_files import replace_file
 from hpo.wording import count_of
@@ -121,7 +120,7 @@ def _context(
         "holds_out": holds_out,
         "findings": findings(material),
         "evaluation": evaluation,
-        "no_scores": _why_no_scores(record, opened, status),
+        "no_scores": _why_no_scores(snapshot, opened),
         "best": search.best,
         "params": tables.param_rows(record.spec.space, search.best) if search.best else [],
         "fixed": estimator.fixed if estimator else {},
@@ -185,13 +184,19 @@ def _times(record: StudyRecord, search: Search) -> dict[str, str]:
     }
 
 
-def _why_no_scores(record: StudyRecord, opened: StudyContents, status: Status) -> str:
-    if status.counts.finished == 0:
+def _why_no_scores(snapshot: StudySnapshot, opened: StudyContents) -> str:
+    spec = snapshot.record.spec
+    if snapshot.best is None:
         return "No trial has finished, so there is no model to score."
     if not opened.whole:
         return "The best trial was not fitted again; the note at the top of the page says why."
+    if spec.validates:
+        return (
+            f"Trial {snapshot.best.number}, the best one, is from outside: it has parameters that "
+            f"are not in [space] ({', '.join(foreign_params(snapshot))}), and was not fitted again."
+        )
     return (
-        f"The objective {record.spec.objective.name} is the study's own: the engine knows what it "
+        f"The objective {spec.objective.name} is the study's own: the engine knows what it "
         "tells, but no model that it could fit again."
     )
 

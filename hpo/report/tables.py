@@ -138,7 +138,10 @@ def parts_table(search: Search, best: FrozenTrial, unit: str) -> TextTable | Non
     """
     if not search.in_parts:
         return None
-    parts = {step: best.user_attrs[part_key(step)] for step in sorted(best.intermediate_values)}
+    steps = [step for step in sorted(best.intermediate_values) if part_key(step) in best.user_attrs]
+    parts = {step: best.user_attrs[part_key(step)] for step in steps}
+    if not parts:
+        return None
     # A text that a part keeps beside its scores is for its objective, not for a table.
     names = [
         name

@@ -277,6 +277,12 @@ def _refit(
     """Compare the refitted folds with what the worker stored of the same trial."""
     title = "The refitted model is the one that was scored"
     stored = search.trials[evaluation.trial].user_attrs
+    if part_key(0) not in stored:
+        text = (
+            f"Trial {evaluation.trial}, the best one, is from outside: it stored no scores of "
+            "folds that those of the refitted model could be compared with."
+        )
+        return ValidityFinding("caution", title, text)
     worst = 0.0
     for fold in np.unique(evaluation.cv.fold):
         rows = evaluation.cv.fold == fold

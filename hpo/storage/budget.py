@@ -18,7 +18,7 @@ from sqlalchemy.exc import NoResultFound
 from hpo.records import FAILURE_KEY, SPENT, Counts
 from hpo.storage.enqueued import adopt_waiting, insert_new_points, insert_points, read_unclaimed
 from hpo.storage.events import EventKind
-from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, WORKERS
+from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, TRIALS, WORKERS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_writer import set_state
 
@@ -382,13 +382,19 @@ def read_counts(c: sa.Connection, study_id: int) -> tuple[Counts, str | None]:
     units: Counter[tuple[str | None, bool]] = Counter()
     for _, _, state, held, number in rows:
         units[state, bool(held) and state == "open"] += number
+    spent = sa.select(sa.func.count()).where(
+        TRIALS.c.study_id == study_id,
+        TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]),
+    )
+    finished = sum(units[state, False] for state in SPENT)
     counts = Counts(
         rows[0].budget,
-        finished=sum(units[state, False] for state in SPENT),
+        finished=finished,
         failed=units["failed", False],
         held=units["open", True],
         free=units["open", False],
         pruned=units["pruned", False],
+        outside=max(0, int(c.execute(spent).scalar_one()) - finished),
     )
     return counts, rows[0].stop
 

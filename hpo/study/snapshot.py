@@ -128,6 +128,18 @@ def trials_of(record: StudyRecord, *states: TrialState) -> list[FrozenTrial]:
     return record.storage.patiently(read)
 
 
+def count_trials(record: StudyRecord, *states: TrialState) -> int:
+    """Return how many trials of a study are in some states, units of its budget or not."""
+    its = (TRIALS.c.study_id == record.study_id, TRIALS.c.state.in_(states))
+    query = sa.select(sa.func.count()).where(*its)
+
+    def read() -> int:
+        with record.storage.read() as c:
+            return int(c.execute(query).scalar_one())
+
+    return record.storage.patiently(read)
+
+
 def read_directions(c: sa.Connection, study_id: int) -> list[StudyDirection]:
     """Return the direction of every objective of a study."""
     query = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)

@@ -44,7 +44,7 @@ from hpo.study.export import trials_frame
 from hpo.study.identity.provenance import published
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import report_folder
-from hpo.study.snapshot import take_snapshot, trials_of
+from hpo.study.snapshot import count_trials, take_snapshot, trials_of
 from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker, told_rows
 from hpo.tracking.run_file import (
@@ -247,10 +247,13 @@ class Replay:
     def _loop(self, watch: bool, interval_s: float) -> None:
         while True:
             counts = self.record.ledger.counts()
-            if counts.finished + counts.failed > len(self._before) + len(self._session.trials):
+            if count_trials(self.record, *_FINISHED) > len(self._before) + len(
+                self._session.trials
+            ):
                 self._log_trials()
-            if counts.done and not self._stopped() and self._reported != counts.finished:
-                self._log_report(counts.finished)
+            shown = counts.finished + counts.outside
+            if counts.done and not self._stopped() and self._reported != shown:
+                self._log_report(shown)
             if counts.done or not watch or not self._wait(interval_s):
                 return
             self._logbook.save(self._session)
@@ -415,6 +418,7 @@ class Replay:
             "finished": counts.finished,
             "pruned": counts.pruned,
             "failed": counts.failed,
+            "outside": counts.outside,
             "best/score": status.best_score,
             "best/trial": status.best_trial,
         }

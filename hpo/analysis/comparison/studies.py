@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.best_model import Evaluation, Predictions, evaluate
+from hpo.analysis.best_model import Evaluation, Predictions, evaluate, foreign_params
 from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.analysis.told_trial import totals_of_trial
@@ -18,8 +18,7 @@ from hpo.objectives.told import Total
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
-from hpo.study.snapshot import take_snapshot
-from hpo.wording import count_of
+from hpo.study.snapshot import StudySnapshot, take_snapshot
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
@@ -152,9 +151,16 @@ def compare_study(record: StudyRecord) -> Row:
     Figures on held-out rows are those of the one look that a finished study has had.
     """
     snapshot = take_snapshot(record)
+    row = _compare(record, snapshot)
+    if snapshot.counts.outside and not row.remark:
+        return replace(row, remark="the best trial was chosen among all of them")
+    return row
+
+
+def _compare(record: StudyRecord, snapshot: StudySnapshot) -> Row:
     counts, trial = snapshot.counts, snapshot.best
-    state = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
-    if counts.finished == 0 or trial is None:
+    state = str(counts)
+    if trial is None:
         return Row(record.name, state, remark="no trial has finished")
     best, score = trial.number, trial.value
     evaluations = [e for e in snapshot.events_of(EventKind.TEST_EVALUATION) if e["trial"] == best]
@@ -178,7 +184,12 @@ def compare_study(record: StudyRecord) -> Row:
         return Row(record.name, state, trial=best, score=score, remark=remark)
     evaluation = evaluate(snapshot, opened.table, opened.objective, look=bool(evaluations))
     if evaluation is None or opened.table is None:
-        remark = "an objective without predictions"
+        foreign = record.spec.validates and foreign_params(snapshot)
+        remark = (
+            f"the best trial is from outside, with {', '.join(foreign)}"
+            if foreign
+            else "an objective without predictions"
+        )
         return Row(record.name, state, trial=best, score=score, remark=remark)
     remark = ""
     if not counts.done:

@@ -165,8 +165,7 @@ def _redraw(text: str) -> None:
 
 def _status_line(status: Status) -> str:
     counts = status.counts
-    trials = count_of(counts.budget, "trial")
-    line = f"{status.name}: {status.state}, {counts.finished} of {trials}"
+    line = f"{status.name}: {status.state}, {counts}"
     if counts.pruned:
         line += f", {counts.pruned} of them ended early"
     if counts.failed:

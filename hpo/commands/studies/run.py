@@ -134,8 +134,7 @@ def run_study(
 
 
 def _say_finished(name: str, counts: Counts, *, again: bool) -> None:
-    trials = f"{counts.finished} of {count_of(counts.budget, 'trial')}"
-    told = f": {trials}; nothing to do (more: hpo resume {name} --trials N)"
+    told = f": {counts}; nothing to do (more: hpo resume {name} --trials N)"
     say(f"study '{name}' is finished{told if again else ''}")
 
 
@@ -211,12 +210,12 @@ def _work(
         if finished:
             return _finish(options, record)
     status = take_status(record)
-    counts, trials = status.counts, count_of(status.counts.budget, "trial")
+    counts = status.counts
     if status.limit is not None and launcher.reason is None:
-        say(f"ended: {status.limit}; {counts.finished} of {trials} finished")
+        say(f"ended: {status.limit}; {counts} finished")
         return _finish(options, record)
     say(
-        f"stopped: {counts.finished} of {trials} finished, nothing is lost; "
+        f"stopped: {counts} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"
     )
     return INTERRUPTED

@@ -209,7 +209,8 @@ def _parts(search: Search) -> Figure:
         absent = f"not drawn; a trial of this study {what}."
     if absent:
         return Figure("parts", title, absent)
-    view = search.view(search.finished[:MAX_CURVES])
+    # Optuna draws those alone that report something.
+    view = search.view([t for t in search.finished if t.intermediate_values][:MAX_CURVES])
     shown = view.get_trials()
     figure = plots.plot_intermediate_values(view)
     for curve, trial in zip(figure.data, shown, strict=True):

@@ -376,6 +376,19 @@ def test_a_trial_that_comes_late_is_logged_late_and_nothing_moves(begin_study):
     assert logged() == [1, 2, 0]
 
 
+def test_trials_from_outside_are_logged_and_hide_none_that_come_later(begin_study):
+    record = begin_study(trials=3)
+    finish_trials(record.ledger, [0.5])
+    study = record.optuna_study()
+    study.tell(study.ask(), 0.25)
+    study.tell(study.ask(), state=TrialState.FAIL)
+    replay(record).run()
+    finish_trials(record.ledger, [2.0, 3.0])
+    replay(record).run()
+    assert logged() == [0, 1, 2, 3, 4]
+    assert (summary()["outside"], summary()["best/trial"]) == (1, 1)
+
+
 def test_undefined_scores_stay_undefined(begin_study):
     record = begin_study()
     claim = record.ledger.claim("w1")
