@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.spec.sections import LimitsSpec
+from hpo.spec.limits import LimitsSpec
 from hpo.system.processes import members, memory_bytes
 
 # Looking at the memory of all processes of a worker takes milliseconds.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpo.errors import HpoError
-from hpo.spec.sections import ResourcesSpec
+from hpo.spec.limits import ResourcesSpec
 from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from hpo.launch.limits import MEASURE_EVERY_S, TrialWatch
 from hpo.records import Access
-from hpo.spec.sections import LimitsSpec
+from hpo.spec.limits import LimitsSpec
 from hpo.storage.backends import open_storage
 from hpo.study.record import find
 

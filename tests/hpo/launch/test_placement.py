@@ -19,7 +19,7 @@ from hpo.launch.placement import (
     make_places,
     share_of,
 )
-from hpo.spec.sections import ResourcesSpec
+from hpo.spec.limits import ResourcesSpec
 from hpo.system.threads import VARIABLES
 from tests.support.studies import ROOT, command
 

@@ -6,7 +6,7 @@ import pytest
 
 from hpo.errors import SpecError
 from hpo.objectives.factory import make_objective
-from hpo.spec.sections import ResourcesSpec
+from hpo.spec.limits import ResourcesSpec
 from hpo.study.identity.fingerprint import fingerprint
 from slurm.cluster import FIELDS
 from tests.support.studies import make_spec

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hpo.launch.limits import TrialWatch
-from hpo.spec.sections import LimitsSpec
+from hpo.spec.limits import LimitsSpec
 
 LIMIT_MB = 0.5
 
