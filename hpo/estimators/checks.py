@@ -14,7 +14,7 @@ from hpo.spec.space import CategoricalDimension
 
 
 def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
-    """Try the estimator over a table's columns at both ends of every dimension.
+    """Try the estimator over a table's columns at both ends of every dimension, and the baseline.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
     if spec.estimator is None:
         return
     bound = prepare(spec, columns)
-    for params in _ends(spec):
+    for params in (*_ends(spec), *([spec.baseline] if spec.baseline is not None else [])):
         _try(bound, params)
     if spec.fit is not None and not bound.weight_argument:
         raise SpecError(

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.told_trial import (
     PartDifference,
+    Parts,
     TotalRow,
     by_target,
     part_differences,
@@ -87,21 +88,30 @@ def tell(snapshot: StudySnapshot, objective: AnyObjective | None) -> ToldSection
         None where it is not what the study was begun with: what is stored can be told.
     """
     record, best = snapshot.record, snapshot.best
-    if best is None or record.spec.validates:
+    if best is None or (record.spec.validates and snapshot.status.told.baseline is None):
         return ToldSection()
     told = take_told(record.storage, record.study_id, record.fingerprint)
     problems: list[str] = []
     if told.baseline is not None and told.baseline.failure:
         problems.append(f"the baseline has no score: {told.baseline.failure}")
-    parts = parts_of(best)
-    baseline = told.baseline.parts if told.baseline is not None else ()
+    parts: Parts = parts_of(best)
+    baseline: Parts = told.baseline.parts if told.baseline is not None else ()
+    rows = total_rows(best, told, snapshot.score_name)
+    if record.spec.validates:
+        # What training rows score says little of either.
+        rows = [row for row in rows if not row.name.endswith("_train")]
+        parts, baseline = (
+            [{k: v for k, v in part.items() if not k.endswith("_train")} for part in of]
+            for of in (parts, baseline)
+        )
     section = ToldSection(
-        totals=_totals(total_rows(best, told, snapshot.score_name), told, best.number),
+        totals=_totals(rows, told, best.number),
         baseline=_describe(told.baseline),
         differences=_differences(part_differences(parts, baseline), told),
         problems=tuple(problems),
     )
-    if objective is None or isinstance(objective, FunctionObjective) or not parts:
+    silent = not parts or record.spec.validates
+    if objective is None or isinstance(objective, FunctionObjective) or silent:
         return section
     return _ask(section, objective, best.params, parts)
 

@@ -267,7 +267,8 @@ class StudySpec(Section):
     folders, those of `keep_trial_dirs` stay when their trials have ended. Parameters of a composite
     estimator's parts are named `part.parameter` in `space`. `start_with_defaults` has the
     estimator's defaults tried first, then come the points of `enqueue` and the best ones of the
-    studies of `warm_start`, each once, before anything that is drawn. `pruning` is on by itself for
+    studies of `warm_start`, each once, before anything that is drawn. Trials are compared with
+    `baseline`, parameters that are scored once, beside the budget. `pruning` is on by itself for
     cross-validation, and off for an objective of the user's own; `pruner` is one of Optuna's in its
     place.
     """
@@ -294,6 +295,7 @@ class StudySpec(Section):
     enqueue: tuple[dict[str, Any], ...] = ()
     start_with_defaults: bool = False
     warm_start: tuple[WarmStartSpec, ...] = ()
+    baseline: dict[str, ParamValue] | None = None
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None
@@ -398,6 +400,8 @@ class StudySpec(Section):
                 f"[{'pruning' if self.table is None else 'table'}] does not concern a "
                 "function or a program: leave it out"
             )
+        if self.baseline is not None:
+            raise ValueError("baseline is for objectives with parts: give the point as [[enqueue]]")
         if self.limits.part_s is not None:
             raise ValueError("limits.part_s is for trials with parts: use attempt_s or trial_s")
         if isinstance(objective, ProgramSpec):

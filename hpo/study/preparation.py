@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hpo.errors import LostLeaseError, ObjectiveError
 from hpo.storage.budget import read_last_time
 from hpo.storage.events import EventKind
-from hpo.storage.schema import WORKERS
+from hpo.storage.schema import SYSTEM_ATTRIBUTES, WORKERS
 from hpo.storage.trial_writer import replace_study_attribute
 from hpo.study.record import StudyRecord
 from hpo.study.told import Work, key_of, read_text, store_once
@@ -98,6 +98,27 @@ class SharedWork:
         if not self.record.storage.patiently(store):
             self._mine = None
             raise LostLeaseError(f"{self._what}: taken over")
+
+    def keep(self, what: str, text: str) -> None:
+        """Store something of the work, unless it is there."""
+
+        def store() -> None:
+            with self.record.storage.write() as c:
+                store_once(c, self.record.storage, self.key, what, text)
+
+        self.record.storage.patiently(store)
+
+    def forget(self, *what: str) -> None:
+        """Remove all that is stored of the work under names that begin so."""
+        table = SYSTEM_ATTRIBUTES
+        its = table.c.study_id == self.key.study_id
+        named = [table.c.key.startswith(self.key.name(one), autoescape=True) for one in what]
+
+        def remove() -> None:
+            with self.record.storage.write() as c:
+                c.execute(table.delete().where(its, sa.or_(*named)))
+
+        self.record.storage.patiently(remove)
 
     def finish(self, what: str, text: str, kind: EventKind, **detail: object) -> None:
         """Store what has come of the work, unless somebody else's result is there."""

@@ -22,14 +22,14 @@ from hpo.objectives.told import Total, has, set_prepared, totals_of
 from hpo.records import WALL_KEY
 from hpo.storage.schema import SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
-from hpo.storage.trial_writer import finite, replace_study_attribute
+from hpo.storage.trial_writer import replace_study_attribute
 from hpo.wording import count_of, plain_number
 
 TOTALS_KEY = "hpo:totals"
 # What is kept below a key: who works on it and how far it is, and what has come of it.
 PREPARATION, PREPARED = "preparation", "prepared"
 BASELINE, BASELINE_PARAMS, BASELINE_RESULT = "baseline", "baseline params", "baseline result"
-_PART = "baseline part "
+BASELINE_PART = "baseline part "
 _MADE_OF = ("table", "splits", "objective")
 
 
@@ -255,12 +255,7 @@ def _baseline_worker(found: Mapping[str, str], key: Key) -> str | None:
 
 def part_name(part: int) -> str:
     """Return what the scores of a part of the baseline are kept as."""
-    return f"{_PART}{part}"
-
-
-def store_part(c: sa.Connection, storage: StudyStorage, key: Key, part: int, scores: Any) -> None:
-    """Store the scores of a part of the baseline, unless they are there."""
-    store_once(c, storage, key, part_name(part), json.dumps(finite(scores)))
+    return f"{BASELINE_PART}{part}"
 
 
 def store_once(c: sa.Connection, storage: StudyStorage, key: Key, what: str, text: str) -> bool:
@@ -278,7 +273,7 @@ def _read(c: sa.Connection, key: Key, *, parts: bool) -> dict[str, str]:
 
 
 def _are_parts(key: Key) -> sa.ColumnElement[bool]:
-    return SYSTEM_ATTRIBUTES.c.key.startswith(key.name(_PART), autoescape=True)
+    return SYSTEM_ATTRIBUTES.c.key.startswith(key.name(BASELINE_PART), autoescape=True)
 
 
 def store_totals(

@@ -25,14 +25,14 @@ from hpo.study.record import StudyRecord
 from hpo.study.told import (
     BASELINE,
     BASELINE_PARAMS,
+    BASELINE_PART,
     BASELINE_RESULT,
     PREPARATION,
     PREPARED,
     Baseline,
+    part_name,
     read_prepared,
     read_told,
-    store_once,
-    store_part,
 )
 from hpo.worker.checked_objective import CheckedObjective
 from hpo.worker.loop import sum_up
@@ -189,19 +189,24 @@ def score_baseline(
 
     What goes wrong is stored, and is no failure of the study.
     """
-    if not has(objective, "baseline"):
+    asked = record.spec.baseline
+    if asked is None and not has(objective, "baseline"):
         return None
     work = SharedWork(record, BASELINE, worker_id)
     before = _read(work)
-    if before is not None and (before.scores or before.failure):
+    another = before is not None and asked is not None and asked != before.params
+    if before is not None and not another and (before.scores or before.failure):
         return None
     result: dict[str, Any] = {}
     try:
         if not work.take():
             return None
-        params = baseline_of(objective)
-        work.advance(0 if before is None else before.n_parts, len(checked.parts))
-        result["scores"] = finite((yield from _score(work, checked, params or {})))
+        if another:
+            work.forget(
+                BASELINE_PARAMS, BASELINE_RESULT, *map(part_name, range(len(checked.parts)))
+            )
+        params = (baseline_of(objective) or {}) if asked is None else asked
+        result["scores"] = finite((yield from _score(work, checked, params)))
     except LostLeaseError as exc:
         _log.warning("%s", exc)
         return None
@@ -216,29 +221,25 @@ def score_baseline(
 def _score(
     work: SharedWork, checked: CheckedObjective, params: Mapping[str, Any]
 ) -> Generator[ScoreBaseline, Any, Mapping[str, Any]]:
-    storage = work.record.storage
-
-    def begin() -> None:
-        with storage.write() as c:
-            store_once(c, storage, work.key, BASELINE_PARAMS, json.dumps(params))
-
-    storage.patiently(begin)
+    work.keep(BASELINE_PARAMS, json.dumps(params))
     stored = _read(work)
     assert stored is not None
+    work.advance(stored.n_parts, len(checked.parts))
     parts = [{k: math.nan if v is None else v for k, v in part.items()} for part in stored.parts]
     for part in range(len(parts), len(checked.parts)):
         before_s = math.fsum(scores[WALL_KEY] for scores in parts)
         scores = yield ScoreBaseline(stored.params, part, before_s)
         parts.append(scores)
-
-        def keep(part: int = part, scores: Mapping[str, Any] = scores) -> None:
-            with storage.write() as c:
-                store_part(c, storage, work.key, part, scores)
-
-        storage.patiently(keep)
+        work.keep(part_name(part), json.dumps(finite(scores)))
         work.advance(part + 1, len(checked.parts))
         _log.info("baseline: %s scored %.6g", checked.parts[part], scores["score"])
-    return sum_up(checked, parts, "")[0]
+    scores, settled = sum_up(checked, parts, "")
+    if settled is not None:
+        # As those of a trial: without what was only kept to settle them.
+        work.forget(BASELINE_PART)
+        for part, kept in enumerate(settled.parts):
+            work.keep(part_name(part), json.dumps(finite(kept)))
+    return scores
 
 
 def _read(work: SharedWork) -> Baseline | None:

@@ -10,18 +10,21 @@ from typing import Any, cast
 import pytest
 import sqlalchemy as sa
 
-from hpo.errors import FailedStudyError, LostLeaseError, ObjectiveError
+from hpo.errors import FailedStudyError, LostLeaseError, ObjectiveError, SpecError
 from hpo.objectives.told import Total, find_faults
 from hpo.records import Answer, WorkerRun
+from hpo.report.study_page import write_report
 from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
+from hpo.study.creation import check_declared
 from hpo.study.preparation import SharedWork
-from hpo.study.record import find
+from hpo.study.record import Source, find
 from hpo.study.status import take_status
-from hpo.study.told import BASELINE, PREPARATION, PREPARED, key_of, read_prepared
+from hpo.study.told import BASELINE, PREPARATION, PREPARED, key_of, read_prepared, take_told
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
 from tests.support.prepared import N_UNITS, Prepared
+from tests.support.studies import make_spec
 
 HERE = WorkerRun("here", 1)
 OF_PREPARED = {"name": "tests.support.prepared:Prepared"}
@@ -272,3 +275,50 @@ def test_another_division_is_prepared_anew(record):
     for part, same in (("splits", False), ("table", False), ("objective", False), ("code", True)):
         now = key_of(record.study_id, {**record.fingerprint, part: "other"})
         assert (now == before) is same, part
+
+
+STAGED = {
+    "estimator": {"name": "hist_gradient_boosting", "params": {"max_depth": 2}},
+    "space": {"max_iter": {"type": "staged", "high": 20, "step": 10}},
+    "trials": 1,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, STAGED])
+def test_a_table_has_the_baseline_that_its_study_file_names(begin_study, tmp_path, changes):
+    record = begin_study(baseline={}, **changes)
+    run(record, record.open_objective()[1], tmp_path)
+    told = take_told(record.storage, record.study_id, record.fingerprint)
+    baseline = told.baseline
+    assert baseline is not None
+    assert baseline.params == {}
+    assert baseline.n_parts == len(baseline.parts) == 3
+    # No curve of a staged parameter is left in what is compared.
+    assert not any(isinstance(value, str) for part in baseline.parts for value in part.values())
+    mean = sum(part["score"] for part in baseline.parts) / 3
+    assert baseline.score == pytest.approx(mean)
+    page = write_report(record, tmp_path / "reports").read_text()
+    assert "all parameters at their defaults" in page
+    assert "rmse val" in page
+    assert "rmse train</" not in page
+
+
+def test_another_baseline_takes_the_place_of_the_first(begin_study, tmp_path):
+    scores = []
+    for alpha in (1.0, 100.0):
+        record = begin_study(baseline={"alpha": alpha})
+        record.ledger.set_budget(record.ledger.counts().budget + 1)
+        run(record, record.open_objective()[1], tmp_path, f"w{alpha}")
+        baseline = status_of(record).told.baseline
+        assert (baseline.params, baseline.n_parts) == ({"alpha": alpha}, 3)
+        scores.append(baseline.score)
+    assert scores[0] < scores[1]
+
+
+def test_a_baseline_that_is_none_is_refused():
+    with pytest.raises(SpecError, match="alhpa"):
+        check_declared(make_spec(baseline={"alhpa": 1.0}), Source("x.toml", (), None))
+    whole: dict[str, Any] = {"table": None, "cv": None, "estimator": None, "space": {}}
+    function = {"function": "train.py:objective"}
+    with pytest.raises(SpecError, match="baseline is for objectives with parts: give the point"):
+        make_spec(baseline={"alpha": 1.0}, objective=function, **whole)
