@@ -162,26 +162,20 @@ def _compare(record: StudyRecord, snapshot: StudySnapshot) -> Row:
     state = str(counts)
     if trial is None:
         return Row(record.name, state, remark="no trial has finished")
-    best, score = trial.number, trial.value
+    best, told = trial.number, snapshot.status.told
+    baseline = _defined(told.baseline.totals) if told.baseline is not None else {}
+    known: dict[str, Any] = {"score": trial.value, "baseline": baseline}
     evaluations = [e for e in snapshot.events_of(EventKind.TEST_EVALUATION) if e["trial"] == best]
     if evaluations and counts.done and "cv" in evaluations[-1]:
-        return replace(_from_look(record.name, state, evaluations[-1]), score=score)
+        return replace(_from_look(record.name, state, evaluations[-1]), **known)
     if _predicts_nothing(record, trial):
-        told = snapshot.status.told
-        return Row(
-            record.name,
-            state,
-            trial=best,
-            score=score,
-            scores=_defined(totals_of_trial(trial)),
-            totals=told.totals,
-            baseline=_defined(told.baseline.totals) if told.baseline is not None else {},
-        )
+        own: dict[str, Any] = {"scores": _defined(totals_of_trial(trial)), "totals": told.totals}
+        return Row(record.name, state, trial=best, **own, **known)
     opened = open_study(record)
     if not opened.whole or opened.objective is None:
         changed = ", ".join(part for part, _, _ in opened.differences)
         remark = opened.problem or f"not as it was begun: {changed}"
-        return Row(record.name, state, trial=best, score=score, remark=remark)
+        return Row(record.name, state, trial=best, remark=remark, **known)
     evaluation = evaluate(snapshot, opened.table, opened.objective, look=bool(evaluations))
     if evaluation is None or opened.table is None:
         foreign = record.spec.validates and foreign_params(snapshot)
@@ -190,7 +184,7 @@ def _compare(record: StudyRecord, snapshot: StudySnapshot) -> Row:
             if foreign
             else "an objective without predictions"
         )
-        return Row(record.name, state, trial=best, score=score, remark=remark)
+        return Row(record.name, state, trial=best, remark=remark, **known)
     remark = ""
     if not counts.done:
         remark = "unfinished: the held-out rows wait"
@@ -199,7 +193,7 @@ def _compare(record: StudyRecord, snapshot: StudySnapshot) -> Row:
     elif evaluation.test is None:
         remark = "held-out rows not evaluated yet, if there are any"
     row = _from_evaluation(record.name, state, evaluation, opened.table.n_features, remark)
-    return replace(row, score=score)
+    return replace(row, **known)
 
 
 def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
