@@ -132,7 +132,7 @@ class Told:
     preparation
         How far the preparation is; None if none has begun, or it is at its end.
     prepared
-        What it returned, as JSON; None before its end.
+        What it returned, as JSON; None before its end, "" where the text was not asked for.
     baseline
         None if none has begun.
     baseline_worker
@@ -171,7 +171,7 @@ class Told:
 
 
 def read_told(c: sa.Connection, key: Key, *, parts: bool = False) -> Told:
-    """Return what is stored, within a transaction; with the scores of parts of the baseline."""
+    """Return what is stored, within a transaction; all of it with `parts` of the baseline."""
     found = _read(c, key, parts=parts)
     prepared = found.get(key.name(PREPARED))
     work = found.get(key.name(PREPARATION))
@@ -268,8 +268,10 @@ def _read(c: sa.Connection, key: Key, *, parts: bool) -> dict[str, str]:
     ours = sa.or_(table.c.key == TOTALS_KEY, table.c.key.startswith(key.name(""), autoescape=True))
     query = sa.select(table.c.key, table.c.value_json).where(table.c.study_id == key.study_id, ours)
     if not parts:
-        query = query.where(sa.not_(_are_parts(key)))
-    return {row.key: row.value_json for row in c.execute(query)}
+        # Who watches a study asks every second, and what was prepared may be large.
+        short = sa.case((table.c.key == key.name(PREPARED), ""), else_=table.c.value_json)
+        query = query.with_only_columns(table.c.key, short).where(sa.not_(_are_parts(key)))
+    return {row[0]: row[1] for row in c.execute(query)}
 
 
 def _are_parts(key: Key) -> sa.ColumnElement[bool]:
