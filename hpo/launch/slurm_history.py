@@ -14,6 +14,7 @@ from hpo.launch.slurm_plan import Submission, WorkerSign
 from hpo.storage.budget import read_events
 from hpo.storage.events import EventKind
 from hpo.study.events import WorkerRow, read_workers
+from hpo.study.preparation import progress_of
 from hpo.study.record import StudyRecord
 from slurm.cluster import ClusterSpec, restore_cluster
 
@@ -161,7 +162,7 @@ def describe_submission(
         "logs": wanted.logs,
         "n_jobs": n_jobs,
         "workers_per_job": workers_per_job,
-        "progress": record.ledger.progress(),
+        "progress": progress_of(record),
     }
 
 

@@ -33,6 +33,7 @@ from hpo.launch.slurm_jobs import UnwritableError, name_jobs, submit_command
 from hpo.launch.slurm_plan import Plan, Section, SectionPlan, is_ours, make_plan
 from hpo.storage.events import EventKind
 from hpo.storage.urls import URL_FILE, keep_private
+from hpo.study.preparation import progress_of
 from hpo.study.record import StudyRecord
 from slurm.cluster import ClusterSpec
 from slurm.errors import SlurmError, SubmitError, UnreachableError
@@ -369,7 +370,7 @@ def _require_few_failures(record: StudyRecord) -> None:
 
 
 def _require_progress(record: StudyRecord, section: str, n: int) -> None:
-    progress, folder = record.ledger.progress(), None
+    progress, folder = progress_of(record), None
     refills = set()
     for position, event in enumerate(reversed(record.ledger.events(EventKind.SUBMITTED))):
         if event["cluster"]["name"] != section:

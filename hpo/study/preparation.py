@@ -19,7 +19,7 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import SYSTEM_ATTRIBUTES, WORKERS
 from hpo.storage.trial_writer import replace_study_attribute
 from hpo.study.record import StudyRecord
-from hpo.study.told import Work, key_of, read_text, store_once
+from hpo.study.told import BASELINE, PREPARATION, Work, key_of, read_text, store_once
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +172,18 @@ class SharedWork:
             return False
         self._mine = now
         return True
+
+
+def progress_of(record: StudyRecord) -> float:
+    """Return a number that grows with all that workers store: parts of trials, work for all."""
+    key = key_of(record.study_id, record.fingerprint)
+
+    def read() -> float:
+        with record.storage.read() as c:
+            found = (read_text(c, key, what) for what in (PREPARATION, BASELINE))
+            return sum(Work(**json.loads(text)).done for text in found if text is not None)
+
+    return record.ledger.progress() + record.storage.patiently(read)
 
 
 def _text(work: Work) -> str:

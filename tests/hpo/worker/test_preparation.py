@@ -17,7 +17,7 @@ from hpo.report.study_page import write_report
 from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
 from hpo.study.creation import check_declared
-from hpo.study.preparation import SharedWork
+from hpo.study.preparation import SharedWork, progress_of
 from hpo.study.record import Source, find
 from hpo.study.status import take_status
 from hpo.study.told import BASELINE, PREPARATION, PREPARED, key_of, read_prepared, take_told
@@ -69,7 +69,9 @@ def test_work_is_one_workers_until_it_is_gone(record):
     assert not c.take()
     with pytest.raises(LostLeaseError):
         a.advance(2, 3)
+    before = progress_of(record)
     b.advance(2, 3)
+    assert progress_of(record) == before + 1
     silence(record, "b")
     # A server that was just started could not have heard it.
     record.storage.up_since_sql = record.storage.now_sql
