@@ -23,8 +23,8 @@ from hpo.study.search import make_terminator, should_terminate
 from hpo.worker.signals import StopSignal
 
 _log = logging.getLogger(__name__)
-# A terminator is asked no more often.
-_SELDOM_S = 1.0
+# A terminator is asked no more often, and one that failed not again so soon.
+_SELDOM_S, _FAILED_S = 1.0, 60.0
 
 
 class AfterTrial:
@@ -111,13 +111,14 @@ class _Terminator:
 
     def ask(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Ask it, after a trial."""
-        began = time.monotonic()
+        began, seldom_s = time.monotonic(), _FAILED_S
         try:
             trials = study.get_trials(deepcopy=False)
             over = should_terminate(self._terminator, study.study_name, trials, study.direction)
+            seldom_s = _SELDOM_S
         finally:
             now = time.monotonic()
-            self._due = now + max(_SELDOM_S, 9.0 * (now - began))
+            self._due = now + max(seldom_s, 9.0 * (now - began))
         if over:
             said = f"{self.name} expects no better trial (after trial {trial.number})"
             self._ledger.stop("gently", limit=said)

@@ -34,7 +34,9 @@ from hpo.study.identity.provenance import user_name
 
 def identify(fingerprint: Fingerprint) -> str:
     """Return what tells apart what a study would import and call, for who vouches for it."""
-    return sha256(fingerprint["objective"], fingerprint["code"])[:16]
+    # Samplers, callbacks and such are the study's own code, but no part of what scores depend on.
+    own = [fingerprint[OWN_CODE]] if OWN_CODE in fingerprint else []
+    return sha256(fingerprint["objective"], fingerprint["code"], *own)[:16]
 
 
 def require_trusted(

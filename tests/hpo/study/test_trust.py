@@ -135,6 +135,31 @@ def test_code_of_another_users_study_is_imported_only_if_that_is_said(finished, 
         Path("imported").unlink()
 
 
+def went_on_by(user):
+    """Let a study look as if another user had gone on with it."""
+    storage = open_storage("sqlite:///hpo.db", Access.WORK)
+    with storage.write() as c:
+        c.exec_driver_sql(
+            "UPDATE hpo_events SET detail = replace(detail, ?, ?)",
+            (f'"user": "{user_name()}"', f'"user": "{user}"'),
+        )
+    storage.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_callback_that_another_user_added_is_imported_only_if_that_is_said(finished):
+    Path("after.py").write_text(
+        "from pathlib import Path\nPath('called').touch()\ndef note(study, trial):\n    pass\n"
+    )
+    callback = ("--set", "callbacks=['after:note']")
+    finished("run", "x.toml", "--trials", "3", "--workers", "1", *callback)
+    went_on_by("alice")
+    Path("called").unlink()
+    assert "--trust" in finished(*NEED["report"], code=2).stderr
+    assert not Path("called").exists()
+    finished(*NEED["report"], "--trust")
+
+
 @pytest.mark.slow
 def test_whoever_went_on_with_a_study_is_not_asked_again(finished):
     begun_by("alice")
@@ -143,13 +168,7 @@ def test_whoever_went_on_with_a_study_is_not_asked_again(finished):
     # Alice accepts other code: what was trusted is no longer what would run.
     Path("helper.py").write_text(HELPER.replace("2 *", "3 *"))
     finished("run", "x.toml", "--trials", "5", "--accept", "code", "--workers", "1")
-    storage = open_storage("sqlite:///hpo.db", Access.WORK)
-    with storage.write() as c:
-        c.exec_driver_sql(
-            "UPDATE hpo_events SET detail = replace(detail, ?, ?)",
-            (f'"user": "{user_name()}"', '"user": "alice"'),
-        )
-    storage.engine.dispose()
+    went_on_by("alice")
     assert "--trust" in finished("report", "x", code=2).stderr
 
 
