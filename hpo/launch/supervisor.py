@@ -22,6 +22,7 @@ from hpo.launch.limits import TrialWatch
 from hpo.launch.placement import Place
 from hpo.launch.processes import WorkerProcess, WorkerSource
 from hpo.records import INTERRUPTED, Answer, Counts
+from hpo.study.preparation import fail_baseline
 from hpo.study.record import StudyRecord
 from hpo.study.status import Status, take_status
 from hpo.system.processes import (
@@ -34,6 +35,7 @@ from hpo.system.processes import (
 )
 from hpo.worker.channel import Message, WorkerOrder
 from hpo.worker.loop import poll_interval
+from hpo.worker.preparation import BASELINE_NUMBER
 from hpo.worker.worker import PATIENCE_S, new_worker_id
 
 POLL_S = 0.25
@@ -348,6 +350,9 @@ class Supervisor:
             worker.watch.cut_log()
             exceeded = (worker.worker_id, *worker.limit, limits.on_exceeded, limits.retries)
             self._owed.append(lambda: ledger.exceed(*exceeded))
+            reason, number = worker.limit
+            if number == BASELINE_NUMBER:
+                self._owed.append(lambda: fail_baseline(self.record, worker.worker_id, reason))
         elif worker.refused is not None:
             self._heed(worker, worker.refused)
         elif worker.left is None:

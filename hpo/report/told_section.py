@@ -94,6 +94,9 @@ def tell(snapshot: StudySnapshot, objective: AnyObjective | None) -> ToldSection
     problems: list[str] = []
     if told.baseline is not None and told.baseline.failure:
         problems.append(f"the baseline has no score: {told.baseline.failure}")
+    elif told.baseline is not None and not told.baseline.scores:
+        scored = count_of(told.baseline.n_parts, "part")
+        problems.append(f"the baseline has no score yet; scored until now: {scored}")
     parts: Parts = parts_of(best)
     baseline: Parts = told.baseline.parts if told.baseline is not None else ()
     rows = total_rows(best, told, snapshot.score_name)

@@ -19,7 +19,15 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import SYSTEM_ATTRIBUTES, WORKERS
 from hpo.storage.trial_writer import replace_study_attribute
 from hpo.study.record import StudyRecord
-from hpo.study.told import BASELINE, PREPARATION, Work, key_of, read_text, store_once
+from hpo.study.told import (
+    BASELINE,
+    BASELINE_RESULT,
+    PREPARATION,
+    Work,
+    key_of,
+    read_text,
+    store_once,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +180,13 @@ class SharedWork:
             return False
         self._mine = now
         return True
+
+
+def fail_baseline(record: StudyRecord, worker_id: str, reason: str) -> None:
+    """Store why the baseline has no score: its worker was ended for it."""
+    told = {"failure": reason}
+    work = SharedWork(record, BASELINE, worker_id)
+    work.finish(BASELINE_RESULT, json.dumps(told), EventKind.BASELINE, **told)
 
 
 def progress_of(record: StudyRecord) -> float:

@@ -105,3 +105,13 @@ def test_who_only_checks_begins_or_looks_prepares_nothing(hpo):
     Path("water").touch()
     assert "finished" in hpo("resume", "x", "--workers", "2").stdout
     check(hpo, 4)
+
+
+def test_a_baseline_that_hangs_is_ended_by_the_limits_of_a_trial(hpo):
+    study = Path(write_prepared(trials=3))
+    study.write_text(f"{study.read_text()}[limits]\npart_s = 1\n")
+    hpo("run", "x.toml", "--workers", "2", "--set", "objective.params.hangs=true")
+    found = status(hpo)
+    assert found["counts"]["finished"] == 3
+    assert "limits.part_s = 1 exceeded" in found["told"]["baseline"]["failure"]
+    assert "the baseline has no score: limits.part_s" in Path("reports/x/report.html").read_text()

@@ -37,8 +37,9 @@ class Prepared:
     }
     baseline: ClassVar = {"alpha": 4.0}
 
-    def __init__(self, table, *, seed, delay_s=0.0, journal="", until="") -> None:
+    def __init__(self, table, *, seed, delay_s=0.0, journal="", until="", hangs=False) -> None:
         self.delay_s, self.journal, self.until = delay_s, journal, until
+        self.hangs = hangs
         self.prepared: list[float] = []
 
     def note(self, line):
@@ -68,7 +69,7 @@ class Prepared:
         return tuple(f"at {offset:g}" for offset in self.prepared)
 
     def score_part(self, params, part):
-        time.sleep(self.delay_s)
+        time.sleep(1000.0 if self.hangs and params == self.baseline else self.delay_s)
         self.note(f"part {part} of {params['alpha']!r}")
         return {"score": (params["alpha"] - 1.0) ** 2 + self.prepared[part], "text": f"of {part}"}
 
