@@ -222,6 +222,24 @@ class TrialWrites:
         return bool(self.params or self.reports or self.user_attrs or self.system_attrs)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a trial with parts comes to.
+
+    Attributes
+    ----------
+    values
+        One for each objective; empty where the score is the only one.
+    violations
+        By how much it breaks each constraint, by name: 0 or less where it does not.
+    """
+
+    values: Sequence[float] = ()
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+
+BY_SCORE = Judged()
+
 # What is not stored yet of a trial in hand.
 Unsaved = Parts | TrialWrites
 

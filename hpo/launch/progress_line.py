@@ -15,8 +15,8 @@ from typing import Any, TextIO
 from hpo.errors import StorageError
 from hpo.study.failures import group_failures
 from hpo.study.record import StudyRecord
-from hpo.study.status import Status
-from hpo.wording import count_of, one_line, plain_number
+from hpo.study.status import Status, describe_best
+from hpo.wording import count_of, one_line
 
 # In a log file a line is worth writing when a tenth is done, or when this long has passed.
 LOG_INTERVAL_S = 60.0
@@ -131,8 +131,8 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
     parts = [f"{counts.finished}/{count_of(counts.budget, 'trial')}"]
     if counts.outside:
         parts.append(f"{counts.outside} from outside")
-    if status.best_score is not None:
-        parts.append(f"best {plain_number(status.best_score, '.5g')} (trial {status.best_trial})")
+    if best := describe_best(status, ".5g"):
+        parts.append(best)
     if told := status.told.describe():
         parts.append(told.removeprefix(", "))
     if done:

@@ -133,9 +133,14 @@ class CrossValidation(ABC):
         chosen, settled = self.staged.choose(parts, maximises=self.direction == "maximize")
         return ResolvedTrial({name: chosen}, {name: distribution_of(dimension)}, settled)
 
+    @property
+    def score_names(self) -> list[str]:
+        """Names of what a trial keeps: its score, and every metric of both sides of the folds."""
+        return ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
+
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Return the mean over folds of the score, and of every metric beside it."""
-        names = ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
+        names = self.score_names
         return {name: math.fsum(part[name] for part in parts) / len(parts) for name in names}
 
     def fit(self, params: Params, rows: Indices | slice = slice(None)) -> Regressor:

@@ -12,7 +12,9 @@ from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.function import FunctionObjective, function_objective
 from hpo.objectives.program import Program
 from hpo.objectives.protocol import Objective
+from hpo.objectives.values import Values
 from hpo.plugins import is_module, resolve
+from hpo.records import WALL_KEY
 from hpo.spec.objectives import CustomObjectiveSpec, Direction, FunctionSpec, ProgramSpec
 from hpo.spec.sections import StudySpec
 
@@ -33,7 +35,10 @@ def objective_of(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
         return function_objective(spec.objective)
     if isinstance(spec.objective, ProgramSpec):
         return program_objective(spec.objective, spec)
-    return make_objective(spec, table)
+    made = make_objective(spec, table)
+    if spec.objective.directions:
+        directions_of(spec, made)
+    return made
 
 
 def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
@@ -52,7 +57,9 @@ def make_objective(spec: StudySpec, table: FeatureTable | None) -> Objective:
         return _custom_objective(spec.objective, spec, table)
     if table is None or spec.cv is None or spec.estimator is None:
         raise ObjectiveError(f"objective {spec.objective.name} needs a table, [cv] and [estimator]")
-    return cross_validation(spec.objective, spec, table)
+    made = cross_validation(spec.objective, spec, table)
+    Values.of_spec(spec).check((*made.score_names, WALL_KEY))
+    return made
 
 
 def program_objective(objective: ProgramSpec, spec: StudySpec) -> FunctionObjective:
@@ -63,18 +70,31 @@ def program_objective(objective: ProgramSpec, spec: StudySpec) -> FunctionObject
     )
 
 
-def directions_of(objective: AnyObjective) -> Sequence[Direction]:
-    """Return which values of a trial are better, one for each."""
+def directions_of(spec: StudySpec, objective: AnyObjective) -> Sequence[Direction]:
+    """Return which values of a trial are better, one for each.
+
+    Raises
+    ------
+    ObjectiveError
+        If the study asks for another direction of the score than its objective has.
+    """
     if isinstance(objective, FunctionObjective):
         return objective.directions
-    return (objective.direction,)
+    assert not isinstance(spec.objective, FunctionSpec | ProgramSpec)
+    asked = tuple(spec.objective.directions.values())
+    if asked and asked[0] != objective.direction:
+        raise ObjectiveError(
+            f"[objective] directions: score must be '{objective.direction}', which "
+            f"{spec.objective.name} asks for, is '{asked[0]}'"
+        )
+    return asked or (objective.direction,)
 
 
-def names_of(objective: AnyObjective) -> list[str]:
+def names_of(spec: StudySpec, objective: AnyObjective) -> list[str]:
     """Return what each value of a trial is."""
     if isinstance(objective, FunctionObjective):
         return [*objective.value_names]
-    return [objective.score_name]
+    return [objective.score_name, *Values.of_spec(spec).names[1:]]
 
 
 def _custom_objective(

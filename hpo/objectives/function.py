@@ -80,4 +80,6 @@ def function_objective(spec: FunctionSpec) -> FunctionObjective:
         raise ObjectiveError(
             f"[objective] function {spec.function}: must be a function of a trial, is {found!r}"
         )
-    return FunctionObjective(found, spec.function.rpartition(":")[2], spec.all_directions)
+    return FunctionObjective(
+        found, spec.function.rpartition(":")[2], spec.all_directions, spec.value_names
+    )

@@ -66,7 +66,9 @@ class Program:
         self._spec, self._seed = spec, seed
         self._distributions = distributions(space)
         self.directions = spec.all_directions
-        self.score_names = tuple(score.label for score in spec.score)
+        self.score_names = spec.value_names or tuple(score.label for score in spec.score)
+        # All that is looked for, scores first.
+        self._numbers = (*spec.score, *spec.constraints.values())
         # Commands that change the working directory later on do not matter.
         self._start = Path.cwd()
         self._check_folder()
@@ -126,8 +128,12 @@ class Program:
         except OSError as exc:
             raise ObjectiveError(f"parameters cannot be written: {describe_os_error(exc)}") from exc
         output = self._run(trial, values, environment)
-        scores = tuple(self._scores(folder, output))
-        return scores[0] if len(scores) == 1 else scores
+        numbers = tuple(self._read(folder, output))
+        n_scores = len(self._spec.score)
+        scores, others = numbers[:n_scores], numbers[n_scores:]
+        for (name, must), value in zip(self._spec.constraints.items(), others, strict=True):
+            trial.set_constraint(name, must.violation(value))
+        return scores[0] if n_scores == 1 else scores
 
     def _run(
         self, trial: Trial, values: Mapping[str, str], environment: Mapping[str, str]
@@ -135,7 +141,7 @@ class Program:
         """Run the program to its end, and return what it has printed."""
         arguments = self._arguments(values)
         output = ProgramOutput(
-            [score.regex for score in self._spec.score],
+            [number.regex for number in self._numbers],
             self._spec.report.regex if self._spec.report else None,
         )
         pass_on(f"$ {one_line(self._shown(arguments))}\n")
@@ -205,14 +211,14 @@ class Program:
             raise ObjectiveError(f"{what}: {path} is not executable: make it so, or {hint}")
         return path
 
-    def _scores(self, folder: Path, output: ProgramOutput) -> Iterator[float]:
-        for at, score in enumerate(self._spec.score):
-            if score.file is None:
-                what, value = f"regex '{abridge(score.regex or '')}'", output.number(at)
+    def _read(self, folder: Path, output: ProgramOutput) -> Iterator[float]:
+        for at, number in enumerate(self._numbers):
+            if number.file is None:
+                what, value = f"regex '{abridge(number.regex or '')}'", output.number(at)
             else:
                 what, value = (
-                    f"{score.file}, {score.key}",
-                    read_score(folder, score.file, score.key or ""),
+                    f"{number.file}, {number.key}",
+                    read_score(folder, number.file, number.key or ""),
                 )
             try:
                 yield float(check_part({SCORE: value})[SCORE])

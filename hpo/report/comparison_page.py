@@ -9,13 +9,20 @@ from typing import Any
 
 from features.table import FeaturesError
 from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
 from hpo.analysis.comparison.parts import PartPair, part_cells, part_remarks
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
 from hpo.errors import HpoError
-from hpo.report.comparison_tables import score_cells, table_cells, variant_cells
+from hpo.report.comparison_tables import (
+    describe_fronts,
+    front_cells,
+    score_cells,
+    table_cells,
+    variant_cells,
+)
 from hpo.report.figures.comparison import comparison_figures, draw_outside, styles
 from hpo.report.figures.files import write_figures
 from hpo.report.formatting import name_target, utc
@@ -77,6 +84,10 @@ def write_comparison(
         "written": utc(time.time()),
         "table": _scores(table_cells(predicting, reported)) if predicting else None,
         "own": _own(score_cells([study.row for study in studies], reported)),
+        "fronts": [
+            _table(describe_fronts(fronts), *_split(front_cells(fronts)), ())
+            for fronts in compare_fronts([study.row for study in studies])
+        ],
         "outside": [_outside(found) for found in outside],
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
@@ -197,6 +208,10 @@ def _table(
         numeric=frozenset(range(1, len(columns))),
         heads=tuple((names.get(head, head), span) for head, span in heads),
     )
+
+
+def _split(cells: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    return cells[0], cells[1:]
 
 
 def _first(cell: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hpo.analysis.comparison.fronts import ComparedFronts
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
     _INTERVALS,
@@ -75,6 +76,25 @@ def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
     return text
 
 
+def front_cells(compared: ComparedFronts) -> list[list[str]]:
+    """Return the Pareto fronts of studies as a table of texts, heads first."""
+    heads = ["study", "trials on the front", "hypervolume"]
+    return [
+        heads,
+        *(
+            [study, str(compared.sizes[study]), _figure(volume)]
+            for study, volume in compared.hypervolumes.items()
+        ),
+    ]
+
+
+def describe_fronts(compared: ComparedFronts) -> str:
+    """Return what is compared, and up to which point."""
+    reference = ", ".join(plain_number(value, ".6g") for value in compared.reference_point)
+    names = ", ".join(compared.value_names)
+    return f"Pareto fronts of {names}; hypervolumes up to the worst values, ({reference})"
+
+
 def variant_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Return variants of studies beside one another, heads first; empty if there are none.
 
@@ -86,7 +106,7 @@ def variant_cells(rows: Sequence[Row]) -> list[list[str]]:
         base, _, variant = row.name.rpartition(".")
         if base in known:
             varied.setdefault(base, {AS_IT_IS: known[base]})[variant] = row
-    if not varied:
+    if not any(row.cv or row.test for of_base in varied.values() for row in of_base.values()):
         return []
     variants = list(dict.fromkeys(variant for of_base in varied.values() for variant in of_base))
     table = [["study", "figure", *variants]]

@@ -20,7 +20,7 @@ from hpo.report import formatting, tables
 from hpo.report.best_model_section import portray
 from hpo.report.figures.base import name_folds
 from hpo.report.figures.files import FOLDER_NAME, write_figures
-from hpo.report.figures.search import search_figures
+from hpo.report.figures.front import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
 from hpo.report.html import render
 from hpo.report.told_section import tell
@@ -30,7 +30,7 @@ from hpo.study.identity.provenance import published
 from hpo.study.integrity import StudyContents, open_study
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import mark_folder, report_folder
-from hpo.study.snapshot import StudySnapshot, take_events, take_snapshot
+from hpo.study.snapshot import StudySnapshot, none_is_best, take_events, take_snapshot
 from hpo.study.trials import Search
 from hpo.system.atomic_files import replace_file
 from hpo.wording import count_of
@@ -122,6 +122,8 @@ def _context(
         "evaluation": evaluation,
         "no_scores": _why_no_scores(snapshot, opened),
         "best": search.best,
+        "no_best": none_is_best(snapshot.counts),
+        "front": tables.front_table(search),
         "params": tables.param_rows(record.spec.space, search.best) if search.best else [],
         "fixed": estimator.fixed if estimator else {},
         "figures": search_figures(search),
@@ -163,17 +165,18 @@ def _search(snapshot: StudySnapshot, opened: StudyContents) -> Search:
     assert snapshot.trials is not None
     return Search(
         name=snapshot.record.name,
-        direction=snapshot.direction,
+        directions=snapshot.directions,
         trials=snapshot.trials,
         best=snapshot.best,
-        score_name=snapshot.score_name,
+        value_names=snapshot.value_names,
         part_names=tuple(opened.objective.parts) if opened.objective else (),
+        front=snapshot.status.front,
     )
 
 
 def _times(record: StudyRecord, search: Search) -> dict[str, str]:
     ended = [trial.datetime_complete for trial in search.trials if trial.datetime_complete]
-    spent = (*search.finished, *search.pruned)
+    spent = (*search.finished, *search.infeasible, *search.pruned)
     computed_s = math.fsum(trial.user_attrs.get(WALL_KEY, 0.0) for trial in spent)
     return {
         "begun": formatting.utc(record.created_at),
@@ -187,7 +190,8 @@ def _times(record: StudyRecord, search: Search) -> dict[str, str]:
 def _why_no_scores(snapshot: StudySnapshot, opened: StudyContents) -> str:
     spec = snapshot.record.spec
     if snapshot.best is None:
-        return "No trial has finished, so there is no model to score."
+        reason = none_is_best(snapshot.counts)
+        return f"{reason[0].upper()}{reason[1:]}, so there is no model to score."
     if not opened.whole:
         return "The best trial was not fitted again; the note at the top of the page says why."
     if spec.validates:

@@ -7,9 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.best_model import Evaluation, Predictions
@@ -26,9 +27,14 @@ from hpo.report.formatting import (
     shown_metrics,
 )
 from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
+from hpo.storage.best import Front
 from hpo.study.trials import Search, score
 from hpo.wording import count_of, plain_number
 
+MAX_FRONT = 30
+# What a study file has, or a function has said.
+_Searched: TypeAlias = Dimension | FloatDistribution | IntDistribution | CategoricalDistribution
+_CHOICES = (CategoricalDimension, CategoricalDistribution)
 EDGE = 0.01  # share of a searched range, at either end
 
 
@@ -72,16 +78,24 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
     holds_out
         Whether there are rows that the search never sees.
     """
+    if search.best is None and search.infeasible:
+        n_broken = count_of(len(search.infeasible), "finished trial")
+        return f"No best trial yet: constraints are broken by {n_broken}, which are all."
     if search.best is None:
         failed = len(search.failed)
         return "No trial has finished yet" + (f"; {failed} failed." if failed else ".")
     finished, pruned = len(search.finished), len(search.pruned)
+    broken = len(search.infeasible)
     of = f"The best of {finished} trials" if finished > 1 else "The one finished trial"
     if pruned:
         of = f"The best of {finished + pruned} trials ({pruned} of them ended early)"
+    if broken:
+        of += f", beside {broken} that {'break' if broken > 1 else 'breaks'} a constraint,"
     trial = search.best.number
+    if search.front is not None:
+        return _sum_up_front(search, search.front, of_model=evaluation is not None)
     if evaluation is None:
-        return f"{of} is trial {trial}, with {search.score_name} {number(search.best.value)}."
+        return f"{of} is trial {trial}, with {search.score_name} {number(score(search.best))}."
     in_words = functools.partial(_in_words, evaluation, unit)
     text = f"{of}, trial {trial}, reaches {in_words(evaluation.cv)} in cross-validation"
     if evaluation.withheld:
@@ -92,6 +106,20 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
     if holds_out:
         return f"{text}. The held-out rows are evaluated once, when the budget is finished."
     return f"{text}."
+
+
+def _sum_up_front(search: Search, front: Front, *, of_model: bool) -> str:
+    first, *_ = front.numbers
+    reference = ", ".join(map(number, front.reference_point))
+    broken = len(search.infeasible)
+    without = f", beside {broken} that {'break' if broken > 1 else 'breaks'} a constraint"
+    model = ": it is the model of this page" if of_model else ""
+    return (
+        f"Of {count_of(len(search.finished), 'finished trial')}{without if broken else ''}, "
+        f"{len(front.numbers)} make up the Pareto front. Its hypervolume is "
+        f"{number(front.hypervolume)}, up to the worst values, ({reference}). Trial {first} has "
+        f"the best {search.score_name} of them, {number(front.values[0][0])}{model}."
+    )
 
 
 def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> str:
@@ -107,6 +135,32 @@ def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> st
     else:
         text = f"R²~{number(scores['r2'])} {interval} and RMSE~{number(scores['rmse'])}~{unit}"
     return text.strip("~").replace("~", NO_BREAK)
+
+
+def front_table(search: Search) -> TextTable | None:
+    """Return the trials of the Pareto front: values, parameters; None with one objective."""
+    front = search.front
+    if front is None:
+        return None
+    params = {trial.number: trial.params for trial in search.finished}
+    names = [name for name in search.params if any(name in params[at] for at in front.numbers)]
+    rows = [
+        (
+            str(at),
+            *map(number, values),
+            *(_param(params[at][name]) if name in params[at] else "" for name in names),
+        )
+        for at, values in zip(front.numbers, front.values, strict=True)
+    ]
+    columns = ("trial", *search.value_names, *names)
+    n_more = len(rows) - MAX_FRONT
+    return TextTable(
+        title="Trials that no other one is better than in every value",
+        columns=columns,
+        rows=tuple(rows[:MAX_FRONT]),
+        numeric=frozenset(range(1, len(columns))),
+        more=f"{n_more} more: hpo export {search.name}" if n_more > 0 else "",
+    )
 
 
 # Scores ---------------------------------------------------------------------------------------
@@ -173,7 +227,7 @@ def parts_table(search: Search, best: FrozenTrial, unit: str) -> TextTable | Non
     else:
         # What an objective of the user's own makes of its parts need not be their mean.
         whole = [best.user_attrs.get(name, math.nan) for name in names[:-1]]
-        summary = {"whole trial": np.array([*whole, best.value])}
+        summary = {"whole trial": np.array([*whole, score(best)])}
     rows += [(label, *map(number, scores)) for label, scores in summary.items()]
     return TextTable(
         title=f"Trial {best.number}, part by part",
@@ -200,10 +254,15 @@ def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
 
 
 def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[str, Any]]:
-    """Return a row per parameter: value, searched range, place in it in per cent, remark."""
+    """Return a row per parameter: value, searched range, place in it in per cent, remark.
+
+    A function says what it draws from only when it is called: without a space, it is what it said.
+    """
     rows = []
-    for name in [*(n for n in space if n in best.params), *(best.params.keys() - space.keys())]:
-        value, dimension = best.params[name], space.get(name)
+    searched: Mapping[str, _Searched] = space or cast("Mapping[str, _Searched]", best.distributions)
+    names = [name for name in searched if name in best.params]
+    for name in [*names, *(name for name in best.params if name not in searched)]:
+        value, dimension = best.params[name], searched.get(name)
         place = None if dimension is None else _place(dimension, value)
         edge = ""
         if place is not None and not EDGE < place < 1 - EDGE:
@@ -211,7 +270,7 @@ def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[s
         rows.append(
             {
                 "name": name,
-                "value": plain_number(value, ".6g") if isinstance(value, float) else str(value),
+                "value": _param(value),
                 "range": "not in the present space" if dimension is None else _range(dimension),
                 "place": None if place is None else round(100 * place, 1),
                 "edge": edge,
@@ -220,9 +279,13 @@ def param_rows(space: Mapping[str, Dimension], best: FrozenTrial) -> list[dict[s
     return rows
 
 
-def _place(dimension: Dimension, value: Any) -> float | None:
+def _param(value: Any) -> str:
+    return plain_number(value, ".6g") if isinstance(value, float) else str(value)
+
+
+def _place(dimension: _Searched, value: Any) -> float | None:
     """Return where a value lies in its range, 0 to 1; None for choices."""
-    if isinstance(dimension, CategoricalDimension):
+    if isinstance(dimension, _CHOICES) or dimension.low == dimension.high:
         return None
     low, high, at = float(dimension.low), float(dimension.high), float(value)
     if dimension.log:
@@ -230,8 +293,8 @@ def _place(dimension: Dimension, value: Any) -> float | None:
     return min(1.0, max(0.0, (at - low) / (high - low)))
 
 
-def _range(dimension: Dimension) -> str:
-    if isinstance(dimension, CategoricalDimension):
+def _range(dimension: _Searched) -> str:
+    if isinstance(dimension, _CHOICES):
         return ", ".join(str(choice) for choice in dimension.choices)
     scale = ", log scale" if dimension.log else ""
     step = f", step {dimension.step:g}" if dimension.step not in (None, 1) else ""

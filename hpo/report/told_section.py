@@ -99,7 +99,7 @@ def tell(snapshot: StudySnapshot, objective: AnyObjective | None) -> ToldSection
         problems.append(f"the baseline has no score yet; scored until now: {scored}")
     parts: Parts = parts_of(best)
     baseline: Parts = told.baseline.parts if told.baseline is not None else ()
-    rows = total_rows(best, told, snapshot.score_name)
+    rows = total_rows(best, told, snapshot.value_names[0])
     if record.spec.validates:
         # What training rows score says little of either.
         rows = [row for row in rows if not row.name.endswith("_train")]

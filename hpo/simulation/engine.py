@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from hpo.errors import FailedStudyError, HpoError, StopRequested
-from hpo.records import WALL_KEY, Answer, Claim
+from hpo.records import WALL_KEY, Answer, Claim, Judged
 from hpo.simulation.call_costs import price_calls
 from hpo.simulation.memory_ledger import MemoryLedger
 from hpo.simulation.scenario import (
@@ -75,6 +75,9 @@ class _Objective:
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         return {"score": math.fsum(part["score"] for part in parts)}
+
+    def judge(self, scores: Scores) -> Judged:
+        return Judged([scores["score"]])
 
 
 class _Worker:

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import (
+    BY_SCORE,
     BY_USER,
     INTERRUPTED,
     NO_PARTS,
@@ -25,6 +26,7 @@ from hpo.records import (
     Beat,
     Claim,
     Counts,
+    Judged,
     OnLimit,
     Parts,
     ResolvedTrial,
@@ -222,6 +224,7 @@ class MemoryLedger:
         parts: Parts = NO_PARTS,
         pruned: str = "",
         settled: ResolvedTrial | None = None,
+        judged: Judged = BY_SCORE,  # noqa: ARG002  as the other ledger
     ) -> None:
         """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 

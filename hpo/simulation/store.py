@@ -15,7 +15,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import FailedStudyError, LostLeaseError
-from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial, WorkerRun
+from hpo.records import BY_SCORE, WALL_KEY, Answer, Claim, Judged, Parts, ResolvedTrial, WorkerRun
 from hpo.simulation.memory_ledger import MemoryLedger
 
 _RUN = WorkerRun("simulated", 0)
@@ -173,11 +173,12 @@ class SimulatedStore:
         parts: Parts,
         pruned: str = "",
         settled: ResolvedTrial | None = None,
+        judged: Judged = BY_SCORE,
     ) -> None:
         """Tell the result of a trial, or why it was pruned."""
         self._charge("finish")
         with self._storing(claim, parts):
-            self.ledger.finish(claim, scores, parts, pruned, settled)
+            self.ledger.finish(claim, scores, parts, pruned, settled, judged)
         self.told[claim.number] += 1
         self.last_told_s = max(self.last_told_s, self.answered)
 

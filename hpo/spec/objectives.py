@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
+    PlainSerializer,
     Tag,
     field_validator,
     model_serializer,
@@ -27,7 +30,69 @@ Direction = Literal["minimize", "maximize"]
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
 
 
-class PenalisedCvSpec(Section):
+def _as_table(value: Any) -> Any:
+    pairs = isinstance(value, list | tuple) and [isinstance(pair, list | tuple) for pair in value]
+    # What comes from here is as strict as Python: of a tuple, no list is taken.
+    return dict(value) if pairs and all(pairs) else _as_tuple(value)
+
+
+def _in_order(value: Any) -> Any:
+    return [[*pair] for pair in value.items()] if isinstance(value, dict) else value
+
+
+# The direction of each value by its name. Stored as pairs: a stored table has no order.
+NamedDirections = dict[str, Direction]
+_Ordered = (BeforeValidator(_as_table), PlainSerializer(_in_order))
+
+
+class BoundSpec(Section):
+    """What a value must be: at least `low`, at most `high`."""
+
+    low: float | None = Field(None, allow_inf_nan=False)
+    high: float | None = Field(None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.low is None and self.high is None:
+            raise ValueError("needs low, high or both")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low must not be above high, {self.high:g}, got {self.low:g}")
+        return self
+
+    def violation(self, value: float) -> float:
+        """Return by how much a value breaks the rule, as Optuna has constraints: kept up to 0."""
+        over = [] if self.high is None else [value - self.high]
+        under = [] if self.low is None else [self.low - value]
+        return max(over + under)
+
+
+class _Scored(Section):
+    """What combines scores of parts: its `score`, and further values by their names.
+
+    Attributes
+    ----------
+    directions
+        With several objectives: which of the figures that a trial keeps are its values, and which
+        of each are better. The first is `score`; `wall_s` is how long scoring took, in seconds.
+    constraints
+        What figures that a trial keeps must be, by their names.
+    """
+
+    directions: Annotated[NamedDirections, *_Ordered] = Field({}, exclude_if=operator.not_)
+    constraints: dict[str, BoundSpec] = Field({}, exclude_if=operator.not_)
+
+    @field_validator("directions")
+    @classmethod
+    def _check_first(cls, value: dict[str, Direction]) -> dict[str, Direction]:
+        if value and (len(value) == 1 or next(iter(value)) != "score"):
+            raise ValueError(
+                "must name several values, of which the first is 'score', as in "
+                f"{{ score = 'minimize', wall_s = 'minimize' }}; names {', '.join(value)}"
+            )
+        return value
+
+
+class PenalisedCvSpec(_Scored):
     """Cross-validation whose folds are penalised for the gap between validation and training."""
 
     name: Literal["penalised_cv"] = "penalised_cv"
@@ -35,7 +100,7 @@ class PenalisedCvSpec(Section):
     penalty: float = Field(0.2, ge=0)
 
 
-class QuantileSpec(Section):
+class QuantileSpec(_Scored):
     """Cross-validated pinball loss of one quantile of the target; a study per level."""
 
     name: Literal["quantile"]
@@ -43,45 +108,65 @@ class QuantileSpec(Section):
     penalty: float = Field(0.0, ge=0)
 
 
-class SpearmanSpec(Section):
+class SpearmanSpec(_Scored):
     """Spearman's rho of all out-of-fold predictions together, maximised."""
 
     name: Literal["spearman"]
 
 
-class CustomObjectiveSpec(Section):
+class CustomObjectiveSpec(_Scored):
     """An objective of the user's own, as `module:attribute`, and what it is called with."""
 
     name: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     params: dict[str, Any] = Field({})
 
 
+def _kind_of_directions(value: Any) -> str:
+    return "table" if isinstance(value, dict) else "list"
+
+
 class _Directed(Section):
-    """What evaluates a trial as a whole: one value and its `direction`, or several `directions`."""
+    """What evaluates a trial as a whole: one value and its `direction`, or several `directions`.
+
+    These are a list, as Optuna has them, or say by a table what each value is, too:
+    `directions = { rmse = "minimize", width = "minimize" }`.
+    """
 
     direction: Direction = "minimize"
-    directions: tuple[Direction, ...] = ()
+    directions: Annotated[
+        Annotated[tuple[Direction, ...], Tag("list")] | Annotated[NamedDirections, Tag("table")],
+        Discriminator(_kind_of_directions),
+        *_Ordered,
+    ] = ()
 
     @property
     def all_directions(self) -> tuple[Direction, ...]:
         """The direction of every value."""
-        return self.directions or (self.direction,)
+        given = self.directions
+        return tuple(given.values() if isinstance(given, dict) else given) or (self.direction,)
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What each value is; empty if nothing is said of it."""
+        return tuple(self.directions) if isinstance(self.directions, dict) else ()
 
 
 class FunctionSpec(_Directed):
     """A function `objective(trial)` of the user's own, as `Study.optimize` of Optuna takes it.
 
     `function` is `FILE.py:NAME`, a file beside the study file, or `package.module:NAME`. It returns
-    one value, or one for each of several `directions`.
+    one value, or one for each of several `directions`. Constraints are what it sets by
+    `trial.set_constraint`.
     """
 
     function: str = Field(pattern=NAMED)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.directions) == 1:
+        if len(self.directions) == 1 and not self.value_names:
             raise ValueError(
-                f"directions belongs to several values; for one, direction = '{self.directions[0]}'"
+                "directions belongs to several values; for one, direction = "
+                f"'{self.all_directions[0]}'"
             )
         if self.directions and self.direction != "minimize":
             raise ValueError("direction belongs to one value; for several, write directions alone")
@@ -139,6 +224,15 @@ class ScoreSpec(Section):
         return {"json": self.file, "key": self.key, "regex": self.regex}
 
 
+class ConstraintSpec(ScoreSpec, BoundSpec):
+    """Where a program leaves a number, and what it must be."""
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        found = {"json": self.file, "key": self.key, "regex": self.regex}
+        return {**found, "low": self.low, "high": self.high}
+
+
 class ReportSpec(Section):
     """What a program says of its progress: a regular expression with the groups step and value.
 
@@ -170,6 +264,8 @@ class ProgramSpec(_Directed):
         Where the score is; a list of several, for as many objectives.
     direction, directions
         Which scores are better: of the one, or of each of several.
+    constraints
+        Where further numbers are, by their names, and what each must be.
     report
         What is reported while it runs, by which the trial may be pruned.
     shell
@@ -183,6 +279,7 @@ class ProgramSpec(_Directed):
 
     command: tuple[str, ...] | str
     score: tuple[ScoreSpec, ...] = Field(min_length=1)
+    constraints: dict[str, ConstraintSpec] = Field({}, exclude_if=operator.not_)
     report: ReportSpec | None = None
     shell: bool = False
     cwd: str | None = Field(None, min_length=1)

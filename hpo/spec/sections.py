@@ -335,9 +335,14 @@ class StudySpec(Section):
         return not isinstance(self.objective, CustomObjectiveSpec | FunctionSpec | ProgramSpec)
 
     @property
+    def has_several(self) -> bool:
+        """Whether a trial has several values."""
+        return len(self.objective.directions) > 1
+
+    @property
     def pruned_by(self) -> PruningSpec | None:
         """How trials are ended early; None if they are not, or by a pruner of Optuna's."""
-        if self.pruner is not None:
+        if self.pruner is not None or self.has_several:
             return None
         if isinstance(self.pruning, PruningSpec):
             return self.pruning
@@ -356,8 +361,7 @@ class StudySpec(Section):
                 "[cv], [estimator] and [fit] belong to objectives penalised_cv, quantile and "
                 "spearman alone"
             )
-        if self.pruner is not None and self.pruning not in (None, False):
-            raise ValueError("[pruner] and [pruning] exclude each other: leave one of them out")
+        self._check_pruning()
         staged = [name for name, d in self.space.items() if isinstance(d, StagedDimension)]
         if isinstance(self.objective, FunctionSpec | ProgramSpec):
             self._check_whole(self.objective, staged)
@@ -392,6 +396,15 @@ class StudySpec(Section):
         if not isinstance(value, list | tuple):
             return value
         return tuple({"study": one} if isinstance(one, str) else one for one in value)
+
+    def _check_pruning(self) -> None:
+        if self.pruner is not None and self.pruning not in (None, False):
+            raise ValueError("[pruner] and [pruning] exclude each other: leave one of them out")
+        if self.has_several and (self.pruner is not None or self.pruning):
+            raise ValueError(
+                f"[{'pruning' if self.pruner is None else 'pruner'}] trials of several values "
+                "cannot be compared before they end: leave it out"
+            )
 
     def _check_whole(self, objective: FunctionSpec | ProgramSpec, staged: Sequence[str]) -> None:
         """Refuse what does not concern an objective that evaluates a trial as a whole."""

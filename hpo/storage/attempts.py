@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import sqlalchemy as sa
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hpo.records import Attempts
+from hpo.storage.best import read_best_trials
 from hpo.storage.schema import (
     CLAIMS,
-    DIRECTIONS,
     TRIAL_SYSTEM_ATTRIBUTES,
     TRIALS,
     WORKERS,
 )
-from hpo.storage.trial_reader import read_best_ids
+from hpo.storage.trial_reader import trials_among
 
 ATTEMPTS_KEY = "hpo:attempts"
 
@@ -60,18 +59,15 @@ def read_open_attempts(c: sa.Connection, study_id: int) -> Mapping[int, Attempts
 
 
 def _count_since_best(c: sa.Connection, study_id: int) -> int:
-    """Return how many trials were completed after the best one."""
-    direction = c.execute(
-        sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
-    ).scalar_one()
-    best = read_best_ids(c, study_id, 1, maximise=direction is StudyDirection.MAXIMIZE)
+    """Return how many trials were completed after the best one, or the last one of the front."""
+    best = read_best_trials(c, study_id)
     if not best:
         return 0
-    completed = sa.select(TRIALS.c.datetime_complete).where(TRIALS.c.trial_id == best[0])
+    completed = sa.select(sa.func.max(TRIALS.c.datetime_complete)).where(trials_among(best))
     later = sa.select(sa.func.count()).where(
         TRIALS.c.study_id == study_id,
         TRIALS.c.state == TrialState.COMPLETE,
-        TRIALS.c.trial_id != best[0],
+        sa.not_(trials_among(best)),
         TRIALS.c.datetime_complete >= completed.scalar_subquery(),
     )
     return int(c.execute(later).scalar_one())

@@ -45,6 +45,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import FailedStudyError, LostLeaseError
 from hpo.records import (
+    BY_SCORE,
     BY_USER,
     INTERRUPTED,
     NO_PARTS,
@@ -54,6 +55,7 @@ from hpo.records import (
     Answer,
     Attempts,
     Claim,
+    Judged,
     OnLimit,
     Parts,
     ResolvedTrial,
@@ -65,7 +67,7 @@ from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
 from hpo.storage.budget import Unit, View, patient, read_last_time, read_units, select_units
 from hpo.storage.enqueued import read_point
 from hpo.storage.events import EventKind
-from hpo.storage.schema import CLAIMS, TRIALS, unit_row
+from hpo.storage.schema import CLAIMS, CONSTRAINTS_KEY, TRIALS, unit_row
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import read_attributes, read_params
 from hpo.storage.trial_writer import (
@@ -195,10 +197,16 @@ class Ledger(Workers):
         parts: Parts = NO_PARTS,
         pruned: str = "",
         settled: ResolvedTrial | None = None,
+        judged: Judged = BY_SCORE,
     ) -> None:
         """Tell the result of a trial, or why it was pruned; its unit of budget is spent.
 
-        Scores of parts that are not stored yet come with it.
+        Parameters
+        ----------
+        scores
+            What is kept of it, and its value, `score`, if it was not pruned.
+        parts
+            Scores of parts that are not stored yet.
         """
         state = "pruned" if pruned else "finished"
         with self._fenced(claim, state=state, **_reached(parts)) as c:
@@ -209,7 +217,10 @@ class Ledger(Workers):
                 summary[PRUNED_KEY] = pruned
             else:
                 del summary["score"]
-                insert_values(c, claim.trial_id, [scores["score"]])
+                insert_values(c, claim.trial_id, judged.values or [scores["score"]])
+                named = {f"{CONSTRAINTS_KEY}:{name}": by for name, by in judged.violations.items()}
+                if named:
+                    set_system_attributes(c, self.storage, claim.trial_id, named)
             if settled is not None:
                 settle(c, self.storage, claim.trial_id, settled, len(settled.parts) - len(parts))
                 parts = {part: settled.parts[part] for part in parts}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import TrialState
 
 OPTUNA_METADATA: sa.MetaData = models.BaseModel.metadata
@@ -23,6 +24,9 @@ VALUES: sa.Table = models.TrialValueModel.__table__
 PART_VALUES: sa.Table = models.TrialIntermediateValueModel.__table__
 ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 TRIAL_SYSTEM_ATTRIBUTES: sa.Table = models.TrialSystemAttributeModel.__table__
+
+# System attributes of a trial that say by how much it breaks a constraint begin so.
+CONSTRAINTS_KEY: str = _CONSTRAINTS_KEY
 
 # What Optuna asks about its schema; only its migrations can answer.
 VersionManager = _VersionManager

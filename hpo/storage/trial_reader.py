@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -38,7 +37,6 @@ from hpo.storage.schema import (
     TrialFields,
     ValueFields,
     part_value_of,
-    store_value,
     value_of,
 )
 
@@ -297,22 +295,6 @@ def read_latest_ids(c: sa.Connection, study_id: int, n: int) -> list[int]:
     query = sa.select(TRIALS.c.trial_id).where(TRIALS.c.state.not_in(_OPEN))
     ordered = query.order_by(TRIALS.c.number.desc(), TRIALS.c.trial_id.desc()).limit(n)
     return list(c.execute(_of_study(ordered, study_id, ())).scalars())
-
-
-def read_best_ids(c: sa.Connection, study_id: int, n: int, *, maximise: bool) -> list[int]:
-    """Return the ids of the n complete trials of the best scores, older ones first among equals."""
-    score = sa.case(
-        *((VALUES.c.value_type == store_value(at)[1], at) for at in (math.inf, -math.inf)),
-        else_=VALUES.c.value,
-    )
-    query = (
-        sa.select(TRIALS.c.trial_id)
-        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.state == TrialState.COMPLETE)
-        .order_by(score.desc() if maximise else score, TRIALS.c.number, TRIALS.c.trial_id)
-        .limit(n)
-    )
-    return list(c.execute(_of_study(query, study_id, ())).scalars())
 
 
 def read_finished_parts(

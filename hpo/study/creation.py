@@ -27,6 +27,7 @@ from hpo.spec.loading import canonical, validate, with_trials
 from hpo.spec.objectives import CustomObjectiveSpec, ProgramSpec
 from hpo.spec.sections import GatedSpec, StudySpec
 from hpo.spec.space import distributions
+from hpo.storage.best import read_directions
 from hpo.storage.budget import Budget, BudgetChange
 from hpo.storage.deletion import remove_leftovers, unused_study_id
 from hpo.storage.events import EventKind
@@ -231,6 +232,8 @@ class PreparedStudy(NamedTuple):
 
     budget: int
     objective: AnyObjective
+    directions: list[StudyDirection]
+    value_names: list[str]
     fingerprint: Fingerprint
     row: dict[str, str | None]
     origin: dict[str, Any]
@@ -262,7 +265,9 @@ def prepare(
         "code": identify(current),
         "source": vars(source),
     }
-    return PreparedStudy(budget, objective, current, row, origin)
+    directions = [StudyDirection[one.upper()] for one in directions_of(spec, objective)]
+    names = names_of(spec, objective)
+    return PreparedStudy(budget, objective, directions, names, current, row, origin)
 
 
 def insert_row(
@@ -316,13 +321,17 @@ def begin(
         also if the commit, the lock file or Python changed.
     """
     prepared = prepare(spec, source, table_path, trials)
-    objective, current, budget = prepared.objective, prepared.fingerprint, prepared.budget
-    row, origin = prepared.row, prepared.origin
+    current, budget, row, origin = (
+        prepared.fingerprint,
+        prepared.budget,
+        prepared.row,
+        prepared.origin,
+    )
     first = check_first_points(spec, source, storage)
     with storage.write() as c:
         study_id = find_id(c, spec.name)
         if study_id is None:
-            study_id = _insert_study(c, spec.name, objective)
+            study_id = _insert_study(c, spec.name, prepared)
             insert_row(c, storage, study_id, prepared)
         else:
             stored = find_row(c, study_id)
@@ -334,7 +343,7 @@ def begin(
             before = json.loads(stored.fingerprint)
             changed = compare(spec.name, before, current, accept)
             stored_spec = validate(json.loads(stored.spec), spec.name)
-            _check_searchable(spec, stored_spec, objective, c)
+            _check_searchable(spec, stored_spec, prepared, c, study_id)
             if trials is not None or spec.trials != stored_spec.trials:
                 typed = by_hand and trials is not None
                 change = Budget(storage, study_id, spec.lease_s).ask_budget(
@@ -349,7 +358,7 @@ def begin(
             _record_resumption(storage, c, stored, spec.name, origin, strict=strict)
             c.execute(STUDIES.update().where(STUDIES.c.study_id == study_id).values(**row))
         enqueued = Budget(storage, study_id, spec.lease_s).enqueue_new(c, first.points)
-        store_totals(c, storage, study_id, objective)
+        store_totals(c, storage, study_id, prepared.objective)
     record = find(storage, spec.name)
     record.ledger.stop(None)
     if enqueued:
@@ -420,29 +429,28 @@ def _record_resumption(
     )
 
 
-def _insert_study(c: sa.Connection, name: str, objective: AnyObjective) -> int:
+def _insert_study(c: sa.Connection, name: str, prepared: PreparedStudy) -> int:
     remove_leftovers(c)
     unused = unused_study_id(c)
     given = {} if unused is None else {"study_id": unused}
     inserted = c.execute(OPTUNA_STUDIES.insert().values(study_name=name, **given))
     assert inserted.inserted_primary_key is not None
     study_id = int(inserted.inserted_primary_key[0])
-    directions = [StudyDirection[direction.upper()] for direction in directions_of(objective)]
-    rows = [{"objective": n, "direction": one} for n, one in enumerate(directions)]
+    rows = [{"objective": n, "direction": one} for n, one in enumerate(prepared.directions)]
     c.execute(DIRECTIONS.insert(), [{"study_id": study_id, **row} for row in rows])
     # What Study.set_metric_names stores: figures and the dashboard label the score with it.
     c.execute(
         SYSTEM_ATTRIBUTES.insert().values(
             study_id=study_id,
             key=METRIC_NAMES,
-            value_json=json.dumps(names_of(objective)),
+            value_json=json.dumps(prepared.value_names),
         )
     )
     return study_id
 
 
 def _check_searchable(
-    spec: StudySpec, stored: StudySpec, objective: AnyObjective, c: sa.Connection
+    spec: StudySpec, stored: StudySpec, prepared: PreparedStudy, c: sa.Connection, study_id: int
 ) -> None:
     """Refuse what no acceptance can mend: Optuna cannot hold both in one study."""
     before, now = distributions(stored.space), distributions(spec.space)
@@ -455,13 +463,16 @@ def _check_searchable(
                 f"within a study ({exc}); begin another one (--name NEW)",
                 ["space"],
             ) from exc
-    query = sa.select(DIRECTIONS.c.direction).join(
-        OPTUNA_STUDIES, OPTUNA_STUDIES.c.study_id == DIRECTIONS.c.study_id
-    )
-    direction = c.execute(query.where(OPTUNA_STUDIES.c.study_name == spec.name)).scalar_one()
-    if direction != StudyDirection[objective.direction.upper()]:
+    directions = read_directions(c, study_id)
+    if directions != prepared.directions:
+        was, now_is = map(describe_directions, (directions, prepared.directions))
         raise ConflictError(
-            f"study '{spec.name}': the objective cannot turn from {direction.name.lower()} to "
-            f"{objective.direction} within a study; begin another one (--name NEW)",
+            f"study '{spec.name}': the objective cannot turn from {was} to {now_is} within a "
+            "study; begin another one (--name NEW)",
             ["objective"],
         )
+
+
+def describe_directions(directions: Sequence[StudyDirection]) -> str:
+    """Return directions as a study file has them."""
+    return ", ".join(direction.name.lower() for direction in directions)

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from hpo.errors import HpoError, StudyNotFoundError
 from hpo.records import part_key
-from hpo.spec.objectives import FunctionSpec
+from hpo.spec.objectives import FunctionSpec, ProgramSpec
+from hpo.storage.best import read_constraints, read_directions, read_front, read_value_names
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import (
     TrialRow,
@@ -96,7 +97,7 @@ def export(record: StudyRecord, path: Path, form: str) -> int:
 def export_plain(storage: StudyStorage, name: str, path: Path, form: str) -> int:
     """Write the trials of a study that Optuna alone made; see `export`.
 
-    Scores of several objectives are `score.0`, `score.1` and so on, reported values `step K`.
+    Reported values are `step K`.
     """
     with storage.read() as c:
         study_id = find_id(c, name)
@@ -110,12 +111,14 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
     """Return one row per trial, in the order of their numbers.
 
     Columns are `number`, `state`, `score`, `started` and `completed` (UTC), then `param.NAME`,
-    then what the trial keeps: scores by name, `part K.NAME`, `worker`, `wall_s`, `failure`.
+    then what the trial keeps: scores by name, `part K.NAME`, `worker`, `wall_s`, `failure`. With
+    several objectives there is `score.NAME` for each, and `on_front`; with constraints
+    `constraint.NAME`, by how much it is broken, which 0 and less is not.
     """
     with record.storage.read() as c:
-        # What trials report of their parts is in the attributes of these; a function's reports
-        # are there alone.
-        steps = isinstance(record.spec.objective, FunctionSpec)
+        # What trials report of their parts is in the attributes of these; reports of a
+        # function or a program are there alone.
+        steps = isinstance(record.spec.objective, FunctionSpec | ProgramSpec)
         return _read_frame(c, record.study_id, with_steps=steps)
 
 
@@ -138,8 +141,16 @@ def _read_frame(c: sa.Connection, study_id: int, *, with_steps: bool) -> pd.Data
         return pd.DataFrame(columns=[*_FIRST])
     row_of = {row.trial_id: at for at, row in enumerate(rows)}
     columns = _Columns(len(rows))
-    _put_rows(columns, rows)
+    names = read_value_names(c, study_id, len(read_directions(c, study_id)))
+    _put_rows(columns, rows, names)
+    if len(names) > 1:
+        front = read_front(c, study_id)
+        best = set(front.trial_ids if front else ())
+        columns.find("on_front", 0, 0)[:] = [row.trial_id in best for row in rows]
     del rows
+    for trial_id, violations in read_constraints(c, study_id).items():
+        for name, by in violations.items():
+            columns.find(f"constraint.{name}", row_of[trial_id], 0)[row_of[trial_id]] = by
     params: dict[str, list[Any]] = {}
     for trial_id, name, value in stream_params(c, study_id):
         at = row_of[trial_id]
@@ -154,18 +165,18 @@ def _read_frame(c: sa.Connection, study_id: int, *, with_steps: bool) -> pd.Data
     return columns.frame()
 
 
-def _put_rows(columns: _Columns, rows: Sequence[TrialRow]) -> None:
+def _put_rows(columns: _Columns, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
     """Put what a trial has without its parameters and attributes."""
-    several = max(len(row.values) for row in rows) > 1
-    names = [f"score.{k}" for k in range(max(len(row.values) for row in rows))]
+    several = len(names) > 1
     number, state = (columns.find(name, 0, 0) for name in _FIRST[:2])
-    scores = [columns.find(name, 0, 0) for name in (names if several else _FIRST[2:3])]
+    labels = [f"score.{name}" for name in names] if several else _FIRST[2:3]
+    scores = [columns.find(label, 0, 0) for label in labels]
     started, completed = (columns.find(name, 0, 0) for name in _FIRST[3:])
     for at, row in enumerate(rows):
         number[at], state[at] = row.number, row.state.name
         started[at], completed[at] = row.started, row.completed
         for k, score in enumerate(scores):
-            score[at] = row.values[k] if row.values else None
+            score[at] = row.values[k] if k < len(row.values) else None
 
 
 def _put_attributes(

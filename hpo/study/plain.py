@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hpo.storage.best import Front, read_directions, read_front
 from hpo.storage.schema import TRIALS
 from hpo.storage.storage import StudyStorage
 from hpo.study.record import find_id, read_plain_names
-from hpo.study.snapshot import read_directions
 from hpo.study.status import read_best
 
 PLAIN = "plain Optuna study"
@@ -27,6 +27,8 @@ class PlainStatus:
         Number of trials by state, as Optuna calls it.
     objectives
         How many objectives it has; with several, no trial is the best.
+    front
+        The Pareto front, where there are several.
     """
 
     name: str
@@ -34,6 +36,7 @@ class PlainStatus:
     objectives: int
     best_score: float | None
     best_trial: int | None
+    front: Front | None = None
     state: str = PLAIN
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,13 +57,15 @@ def take_plain_status(storage: StudyStorage, name: str) -> PlainStatus | None:
         if study_id is None or name not in read_plain_names(c):
             return None
         objectives = len(read_directions(c, study_id))
+        several = objectives > 1
         counted = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id)
         states = c.execute(counted.group_by(TRIALS.c.state))
-        best = read_best(c, study_id) if objectives == 1 else None
+        best = None if several else read_best(c, study_id)
         return PlainStatus(
             name=name,
             trials={state.name: number for state, number in states},
             objectives=objectives,
             best_score=None if best is None else best.score,
             best_trial=None if best is None else best.number,
+            front=read_front(c, study_id) if several else None,
         )

@@ -128,11 +128,11 @@ def should_terminate(
     Scores of the parts of a table's trials are what it takes for those of cross-validation.
     """
     with _quietly():
-        view = TrialsView(name, direction, map(_with_cv_scores, trials))
+        view = TrialsView(name, [direction], map(_with_cv_scores, trials))
         return terminator.should_terminate(view)
 
 
-def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
+def check_search(spec: StudySpec, trials: int) -> None:
     """Refuse a sampler or a pruner that the study cannot run with, by trying it.
 
     Parameters
@@ -145,11 +145,7 @@ def check_search(spec: StudySpec, trials: int, n_objectives: int = 1) -> None:
     SpecError
         Naming the section, what is wrong with it, and what can be done.
     """
-    directions = getattr(spec.objective, "all_directions", ())
-    if len(directions) > 1:
-        raise SpecError(
-            f"[objective] directions: a study has one objective so far, got {len(directions)}"
-        )
+    n_objectives = max(1, len(spec.objective.directions))
     if not spec.sampler.is_short:
         space = distributions(spec.space)
         _check_space(spec.sampler, "sampler", space, trials)

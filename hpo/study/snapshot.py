@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,14 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.records import Counts
-from hpo.storage.budget import read_events
+from hpo.storage.best import read_directions, read_value_names
+from hpo.storage.budget import read_counts, read_events
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
-    DIRECTIONS,
     EVENTS,
-    METRIC_NAMES,
     STUDIES,
-    SYSTEM_ATTRIBUTES,
     TRIALS,
 )
 from hpo.storage.trial_reader import read_trials
@@ -43,10 +40,11 @@ class StudySnapshot:
         Counts, stop, workers, failures, deaths, rate and best score.
     events
         What happened to it, oldest first.
-    direction, score_name
-        How its score is judged and what it is called.
+    directions, value_names
+        How each value of a trial is judged and what it is called; most studies have one.
     best
-        The best trial; None before the first has finished.
+        The best trial, or of a Pareto front the one whose first value is best; None before there
+        is one.
     trials
         Every trial in the order of their numbers; None where they were not asked for.
     marks
@@ -57,8 +55,8 @@ class StudySnapshot:
     record: StudyRecord
     status: Status
     events: tuple[Event, ...]
-    direction: StudyDirection
-    score_name: str
+    directions: tuple[StudyDirection, ...]
+    value_names: tuple[str, ...]
     best: FrozenTrial | None
     trials: tuple[FrozenTrial, ...] | None
     marks: Mapping[str, str]
@@ -112,7 +110,8 @@ def best_trial(record: StudyRecord) -> FrozenTrial:
     with record.storage.read() as c:
         best = read_best(c, record.study_id)
         if best is None:
-            raise HpoError(f"study '{record.name}': no trial has finished")
+            counts, _ = read_counts(c, record.study_id)
+            raise HpoError(f"study '{record.name}': {none_is_best(counts)}")
         return _read_trial(c, record.study_id, best)
 
 
@@ -140,23 +139,25 @@ def count_trials(record: StudyRecord, *states: TrialState) -> int:
     return record.storage.patiently(read)
 
 
-def read_directions(c: sa.Connection, study_id: int) -> list[StudyDirection]:
-    """Return the direction of every objective of a study."""
-    query = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
-    return list(c.execute(query.order_by(DIRECTIONS.c.objective)).scalars())
+def none_is_best(counts: Counts) -> str:
+    """Return why no trial of a study is the best one."""
+    if counts.finished > counts.pruned:
+        return "no trial that has finished meets the constraints"
+    return "no trial has finished"
 
 
 def _read(c: sa.Connection, record: StudyRecord, *, with_trials: bool) -> StudySnapshot:
     study_id = record.study_id
     status = read_status(c, record)
+    directions = read_directions(c, study_id)
     best = read_best(c, study_id)
     every = sorted(read_trials(c, study_id), key=_by_number) if with_trials else None
     return StudySnapshot(
         record=record,
         status=status,
         events=tuple(read_events(c, study_id)),
-        direction=read_directions(c, study_id)[0],
-        score_name=_read_score_name(c, study_id),
+        directions=tuple(directions),
+        value_names=read_value_names(c, study_id, len(directions)),
         best=None if best is None else _read_trial(c, study_id, best),
         trials=None if every is None else tuple(every),
         marks=_read_marks(c, study_id),
@@ -165,16 +166,6 @@ def _read(c: sa.Connection, record: StudyRecord, *, with_trials: bool) -> StudyS
 
 def _read_trial(c: sa.Connection, study_id: int, best: BestRow) -> FrozenTrial:
     return next(read_trials(c, study_id, TRIALS.c.trial_id == best.trial_id))
-
-
-def _read_score_name(c: sa.Connection, study_id: int) -> str:
-    """Return what the score is called, as `Study.set_metric_names` stores it."""
-    names = c.execute(
-        sa.select(SYSTEM_ATTRIBUTES.c.value_json).where(
-            SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == METRIC_NAMES
-        )
-    ).scalar_one_or_none()
-    return "score" if names is None else str(json.loads(names)[0])
 
 
 def _read_marks(c: sa.Connection, study_id: int) -> dict[str, str]:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
-from optuna.study import StudyDirection
 
 from hpo.records import SPENT, Attempts, Counts
 from hpo.storage.attempts import read_open_attempts
+from hpo.storage.best import Front, read_best_trials, read_directions, read_front
 from hpo.storage.budget import read_counts, read_events, read_failures, read_last_stop
 from hpo.storage.events import EventKind
 from hpo.storage.schema import (
     CLAIMS,
-    DIRECTIONS,
     EVENTS,
     TRIALS,
     WORKERS,
 )
-from hpo.storage.trial_reader import read_attributes, read_best_ids, read_rows, trials_among
+from hpo.storage.trial_reader import read_attributes, read_rows, trials_among
 from hpo.study.record import StudyRecord
 from hpo.study.told import Told, key_of, read_told
+from hpo.wording import count_of, plain_number
 
 # The rate is that of the trials finished within this time.
 RATE_WINDOW_S = 600.0
@@ -86,6 +86,10 @@ class Status:
         Those totals of the best trial that have a name.
     unprepared
         Why its preparation failed, which stopped it; None if it did not.
+    best_score, best_trial
+        Of the best trial that breaks no constraint; None where there are several objectives.
+    front
+        The Pareto front, where there are several.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Status:
     told: Told = field(default_factory=Told)
     best_totals: Mapping[str, float | None] = field(default_factory=dict)
     unprepared: str | None = None
+    front: Front | None = None
 
     @property
     def state(self) -> str:
@@ -138,7 +143,10 @@ class Status:
 
 
 class BestRow(NamedTuple):
-    """The best trial: the first of those with the best score."""
+    """The best trial: the first of those with the best score.
+
+    With several objectives it is the one of the Pareto front whose first value is best.
+    """
 
     trial_id: int
     number: int
@@ -173,7 +181,8 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
     """Read the state of a study within a transaction."""
     study_id = record.study_id
     counts, stop = read_counts(c, study_id)
-    best = read_best(c, study_id)
+    several = len(read_directions(c, study_id)) > 1
+    best = None if several else read_best(c, study_id)
     now = record.storage.now(c)
     last_stop = read_last_stop(c, study_id) if stop is not None else {}
     told = read_told(c, key_of(study_id, record.fingerprint))
@@ -199,18 +208,16 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
         told=told,
         best_totals=_read_totals(c, study_id, best, told) if best is not None else {},
         unprepared=last_stop.get("unprepared"),
+        front=read_front(c, study_id) if several else None,
     )
 
 
 def read_best(c: sa.Connection, study_id: int) -> BestRow | None:
-    """Return the best trial of a study with one objective; None before the first has finished."""
-    direction = c.execute(
-        sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
-    ).scalar_one()
-    best = read_best_ids(c, study_id, 1, maximise=direction is StudyDirection.MAXIMIZE)
+    """Return the best trial of a study that breaks no constraint; None before there is one."""
+    best = read_best_trials(c, study_id)
     if not best:
         return None
-    (found,) = read_rows(c, study_id, trials_among(best))
+    (found,) = read_rows(c, study_id, trials_among(best[:1]))
     return BestRow(found.trial_id, found.number, found.values[0])
 
 
@@ -222,6 +229,37 @@ def _read_totals(
     stored = read_attributes(c, study_id, TRIALS.c.trial_id == best.trial_id)[best.trial_id]
     known = {**stored, "score": best.score}
     return {name: known[name] for name in told.totals if name in known}
+
+
+class HasBest(Protocol):
+    """What tells of the best trial of a study, or of its Pareto front."""
+
+    @property
+    def best_score(self) -> float | None:
+        """Of the best trial; None if there is none, or several objectives."""
+
+    @property
+    def best_trial(self) -> int | None:
+        """Its number."""
+
+    @property
+    def front(self) -> Front | None:
+        """With several objectives."""
+
+
+def describe_best(status: HasBest, form: str = ".6g") -> str:
+    """Return the best score and its trial, or how large the Pareto front is; "" if there is none.
+
+    Parameters
+    ----------
+    form
+        How the score is written.
+    """
+    if status.front is not None:
+        return f"{count_of(len(status.front.numbers), 'trial')} on the Pareto front"
+    if status.best_score is None:
+        return ""
+    return f"best {plain_number(status.best_score, form)} (trial {status.best_trial})"
 
 
 def list_workers(record: StudyRecord) -> tuple[WorkerStatus, ...]:

@@ -27,7 +27,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from hpo.study.identity.provenance import published
 from hpo.study.record import StudyRecord
 from hpo.study.report_folder import report_folder
 from hpo.study.snapshot import count_trials, take_snapshot, trials_of
+from hpo.study.trials import is_feasible
 from hpo.tracking.library import explained, give_up_service, quiet, settings
 from hpo.tracking.rows import ORDER_KEY, flatten, make_row, nameless_worker, told_rows
 from hpo.tracking.run_file import (
@@ -145,7 +146,9 @@ class Replay:
         self._before: list[int] = []
         self._reported = 0
         self._best: tuple[float, int] | None = None
-        self._maximise = take_snapshot(record).direction == StudyDirection.MAXIMIZE
+        snapshot = take_snapshot(record)
+        self._maximise = snapshot.directions[0] == StudyDirection.MAXIMIZE
+        self._value_names = snapshot.value_names if len(snapshot.directions) > 1 else ()
 
     def run(self, *, watch: bool = False, interval_s: float = 5.0) -> Outcome:
         """Log what is finished; with `watch`, until the budget is finished.
@@ -285,7 +288,7 @@ class Replay:
                 del session.trials[place:]
                 break
             self._improve(trial)
-            row = make_row(trial, len(self._before) + place, self._best)
+            row = make_row(trial, len(self._before) + place, self._best, self._value_names)
             run.log(row, step=session.first_step + place, commit=True)
         run.summary.update(self._summary())
 
@@ -402,7 +405,7 @@ class Replay:
         return trials_of(self.record, *_FINISHED)
 
     def _improve(self, trial: FrozenTrial) -> None:
-        if trial.state != TrialState.COMPLETE or not trial.values:
+        if trial.state != TrialState.COMPLETE or not trial.values or not is_feasible(trial):
             return
         score = trial.values[0]
         best = None if self._best is None else self._best[0]
@@ -422,6 +425,8 @@ class Replay:
             "best/score": status.best_score,
             "best/trial": status.best_trial,
         }
+        if status.front is not None:
+            summary |= flatten("front", asdict(status.front))
         if best is not None:
             summary.update({f"best/hparams/{name}": best.params[name] for name in best.params})
         summary.update(told_rows(status))

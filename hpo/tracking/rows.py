@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +19,12 @@ ORDER_KEY = "order"
 _STATE_NAMES = {TrialState.FAIL: "failed"}
 
 
-def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> dict[str, Any]:
+def make_row(
+    trial: FrozenTrial,
+    order: int,
+    best: tuple[float, int] | None,
+    value_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return what is logged of one trial.
 
     Parameters
@@ -30,6 +35,8 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
         The place of its row among all rows, from 0.
     best
         Score and number of the best trial up to here.
+    value_names
+        What the values are, where there are several.
     """
     attributes = dict(trial.user_attrs)
     reason = attributes.pop(FAILURE_KEY, None) or attributes.pop(PRUNED_KEY, None)
@@ -44,6 +51,9 @@ def make_row(trial: FrozenTrial, order: int, best: tuple[float, int] | None) -> 
     row.update({f"hparams/{name}": value for name, value in trial.params.items()})
     if trial.values:
         row["score"] = trial.values[0]
+        named = zip(value_names, trial.values, strict=False)
+        row.update({f"values/{name}": value for name, value in named})
+    row.update({f"constraints/{name}": by for name, by in trial.constraints.items()})
     for step in sorted(trial.intermediate_values):
         if part_key(step) not in attributes:
             row[f"reports/{step}"] = trial.intermediate_values[step]

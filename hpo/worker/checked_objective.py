@@ -20,7 +20,8 @@ from hpo.objectives.scores import (
     refusing,
     shown,
 )
-from hpo.records import WALL_KEY, ResolvedTrial
+from hpo.objectives.values import BY_SCORE, Values
+from hpo.records import WALL_KEY, Judged, ResolvedTrial
 from hpo.spec.objectives import Direction
 
 
@@ -36,6 +37,8 @@ class CheckedObjective:
         What is checked.
     drawn
         Names of the parameters that are drawn, which it may not settle.
+    values
+        Which of its figures are values, and held to constraints.
 
     Raises
     ------
@@ -43,8 +46,10 @@ class CheckedObjective:
         If its parts or its direction are not valid.
     """
 
-    def __init__(self, objective: Objective, drawn: Collection[str]) -> None:
-        self._objective, self._drawn = objective, frozenset(drawn)
+    def __init__(
+        self, objective: Objective, drawn: Collection[str], values: Values = BY_SCORE
+    ) -> None:
+        self._objective, self._drawn, self._values = objective, frozenset(drawn), values
         with refusing("[objective]"):
             # Read once: they may be computed, and not be the same the next time.
             self.parts: Sequence[str] = check_parts(objective.parts)
@@ -59,6 +64,10 @@ class CheckedObjective:
         """Combine the scores of all parts."""
         with refusing("combine"):
             return check_total(self._objective.combine(_theirs(parts)))
+
+    def judge(self, scores: Scores) -> Judged:
+        """Return the values of a trial that keeps these scores, and what constraints it breaks."""
+        return self._values.judge(scores)
 
     def settle(self, parts: Sequence[Scores], *, pruned: bool) -> ResolvedTrial | None:
         """Return what becomes of the parts of a trial at its end; None if nothing does."""

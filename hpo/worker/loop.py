@@ -20,7 +20,16 @@ from typing import Any, Protocol, TypeVar
 from optuna.distributions import BaseDistribution
 
 from hpo.errors import LostLeaseError, ObjectiveError, StopRequested
-from hpo.records import WALL_KEY, Answer, Claim, Parts, ResolvedTrial, TrialWrites
+from hpo.records import (
+    BY_SCORE,
+    WALL_KEY,
+    Answer,
+    Claim,
+    Judged,
+    Parts,
+    ResolvedTrial,
+    TrialWrites,
+)
 from hpo.redaction import redact
 
 _log = logging.getLogger(__name__)
@@ -121,7 +130,13 @@ class LedgerProtocol(AnyLedger[Parts], Protocol):
         """Store the parameters of a trial."""
 
     def finish(
-        self, claim: Claim, scores: Scores, parts: Parts, pruned: str, settled: ResolvedTrial | None
+        self,
+        claim: Claim,
+        scores: Scores,
+        parts: Parts,
+        pruned: str,
+        settled: ResolvedTrial | None,
+        judged: Judged,
     ) -> None:
         """Tell the result of a trial, or why it was pruned, and parts that are not stored."""
 
@@ -150,6 +165,9 @@ class Scored(Protocol):
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Combine the scores of all parts."""
+
+    def judge(self, scores: Scores) -> Judged:
+        """Return the values of a trial that keeps these scores, and what constraints it breaks."""
 
 
 def poll_interval(lease_s: float) -> float:
@@ -226,8 +244,9 @@ def run_parts(
     with _ending(ledger, claim, lambda: trial.unsaved):
         pruned = yield from _score(ledger, trial, objective, space, checkpoint_s, prune)
         scores, settled = sum_up(objective, trial.parts, pruned)
-        ledger.finish(claim, scores, trial.unsaved, pruned, settled)
-        _log_end(claim, pruned, [scores["score"]] if "score" in scores else [], scores[WALL_KEY])
+        judged = BY_SCORE if pruned else objective.judge(scores)
+        ledger.finish(claim, scores, trial.unsaved, pruned, settled, judged)
+        _log_end(claim, pruned, judged.values, scores[WALL_KEY])
 
 
 def run_whole(

@@ -39,6 +39,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.storage.best import read_best_ids
 from hpo.storage.schema import TRIAL_SYSTEM_ATTRIBUTES
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_reader import (
@@ -47,7 +48,6 @@ from hpo.storage.trial_reader import (
     TrialChange,
     read_as_changed,
     read_attributes,
-    read_best_ids,
     read_changes,
     read_latest_ids,
     read_params,
@@ -321,7 +321,8 @@ class _Mirror(InMemoryStorage):
             self._more = self._more or len(self._ended) > self._limit
             if self._more:
                 del self._ended[: N_BEST - self._limit]
-        if trial.state is TrialState.COMPLETE and len(trial.values) == 1:
+        kept = all(violation <= 0 for violation in trial.constraints.values())
+        if kept and trial.state is TrialState.COMPLETE and len(trial.values) == 1:
             assert trial.value is not None
             bisect.insort(self._best, (self._sign * trial.value, _place(trial), trial))
             del self._best[N_BEST:]

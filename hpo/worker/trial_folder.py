@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from hpo.objectives.program import FOLDER_VARIABLE
 from hpo.spec.sections import KeepTrialDirs
+from hpo.storage.best import read_best_trials
 from hpo.storage.schema import TRIALS
 from hpo.study.record import StudyRecord
-from hpo.study.status import read_best
 from hpo.worker.leased_storage import LeasedStorage
 
 
@@ -55,13 +55,16 @@ class TrialFolders:
 
     def _dispensable(self, numbers: set[int]) -> set[int]:
         study_id = self._record.study_id
-        query = sa.select(TRIALS.c.number, TRIALS.c.state).where(
+        query = sa.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state).where(
             TRIALS.c.study_id == study_id, TRIALS.c.number.in_(numbers)
         )
         with self._record.storage.read() as c:
-            ended = {number for number, state in c.execute(query) if state.is_finished()}
-            best = read_best(c, study_id) if self._keep == "best" else None
-        return ended - ({best.number} if best is not None else set())
+            best = read_best_trials(c, study_id) if self._keep == "best" else ()
+            return {
+                number
+                for trial_id, number, state in c.execute(query)
+                if state.is_finished() and trial_id not in best
+            }
 
 
 def trial_dir(trial: optuna.Trial) -> Path:

@@ -17,6 +17,7 @@ from hpo.objectives.factory import AnyObjective
 from hpo.objectives.function import FunctionObjective
 from hpo.objectives.protocol import Objective
 from hpo.objectives.told import prepare
+from hpo.objectives.values import Values
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
@@ -146,7 +147,7 @@ class Worker:
             notes=self.ledger.notes,
         )
         self._space = distributions(record.spec.space)
-        self.objective = CheckedObjective(objective, self._space)
+        self.objective = CheckedObjective(objective, self._space, Values.of_spec(record.spec))
         # The trial that parameters are drawn for.
         self._undrawn: Claim | None = None
         self._prune = make_pruner(record, self.objective, self.ledger.notes)

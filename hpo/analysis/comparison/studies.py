@@ -15,10 +15,11 @@ from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.analysis.told_trial import totals_of_trial
 from hpo.objectives.metrics import Interval
 from hpo.objectives.told import Total
+from hpo.storage.best import Front
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
 from hpo.study.record import StudyRecord
-from hpo.study.snapshot import StudySnapshot, take_snapshot
+from hpo.study.snapshot import StudySnapshot, none_is_best, take_snapshot
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
@@ -57,6 +58,8 @@ class Row:
         The same figures of the study's baseline; empty if it has none.
     remark
         Why something is missing; "" if nothing is.
+    front, directions
+        The Pareto front of a study with several objectives, and which of each value are better.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Row:
     n_test: int | None = None
     test_intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     remark: str = ""
+    front: Front | None = None
+    directions: tuple[str, ...] = ()
 
 
 # Scores from outside --------------------------------------------------------------------------
@@ -151,20 +156,24 @@ def compare_study(record: StudyRecord) -> Row:
     Figures on held-out rows are those of the one look that a finished study has had.
     """
     snapshot = take_snapshot(record)
-    row = _compare(record, snapshot)
+    row = replace(
+        _compare_best(record, snapshot),
+        front=snapshot.status.front,
+        directions=tuple(direction.name.lower() for direction in snapshot.directions),
+    )
     if snapshot.counts.outside and not row.remark:
         return replace(row, remark="the best trial was chosen among all of them")
     return row
 
 
-def _compare(record: StudyRecord, snapshot: StudySnapshot) -> Row:
+def _compare_best(record: StudyRecord, snapshot: StudySnapshot) -> Row:
     counts, trial = snapshot.counts, snapshot.best
     state = str(counts)
     if trial is None:
-        return Row(record.name, state, remark="no trial has finished")
+        return Row(record.name, state, remark=none_is_best(counts))
     best, told = trial.number, snapshot.status.told
     baseline = _defined(told.baseline.totals) if told.baseline is not None else {}
-    known: dict[str, Any] = {"score": trial.value, "baseline": baseline}
+    known: dict[str, Any] = {"score": trial.values[0], "baseline": baseline}
     evaluations = [e for e in snapshot.events_of(EventKind.TEST_EVALUATION) if e["trial"] == best]
     if evaluations and counts.done and "cv" in evaluations[-1]:
         return replace(_from_look(record.name, state, evaluations[-1]), **known)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpo.analysis.comparison import differences, reported
 from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import as_dict, describe_line, prediction_cells
 from hpo.analysis.comparison.parts import (
     PartPair,
@@ -41,7 +42,7 @@ from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
-from hpo.report.comparison_tables import align, variant_cells
+from hpo.report.comparison_tables import align, describe_fronts, front_cells, variant_cells
 from hpo.study.record import StudyRecord, find, names
 from hpo.study.report_folder import report_folder
 
@@ -204,7 +205,12 @@ def _print_reported(file: Path, *, as_json: bool) -> None:
 
 
 def _print_more(rows: Sequence[Row], worth: Mapping[str, Values], threshold: float | None) -> None:
-    """Print variants of studies side by side, and what rankings find."""
+    """Print Pareto fronts, variants of studies side by side, and what rankings find."""
+    for fronts in compare_fronts(rows):
+        print_line("")
+        print_line(describe_fronts(fronts))
+        for line in align(front_cells(fronts)):
+            print_line(line)
     if varied := variant_cells(rows):
         print_line("")
         print_line("variants side by side")

@@ -21,12 +21,16 @@ from hpo.commands.common import (
 )
 from hpo.errors import StorageError
 from hpo.records import Access
+from hpo.storage.best import Front
 from hpo.storage.storage import StudyStorage
 from hpo.study.plain import PLAIN, PlainStatus, list_plain, take_plain_status
 from hpo.study.record import find, names
 from hpo.study.snapshot import StudySnapshot
-from hpo.study.status import Status, WorkerStatus, take_status
+from hpo.study.status import Status, WorkerStatus, describe_best, take_status
 from hpo.wording import count_of, plain_number
+
+# Trials of a Pareto front that are listed.
+MAX_FRONT = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +98,11 @@ def _lines(options: argparse.Namespace, found: Sequence[Status | PlainStatus]) -
     for status in found:
         if isinstance(status, PlainStatus):
             yield _plain_line(status)
-            continue
-        yield _status_line(status)
+        else:
+            yield _status_line(status)
         if options.name:
+            yield from _front_lines(status.front)
+        if options.name and isinstance(status, Status):
             yield from _details(status)
             yield from _report_lines(options, status)
 
@@ -145,8 +151,8 @@ def _plain_line(status: PlainStatus) -> str:
         line += f" ({', '.join(f'{n} {state.lower()}' for state, n in sorted(others.items()))})"
     if status.objectives > 1:
         line += f", {status.objectives} objectives"
-    if status.best_score is not None:
-        line += f", best {plain_number(status.best_score, '.6g')} (trial {status.best_trial})"
+    if best := describe_best(status):
+        line += f", {best}"
     return f"{line}; no study file"
 
 
@@ -170,8 +176,8 @@ def _status_line(status: Status) -> str:
         line += f", {counts.pruned} of them ended early"
     if counts.failed:
         line += f", {counts.failed} failed"
-    if status.best_score is not None:
-        line += f", best {plain_number(status.best_score, '.6g')} (trial {status.best_trial})"
+    if best := describe_best(status):
+        line += f", {best}"
     return f"{line}{status.told.describe()}"
 
 
@@ -218,6 +224,20 @@ def _problems(status: Status) -> Iterator[str]:
         yield f"  trial {number} failed: {reason}"
 
 
+def _front_lines(front: Front | None) -> Iterator[str]:
+    if front is None:
+        return
+    for number, values in zip(front.numbers[:MAX_FRONT], front.values, strict=False):
+        named = zip(front.value_names, values, strict=True)
+        shown = ", ".join(f"{name} {plain_number(value, '.6g')}" for name, value in named)
+        yield f"  trial {number}: {shown}"
+    if len(front.numbers) > MAX_FRONT:
+        yield f"  and {len(front.numbers) - MAX_FRONT} more on the front"
+    reference = ", ".join(plain_number(value, ".6g") for value in front.reference_point)
+    volume = plain_number(front.hypervolume, ".6g")
+    yield f"  hypervolume {volume}, up to the worst values, ({reference})"
+
+
 def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     idle = worker.trial is None
     seen = f"{worker.seen_s_ago:.0f} s ago" + ("" if worker.alive else ", taken for dead")
@@ -241,7 +261,7 @@ def _duration(duration_s: float) -> str:
 
 def summary(snapshot: StudySnapshot) -> list[str]:
     """Return what is printed of a finished study."""
-    lines = [_status_line(snapshot.status)]
-    if snapshot.best is not None:
+    lines = [_status_line(snapshot.status), *_front_lines(snapshot.status.front)]
+    if snapshot.best is not None and snapshot.status.front is None:
         lines.extend(f"  {name} = {value}" for name, value in snapshot.best.params.items())
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ MAX_POINTS = 2000  # what a browser draws without a pause
 MAX_AXIS_NAME = 34
 
 INK, MUTED, GRID = "#1d2329", "#5c6670", "#e3e7eb"
-BLUE, BEST = "#0b5394", "#d55e00"
+BLUE, BEST, BROKEN = "#0b5394", "#d55e00", "#a9b1b8"
 # Okabe & Ito's palette, without its yellow, which white paper swallows.
 FOLD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5c6670")
 # Light to dark blue: ordered in grey, too, and its light end is still seen on white.
@@ -301,3 +302,21 @@ def _shorten(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _shorten(item) for key, item in value.items()}
     return value
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return a few round numbers for a logarithmic axis."""
+    decades = math.log10(high / low) if high > low else 0.0
+    digits = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+    every = max(1, math.ceil(decades / 4))
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [digit * 10.0**e for e in exponents if e % every == 0 for digit in digits]
+
+
+def format_power(value: float) -> str:
+    """Return a tick: a plain number as long as that is short, else a power of ten."""
+    if 0.001 <= value <= 1000:
+        return f"{value:g}"
+    digit, exponent = f"{value:.0e}".split("e")
+    factor = "" if digit == "1" else f"{digit}·"
+    return f"{factor}10<sup>{int(exponent)}</sup>".replace("-", "−")

@@ -20,7 +20,19 @@ import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.report.figures.base import BEST, BLUE, INK, MAX_POINTS, SCALE, Figure, Panel, apply_style
+from hpo.report.figures.base import (
+    BEST,
+    BLUE,
+    BROKEN,
+    INK,
+    MAX_POINTS,
+    SCALE,
+    Figure,
+    Panel,
+    apply_style,
+    format_power,
+    log_ticks,
+)
 from hpo.study.trials import Search, score, slim
 from hpo.wording import count_of
 
@@ -38,18 +50,19 @@ GOOD_TRIALS_FOR_IMPORTANCE = 50  # Optuna asks for 5 trials in the best tenth
 # How Optuna calls the end of a trial, and how a page does.
 ENDS = {
     "COMPLETE": ("finished", SCALE[2]),
+    "INFEASIBLE": ("breaks a constraint", BROKEN),
     "PRUNED": ("ended early", SCALE[1]),
     "FAIL": ("failed", BEST),
 }
 RING = {"symbol": "circle-open", "size": 13, "color": BEST, "line": {"width": 2.5}}
 
 
-def search_figures(search: Search) -> list[Figure]:
-    """Return Optuna's plots of a study, in the order of the page."""
+def score_figures(search: Search) -> list[Figure]:
+    """Return Optuna's plots of a study by its score, in the order of the page."""
     ranked = rank_params(search)
     return [
-        _history(search),
-        _importance(search),
+        history(search),
+        importance(search),
         _slices(search, ranked),
         _contour(search, ranked[:2]),
         _parts(search),
@@ -68,15 +81,17 @@ def rank_params(search: Search) -> list[str]:
     return sorted(found, key=lambda name: (-found[name], name))
 
 
-def _history(search: Search) -> Figure:
+def history(search: Search) -> Figure:
+    """Draw the score of every trial, and the best so far."""
     title = "Score of every trial"
     if absent := _too_few(search, 2):
         return Figure("history", title, absent)
     figure = plots.plot_optimization_history(
         search.view(search.trials), target_name=escape(search.score_name)
     )
-    dots, best = figure.data[:2]
-    figure.data = (dots, best)
+    dots, best, broken = figure.data
+    figure.data = (dots, best, broken) if search.infeasible else (dots, best)
+    broken.update(name="breaks a constraint", marker={"color": BROKEN}, showlegend=True)
     every = math.ceil(len(dots.x) / MAX_POINTS)
     dots.update(x=dots.x[::every], y=dots.y[::every], name="trial")
     dots.update(marker={"color": SCALE[2], **_dots(len(dots.x))})
@@ -104,7 +119,8 @@ def _history(search: Search) -> Figure:
     return Figure("history", title, caption, (Panel(figure),))
 
 
-def _importance(search: Search) -> Figure:
+def importance(search: Search) -> Figure:
+    """Draw how much each parameter decides."""
     title = "Importance of the parameters"
     if absent := _no_importance(search):
         return Figure("importance", title, absent)
@@ -293,7 +309,8 @@ def _distribution(search: Search) -> Figure:
 def _timeline(search: Search) -> Figure:
     title = "When trials ran"
     ended = sorted(
-        [*search.finished, *search.pruned, *search.failed], key=lambda trial: trial.number
+        [*search.finished, *search.infeasible, *search.pruned, *search.failed],
+        key=lambda trial: trial.number,
     )
     if not ended:
         return Figure("timeline", title, "not drawn; no trial has ended yet.")
@@ -445,29 +462,11 @@ def _param_axis(
         ]
     elif getattr(distribution, "log", False):
         values = [float(t.params[name]) for t in trials if name in t.params]
-        ticks = [(tick, _power(tick)) for tick in _log_ticks(min(values), max(values))]
+        ticks = [(tick, format_power(tick)) for tick in log_ticks(min(values), max(values))]
     else:
         return axis
     places, texts = zip(*ticks, strict=True)
     return axis | {"tickmode": "array", "tickvals": places, "ticktext": texts}
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Return a few round numbers for a logarithmic axis."""
-    decades = math.log10(high / low) if high > low else 0.0
-    digits = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
-    every = max(1, math.ceil(decades / 4))
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [digit * 10.0**e for e in exponents if e % every == 0 for digit in digits]
-
-
-def _power(value: float) -> str:
-    """Return a tick: a plain number as long as that is short, else a power of ten."""
-    if 0.001 <= value <= 1000:
-        return f"{value:g}"
-    digit, exponent = f"{value:.0e}".split("e")
-    factor = "" if digit == "1" else f"{digit}·"
-    return f"{factor}10<sup>{int(exponent)}</sup>".replace("-", "−")
 
 
 def _ring(figure: go.Figure, x: Any, y: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,13 +12,13 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hpo.errors import SpecError, StudyNotFoundError, suggest
-from hpo.objectives.factory import AnyObjective, directions_of, names_of
 from hpo.spec.sections import StudySpec
+from hpo.storage.best import read_directions
 from hpo.storage.enqueued import adopt_waiting, insert_new_points
-from hpo.storage.schema import CLAIMS, DIRECTIONS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS, unit_row
+from hpo.storage.schema import CLAIMS, METRIC_NAMES, SYSTEM_ATTRIBUTES, TRIALS, unit_row
 from hpo.storage.storage import StudyStorage
 from hpo.storage.urls import show_url
-from hpo.study.creation import insert_row, prepare
+from hpo.study.creation import describe_directions, insert_row, prepare
 from hpo.study.points.first import first_points
 from hpo.study.record import Source, StudyRecord, find, find_id, find_row, read_plain_names
 
@@ -54,9 +55,9 @@ def adopt(
             raise StudyNotFoundError(f"{shown} holds no study '{spec.name}'; {hint}")
         if find_row(c, study_id) is not None:
             raise SpecError(f"study '{spec.name}' is one of hpo's already: hpo resume {spec.name}")
-        _check_directions(c, study_id, spec.name, prepared.objective)
+        _check_directions(c, study_id, spec.name, prepared.directions)
         rows = _read_trials(c, study_id)
-        _label(c, storage, study_id, prepared.objective)
+        _label(c, storage, study_id, prepared.value_names)
         insert_row(c, storage, study_id, prepared)
         units = [
             unit_row(study_id, trial_id, number, state=_SPENT[state], attempt=1)
@@ -70,19 +71,18 @@ def adopt(
     return find(storage, spec.name), Counter(state for _, _, state in rows)
 
 
-def _check_directions(c: sa.Connection, study_id: int, name: str, objective: AnyObjective) -> None:
-    query = (
-        sa.select(DIRECTIONS.c.direction)
-        .where(DIRECTIONS.c.study_id == study_id)
-        .order_by(DIRECTIONS.c.objective)
-    )
-    stored: list[StudyDirection] = [*c.execute(query).scalars()]
-    asked = [StudyDirection[direction.upper()] for direction in directions_of(objective)]
+def _check_directions(
+    c: sa.Connection, study_id: int, name: str, asked: Sequence[StudyDirection]
+) -> None:
+    stored = read_directions(c, study_id)
     if stored != asked:
-        said, is_asked = (", ".join(d.name.lower() for d in one) for one in (stored, asked))
+        said, is_asked = map(describe_directions, (stored, asked))
+        key = f"direction={said}"
+        if len(stored) > 1:
+            key = f"directions=[{', '.join(repr(one.name.lower()) for one in stored)}]"
         raise SpecError(
             f"study '{name}': its direction is {said}, and {is_asked} is asked for: "
-            f"--set objective.direction={said}"
+            f"--set {shlex.quote(f'objective.{key}')}"
         )
 
 
@@ -95,7 +95,9 @@ def _read_trials(c: sa.Connection, study_id: int) -> Sequence[tuple[int, int, Tr
     return [(int(trial_id), int(number), state) for trial_id, number, state in c.execute(query)]
 
 
-def _label(c: sa.Connection, storage: StudyStorage, study_id: int, objective: AnyObjective) -> None:
+def _label(
+    c: sa.Connection, storage: StudyStorage, study_id: int, value_names: Sequence[str]
+) -> None:
     """Name the values, where that was not done: it tells our studies from Optuna's."""
-    row = {"study_id": study_id, "key": METRIC_NAMES, "value_json": json.dumps(names_of(objective))}
+    row = {"study_id": study_id, "key": METRIC_NAMES, "value_json": json.dumps(value_names)}
     c.execute(storage.insert_new(SYSTEM_ATTRIBUTES).values(**row))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
 
 from hpo.errors import SpecError, StorageError, suggest
 from hpo.records import Access
@@ -19,12 +18,12 @@ from hpo.spec.search import WarmStartSpec
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.backends import open_storage
+from hpo.storage.best import read_best_trials
 from hpo.storage.storage import StudyStorage
-from hpo.storage.trial_reader import read_best_ids, read_params, trials_among
+from hpo.storage.trial_reader import read_params, trials_among
 from hpo.storage.urls import parse_url, show_url
 from hpo.study.points.checking import check_value
 from hpo.study.record import find_id, read_names, read_plain_names
-from hpo.study.snapshot import read_directions
 from hpo.wording import count_of
 
 # Of each point that is wanted so many trials are read: many of the best may be the same point.
@@ -64,13 +63,7 @@ def read_warm_points(
             hint = suggest(entry.name, [*read_names(c), *read_plain_names(c)])
             shown = show_url(opened.engine.url)
             raise SpecError(f"{where}: {shown} holds no study '{entry.name}'; {hint}")
-        directions = read_directions(c, study_id)
-        if len(directions) > 1:
-            raise SpecError(
-                f"{where}: it has {len(directions)} objectives, and so no trials that are the best"
-            )
-        maximise = directions[0] is StudyDirection.MAXIMIZE
-        best = read_best_ids(c, study_id, _READ_PER_POINT * entry.trials, maximise=maximise)
+        best = read_best_trials(c, study_id, _READ_PER_POINT * entry.trials)
         drawn = read_params(c, study_id, trials_among(best))
     if not best:
         raise SpecError(f"{where}: none of its trials has finished")

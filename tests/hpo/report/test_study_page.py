@@ -23,7 +23,8 @@ from hpo.analysis.calibration import calibrate
 from hpo.analysis.conformal import assess
 from hpo.errors import HpoError
 from hpo.records import WorkerRun, part_key
-from hpo.report.figures.search import MAX_CURVES, search_figures
+from hpo.report.figures.front import search_figures
+from hpo.report.figures.search import MAX_CURVES
 from hpo.report.formatting import METRIC_LABELS, number, percent
 from hpo.report.freshness import STAMP_NAME
 from hpo.report.study_page import write_report
@@ -428,7 +429,7 @@ def test_ten_thousand_trials_stay_a_page() -> None:
     trials = many_trials(10_000)
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = min(finished, key=lambda trial: trial.values[0])
-    search = Search("many", StudyDirection.MINIMIZE, trials, best, "loss", ())
+    search = Search("many", (StudyDirection.MINIMIZE,), trials, best, ("loss",), ())
     figures = {figure.key: figure for figure in search_figures(search)}
     assert sum(len(p.json) for figure in figures.values() for p in figure.panels) < 3_000_000
     assert "ballast" not in "".join(p.json for figure in figures.values() for p in figure.panels)

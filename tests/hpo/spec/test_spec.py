@@ -100,7 +100,7 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
         ),
         (
             ("[cv]", "[objective]\nname='spearman'\npenalty=0.1\n[cv]"),
-            r"objective\.penalty: unknown key; valid: name",
+            r"objective\.penalty: unknown key; valid: constraints, directions, name",
         ),
         (("trials = 10", "trials = 10\nname = 'a b'"), "name: .*pattern"),
         (('name = "ridge"', 'name = "ridge"\nparams = {alpha = 1.0}'), "alpha: fixed in .* and in"),

@@ -141,10 +141,11 @@ def test_another_sampler_or_pruner_needs_no_acceptance(begin_study):
 
 def test_a_sampler_of_one_objective_is_refused_with_two():
     need_package("cmaes")
-    check_search(make_spec(space=SPACE, sampler={"name": "NSGAIISampler"}), 6, n_objectives=2)
-    spec = make_spec(space=SPACE, sampler={"name": "CmaEsSampler"})
+    two = {"directions": {"score": "minimize", "wall_s": "minimize"}}
+    check_search(make_spec(space=SPACE, objective=two, sampler={"name": "NSGAIISampler"}), 6)
+    spec = make_spec(space=SPACE, objective=two, sampler={"name": "CmaEsSampler"})
     with pytest.raises(SpecError, match=r"CmaEsSampler: .*multi-objective"):
-        check_search(spec, 6, n_objectives=2)
+        check_search(spec, 6)
 
 
 @pytest.mark.parametrize("name", ["BruteForceSampler", "QMCSampler", "NSGAIIISampler"])

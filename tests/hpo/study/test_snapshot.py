@@ -56,8 +56,8 @@ def test_a_snapshot_holds_what_there_is(record):
     assert best_trial(record).params == snapshot.best.params == {"alpha": 0.25}
     assert list(snapshot.trials or ()) == record.storage.get_all_trials(record.study_id)
     assert trials_of(record, TrialState.FAIL) == list((snapshot.trials or ())[3:4])
-    assert snapshot.direction is record.optuna_study().direction
-    assert [snapshot.score_name] == record.optuna_study().metric_names
+    assert [*snapshot.directions] == record.optuna_study().directions
+    assert [*snapshot.value_names] == record.optuna_study().metric_names
 
 
 def test_a_snapshot_of_an_empty_study(record):

@@ -66,10 +66,13 @@ def test_what_is_no_terminator_is_refused(section, said):
 
 
 def test_one_objective_alone_has_a_terminator():
-    spec = make_spec(**CUSTOM, terminator=params(improvement_evaluator=STAGNATION))
+    section = params(improvement_evaluator=STAGNATION)
+    spec = make_spec(**CUSTOM, terminator=section)
     check_search(spec, spec.trials)
+    two = {"directions": {"score": "minimize", "wall_s": "minimize"}}
+    several = {**CUSTOM, "objective": {**CUSTOM["objective"], **two}}
     with pytest.raises(SpecError, match="is for one objective, and the study has 2"):
-        check_search(spec, spec.trials, n_objectives=2)
+        check_search(make_spec(**several, terminator=section), spec.trials)
 
 
 def test_a_program_has_no_scores_of_a_cross_validation():

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from hpo.errors import ObjectiveError, StopRequested
-from hpo.records import WALL_KEY, WorkerRun
+from hpo.records import WALL_KEY, Judged, WorkerRun
 from hpo.simulation.call_costs import price_calls
 from hpo.simulation.memory_ledger import MemoryLedger
 from hpo.worker.loop import Draw, ScorePart, run_parts, work
@@ -21,6 +21,9 @@ class Five:
 
     def combine(self, parts):
         return {"score": sum(part["score"] for part in parts)}
+
+    def judge(self, scores):
+        return Judged([scores["score"]])
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from optuna.trial import TrialState, create_trial
 from hpo.records import Claim, ResolvedTrial
 from hpo.spec.search import SamplerSpec
 from hpo.spec.space import distributions
+from hpo.storage.best import read_best_ids
 from hpo.storage.schema import TRIALS
-from hpo.storage.trial_reader import read_best_ids, read_changes, read_position
+from hpo.storage.trial_reader import read_changes, read_position
 from hpo.worker.pruner import CompleteParts
 from hpo.worker.sampler import draw, trial_seed
 from hpo.worker.trial_cache import N_BEST, TrialHistory
