@@ -50,14 +50,25 @@ _INTERRUPTED = 130
 _OUR_PACKAGES = ("features", "hpo", "slurm")
 # Modules that did not end the process that tried to import them.
 _tried: set[str] = set()
+# Folders that were made importable.
+_added: list[str] = []
+# File and content of modules that were imported by their files.
+_imported: dict[str, tuple[str | None, bytes]] = {}
 
 
 def make_importable(study_file: Path) -> None:
     """Let a study file name modules that lie beside it, or in the working directory."""
+    # In a notebook there were studies before, whose files may have the same names.
+    before, _added[:] = _added[:], []
+    sys.path[:] = [folder for folder in sys.path if folder not in before]
     for folder in (str(study_file.resolve().parent), str(Path.cwd())):
         # Behind everything else: a user's file must not hide an installed module.
         if folder not in sys.path:
             sys.path.append(folder)
+            _added.append(folder)
+    # What is imported later on by a study of before is still found.
+    sys.path.extend(folder for folder in before if folder not in sys.path)
+    _added.extend(folder for folder in before if folder not in _added)
 
 
 def try_imports(named: Mapping[str, str]) -> None:
@@ -213,23 +224,30 @@ def _is_file(module: str) -> bool:
 
 
 def _import_file(name: str) -> Any:
-    """Import a module by its file, once."""
+    """Import a module by its file: once, unless it is edited, or another study has another one."""
     spec = find_module(name)
     assert spec is not None
     assert spec.loader is not None
-    known = sys.modules.get(spec.name)
-    if known is not None and getattr(known, "__file__", None) == spec.origin:
+    assert spec.origin is not None
+    now = (spec.origin, Path(spec.origin).read_bytes())
+    known, before = sys.modules.get(spec.name), _imported.get(spec.name)
+    if known is not None and (
+        before == now if before else getattr(known, "__file__", None) == spec.origin
+    ):
         return known
-    if known is not None:
+    if known is not None and before is None:
         raise ImportError(
             f"its name is that of module '{spec.name}', which is imported already; rename it"
         )
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        # Not by `spec.loader`, which takes compiled code for that of a file of the same size and
+        # second.
+        exec(compile(now[1], spec.origin, "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[spec.name]
         raise
+    _imported[spec.name] = now
     return module
 
 

@@ -84,3 +84,13 @@ def test_importing_loads_nothing_and_names_what_there_is():
     assert all(getattr(engine, name) for name in OFFERED)
     with pytest.raises(AttributeError, match="'nothing'"):
         getattr(engine, "noth" + "ing")
+
+
+def test_in_one_process_a_file_is_what_it_is_now_and_that_of_its_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = "def objective(trial):\n    return trial.suggest_float('x', {0}, {0} + 1)\n"
+    for folder, low in (("a", 1), ("b", 2), ("a", 3)):
+        Path(folder).mkdir(exist_ok=True)
+        Path(f"{folder}/train.py").write_text(body.format(low))
+        study = engine.run(f"{folder}/train.py:objective", trials=2, name=f"low{low}")
+        assert all(low <= trial.value <= low + 1 for trial in study.trials)

@@ -112,3 +112,14 @@ class Constant(Slope):
 
     def score_part(self, params, part):
         return {"score": 1.0}
+
+
+class Figures(Parabola):
+    """Keeps what it costs beside its score, and how far alpha is from 2."""
+
+    def combine(self, parts):
+        alpha = parts[0]["alpha"]
+        return {**super().combine(parts), "cost": -alpha, "off": abs(alpha - 2.0)}
+
+    def score_part(self, params, part):
+        return {**super().score_part(params, part), "alpha": params["alpha"]}

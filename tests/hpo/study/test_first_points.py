@@ -6,6 +6,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from hpo.errors import SpecError
 from hpo.spec.loading import validate
@@ -147,6 +149,20 @@ def test_the_best_trials_of_another_study_come_best_first_and_once(other, tmp_pa
     assert first_points(spec, spec, other) == ([{"y": 4}], [])
 
 
+def test_of_several_objectives_it_is_the_front_that_comes_first(other):
+    several = optuna.create_study(
+        study_name="several", storage=other, directions=["minimize", "maximize"]
+    )
+    for x, values in ((1.0, [0.0, 1.0]), (2.0, [1.0, 1.0]), (3.0, [1.0, 2.0])):
+        several.add_trial(
+            create_trial(
+                values=values, params={"x": x}, distributions={"x": FloatDistribution(0, 9)}
+            )
+        )
+    points = first_points(warm_spec("several"), None, other).points
+    assert points == [{"x": 1.0}, {"x": 3.0}]
+
+
 def test_a_function_is_given_all_parameters_of_the_other_study(other):
     spec = make_spec(
         **dict.fromkeys(("table", "cv", "estimator", "space")),
@@ -165,12 +181,10 @@ def test_a_function_is_given_all_parameters_of_the_other_study(other):
         ("{url}/othre", "holds no study 'othre'; did you mean 'other'?"),
         ("{url}x/other", "no such file"),
         ("{url}/empty", "none of its trials has finished"),
-        ("{url}/several", "it has 2 objectives"),
     ],
 )
 def test_what_cannot_be_begun_with_is_refused(other, study, said):
     optuna.create_study(study_name="empty", storage=other)
-    optuna.create_study(study_name="several", storage=other, directions=["minimize", "maximize"])
     spec = warm_spec(study.format(url=other))
     with pytest.raises(SpecError, match="warm_start '") as caught:
         first_points(spec, None, "sqlite:///none.db")
