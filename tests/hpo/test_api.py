@@ -93,4 +93,4 @@ def test_in_one_process_a_file_is_what_it_is_now_and_that_of_its_study(tmp_path,
         Path(folder).mkdir(exist_ok=True)
         Path(f"{folder}/train.py").write_text(body.format(low))
         study = engine.run(f"{folder}/train.py:objective", trials=2, name=f"low{low}")
-        assert all(low <= trial.value <= low + 1 for trial in study.trials)
+        assert all(low <= trial.values[0] <= low + 1 for trial in study.trials)

@@ -70,7 +70,7 @@ def test_one_objective_alone_has_a_terminator():
     spec = make_spec(**CUSTOM, terminator=section)
     check_search(spec, spec.trials)
     two = {"directions": {"score": "minimize", "wall_s": "minimize"}}
-    several = {**CUSTOM, "objective": {**CUSTOM["objective"], **two}}
+    several = {**CUSTOM, "objective": {"name": "tests.support.objectives:Parabola", **two}}
     with pytest.raises(SpecError, match="is for one objective, and the study has 2"):
         check_search(make_spec(**several, terminator=section), spec.trials)
 
