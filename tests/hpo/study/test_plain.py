@@ -71,7 +71,8 @@ def test_status_names_them(url, capsys):
     assert main(["status", "--storage", url]) == 0
     assert capsys.readouterr().out == (
         "x: plain Optuna study: 5 trials (1 pruned), best inf (trial 3); no study file\n"
-        "front: plain Optuna study: 1 trial, 2 objectives; no study file\n"
+        "front: plain Optuna study: 1 trial, 2 objectives, 1 trial on the Pareto front; "
+        "no study file\n"
     )
     assert main(["status", "x", "--json", "--storage", url]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -96,7 +97,7 @@ def test_their_trials_are_exported(url, capsys):
     assert (frame["step 7"] == frame["param.x"] / 2).all()
     assert set(frame["note"]) == {'[1, "b"]'}
     assert main(["export", "front", "--storage", url, "--output", "front.csv"]) == 0
-    assert pd.read_csv("front.csv")["score.1"].tolist() == [2.0]
+    assert pd.read_csv("front.csv")["score.value 1"].tolist() == [2.0]
 
 
 @pytest.mark.slow
