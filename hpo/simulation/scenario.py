@@ -103,7 +103,7 @@ class DurationTrace:
 
 
 def _whole(trial: FrozenTrial) -> Mapping[str, float]:
-    value = trial.value if trial.value is not None else 0.0
+    value = trial.values[0] if trial.values else 0.0
     return {"score": value, WALL_KEY: float(trial.user_attrs.get(WALL_KEY, 0.0))}
 
 
