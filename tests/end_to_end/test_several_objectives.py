@@ -61,7 +61,7 @@ def run(hpo, monkeypatch):
 
     def begin(kind, name="x", *options):
         Path("mine.py").write_text(PROGRAM if kind == "program" else FUNCTION)
-        Path(f"{name}.toml").write_text(f"trials = 30\nseed = 1\n{KINDS[kind]}")
+        Path(f"{name}.toml").write_text(f"trials = 30\nsampler.name = 'random'\n{KINDS[kind]}")
         assert main(["run", f"{name}.toml", "--workers", "2", *options]) == 0
         storage = open_storage(os.environ["HPO_STORAGE"], Access.READ)
         opened.append(storage)
@@ -144,7 +144,7 @@ def test_a_trial_that_breaks_a_constraint_is_never_the_best(run, kind, capfd):
     function = FUNCTION.replace(", -alpha", "")
     # The smallest score of all is now out of reach.
     Path("mine.py").write_text(function.replace("1.5", "0.5"))
-    Path("x.toml").write_text(f"trials = 20\n{text.replace('1.5', '0.5')}")
+    Path("x.toml").write_text(f"trials = 20\nsampler.name = 'random'\n{text.replace('1.5', '0.5')}")
     assert main(["run", "x.toml", "--workers", "2"]) == 0
     study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
     best = study.best_trial
