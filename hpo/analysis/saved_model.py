@@ -79,11 +79,12 @@ def obtain(
     table: FeatureTable,
     models_dir: Path,
     *,
+    trial: int | None = None,
     folder: Path | None = None,
     refit: bool = False,
     log: Callable[[str], None],
 ) -> Model:
-    """Load the best model of a finished study; fit and save it if there is none.
+    """Load the model of a trial of a finished study; fit and save it if there is none.
 
     Parameters
     ----------
@@ -91,8 +92,10 @@ def obtain(
         The study and its table.
     models_dir
         Where models are kept; made if absent.
+    trial
+        Its number; the best one without it.
     folder
-        One model's folder, instead of the one that the study and its best trial name.
+        One model's folder, instead of the one that the study and the trial name.
     refit
         Fit anew with the packages that are here, and replace what is there.
     log
@@ -106,7 +109,7 @@ def obtain(
         The model, or the study, was made by other versions.
     """
     _check_rankable(record, table)
-    best = best_trial(record)
+    best = best_trial(record, trial)
     target = folder or models_dir / _folder_name(record, best.number, best.params)
     if not refit and (target / MANIFEST_NAME).is_file():
         model = load(record, target)

@@ -99,15 +99,24 @@ def take_events(record: StudyRecord) -> EventsNow:
     return record.storage.patiently(read)
 
 
-def best_trial(record: StudyRecord) -> FrozenTrial:
-    """Read the best trial of a study.
+def best_trial(record: StudyRecord, number: int | None = None) -> FrozenTrial:
+    """Read the best trial of a study, or the one of that number.
 
     Raises
     ------
     HpoError
-        If no trial has finished.
+        If no trial has finished, or that one has not.
     """
     with record.storage.read() as c:
+        if number is not None:
+            its = (TRIALS.c.number == number, TRIALS.c.state == TrialState.COMPLETE)
+            found = next(read_trials(c, record.study_id, *its), None)
+            if found is None:
+                raise HpoError(
+                    f"study '{record.name}': it has no complete trial {number}; see: "
+                    f"hpo export {record.name}"
+                )
+            return found
         best = read_best(c, record.study_id)
         if best is None:
             counts, _ = read_counts(c, record.study_id)

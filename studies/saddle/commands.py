@@ -32,10 +32,11 @@ from hpo.report.figures.files import write_figures
 from hpo.spec.loading import apply_overrides, load
 from hpo.spec.objectives import CustomObjectiveSpec
 from hpo.study.record import StudyRecord, find
+from hpo.study.snapshot import best_trial
 from hpo.system.atomic_files import replace_file
 from studies.saddle.gad import Settings
 from studies.saddle.objective import Problem, SaddleSearch, mean_steps
-from studies.saddle.results import FORMS, best_trial, collect_results, write_params
+from studies.saddle.results import FORMS, collect_results, write_params
 from studies.saddle.samples import search_from
 from studies.saddle.validation import Comparison, Rate, describe, validate
 from studies.saddle.validation_figure import draw_rates

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from hpo.errors import HpoError
 from hpo.study.record import StudyRecord
-from hpo.study.snapshot import trials_of
+from hpo.study.snapshot import best_trial, trials_of
 from studies.saddle.gad import Settings
 
 FORMS = ("exports", "arguments", "json")
@@ -27,22 +26,6 @@ _SCORES = (
 )
 
 
-def best_trial(record: StudyRecord, number: int | None = None) -> FrozenTrial:
-    """Return the best trial of a study, or the one of that number.
-
-    Raises
-    ------
-    HpoError
-        If there is none that is complete.
-    """
-    trials = trials_of(record, TrialState.COMPLETE)
-    found = [trial for trial in trials if number in (None, trial.number)]
-    if not found:
-        which = "trial" if number is None else f"trial {number}"
-        raise HpoError(f"study '{record.name}': no complete {which}; see: hpo status {record.name}")
-    return max(found, key=lambda trial: (trial.values[0], -trial.number))
-
-
 def collect_results(record: StudyRecord) -> dict[str, Any]:
     """Return what `hpo_results.json` holds.
 
@@ -53,7 +36,7 @@ def collect_results(record: StudyRecord) -> dict[str, Any]:
     trials = trials_of(record)
     return {
         "best_trial": best.number,
-        "best_score": best.value,
+        "best_score": best.values[0],
         "best_params": dict(best.params),
         "best_convergence_rate": best.user_attrs["convergence_rate"],
         "best_mean_steps": best.user_attrs["mean_steps"],

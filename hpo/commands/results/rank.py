@@ -19,6 +19,7 @@ from hpo.commands.common import (
     add_shared,
     add_trust,
     beside_output,
+    not_negative,
     open_storage,
     positive,
     print_json,
@@ -59,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="say how well the study finds values above it, in the target's own unit",
     )
+    parser.add_argument(
+        "--trial",
+        type=not_negative,
+        metavar="K",
+        help="whose model it is, such as another one of the Pareto front (default: the best one)",
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help="one saved model's folder")
     parser.add_argument(
         "--models", type=Path, default=Path("models"), metavar="DIR", help="folder of saved models"
@@ -88,7 +95,13 @@ def run(options: argparse.Namespace) -> int:
             "what the table was built with, or run a study on a new one (--name NEW)"
         )
     model = saved_model.obtain(
-        record, table, options.models, folder=options.model, refit=options.refit, log=say
+        record,
+        table,
+        options.models,
+        trial=options.trial,
+        folder=options.model,
+        refit=options.refit,
+        log=say,
     )
     candidates = read_candidates(
         options.candidates, record.spec.table, formula=options.formula, log=say, table=table

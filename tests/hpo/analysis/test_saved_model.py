@@ -16,7 +16,7 @@ import pytest
 
 from hpo.analysis import saved_model
 from hpo.analysis.saved_model import Model
-from hpo.errors import ConflictError, ModelError
+from hpo.errors import ConflictError, HpoError, ModelError
 from hpo.study.identity import provenance
 from hpo.study.record import StudyRecord, find
 from tests.support.rankings import formulas, table_of, write_csv
@@ -43,6 +43,10 @@ def test_a_saved_model_is_used_again_and_refit_replaces_it(
     assert get(refit=True).folder == first.folder
     assert [path.name for path in (workplace / "m").iterdir()] == [first.folder.name]
     assert get(folder=first.folder).manifest["trial"] == record.optuna_study().best_trial.number
+    other = max(trial.number for trial in record.optuna_study().trials) - 1
+    assert get(trial=other).manifest["trial"] == other
+    with pytest.raises(HpoError, match=r"'mine': it has no complete trial 999; see: hpo export"):
+        get(trial=999)
     manifest = json.loads((first.folder / "manifest.json").read_text())
     assert manifest["study"] == "mine"
     assert manifest["table"]["hash"] == table_of(record).hash
