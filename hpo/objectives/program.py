@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ FOLDER_VARIABLE = "HPO_TRIAL_DIR"
 NUMBER_VARIABLE = "HPO_TRIAL_NUMBER"
 PARAMS_VARIABLE = "HPO_PARAMS"
 PARAMS_NAME = "params.json"
+# How long a full disk is waited for.
+DISK_PATIENCE_S = 60.0
 _SHELL = "/bin/sh"
 
 
@@ -123,10 +127,7 @@ class Program:
         }
         seed = int(np.random.SeedSequence((self._seed, trial.number)).generate_state(1)[0])
         values |= {"trial_dir": str(folder), "number": str(trial.number), "seed": str(seed // 2)}
-        try:
-            replace_file(params_file, json.dumps(params, indent=1))
-        except OSError as exc:
-            raise ObjectiveError(f"parameters cannot be written: {describe_os_error(exc)}") from exc
+        _write_patiently(params_file, json.dumps(params, indent=1))
         output = self._run(trial, values, environment)
         numbers = tuple(self._read(folder, output))
         n_scores = len(self._spec.score)
@@ -233,6 +234,20 @@ def _trial_folder() -> Path:
             f"a program needs a folder for its trial: {FOLDER_VARIABLE} is not set"
         )
     return Path(folder).absolute()
+
+
+def _write_patiently(path: Path, text: str) -> None:
+    """Write a file; a disk that is full for a while costs no trial, and not one after the other."""
+    deadline = time.monotonic() + DISK_PATIENCE_S
+    while True:
+        try:
+            return replace_file(path, text)
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or time.monotonic() >= deadline:
+                said = f"parameters cannot be written: {describe_os_error(exc)}"
+                raise ObjectiveError(said) from exc
+        time.sleep(1.0)
 
 
 def _draw(trial: Trial, name: str, space: BaseDistribution) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import psutil
@@ -486,3 +488,13 @@ def test_programs_of_others_are_left_alone():
             assert other.poll() is None
         finally:
             other.kill()
+
+
+def test_a_full_disk_is_waited_for(monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    write = Mock(side_effect=[full, None, full])
+    monkeypatch.setattr("hpo.objectives.program.replace_file", write)
+    program = make(command=python("print('rmse=1')"), score=REGEX_SCORE)
+    assert run(program) == 1.0
+    monkeypatch.setattr("hpo.objectives.program.DISK_PATIENCE_S", 0.0)
+    assert failure(program) == "parameters cannot be written: No space left on device"
