@@ -404,7 +404,7 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(
         unavailable("postgresql", str(exc))
     monkeypatch.setenv("PATH", f"{lying_squeue(tmp_path)}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    record = begin_troubled(resolve_url(str(server.folder)), tmp_path, delay_s=2.0)
+    record = begin_troubled(resolve_url(str(server.folder)), tmp_path)
     try:
         with small_disk(tmp_path / "logs") as disk:
             wanted = want_workers(tmp_path, server)

@@ -70,6 +70,14 @@ class Half:
         pass
 
 
+def write_line(journal, line):
+    """Write down what begins, with the process and the time."""
+    # One write of a short line at the end of a file: lines of many processes stay whole.
+    descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, f"{line} {os.getpid()} {time.monotonic()}\n".encode())
+    os.close(descriptor)
+
+
 class Witness(Parabola):
     """A Parabola that writes down when each part begins.
 
@@ -83,10 +91,7 @@ class Witness(Parabola):
         return {"score": (params["alpha"] - 1.0) ** 2 + part}
 
     def _write(self, line):
-        # One write of a short line at the end of a file: lines of many processes stay whole.
-        descriptor = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(descriptor, f"{line} {os.getpid()} {time.monotonic()}\n".encode())
-        os.close(descriptor)
+        write_line(self.journal, line)
 
 
 class Slope:
