@@ -105,7 +105,7 @@ def test_an_example_runs_unchanged_though_workers_are_killed(hpo, storage, kind)
     assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert [trial.number for trial in found] == list(range(BUDGET))
     for trial in found:
-        assert trial.state is TrialState.PRUNED or trial.value is not None
+        assert trial.state is TrialState.PRUNED or trial.values is not None
     if kind != "surrogate":  # which may ask for a corner of the space again
         assert len({tuple(trial.params.items()) for trial in found}) == BUDGET
     assert killed

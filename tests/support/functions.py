@@ -123,6 +123,13 @@ def constrained(trial):
     return x + y
 
 
+def tradeoff(trial):
+    """Two objectives, of Binh and Korn."""
+    x, y = trial.suggest_float("x", 0, 5), trial.suggest_float("y", 0, 3)
+    time.sleep(SIMULATION_S)
+    return 4 * x**2 + 4 * y**2, (x - 5) ** 2 + (y - 5) ** 2
+
+
 def perceptron(trial):
     """A network that goes on from its own checkpoint."""
     X, y = load_diabetes(return_X_y=True)
@@ -167,6 +174,7 @@ def witnessed(trial):
     return total
 
 
+NSGA = "sampler.name=NSGAIISampler"
 # What each is run with, and the package that this needs.
 EXAMPLES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "classified": (("objective.direction=maximize",), None),
@@ -176,6 +184,7 @@ EXAMPLES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "evolved": (("sampler.name=CmaEsSampler", "sampler.params.n_startup_trials=4"), "cmaes"),
     "surrogate": (("sampler.name=GPSampler", "sampler.params.n_startup_trials=6"), "torch"),
     "constrained": (("sampler.name=TPESampler", "sampler.params.n_startup_trials=4"), None),
+    "tradeoff": (('objective.directions=["minimize", "minimize"]', NSGA), None),
     "perceptron": ((), None),
     "program": ((), None),
 }
