@@ -114,7 +114,7 @@ def test_status_and_best_are_right_in_both_directions(begin_study, capsys):
     )
     code, out, _ = run(capsys, "status", "small", "--json")
     assert json.loads(out)["counts"] == {
-        "budget": 6, "finished": 3, "failed": 0, "held": 0, "free": 0, "pruned": 0,
+        "budget": 6, "finished": 3, "failed": 0, "held": 0, "free": 0, "pruned": 0, "outside": 0,
     }  # fmt: skip
     code, _, err = run(capsys, "status", "smal")
     assert code == 2
