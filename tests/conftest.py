@@ -133,6 +133,14 @@ def shared_postgres_url(postgres_server: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty storage, of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'hpo.db'}"
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[StudyStorage]:
     """An empty storage in a SQLite file of its own."""

@@ -29,13 +29,6 @@ NUMBERS = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
 DIRECTIONS = st.lists(st.sampled_from(list(StudyDirection)[1:]), min_size=1, max_size=3)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'hpo.db'}"
-
-
 @st.composite
 def studies(draw):
     directions = draw(DIRECTIONS)

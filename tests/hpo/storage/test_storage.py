@@ -50,14 +50,6 @@ class TestOptunaContractOnPostgresql(StorageTestCase):
                 gc.collect()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    """An empty storage of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'hpo.db'}"
-    return request.getfixturevalue("postgres_url")
-
-
 def pop_waiting(url: str, study_name: str, start, results) -> None:
     study = optuna.load_study(study_name=study_name, storage=open_storage(url, Access.WORK))
     start.wait()

@@ -14,14 +14,9 @@ from hpo.storage.schema import TRIALS
 from hpo.storage.trial_reader import read_rows, read_trials
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def messy(request, tmp_path):
+@pytest.fixture
+def messy(url):
     """Two studies side by side, with everything that Optuna can store of a trial."""
-    url = (
-        request.getfixturevalue("postgres_url")
-        if request.param == "postgresql"
-        else f"sqlite:///{tmp_path / 'hpo.db'}"
-    )
     storage = open_storage(url, Access.CREATE)
     one = optuna.create_study(study_name="one", storage=storage, directions=["minimize"] * 2)
     two = optuna.create_study(study_name="two", storage=storage)

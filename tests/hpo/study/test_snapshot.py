@@ -28,11 +28,8 @@ from tests.support.ledgers import begin_without_table
 from tests.support.trials import finish_trials
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def record(request, tmp_path):
-    url = f"sqlite:///{tmp_path / 'hpo.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
+@pytest.fixture
+def record(url):
     made = begin_without_table(url, name="s", trials=5)
     yield made
     made.storage.remove_session()

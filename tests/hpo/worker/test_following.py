@@ -39,13 +39,6 @@ SMALL, LARGE = N_BEST + 5, 500
 BUDGET = 1000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'hpo.db'}"
-
-
 class Follower:
     """A study with workers of its own and of plain Optuna, and readers that follow it."""
 

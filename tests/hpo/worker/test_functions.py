@@ -27,13 +27,6 @@ from tests.support.studies import make_spec
 HERE = WorkerRun("here", 1)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'hpo.db'}"
-
-
 @pytest.fixture
 def study(url):
     """Begin a study of a function, and let one worker work on it."""

@@ -30,11 +30,8 @@ HERE = WorkerRun("here", 1)
 OF_PREPARED = {"name": "tests.support.prepared:Prepared"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def record(request, tmp_path):
-    url = f"sqlite:///{tmp_path / 'hpo.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
+@pytest.fixture
+def record(url):
     record = begin_without_table(url, trials=2, objective=OF_PREPARED, lease_s=10)
     yield record
     record.storage.engine.dispose()
