@@ -25,6 +25,7 @@ from hpo.records import INTERRUPTED, Answer, Counts
 from hpo.study.preparation import fail_baseline
 from hpo.study.record import StudyRecord
 from hpo.study.status import Status, take_status
+from hpo.study.told import BASELINE_NUMBER
 from hpo.system.processes import (
     WORKER_VARIABLE,
     awake_s,
@@ -35,7 +36,6 @@ from hpo.system.processes import (
 )
 from hpo.worker.channel import Message, WorkerOrder
 from hpo.worker.loop import poll_interval
-from hpo.worker.preparation import BASELINE_NUMBER
 from hpo.worker.worker import PATIENCE_S, new_worker_id
 
 POLL_S = 0.25

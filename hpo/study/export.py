@@ -27,6 +27,7 @@ from hpo.storage.trial_reader import (
     stream_part_values,
 )
 from hpo.study.record import StudyRecord, find_id
+from hpo.study.told import BASELINE_NUMBER, Baseline, key_of, read_told
 from hpo.system.atomic_files import replacing
 from hpo.wording import shown_cell
 
@@ -91,7 +92,9 @@ def export(record: StudyRecord, path: Path, form: str) -> int:
     int
         The number of trials written.
     """
-    return _write(trials_frame(record), path, form)
+    frame = trials_frame(record)
+    _write(frame, path, form)
+    return int((frame["number"] != BASELINE_NUMBER).sum())
 
 
 def export_plain(storage: StudyStorage, name: str, path: Path, form: str) -> int:
@@ -113,13 +116,34 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
     Columns are `number`, `state`, `score`, `started` and `completed` (UTC), then `param.NAME`,
     then what the trial keeps: scores by name, `part K.NAME`, `worker`, `wall_s`, `failure`. With
     several objectives there is `score.NAME` for each, and `on_front`; with constraints
-    `constraint.NAME`, by how much it is broken, which 0 and less is not.
+    `constraint.NAME`, by how much it is broken, which 0 and less is not. A baseline that is scored
+    comes last, in the same columns, as number -1 in the state BASELINE.
     """
     with record.storage.read() as c:
         # What trials report of their parts is in the attributes of these; reports of a
         # function or a program are there alone.
         steps = isinstance(record.spec.objective, FunctionSpec | ProgramSpec)
-        return _read_frame(c, record.study_id, with_steps=steps)
+        frame = _read_frame(c, record.study_id, with_steps=steps)
+        told = read_told(c, key_of(record.study_id, record.fingerprint), parts=True)
+    if told.baseline is None or told.baseline.score is None:
+        return frame
+    # Of several values it has the first.
+    row = pd.DataFrame([_baseline_row(told.baseline)]).rename(columns={"score": frame.columns[2]})
+    return pd.concat([frame, row], ignore_index=True)
+
+
+def _baseline_row(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "number": BASELINE_NUMBER,
+        "state": "BASELINE",
+        **baseline.scores,
+        **{f"param.{name}": value for name, value in baseline.params.items()},
+        **{
+            f"{part_key(k)}.{name}": value
+            for k, part in enumerate(baseline.parts)
+            for name, value in part.items()
+        },
+    }
 
 
 @contextlib.contextmanager

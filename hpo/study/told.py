@@ -30,6 +30,8 @@ TOTALS_KEY = "hpo:totals"
 PREPARATION, PREPARED = "preparation", "prepared"
 BASELINE, BASELINE_PARAMS, BASELINE_RESULT = "baseline", "baseline params", "baseline result"
 BASELINE_PART = "baseline part "
+# In place of the number of a trial, whose limits it has, too.
+BASELINE_NUMBER = -1
 _MADE_OF = ("table", "splits", "objective")
 
 

@@ -40,8 +40,6 @@ from hpo.worker.loop import sum_up
 _log = logging.getLogger(__name__)
 # Progress is not stored and logged more often.
 PROGRESS_S = 5.0
-# What a launcher takes the baseline for: its limits are those of a trial.
-BASELINE_NUMBER = -1
 
 
 @dataclass(frozen=True)

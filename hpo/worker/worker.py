@@ -21,6 +21,7 @@ from hpo.objectives.values import Values
 from hpo.records import WALL_KEY, Answer, Claim, WorkerRun
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
+from hpo.study.told import BASELINE_NUMBER
 from hpo.system.processes import end_processes, members
 from hpo.worker.after_trial import AfterTrial
 from hpo.worker.channel import Channel
@@ -41,7 +42,6 @@ from hpo.worker.loop import (
     work,
 )
 from hpo.worker.preparation import (
-    BASELINE_NUMBER,
     Prepare,
     ScoreBaseline,
     Wait,

@@ -7,6 +7,7 @@ import math
 import signal
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 
@@ -17,10 +18,19 @@ from hpo.report.study_page import write_report
 from hpo.storage.events import EventKind
 from hpo.storage.schema import WORKERS
 from hpo.study.creation import check_declared
+from hpo.study.export import export
 from hpo.study.preparation import SharedWork, progress_of
 from hpo.study.record import Source, find
 from hpo.study.status import take_status
-from hpo.study.told import BASELINE, PREPARATION, PREPARED, key_of, read_prepared, take_told
+from hpo.study.told import (
+    BASELINE,
+    BASELINE_NUMBER,
+    PREPARATION,
+    PREPARED,
+    key_of,
+    read_prepared,
+    take_told,
+)
 from hpo.worker.worker import Worker
 from tests.support.ledgers import begin_without_table
 from tests.support.prepared import N_UNITS, Prepared
@@ -296,6 +306,12 @@ def test_a_table_has_the_baseline_that_its_study_file_names(begin_study, tmp_pat
     assert not any(isinstance(value, str) for part in baseline.parts for value in part.values())
     mean = sum(part["score"] for part in baseline.parts) / 3
     assert baseline.score == pytest.approx(mean)
+    assert export(record, tmp_path / "x.csv", "csv") == record.ledger.counts().finished
+    frame = pd.read_csv(tmp_path / "x.csv", float_precision="round_trip").set_index("number")
+    assert frame["state"].tolist() == ["COMPLETE"] * (len(frame) - 1) + ["BASELINE"]
+    row = frame.loc[BASELINE_NUMBER]
+    assert row["score"] == baseline.score
+    assert [row[f"part {k}.r2_val"] for k in range(3)] == [p["r2_val"] for p in baseline.parts]
     page = write_report(record, tmp_path / "reports").read_text()
     assert "all parameters at their defaults" in page
     assert "rmse val" in page
