@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
-from hpo.storage.best import Front, read_directions, read_front
+from hpo.storage.best import Front, read_directions, read_front, read_value_names
 from hpo.storage.schema import TRIALS
 from hpo.storage.storage import StudyStorage
+from hpo.storage.trial_reader import read_trials
 from hpo.study.record import find_id, read_plain_names
 from hpo.study.status import read_best
 
@@ -42,6 +45,43 @@ class PlainStatus:
     def as_dict(self) -> dict[str, Any]:
         """Return what `hpo status --json` prints."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class PlainStudy:
+    """A study of Optuna alone, with its trials in the order of their numbers.
+
+    Attributes
+    ----------
+    best, front
+        The best trial, and with several objectives the Pareto front; as of `StudySnapshot`.
+    """
+
+    name: str
+    directions: tuple[StudyDirection, ...]
+    value_names: tuple[str, ...]
+    trials: tuple[FrozenTrial, ...]
+    best: FrozenTrial | None
+    front: Front | None
+
+
+def read_plain(storage: StudyStorage, name: str) -> PlainStudy | None:
+    """Read a study that Optuna alone made; None if there is none of that name."""
+    with storage.read() as c:
+        study_id = find_id(c, name)
+        if study_id is None or name not in read_plain_names(c):
+            return None
+        directions = read_directions(c, study_id)
+        trials = sorted(read_trials(c, study_id), key=lambda trial: trial.number)
+        best = read_best(c, study_id)
+        return PlainStudy(
+            name,
+            tuple(directions),
+            read_value_names(c, study_id, len(directions)),
+            tuple(trials),
+            next((t for t in trials if best is not None and t.number == best.number), None),
+            read_front(c, study_id) if len(directions) > 1 else None,
+        )
 
 
 def list_plain(storage: StudyStorage) -> list[str]:

@@ -202,7 +202,7 @@ def find(storage: StudyStorage, name: str) -> StudyRecord:
     if row is None:
         raise PlainStudyError(
             f"study '{name}' was made by Optuna alone and has no study file; see it with hpo "
-            "status, hpo export or optuna-dashboard, or let it go on with hpo adopt"
+            "status, report, compare or export, or let it go on with hpo adopt"
         )
     origin = json.loads(row.provenance)
     source = origin.pop("source")

@@ -48,7 +48,7 @@ def pair_parts(records: Sequence[StudyRecord], rows: Sequence[Row], against: str
 
     Empty if that one has none of its own scores.
     """
-    own = {row.name for row in rows if row.scores}
+    own = {row.name for row in rows if row.scores} & {record.name for record in records}
     if against not in own:
         return []
     scored = {record.name: _read(record) for record in records if record.name in own}

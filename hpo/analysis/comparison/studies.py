@@ -18,8 +18,10 @@ from hpo.objectives.told import Total
 from hpo.storage.best import Front
 from hpo.storage.events import EventKind
 from hpo.study.integrity import open_study
+from hpo.study.plain import PlainStudy
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import StudySnapshot, none_is_best, take_snapshot
+from hpo.wording import count_of
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
@@ -164,6 +166,21 @@ def compare_study(record: StudyRecord) -> Row:
     if snapshot.counts.outside and not row.remark:
         return replace(row, remark="the best trial was chosen among all of them")
     return row
+
+
+def compare_plain(study: PlainStudy) -> Row:
+    """Return what is known of a study that Optuna alone made."""
+    best = study.best
+    return Row(
+        study.name,
+        count_of(len(study.trials), "trial"),
+        trial=None if best is None else best.number,
+        score=None if best is None else best.values[0],
+        scores={} if best is None else {"score": best.values[0], **totals_of_trial(best)},
+        remark="a plain Optuna study: what it scores is not known",
+        front=study.front,
+        directions=tuple(direction.name.lower() for direction in study.directions),
+    )
 
 
 def _compare_best(record: StudyRecord, snapshot: StudySnapshot) -> Row:

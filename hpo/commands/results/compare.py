@@ -22,6 +22,7 @@ from hpo.analysis.comparison.studies import (
     Outside,
     Row,
     as_dicts,
+    compare_plain,
     compare_study,
     external_of,
     find_outside,
@@ -43,6 +44,7 @@ from hpo.records import Access
 from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
 from hpo.report.comparison_tables import align, describe_fronts, front_cells, variant_cells
+from hpo.study.plain import PlainStudy, read_plain
 from hpo.study.record import StudyRecord, find, names
 from hpo.study.report_folder import report_folder
 
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         )
     storage = open_storage(options, Access.READ)
     chosen = names(storage) if options.all else dict.fromkeys(options.names)
-    records = [find(storage, name) for name in chosen]
+    records = [read_plain(storage, name) or find(storage, name) for name in chosen]
     print_comparison(
         records,
         options.reported,
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_comparison(
-    records: Sequence[StudyRecord],
+    records: Sequence[StudyRecord | PlainStudy],
     reported_file: Path | None = None,
     *,
     reports_dir: Path,
@@ -114,7 +116,8 @@ def print_comparison(
     Parameters
     ----------
     records
-        The studies; the first is what the others are compared with, unless `against` names one.
+        The studies, also of Optuna alone; the first is what the others are compared with, unless
+        `against` names one.
     reported_file
         Figures that were reported; by default those beside the study files.
     reports_dir
@@ -124,29 +127,33 @@ def print_comparison(
     output
         The page.
     """
+    ours = [record for record in records if isinstance(record, StudyRecord)]
     if reported_file is not None:
         files = [reported.read_reported_file(reported_file)]
     else:
-        files = reported.reported_beside(records)
+        files = reported.reported_beside(ours)
     known = reported.join_reported(files)
-    rows = [compare_study(record) for record in records]
-    folders = [report_folder(record, reports_dir) for record in records]
-    studies = [
-        differences.read_study(row, folder) for row, folder in zip(rows, folders, strict=True)
-    ]
+    studies = [_read(record, reports_dir) for record in records]
+    rows = [study.row for study in studies]
     pairs = differences.find_differences(studies, against or rows[0].name) if rows else []
-    worth = _value(records, studies, threshold)
+    worth = _value(ours, studies, threshold)
     outside = find_outside(files, rows)
-    parts = pair_parts(records, rows, against or rows[0].name) if rows else []
+    parts = pair_parts(ours, rows, against or rows[0].name) if rows else []
     with beside_output(output):
         _tell(rows, studies, pairs, known, worth, outside, threshold, parts, as_json=as_json)
     if not rows:
         return
     page = write_comparison(
-        records, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside, parts
+        ours, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside, parts
     )
     with beside_output(output):
         (say if as_json else print_line)(f"comparison: {page}")
+
+
+def _read(record: StudyRecord | PlainStudy, reports_dir: Path) -> ScoredStudy:
+    if isinstance(record, PlainStudy):
+        return ScoredStudy(compare_plain(record))
+    return differences.read_study(compare_study(record), report_folder(record, reports_dir))
 
 
 def _tell(
@@ -243,8 +250,9 @@ def _value(
         return {}
 
     found: dict[str, Values] = {}
-    for record, study in zip(records, studies, strict=True):
-        target = record.read_target() if study.rows else None
+    by_name = {record.name: record for record in records}
+    for study in studies:
+        target = by_name[study.name].read_target() if study.rows else None
         if target is not None and (values := value_study(study.rows, on_scale(threshold, target))):
             found[study.name] = values
     return found

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from hpo.commands.common import add_shared, add_trust, open_storage, print_line
 from hpo.records import Access
+from hpo.report.plain_page import write_plain_report
 from hpo.report.study_page import write_report
+from hpo.study.plain import read_plain
 from hpo.study.record import find
 
 
@@ -20,6 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report of a study."""
-    record = find(open_storage(options, Access.READ), options.name)
-    print_line(str(write_report(record, Path(options.reports))))
+    storage, reports_dir = open_storage(options, Access.READ), Path(options.reports)
+    plain = read_plain(storage, options.name)
+    if plain is not None:
+        page = write_plain_report(plain, reports_dir)
+    else:
+        page = write_report(find(storage, options.name), reports_dir)
+    print_line(str(page))
     return 0

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from hpo.cli import main
 from tests.support.ledgers import begin_without_table
+from tests.support.pages import Page
 
 NO_STUDY_FILE = (
-    "study 'x' was made by Optuna alone and has no study file; see it with hpo status, hpo export "
-    "or optuna-dashboard, or let it go on with hpo adopt"
+    "study 'x' was made by Optuna alone and has no study file; see it with hpo status, report, "
+    "compare or export, or let it go on with hpo adopt"
 )
 
 
@@ -101,11 +102,37 @@ def test_their_trials_are_exported(url, capsys):
 
 
 @pytest.mark.slow
+def test_reports_and_comparisons_show_them_and_change_nothing(url, capsys):
+    before = tables(url)
+    content = Path("optuna.db").read_bytes() if url.startswith("sqlite") else b""
+    for name, title in (("x", "is trial 3, with score"), ("front", "Pareto front")):
+        assert main(["report", name, "--storage", url]) == 0
+        page = Page(Path(capsys.readouterr().out.strip()))
+        assert title in page.text
+        assert page.row("y" if name == "front" else "x")[2].startswith("0 to 1")
+    assert Path("reports/x/report.html").is_file()
+    assert main(["compare", "x", "front", "--storage", url, "--json"]) == 0
+    x, front = json.loads(capsys.readouterr().out)
+    assert (x["trial"], x["scores"]["score"]) == (3, math.inf)
+    assert front["front"]["numbers"] == [0]
+    assert tables(url) == before
+    if content:
+        assert Path("optuna.db").read_bytes() == content
+
+
+@pytest.mark.slow
+def test_a_page_of_a_study_of_ours_is_not_replaced(url, capsys):
+    Path("reports/x").mkdir(parents=True)
+    Path("reports/x/.study").write_text("{}")
+    assert main(["report", "x", "--storage", url]) == 0
+    assert Path("reports/x-optuna/report.html").is_file()
+    assert not Path("reports/x/report.html").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
-        ("report", "x"),
-        ("compare", "x"),
         ("rank", "x", "candidates.csv"),
         ("provenance", "x"),
         ("logs", "x"),
@@ -144,5 +171,5 @@ def test_they_stand_beside_ours(url, capsys):
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
         "ours", "x", "front",
     ]  # fmt: skip
-    assert main(["report", "x", "--storage", url]) == 2
+    assert main(["provenance", "x", "--storage", url]) == 2
     assert NO_STUDY_FILE in capsys.readouterr().err
