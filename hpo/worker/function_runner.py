@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -116,7 +116,8 @@ class FunctionRunner:
         spec = self._record.spec
         sampler = make_sampler(spec.sampler, spec.seed, self._space, claim.number)
         seen = optuna.Study(self._record.name, self._sampled, sampler, self._pruner)
-        informed = _Informed(sampler, seen)
+        common = self._seen.common_space if spec.sampler.name == "tpe" else None
+        informed = _Informed(sampler, seen, common)
         study = optuna.Study(self._record.name, self._shown, informed, self._pruner)
         # Else `trial.study.stop()` is refused.
         study._thread_local.in_optimize_loop = True
@@ -170,12 +171,29 @@ class _Seen:
             self._updated, self.outdated = time.monotonic(), False
         return self._history.study.get_trials(deepcopy=False)
 
+    def common_space(self) -> dict[str, BaseDistribution]:
+        """Return the dimensions that all trials share, as TPE finds them."""
+        self.trials()
+        return self._history.common_space()
+
 
 class _Informed(BaseSampler):
-    """A sampler that looks at another study than the one that it is asked by."""
+    """A sampler that looks at another study than the one that it is asked by.
 
-    def __init__(self, sampler: BaseSampler, study: optuna.Study) -> None:
-        self._sampler, self._study = sampler, study
+    Parameters
+    ----------
+    common_space
+        For TPE, which of a new sampler looks for the dimensions that all trials share in all of
+        them: they are known. None for any other one.
+    """
+
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        study: optuna.Study,
+        common_space: Callable[[], dict[str, BaseDistribution]] | None,
+    ) -> None:
+        self._sampler, self._study, self._common_space = sampler, study, common_space
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(self._seen(study, trial), trial)
@@ -183,7 +201,10 @@ class _Informed(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(self._seen(study, trial), trial)
+        seen = self._seen(study, trial)
+        if self._common_space is not None and seen is self._study:
+            return self._common_space()
+        return self._sampler.infer_relative_search_space(seen, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
