@@ -122,10 +122,11 @@ def read_constraints(
     Trials that have none are left out.
     """
     table = TRIAL_SYSTEM_ATTRIBUTES
+    named = table.c.key.startswith(f"{CONSTRAINTS_KEY}:")
     query = (
         sa.select(table.c.trial_id, table.c.key, table.c.value_json)
         .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, table.c.key.startswith(CONSTRAINTS_KEY))
+        .where(TRIALS.c.study_id == study_id, named | (table.c.key == CONSTRAINTS_KEY))
         .order_by(table.c.trial_id, table.c.trial_system_attribute_id)
     )
     if among is not None:

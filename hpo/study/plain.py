@@ -73,14 +73,15 @@ def read_plain(storage: StudyStorage, name: str) -> PlainStudy | None:
             return None
         directions = read_directions(c, study_id)
         trials = sorted(read_trials(c, study_id), key=lambda trial: trial.number)
-        best = read_best(c, study_id)
+        front = read_front(c, study_id) if len(directions) > 1 else None
+        best = read_best(c, study_id, front)
         return PlainStudy(
             name,
             tuple(directions),
             read_value_names(c, study_id, len(directions)),
             tuple(trials),
             next((t for t in trials if best is not None and t.number == best.number), None),
-            read_front(c, study_id) if len(directions) > 1 else None,
+            front,
         )
 
 

@@ -159,7 +159,7 @@ def _read(c: sa.Connection, record: StudyRecord, *, with_trials: bool) -> StudyS
     study_id = record.study_id
     status = read_status(c, record)
     directions = read_directions(c, study_id)
-    best = read_best(c, study_id)
+    best = read_best(c, study_id, status.front)
     every = sorted(read_trials(c, study_id), key=_by_number) if with_trials else None
     return StudySnapshot(
         record=record,

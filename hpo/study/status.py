@@ -212,9 +212,12 @@ def read_status(c: sa.Connection, record: StudyRecord) -> Status:
     )
 
 
-def read_best(c: sa.Connection, study_id: int) -> BestRow | None:
-    """Return the best trial of a study that breaks no constraint; None before there is one."""
-    best = read_best_trials(c, study_id)
+def read_best(c: sa.Connection, study_id: int, front: Front | None = None) -> BestRow | None:
+    """Return the best trial of a study that breaks no constraint; None before there is one.
+
+    `front` is its Pareto front, where that is known already.
+    """
+    best = read_best_trials(c, study_id) if front is None else front.trial_ids
     if not best:
         return None
     (found,) = read_rows(c, study_id, trials_among(best[:1]))
