@@ -129,6 +129,8 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
         return frame
     # Of several values it has the first.
     row = pd.DataFrame([_baseline_row(told.baseline)]).rename(columns={"score": frame.columns[2]})
+    if frame.empty:
+        return row.reindex(columns=list(dict.fromkeys([*frame.columns, *row.columns])))
     return pd.concat([frame, row], ignore_index=True)
 
 

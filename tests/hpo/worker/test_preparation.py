@@ -25,10 +25,12 @@ from hpo.study.status import take_status
 from hpo.study.told import (
     BASELINE,
     BASELINE_NUMBER,
+    BASELINE_RESULT,
     PREPARATION,
     PREPARED,
     key_of,
     read_prepared,
+    store_once,
     take_told,
 )
 from hpo.worker.worker import Worker
@@ -316,6 +318,17 @@ def test_a_table_has_the_baseline_that_its_study_file_names(begin_study, tmp_pat
     assert "all parameters at their defaults" in page
     assert "rmse val" in page
     assert "rmse train</" not in page
+
+
+def test_a_baseline_is_exported_before_any_trial(begin_study, tmp_path):
+    record = begin_study(baseline={"alpha": 1.0})
+    key = key_of(record.study_id, record.fingerprint)
+    with record.storage.write() as c:
+        result = json.dumps({"scores": {"score": 0.5}})
+        assert store_once(c, record.storage, key, BASELINE_RESULT, result)
+    assert export(record, tmp_path / "x.csv", "csv") == 0
+    (row,) = pd.read_csv(tmp_path / "x.csv").to_dict("records")
+    assert (row["number"], row["state"], row["score"]) == (BASELINE_NUMBER, "BASELINE", 0.5)
 
 
 def test_another_baseline_takes_the_place_of_the_first(begin_study, tmp_path):
