@@ -66,13 +66,15 @@ class PartialRow:
 
 @dataclass(frozen=True, eq=False)
 class TableView:
-    """Some rows of a table, in table order: `ids`, `X`, `X_new`, `y` and `groups`."""
+    """Some rows of a table, in table order; its attributes are those of `FeatureTable`."""
 
     ids: NDArray[np.str_]
     X: NDArray[np.float64]
     X_new: NDArray[np.float64]
     y: NDArray[np.float64]
     groups: NDArray[np.str_]
+    weights: NDArray[np.float64] | None = None
+    test_fold: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,11 @@ class FeatureTable:
         The target, in the unit and scale that `target` names.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
+    weights : array of shape (n_rows,) or None
+        What each row counts in a fit, above 0; None if the dataset says nothing of it.
+    test_fold : array of shape (n_rows,) or None
+        The fold that validates each row, from 0; -1 for one that none validates. None if the
+        dataset says nothing of it.
 
     All arrays are read-only.
     """
@@ -116,6 +123,8 @@ class FeatureTable:
     skipped: tuple[SkippedRow, ...]
     partial: tuple[PartialRow, ...]
     manifest: Mapping[str, Any]
+    weights: NDArray[np.float64] | None = None
+    test_fold: NDArray[np.int64] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -131,6 +140,11 @@ class FeatureTable:
     def feature_names(self) -> tuple[str, ...]:
         """Column names in the order of `X`."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def row_settings(self) -> dict[str, NDArray[Any]]:
+        """What the dataset says of how rows are used, by name: weights and folds, if it does."""
+        return row_settings(self.weights, self.test_fold)
 
     @property
     def train(self) -> TableView:
@@ -155,6 +169,7 @@ class FeatureTable:
         is_train[rows] = False
         names = ("ids", "X", "X_new", "y", "groups", "formulas")
         arrays = {name: getattr(self, name)[kept] for name in names}
+        arrays |= {name: values[kept] for name, values in self.row_settings.items()}
         arrays["X"][~is_train] = arrays["X_new"][~is_train]
         for array in (*arrays.values(), is_train):
             array.setflags(write=False)
@@ -166,9 +181,10 @@ class FeatureTable:
         X = self.X[mask]
         X_new = X if self.X_new is self.X else self.X_new[mask]
         picked = (self.ids[mask], X, X_new, self.y[mask], self.groups[mask])
-        for array in picked:
+        settings = {name: values[mask] for name, values in self.row_settings.items()}
+        for array in (*picked, *settings.values()):
             array.setflags(write=False)
-        return TableView(*picked)
+        return TableView(*picked, **settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +201,7 @@ class TableRows:
         The target.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
-    columns, target, skipped
+    columns, target, skipped, weights, test_fold
         As in `FeatureTable`.
     X : array of shape (n_rows, n_features) or None
         The features of a table of a study's own, which come with its rows; None for others.
@@ -201,6 +217,8 @@ class TableRows:
     target: Target
     skipped: tuple[SkippedRow, ...] = ()
     X: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | None = None
+    test_fold: NDArray[np.int64] | None = None
 
     def with_features(self, X: NDArray[np.float64]) -> FeatureTable:
         """Return a table of these rows in memory alone, with features of shape (n_rows, n)."""
@@ -208,7 +226,8 @@ class TableRows:
             np.array(texts, dtype=np.str_) for texts in (self.ids, self.groups, self.formulas)
         )
         X, y, is_train = X.copy(), self.y.copy(), self.is_train.copy()
-        for array in (ids, groups, formulas, X, y, is_train):
+        settings = row_settings(self.weights, self.test_fold)
+        for array in (ids, groups, formulas, X, y, is_train, *settings.values()):
             array.setflags(write=False)
         content = content_hash(
             ids=ids,
@@ -219,6 +238,7 @@ class TableRows:
             y=y,
             columns=self.columns,
             target=self.target,
+            **settings,
         )
         return FeatureTable(
             path=Path(),
@@ -237,6 +257,7 @@ class TableRows:
             skipped=self.skipped,
             partial=(),
             manifest={},
+            **settings,
         )
 
 
@@ -279,6 +300,8 @@ class OwnRows:
         The files that were read, for their names and hashes.
     citation : str
         Where the data are from.
+    weights, test_fold
+        As in `FeatureTable`.
     """
 
     ids: Sequence[str]
@@ -292,6 +315,8 @@ class OwnRows:
     skipped: Sequence[SkippedRow] = ()
     sources: Sequence[Path] = ()
     citation: str = ""
+    weights: NDArray[np.float64] | None = None
+    test_fold: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,6 +357,14 @@ class Candidates:
     remarks: Mapping[tuple[int, str], str]
 
 
+def row_settings(
+    weights: NDArray[np.float64] | None, test_fold: NDArray[np.int64] | None
+) -> dict[str, NDArray[Any]]:
+    """Return those of the two that there are, by name."""
+    named = {"weights": weights, "test_fold": test_fold}
+    return {name: values for name, values in named.items() if values is not None}
+
+
 class ContentHash:
     """SHA-256 of all that a score on a table can depend on, fed with pieces of `X` in turn.
 
@@ -349,6 +382,8 @@ class ContentHash:
         y: NDArray[np.float64],
         columns: Sequence[Column],
         target: Target,
+        weights: NDArray[np.float64] | None = None,
+        test_fold: NDArray[np.int64] | None = None,
     ) -> None:
         head: dict[str, Any] = {
             "columns": [asdict(column) for column in columns],
@@ -358,6 +393,7 @@ class ContentHash:
             "groups": groups,
             "is_train": is_train,
             "shape": [len(ids), len(columns)],
+            **row_settings(weights, test_fold),
         }
         self._digest = hashlib.sha256()
         for separator, name in zip(["{"] + [", "] * len(head), sorted(head), strict=False):
@@ -403,6 +439,8 @@ def content_hash(
     columns: Sequence[Column],
     target: Target,
     X_new: NDArray[np.float64] | None = None,
+    weights: NDArray[np.float64] | None = None,
+    test_fold: NDArray[np.int64] | None = None,
 ) -> str:
     """Return the hash of a whole table; see `ContentHash`."""
     digest = ContentHash(
@@ -413,6 +451,8 @@ def content_hash(
         y=y,
         columns=columns,
         target=target,
+        weights=weights,
+        test_fold=test_fold,
     )
     digest.add(X)
     if X_new is not None and not np.array_equal(X, X_new, equal_nan=True):

@@ -18,7 +18,7 @@ from features.records import Column
 Need = Literal["formula", "target", "cell", "cif"]
 
 # Names that the table itself uses in its Parquet file; no feature may take one.
-RESERVED_NAMES = frozenset({"id", "formula", "y", "group", "split"})
+RESERVED_NAMES = frozenset({"id", "formula", "y", "group", "split", "sample_weight", "test_fold"})
 
 
 @dataclass(frozen=True)

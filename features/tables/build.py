@@ -31,11 +31,11 @@ from features.tables.cache import (
     remember_table,
     save_block,
 )
+from features.tables.checks import check_rows
 from features.tables.store import (
     PIECE_ROWS,
     TABLE_FORMAT,
     build_result,
-    check_rows,
     holds_table,
     read_manifest,
     write,

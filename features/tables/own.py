@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import DatasetError, FeaturesError, describe_failure
-from features.records import BuildResult, OwnRows, TableRows, content_hash
+from features.records import BuildResult, OwnRows, TableRows, content_hash, row_settings
 from features.rows import Log
 from features.specs import OwnSpec
 from features.tables.cache import package_versions
+from features.tables.checks import check_features, check_rows
 from features.tables.store import (
     build_result,
-    check_features,
-    check_rows,
     holds_table,
     table_name,
     write,
@@ -58,6 +57,7 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
         "is_train": rows.is_train,
         "columns": rows.columns,
         "target": rows.target,
+        **row_settings(rows.weights, rows.test_fold),
     }
     folder = tables_dir / table_name(NAME, rows.columns, content_hash(**content))
     reused = holds_table(folder)
@@ -94,6 +94,8 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             columns=tuple(made.columns),
             target=made.target,
             skipped=tuple(made.skipped),
+            weights=_numbers(made.weights, np.float64),
+            test_fold=_numbers(made.test_fold, np.int64),
         )
         check_rows(rows)
     except (TypeError, ValueError, AttributeError) as exc:
@@ -102,6 +104,10 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
         ) from exc
     check_features(X, n_rows, len(rows.columns))
     return rows, X
+
+
+def _numbers(values: Any, kind: type[np.generic]) -> NDArray[Any] | None:
+    return None if values is None else np.asarray(values, dtype=kind)
 
 
 def _load(spec: OwnSpec, data_dir: Path | None) -> OwnRows:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 
 from features.atomic_files import replace_file, scratch_folder, sync_folder, write_durably
 from features.errors import TableError
-from features.families.registry import RESERVED_NAMES
 from features.records import (
-    CONTROL,
     BuildResult,
     Column,
     ContentHash,
@@ -38,7 +36,9 @@ from features.records import (
     TableRows,
     Target,
     content_hash,
+    row_settings,
 )
+from features.tables.checks import check_rows, misfit, refuse_infinite
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +50,7 @@ MANIFEST_NAME = "manifest.json"
 
 PIECE_ROWS = 16_384  # of a row group, which is made, hashed and written at once
 _SPLITS = ("test", "train")
+_NAMES = {"weights": "sample_weight", "test_fold": "test_fold"}  # in the Parquet file
 
 # What differs between two builds of the same thing.
 _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "check"})
@@ -77,11 +78,12 @@ def read(path: Path) -> FeatureTable:
         columns=table.columns,
         target=table.target,
         X_new=table.X_new,
+        **table.row_settings,
     )
     if found != table.hash:
         raise _damaged(folder, f"its content hashes to {found[:12]}, not {table.hash[:12]}")
     arrays = (table.ids, table.X, table.X_new, table.y, table.groups, table.is_train)
-    for array in (*arrays, table.formulas):
+    for array in (*arrays, table.formulas, *table.row_settings.values()):
         array.setflags(write=False)
     return table
 
@@ -168,6 +170,8 @@ def write(
     skipped: Sequence[SkippedRow] = (),
     partial: Sequence[PartialRow] = (),
     provenance: Mapping[str, Any] | None = None,
+    weights: NDArray[np.float64] | None = None,
+    test_fold: NDArray[np.int64] | None = None,
 ) -> Path:
     """Write a table under `tables_dir` and return its folder; `provenance` joins the manifest.
 
@@ -193,6 +197,8 @@ def write(
             is_train=is_train,
             columns=tuple(columns),
             target=target,
+            weights=weights,
+            test_fold=test_fold,
         )
     )
     digest = ContentHash(
@@ -203,18 +209,22 @@ def write(
         y=y,
         columns=columns,
         target=target,
+        weights=weights,
+        test_fold=test_fold,
     )
     own = _differing(X, X_new) if isinstance(X, np.ndarray) else []
     names = [*(c.name for c in columns), *(columns[position].name + NEW for position in own)]
     split = [_SPLITS[row] for row in is_train.astype(int).tolist()]
-    texts = {"id": ids, "formula": formulas, "y": y, "group": groups, "split": split}
+    settings = row_settings(weights, test_fold)
+    its = {"id": ids, "formula": formulas, "y": y, "group": groups, "split": split}
+    its |= {_NAMES[name]: values for name, values in settings.items()}
     try:
         with scratch_folder(tables_dir) as scratch:
             staged = scratch / "table"
             staged.mkdir()
             with (staged / PARQUET_NAME).open("x+b") as handle:
                 pieces = _digested(_pieces_of(X, X_new, own), len(ids), len(columns), digest)
-                _write_parquet(handle, texts, names, pieces)
+                _write_parquet(handle, its, names, pieces)
                 handle.flush()
                 os.fsync(handle.fileno())
                 handle.seek(0)
@@ -236,6 +246,7 @@ def write(
                 "target": asdict(target),
                 "columns": [asdict(column) for column in columns],
                 **({"new_columns": [columns[position].name for position in own]} if own else {}),
+                **({"row_settings": [*settings]} if settings else {}),
                 "skipped": [asdict(row) for row in skipped],
                 "partial": [asdict(row) for row in partial],
                 "parquet_sha256": parquet_sha256,
@@ -327,39 +338,17 @@ def _digested(
     for piece, own in pieces:
         n_met += len(piece)
         if piece.shape[1:] != (n_columns,) or n_met > n_rows:
-            raise _misfit(piece.shape, n_rows, n_columns)
-        _refuse_infinite(piece)
+            raise misfit(piece.shape, n_rows, n_columns)
+        refuse_infinite(piece)
         digest.add(piece)
         yield np.hstack([piece, own])
     if n_met != n_rows:
-        raise _misfit((n_met, n_columns), n_rows, n_columns)
-
-
-def check_features(X: NDArray[np.float64], n_rows: int, n_columns: int) -> None:
-    """Refuse features that are not of so many rows and columns, or are infinite.
-
-    Raises
-    ------
-    TableError
-        Saying which.
-    """
-    if X.shape != (n_rows, n_columns):
-        raise _misfit(X.shape, n_rows, n_columns)
-    _refuse_infinite(X)
-
-
-def _refuse_infinite(X: NDArray[np.float64]) -> None:
-    if np.isinf(X).any():
-        raise TableError("table: X must be finite or NaN; skip the other rows")
-
-
-def _misfit(shape: tuple[int, ...], n_rows: int, n_columns: int) -> TableError:
-    return TableError(f"table: X is {shape}, but there are {n_rows} rows, {n_columns} columns")
+        raise misfit((n_met, n_columns), n_rows, n_columns)
 
 
 def _write_parquet(
     handle: BufferedIOBase,
-    texts: Mapping[str, Any],
+    its: Mapping[str, Any],
     names: Sequence[str],
     pieces: Iterable[NDArray[np.float64]],
 ) -> None:
@@ -368,13 +357,14 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {name: pa.float64() if name == "y" else pa.string() for name in texts}
+    numbers = {"y": pa.float64(), "sample_weight": pa.float64(), "test_fold": pa.int64()}
+    kinds = {name: numbers.get(name, pa.string()) for name in its}
     schema = pa.schema([*kinds.items(), *((name, pa.float64()) for name in names)])
     start = 0
     with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
         for piece in pieces:
             rows = slice(start, start + len(piece))
-            own = [pa.array(values[rows], kinds[name]) for name, values in texts.items()]
+            own = [pa.array(values[rows], kinds[name]) for name, values in its.items()]
             features = [pa.array(column) for column in np.ascontiguousarray(piece.T)]
             writer.write_table(pa.Table.from_arrays([*own, *features], schema=schema))
             start = rows.stop
@@ -386,7 +376,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
     file = pq.ParquetFile(handle)
     columns = tuple(Column(**record) for record in manifest["columns"])
     new = manifest.get("new_columns", [])
-    expected = ["id", "formula", "y", "group", "split", *(column.name for column in columns)]
+    settings: dict[str, list[NDArray[Any]]] = {
+        name: [] for name in manifest.get("row_settings", [])
+    }
+    expected = ["id", "formula", "y", "group", "split", *(_NAMES[name] for name in settings)]
+    expected += [column.name for column in columns]
     expected += [name + NEW for name in new]
     if file.schema_arrow.names != expected:
         raise ValueError("the columns differ")
@@ -402,6 +396,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
         for name in ("id", "group", "formula", "split"):
             texts[name] += table[name].to_pylist()
         y.append(_numbers(table["y"]))
+        for name, pieces in settings.items():
+            pieces.append(_numbers(table[_NAMES[name]]))
         for position, column in enumerate(columns):
             X[rows, position] = _numbers(table[column.name])
             if new:
@@ -428,44 +424,13 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
         skipped=tuple(SkippedRow(**record) for record in manifest["skipped"]),
         partial=tuple(PartialRow(**record) for record in manifest["partial"]),
         manifest=MappingProxyType(manifest),
+        **{name: np.concatenate(pieces) for name, pieces in settings.items()},
     )
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
     # pyarrow's own shorter way imports pandas.
-    return np.asarray(np.from_dlpack(column.combine_chunks()), dtype=np.float64)
-
-
-def check_rows(rows: TableRows) -> None:
-    """Refuse rows that make no table, whatever their features.
-
-    Raises
-    ------
-    TableError
-        Pieces differ in length, names are there twice, a target is not finite, or no row is left
-        to train on.
-    """
-    n_rows = len(rows.ids)
-    lengths = {len(rows.formulas), len(rows.y), len(rows.groups), len(rows.is_train), n_rows}
-    if n_rows == 0 or len(lengths) != 1:
-        raise TableError(f"table: its pieces must have one length above 0, not {sorted(lengths)}")
-    names = [column.name for column in rows.columns]
-    if not names:
-        raise TableError("table: it has no feature column; name a family")
-    for what, values in (("ids", rows.ids), ("column names", names)):
-        if len(set(values)) < len(values):
-            value, count = Counter(values).most_common(1)[0]
-            raise TableError(f"table: {what} must be unique, but {value!r} is there {count} times")
-    for what, values in (("ids", rows.ids), ("groups", rows.groups), ("column names", names)):
-        if (bad := next(filter(CONTROL.search, values), None)) is not None:
-            raise TableError(f"table: {what} must have no control characters, got {bad!r}")
-    taken = sorted(RESERVED_NAMES & set(names))
-    if taken:
-        raise TableError(f"table: {taken[0]!r} is the table's own column; rename the feature")
-    if not np.isfinite(rows.y).all():
-        raise TableError("table: y must be finite; skip the other rows")
-    if not np.any(rows.is_train):
-        raise TableError("table: no row is a train row; hold out fewer rows")
+    return np.asarray(np.from_dlpack(column.combine_chunks()))
 
 
 def _folder_of(path: Path) -> Path:

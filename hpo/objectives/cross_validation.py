@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable
+from features.table import FeatureTable, TableView
 from hpo.errors import ObjectiveError
 from hpo.estimators.factory import BoundEstimator, prepare
 from hpo.estimators.protocol import Floats, Regressor
@@ -369,10 +369,18 @@ def cross_validation(
     settings: dict[str, Any] = {
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
-        "weights": weigh_groups(train.groups, spec.fit.group_weight) if spec.fit else None,
+        "weights": _weights(spec, train),
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
     if isinstance(objective, SpearmanSpec):
         return SpearmanCv(*over, **settings)
     return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, **settings)
+
+
+def _weights(spec: StudySpec, train: TableView) -> Floats | None:
+    """Return what each training row counts in a fit: by the table, by its group, or by both."""
+    if spec.fit is None:
+        return train.weights
+    by_group = weigh_groups(train.groups, spec.fit.group_weight)
+    return by_group if train.weights is None else by_group * train.weights

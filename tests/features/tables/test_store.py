@@ -62,6 +62,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert table.test.y.tolist() == [3.0]
 
 
+def test_weights_and_folds_are_kept_with_the_rows(tmp_path: Path) -> None:
+    plain = write(tmp_path, **pieces())
+    weights, test_fold = np.array([1.0, 0.5, 2.0]), np.array([0, -1, 1])
+    table = read(write(tmp_path, **pieces(weights=weights, test_fold=test_fold)))
+    assert table.hash != read(plain).hash
+    assert table.train.weights is not None
+    assert table.train.weights.tolist() == [1.0, 0.5]
+    held_out = table.holding_out(np.array([0])).train.test_fold
+    assert held_out is not None
+    assert held_out.tolist() == [-1]
+    with pytest.raises(TableError, match="above 0"):
+        write(tmp_path, **pieces(weights=np.array([1.0, 0.0, 2.0])))
+
+
 @pytest.mark.parametrize("name", ["ids", "X", "y", "groups", "is_train", "formulas"])
 def test_arrays_are_read_only(tmp_path: Path, name: str) -> None:
     table: FeatureTable = read(write(tmp_path, **pieces()))

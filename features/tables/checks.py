@@ -1,0 +1,76 @@
+"""What makes a table, and what makes none."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import TableError
+from features.families.registry import RESERVED_NAMES
+from features.records import CONTROL, TableRows, row_settings
+
+
+def check_rows(rows: TableRows) -> None:
+    """Refuse rows that make no table, whatever their features.
+
+    Raises
+    ------
+    TableError
+        Pieces differ in length, names are there twice, a target is not finite, or no row is left
+        to train on.
+    """
+    n_rows = len(rows.ids)
+    settings = row_settings(rows.weights, rows.test_fold)
+    lengths = {len(rows.formulas), len(rows.y), len(rows.groups), len(rows.is_train), n_rows}
+    lengths |= {len(values) for values in settings.values()}
+    if n_rows == 0 or len(lengths) != 1:
+        raise TableError(f"table: its pieces must have one length above 0, not {sorted(lengths)}")
+    names = [column.name for column in rows.columns]
+    if not names:
+        raise TableError("table: it has no feature column; name a family")
+    for what, values in (("ids", rows.ids), ("column names", names)):
+        if len(set(values)) < len(values):
+            value, count = Counter(values).most_common(1)[0]
+            raise TableError(f"table: {what} must be unique, but {value!r} is there {count} times")
+    for what, values in (("ids", rows.ids), ("groups", rows.groups), ("column names", names)):
+        if (bad := next(filter(CONTROL.search, values), None)) is not None:
+            raise TableError(f"table: {what} must have no control characters, got {bad!r}")
+    taken = sorted(RESERVED_NAMES & set(names))
+    if taken:
+        raise TableError(f"table: {taken[0]!r} is the table's own column; rename the feature")
+    _check_values(rows)
+
+
+def _check_values(rows: TableRows) -> None:
+    if not np.isfinite(rows.y).all():
+        raise TableError("table: y must be finite; skip the other rows")
+    if rows.weights is not None and not (np.isfinite(rows.weights) & (rows.weights > 0)).all():
+        raise TableError("table: weights must be finite and above 0; skip the other rows")
+    if not np.any(rows.is_train):
+        raise TableError("table: no row is a train row; hold out fewer rows")
+
+
+def check_features(X: NDArray[np.float64], n_rows: int, n_columns: int) -> None:
+    """Refuse features that are not of so many rows and columns, or are infinite.
+
+    Raises
+    ------
+    TableError
+        Saying which.
+    """
+    if X.shape != (n_rows, n_columns):
+        raise misfit(X.shape, n_rows, n_columns)
+    refuse_infinite(X)
+
+
+def refuse_infinite(X: NDArray[np.float64]) -> None:
+    """Refuse values that are neither finite nor NaN, with a TableError."""
+    if np.isinf(X).any():
+        raise TableError("table: X must be finite or NaN; skip the other rows")
+
+
+def misfit(shape: tuple[int, ...], n_rows: int, n_columns: int) -> TableError:
+    """Return the error about pieces of `X` that are not of so many rows and columns."""
+    return TableError(f"table: X is {shape}, but there are {n_rows} rows, {n_columns} columns")
