@@ -22,7 +22,6 @@ from features.chemistry.formulas import Compositions, parse_formula
 from features.datasets import materials_project
 from features.datasets.binary_crystals import FILE_NAME as CRYSTALS_NAME
 from features.datasets.binary_crystals import read_crystals
-from features.datasets.csv_parsing import parse_csv
 from features.datasets.groups import hold_out
 from features.datasets.materials_project import FILE_NAME as QUERY_NAME
 from features.datasets.materials_project import KEY_VARIABLE, given_key
@@ -30,6 +29,7 @@ from features.datasets.row_parsing import Formula, Layout, Part, plain_formula, 
 from features.datasets.sources import Source, cif_sets, csv_files, read_source, user_cache
 from features.errors import DatasetError
 from features.families.registry import Need
+from features.intake.csv_parsing import parse_csv
 from features.records import SkippedRow, Target
 from features.rows import Log, Rows
 from features.specs import BandGapSpec

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from features.chemistry.formulas import parse_formula
 from features.datasets.cif_files import CifSet
-from features.datasets.csv_parsing import parse_csv
-from features.datasets.numbers import parse_number
 from features.datasets.sources import SourceFile, read_source
 from features.errors import DatasetError
+from features.intake.csv_parsing import parse_csv
+from features.intake.numbers import parse_number
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

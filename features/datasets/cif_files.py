@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from features.datasets.foreign_files import read_bounded
 from features.errors import DatasetError
+from features.intake.foreign_files import read_bounded
 
 # A CIF has a few KB, of the largest structures a few MB; a small archive can unpack to anything.
 MAX_CIF_BYTES, MAX_UNPACKED_BYTES = 100_000_000, 1_000_000_000

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from features.datasets.cif_files import read_cifs
-from features.datasets.csv_parsing import CsvFile, parse_csv
-from features.datasets.foreign_files import expand_home
 from features.datasets.groups import hold_out
 from features.datasets.row_parsing import (
     Formula,
@@ -20,6 +18,8 @@ from features.datasets.row_parsing import (
 )
 from features.datasets.sources import Source, cif_sets, csv_files, read_source
 from features.families.registry import Need
+from features.intake.csv_parsing import CsvFile, parse_csv
+from features.intake.foreign_files import expand_home
 from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from features.atomic_files import clear_dead_scratch, scratch_folder
 from features.chemistry.composition import composition_key
 from features.chemistry.formulas import parse_formula
-from features.datasets.foreign_files import MAX_BYTES
 from features.errors import DatasetError
+from features.intake.foreign_files import MAX_BYTES
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

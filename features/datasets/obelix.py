@@ -18,8 +18,6 @@ from features.atomic_files import clear_dead_scratch, scratch_folder
 from features.chemistry.composition import composition_key
 from features.chemistry.formulas import parse_formula
 from features.datasets.cif_files import read_cifs
-from features.datasets.csv_parsing import parse_csv
-from features.datasets.numbers import parse_number
 from features.datasets.row_parsing import Formula, Layout, Part, read_rows
 from features.datasets.sources import (
     Source,
@@ -31,6 +29,8 @@ from features.datasets.sources import (
 )
 from features.errors import DatasetError
 from features.families.registry import Need
+from features.intake.csv_parsing import parse_csv
+from features.intake.numbers import parse_number
 from features.records import Target
 from features.rows import Log, Rows
 from features.specs import ObelixSpec

@@ -14,10 +14,10 @@ from features.chemistry.cell_geometry import cell_volume
 from features.chemistry.composition import composition_key
 from features.chemistry.formulas import GrowingCompositions, parse_formula
 from features.datasets.cif_files import CifSet
-from features.datasets.csv_parsing import CsvFile, Record
 from features.datasets.groups import linked_groups
-from features.datasets.numbers import parse_number, parse_target
 from features.errors import DatasetError
+from features.intake.csv_parsing import CsvFile, Record
+from features.intake.numbers import parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from features.datasets.cif_files import CifSet
-from features.datasets.foreign_files import expand_home, read_bounded
 from features.errors import DatasetError
+from features.intake.foreign_files import expand_home, read_bounded
 
 
 @dataclass(frozen=True)

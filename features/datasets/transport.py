@@ -23,10 +23,10 @@ import numpy as np
 
 from features.chemistry.formulas import Compositions, parse_formula
 from features.datasets.groups import hold_out, lot
-from features.datasets.numbers import log10_of, parse_number
 from features.datasets.sources import Source, csv_files, read_source
 from features.errors import DatasetError
 from features.families.registry import Need
+from features.intake.numbers import log10_of, parse_number
 from features.records import SkippedRow, Target
 from features.rows import Log, Rows
 from features.specs import TransportSpec

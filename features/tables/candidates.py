@@ -12,13 +12,13 @@ from features.chemistry.elements import ELEMENTS
 from features.chemistry.formulas import Compositions, parse_formula
 from features.datasets.cif_files import MAX_CIF_BYTES
 from features.datasets.csv import cell_columns
-from features.datasets.csv_parsing import CsvFile, parse_csv
-from features.datasets.foreign_files import expand_home, read_bounded
 from features.datasets.row_parsing import read_cell
 from features.datasets.sources import read_source
 from features.errors import DatasetError, TableError
 from features.families.formula.composition import fraction_matrix
 from features.families.registry import FAMILIES, TRANSFER, FamilyInfo
+from features.intake.csv_parsing import CsvFile, parse_csv
+from features.intake.foreign_files import expand_home, read_bounded
 from features.records import Candidates, FeatureTable, Target
 from features.rows import Block, Log, Rows
 from features.specs import CellColumns, CsvSpec

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from features.datasets.binary_crystals import read_crystals
-from features.datasets.csv_parsing import parse_csv
+from features.intake.csv_parsing import parse_csv
 from hpo.analysis.best_model import score_predictions
 from hpo.errors import HpoError
 from hpo.objectives.metrics import METRICS

@@ -19,10 +19,10 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from features.chemistry.structures import parse_cif
 from features.datasets import materials_project as mp
 from features.datasets.binary_crystals import build_crystal, read_crystals
-from features.datasets.csv_parsing import parse_csv
 from features.errors import DatasetError
 from features.families.registry import FAMILIES
 from features.families.structure.bonds import describe_bonds
+from features.intake.csv_parsing import parse_csv
 from features.table import BandGapSpec, build, read
 from tests.support.requirements import SHARED_DATA, unavailable
 

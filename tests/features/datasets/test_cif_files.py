@@ -17,9 +17,9 @@ import pytest
 
 from features.datasets import cif_files
 from features.datasets.cif_files import read_cifs
-from features.datasets.foreign_files import read_bounded
 from features.datasets.materials_project import load
 from features.errors import DatasetError
+from features.intake.foreign_files import read_bounded
 
 PACKED: dict[str, Any] = {
     "tar": bytes,

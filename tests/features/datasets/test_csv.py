@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from features.datasets.csv_parsing import parse_csv
 from features.datasets.groups import hold_out, linked_groups
+from features.intake.csv_parsing import parse_csv
 from features.table import BuildResult, CsvSpec, DatasetError, FeatureTable, TableSpec, build, read
 from tests.support.tables.materials import LICL
 

@@ -21,8 +21,8 @@ from scipy.sparse.csgraph import connected_components
 
 from features.datasets import csv as csv_dataset
 from features.datasets import obelix as obelix_dataset
-from features.datasets.csv_parsing import parse_csv
 from features.datasets.sources import SourceFile
+from features.intake.csv_parsing import parse_csv
 from features.rows import Rows
 from features.specs import TransportTarget
 from features.table import (
