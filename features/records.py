@@ -33,11 +33,35 @@ class Column:
 
 @dataclass(frozen=True)
 class Target:
-    """What `y` holds: `value / unit`, or its decimal logarithm where `log10` is set."""
+    """What `y` holds: `value / unit`, or its decimal logarithm where `log10` is set.
+
+    Of a target with `classes`, which are labels, `y` holds each row's position among them.
+    """
 
     name: str
     unit: str = ""
     log10: bool = False
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as manifests and hashes have it, which name no classes where there are none."""
+        found = asdict(self)
+        return found if self.classes else {k: v for k, v in found.items() if k != "classes"}
+
+    def fault(self, y: NDArray[np.float64]) -> str:
+        """Return why it is not what `y`, of shape (n_rows,), holds; "" if it may be."""
+        names, positions = self.classes, np.arange(len(self.classes))
+        if not np.isfinite(y).all():
+            return "y must be finite; skip the other rows"
+        if names and (len({*names}) < max(2, len(names)) or any(map(CONTROL.search, names))):
+            return f"classes must be two labels or more, each once, got {names}"
+        if names and not np.isin(y, positions).all():
+            wrong = y[~np.isin(y, positions)][0]
+            return f"y must be positions among the {len(names)} classes, from 0 on, got {wrong:g}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +119,7 @@ class FeatureTable:
         The features that each row would have, were nothing else of its group known: what folds of
         whole groups validate on. It is `X` itself where rows borrow nothing from one another.
     y : array of shape (n_rows,)
-        The target, in the unit and scale that `target` names.
+        The target, in the unit and scale that `target` names; positions among its classes.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
     weights : array of shape (n_rows,) or None
@@ -387,7 +411,7 @@ class ContentHash:
     ) -> None:
         head: dict[str, Any] = {
             "columns": [asdict(column) for column in columns],
-            "target": asdict(target),
+            "target": target.as_dict(),
             "ids": ids,
             "formulas": formulas,
             "groups": groups,

@@ -75,6 +75,11 @@ class _Spec(BaseModel):
     )
 
     @property
+    def classifies(self) -> bool:
+        """Whether the target is known to have classes before any row is read."""
+        return False
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The columns that the table has, in order."""
         own = tuple(column for name in self.families for column in FAMILIES[name].columns)
@@ -156,7 +161,8 @@ class BandGapSpec(_Spec):
     `materials_project` (computed, with structures; a stored query, or one with the key in
     `MP_API_KEY`), `binary_crystals` (measured gaps of elements and binary compounds whose
     structure is a simple known one), or `auto`: Materials Project where a query is stored or a
-    key is given, else measured.
+    key is given, else measured. `target` is the gap, or whether the material is a metal (gap 0),
+    a target of two classes.
 
     `test_fraction` of the metals (gap 0) and of the others is held out, by `split` row by row
     or whole chemical systems such as Ge-Si at a time, in an order that `seed` gives. Metals may
@@ -168,11 +174,19 @@ class BandGapSpec(_Spec):
 
     dataset: Literal["band_gap"]
     source: Literal["auto", "measured", "materials_project", "binary_crystals"] = "auto"
+    target: Literal["gap", "is_metal"] = Field(
+        default="gap", exclude_if=lambda target: target == "gap"
+    )
     split: Literal["rows", "systems"] = "rows"
     train_metals: bool = True
     test_metals: bool = True
     test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
     seed: int = 0
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the target has classes."""
+        return self.target == "is_metal"
 
     @model_validator(mode="after")
     def _check_structures(self) -> Self:
@@ -208,7 +222,8 @@ class CsvSpec(_Spec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
-    study file's folder. `formula`, `target`, `id`, `group` and `split` name columns.
+    study file's folder. `formula`, `target`, `id`, `group` and `split` name columns. With `task`
+    classification, what `target` holds are labels of two classes or more, texts or numbers.
     Without `split`, whole groups are held out, `test_fraction` of the rows in all; without
     `group`, rows of the same reduced formula are a group.
     """
@@ -219,6 +234,9 @@ class CsvSpec(_Spec):
     target: str = "target"
     target_unit: str = ""
     log10: bool = False
+    task: Literal["regression", "classification"] = Field(
+        default="regression", exclude_if=lambda task: task == "regression"
+    )
     id: str | None = None
     group: str | None = None
     cifs: Path | None = None
@@ -239,6 +257,18 @@ class CsvSpec(_Spec):
             raise ValueError(
                 "`cifs` needs `id`, the column whose value names each row's <id>.cif file"
             )
+        return self
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the target has classes."""
+        return self.task == "classification"
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        given = [name for name in ("log10", "target_unit") if getattr(self, name)]
+        if self.classifies and given:
+            raise ValueError(f"`{given[0]}` is for numbers, and task is 'classification'")
         return self
 
     @model_validator(mode="after")
@@ -270,6 +300,11 @@ class OwnSpec(BaseModel):
     dataset: Literal["own"]
     loader: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     params: dict[str, Any] = {}
+
+    @property
+    def classifies(self) -> bool:
+        """False: whether the target has classes, the function alone knows."""
+        return False
 
     @property
     def columns(self) -> tuple[Column, ...]:

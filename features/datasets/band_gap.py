@@ -37,6 +37,7 @@ from features.specs import BandGapSpec
 MEASURED_NAME = "expt_gap.csv"
 SPREAD_EV = 0.1
 TARGET = Target("band_gap", "eV")
+IS_METAL = Target("is_metal", classes=("no", "yes"))
 
 
 def sources_of(
@@ -117,6 +118,8 @@ def rows_of(spec: BandGapSpec, sources: tuple[Source, ...], needs: frozenset[Nee
         "n_metals": int(is_metal.sum()),
         "n_other": int((~is_metal).sum()),
     }
+    if spec.target == "is_metal":
+        rows = replace(rows, y=is_metal.astype(np.float64), target=IS_METAL)
     return replace(_without_metals(rows, is_metal, spec), notes=notes)
 
 

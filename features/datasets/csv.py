@@ -17,9 +17,11 @@ from features.datasets.row_parsing import (
     read_rows,
 )
 from features.datasets.sources import Source, cif_sets, csv_files, read_source
+from features.errors import DatasetError
 from features.families.registry import Need
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home
+from features.intake.labels import Labels
 from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
@@ -60,16 +62,29 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         columns[spec.group] = "group"
     if spec.split is not None:
         columns[spec.split] = "split"
+    labels = Labels(f"{file.name}: column {spec.target!r}")
+    classifies = spec.task == "classification"
     layout = Layout(
         columns=columns,
         target_column=spec.target,
         target=Target(spec.target, spec.target_unit, spec.log10),
+        read_target=labels.read if classifies else None,
         read_formula=plain_formula(spec.formula),
         group_tokens=group_by_composition if spec.group is None else _group_by(spec.group),
         id=spec.id,
         cell=cell_columns(spec.cell_columns, csv) if "cell" in needs else {},
     )
-    rows = read_rows([Part(csv, _splitter(spec.split))], layout, cif_sets(sources))
+    try:
+        rows = read_rows([Part(csv, _splitter(spec.split))], layout, cif_sets(sources))
+    except DatasetError as exc:
+        if classifies or "it is not a number" not in str(exc):
+            raise
+        raise DatasetError(
+            f'{exc}; if its texts are classes, write task = "classification" in [table]'
+        ) from exc
+    if classifies:
+        classes, y = labels.finish(rows.y)
+        rows = replace(rows, y=y, target=Target(spec.target, classes=classes))
     if spec.split is None:
         rows = replace(rows, is_train=hold_out(rows.groups, spec.test_fraction, spec.seed))
     return replace(rows, notes={"encoding": csv.encoding})

@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,9 @@ class Layout:
     """Where a dataset keeps what in its files.
 
     The functions take a record's fields by column name; `read_formula` may raise ValueError
-    with a reason to skip the row. `cell` names the column of each cell field that there is.
+    with a reason to skip the row. So may `read_target`, which takes the target's text and returns
+    its value and whether that is a threshold; None reads numbers. `cell` names the column of each
+    cell field that there is.
     """
 
     columns: Mapping[str, str]  # required columns, name to purpose
@@ -47,6 +50,7 @@ class Layout:
     group_tokens: Callable[[Mapping[str, str], Formula], tuple[str, ...]]
     id: str | None = None
     cell: Mapping[str, str] = field(default_factory=dict)
+    read_target: Callable[[str], tuple[float, bool]] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ def _read_record(
 ) -> None:
     """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
-    y, is_coerced = parse_target(fields[layout.target_column], log10=layout.target.log10)
+    read_target = layout.read_target or partial(parse_target, log10=layout.target.log10)
+    y, is_coerced = read_target(fields[layout.target_column])
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell)
     tokens = layout.group_tokens(fields, formula)

@@ -7,7 +7,7 @@ import re
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _THRESHOLD = re.compile(r"(<=|>=|<|>|≤|≥)\s*(.+)")
-_MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "missing", "-", "--", "?"})
+MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "missing", "-", "--", "?"})
 _INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "∞"})
 
 # Logarithms are kept to this many decimals: two machines' libraries may differ in the last bit,
@@ -24,7 +24,7 @@ def parse_number(text: str, what: str) -> float:
         With the reason why `text` is none, beginning with `what`.
     """
     plain = text.strip().replace("\N{MINUS SIGN}", "-")
-    if plain.lower() in _MISSING:
+    if plain.lower() in MISSING:
         raise ValueError(f"{what} {text!r}: it is missing")
     if plain.lower() in _INFINITE:
         raise ValueError(f"{what} {text!r}: it is infinite")

@@ -44,8 +44,8 @@ def check_rows(rows: TableRows) -> None:
 
 
 def _check_values(rows: TableRows) -> None:
-    if not np.isfinite(rows.y).all():
-        raise TableError("table: y must be finite; skip the other rows")
+    if fault := rows.target.fault(rows.y):
+        raise TableError(f"table: {fault}")
     if rows.weights is not None and not (np.isfinite(rows.weights) & (rows.weights > 0)).all():
         raise TableError("table: weights must be finite and above 0; skip the other rows")
     if not np.any(rows.is_train):

@@ -243,7 +243,7 @@ def write(
                 "n_features": len(columns),
                 "n_train": int(np.count_nonzero(is_train)),
                 "n_groups": len(set(groups)),
-                "target": asdict(target),
+                "target": target.as_dict(),
                 "columns": [asdict(column) for column in columns],
                 **({"new_columns": [columns[position].name for position in own]} if own else {}),
                 **({"row_settings": [*settings]} if settings else {}),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.objectives.class_metrics import ClassMetric
 from hpo.objectives.metrics import METRICS, Interval, Metric, score_all
 
 Floats = NDArray[np.float64]
@@ -59,7 +60,7 @@ def bootstrap_intervals(
     Parameters
     ----------
     y, predicted
-        Arrays of shape (n_rows,).
+        Arrays of shape (n_rows,), or of (n_rows, n_classes) the predicted probabilities.
     groups
         Array of shape (n_rows,). If given, whole groups are drawn rather than rows, which
         allows for rows that come from one paper or one composition.
@@ -79,7 +80,7 @@ def bootstrap_intervals(
     usual = [name for name, metric in metrics.items() if METRICS.get(name) is metric]
     scores: dict[str, list[Floats]] = {name: [] for name in metrics}
     for counts in resample_counts(len(y), groups, n_resamples, seed):
-        found = score_resamples(y, predicted[:, None], counts, usual)
+        found = score_resamples(y, predicted[:, None], counts, usual) if usual else {}
         for name in usual:
             scores[name].append(found[name][:, 0])
         for name in metrics.keys() - found.keys():
@@ -89,7 +90,12 @@ def bootstrap_intervals(
 
 
 def _score_each(y: Floats, predicted: Floats, counts: Ints, metric: Metric) -> Floats:
-    """Return a metric of every resample, written out; array of shape (n_resamples,)."""
+    """Return a metric of every resample; array of shape (n_resamples,).
+
+    One that does not know many resamples at once is called with each of them, written out.
+    """
+    if isinstance(metric, ClassMetric):
+        return metric.of_resamples(y, predicted, counts)
     written = (np.repeat(np.arange(len(y)), of_one) for of_one in counts)
     return np.array([metric(y[rows], predicted[rows]) for rows in written], dtype=np.float64)
 

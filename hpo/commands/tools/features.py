@@ -269,6 +269,8 @@ def show(options: argparse.Namespace) -> int:
     print_line(f"  dataset {table.dataset}, hash {table.hash}")
     print_line(f"  {len(table.train.y)} training rows, {len(table.test.y)} held-out rows")
     print_line(f"  target {target}{unit})")
+    for at, label in enumerate(table.target.classes):
+        print_line(f"  class {label}: {int((table.y == at).sum())} rows")
     for family in dict.fromkeys(column.family for column in table.columns):
         columns = [column for column in table.columns if column.family == family]
         leak = ", derived from the target" if columns[0].derived_from_target else ""

@@ -75,6 +75,14 @@ def test_measured_gaps_are_split_alike_whatever_is_trained_on(tmp_path, measured
     }
 
 
+def test_whether_a_material_is_a_metal_is_a_target_of_two_classes(tmp_path):
+    (tmp_path / "expt_gap.csv").write_text(GAPS)
+    gaps, _ = table_of(tmp_path, tmp_path, test_fraction=0.0)
+    table, _ = table_of(tmp_path, tmp_path, test_fraction=0.0, target="is_metal")
+    assert (table.target.name, table.target.classes) == ("is_metal", ("no", "yes"))
+    assert table.y.tolist() == (gaps.y == 0.0).astype(float).tolist()
+
+
 def test_whole_systems_are_held_out_on_demand(tmp_path, measured_dir):
     by_row, _ = table_of(tmp_path, measured_dir)
     by_system, _ = table_of(tmp_path, measured_dir, split="systems")
