@@ -64,6 +64,8 @@ class Rows:
         The CIF of each row, None where there is none.
     formula_remarks : dict
         Row to what had to be done to read its formula.
+    file_remarks : tuple of Remark
+        What had to be guessed to read a whole file.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +84,7 @@ class Rows:
     skipped: tuple[SkippedRow, ...] = ()
     formula_remarks: Mapping[int, str] = field(default_factory=dict)
     cif_remarks: tuple[Remark, ...] = ()
+    file_remarks: tuple[Remark, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from features.datasets.cif_files import CifSet
 from features.datasets.groups import linked_groups
 from features.errors import DatasetError
 from features.intake.csv_parsing import CsvFile, Record
-from features.intake.numbers import parse_number, parse_target
+from features.intake.numbers import NumberStyle, parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
@@ -93,9 +93,15 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
     kept = _Kept(cell={name: array("d") for name in layout.cell})
     skipped: list[SkippedRow] = []
     groups: list[str] = []
+    file_remarks: list[Remark] = []
     for part in parts:
-        part.csv.require({**layout.columns, **_purposes(layout)})
-        skipped += _read_part(part, layout, kept)
+        csv = part.csv.naming({**layout.columns, **_purposes(layout)})
+        targets = () if layout.read_target else (layout.target_column,)
+        numbers = (*targets, *layout.cell.values())
+        styles = {column: csv.style(column) for column in numbers}
+        skipped += _read_part(replace(part, csv=csv), layout, styles, kept)
+        told = [f"column {c!r}: {style.remark}" for c, style in styles.items() if style.remark]
+        file_remarks += [Remark(None, remark, csv.name) for remark in (*csv.remarks, *told)]
         groups += linked_groups(kept.tokens[len(groups) :])
     if not kept.ids:
         first = skipped[0]
@@ -121,6 +127,7 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         skipped=tuple(skipped),
         formula_remarks=kept.formula_remarks,
         cif_remarks=cif_remarks,
+        file_remarks=tuple(file_remarks),
     )
 
 
@@ -131,7 +138,9 @@ def _purposes(layout: Layout) -> dict[str, str]:
     return purposes | {column: f"cell's {name}" for name, column in layout.cell.items()}
 
 
-def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
+def _read_part(
+    part: Part, layout: Layout, styles: Mapping[str, NumberStyle], kept: _Kept
+) -> list[SkippedRow]:
     """Add the usable rows of one file to `kept` and return the others."""
     csv = part.csv
     by_fields: dict[tuple[str, ...], int] = {}
@@ -148,7 +157,7 @@ def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
                 raise ValueError(f"column {layout.id!r}: {row_id!r} has control characters")
             if row_id in kept.by_id:
                 raise ValueError(_conflict(csv, record, row_id, kept))
-            _read_record(part, layout, record, row_id, fields, kept)
+            _read_record(part, layout, styles, record, row_id, fields, kept)
         except ValueError as exc:
             skipped.append(SkippedRow(record.line, row_id, csv.name, str(exc)))
             continue
@@ -159,6 +168,7 @@ def _read_part(part: Part, layout: Layout, kept: _Kept) -> list[SkippedRow]:
 def _read_record(
     part: Part,
     layout: Layout,
+    styles: Mapping[str, NumberStyle],
     record: Record,
     row_id: str,
     fields: Mapping[str, str],
@@ -166,10 +176,12 @@ def _read_record(
 ) -> None:
     """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
-    read_target = layout.read_target or partial(parse_target, log10=layout.target.log10)
+    read_target = layout.read_target or partial(
+        parse_target, log10=layout.target.log10, style=styles[layout.target_column]
+    )
     y, is_coerced = read_target(fields[layout.target_column])
     is_train = part.is_train(row_id, fields)
-    cell, problems = read_cell(fields, layout.cell)
+    cell, problems = read_cell(fields, layout.cell, styles)
     tokens = layout.group_tokens(fields, formula)
     row = len(kept.ids)
     if formula.remark:
@@ -209,7 +221,7 @@ def _conflict(csv: CsvFile, record: Record, row_id: str, kept: _Kept) -> str:
 
 
 def read_cell(
-    fields: Mapping[str, str], columns: Mapping[str, str]
+    fields: Mapping[str, str], columns: Mapping[str, str], styles: Mapping[str, NumberStyle]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return the cell values, NaN where there is none to use, and the reasons for the NaN."""
     cell: dict[str, float] = {}
@@ -218,7 +230,9 @@ def read_cell(
         return cell, problems
     for name, column in columns.items():
         try:
-            cell[name] = _checked(name, parse_number(fields[column], f"{name} in {column!r}"))
+            cell[name] = _checked(
+                name, parse_number(fields[column], f"{name} in {column!r}", styles[column])
+            )
         except ValueError as exc:
             cell[name] = math.nan
             problems[name] = str(exc)

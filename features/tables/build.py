@@ -316,10 +316,10 @@ def _partial_rows(
         row = remark.row
         return PartialRow(rows.lines[row], rows.ids[row], rows.sources[row], family, remark.reason)
 
-    from_formulas = [
+    from_files = [row_of("file", remark) for remark in rows.file_remarks] + [
         row_of("formula", Remark(row, reason)) for row, reason in rows.formula_remarks.items()
     ]
-    return from_formulas + [
+    return from_files + [
         row_of(family.name, remark) for family in families for remark in remarks[family.name]
     ]
 

@@ -169,21 +169,16 @@ def _silent(line: str) -> None:
 def _formula_column(csv: CsvFile, spec: Spec, named: str | None) -> str:
     """Return the column of formulas: the named one, the study's own, or one of the usual."""
     if named is not None:
-        return named
-    own = (spec.formula.lower(),) if isinstance(spec, CsvSpec) else ()
+        return csv.find((named,)) or named
+    own = (spec.formula,) if isinstance(spec, CsvSpec) else ()
     wanted = tuple(dict.fromkeys((*own, *FORMULA_HEADERS)))
-    found = _find_column(csv, wanted)
+    found = csv.find(wanted)
     if found is None:
         raise DatasetError(
             f"{csv.name}: none of its columns is called {', '.join(wanted)}; name the one with the "
-            f"formulas (--formula COLUMN). Columns: {', '.join(csv.columns)}"
+            f"formulas (--formula COLUMN). Columns: {csv.listed()}"
         )
     return found
-
-
-def _find_column(csv: CsvFile, names: Sequence[str]) -> str | None:
-    """Return the first column, by the order of `names`, whose name is one of them in any case."""
-    return next((c for name in names for c in csv.columns if c.lower() == name), None)
 
 
 def _parse_all(formulas: Sequence[str], reasons: list[str]) -> list[Mapping[str, float]]:
@@ -213,7 +208,7 @@ def _read_cifs(
     reasons: list[str],
 ) -> dict[int, bytes]:
     """Read the CIF that each line names, relative to the file's folder, by the line's position."""
-    column = _find_column(csv, CIF_HEADERS)
+    column = csv.find(CIF_HEADERS)
     if column is None:
         return {}
     position = csv.position(column, "CIF")
@@ -232,8 +227,10 @@ def _read_cells(
     csv: CsvFile, spec: Spec, records: Sequence[tuple[str, ...]]
 ) -> dict[str, NDArray[np.float64]]:
     named = spec.cell_columns if isinstance(spec, CsvSpec) else CellColumns()
-    columns = {n: c for n, c in cell_columns(named, csv).items() if c in csv.columns}
-    read = [read_cell(dict(zip(csv.columns, f, strict=True)), columns)[0] for f in records]
+    columns = {n: c for n, c in cell_columns(named, csv).items() if csv.find((c,)) is not None}
+    csv = csv.naming({column: f"cell's {name}" for name, column in columns.items()})
+    styles = {column: csv.style(column) for column in columns.values()}
+    read = [read_cell(dict(zip(csv.columns, f, strict=True)), columns, styles)[0] for f in records]
     return {name: np.array([values[name] for values in read]) for name in columns}
 
 

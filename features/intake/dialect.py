@@ -1,0 +1,295 @@
+"""How a CSV file is written: what separates its fields, and which line is its header."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
+from typing import NamedTuple
+
+from features.errors import DatasetError
+from features.intake.numbers import is_number
+
+SEPARATORS = (",", ";", "\t", "|")
+
+# What a file's dialect is seen from: its first records, in its first characters.
+_SAMPLED_RECORDS, _SAMPLED_CHARACTERS = 200, 1_000_000
+_MOST_TITLES = 20
+_NAMED = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n)')
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+UNCLOSED = "a quotation mark opens a field here that no other closes; close it"
+
+
+class Piece(NamedTuple):
+    """Some lines of a file: a record's fields, or why they are none."""
+
+    first_line: int
+    last_line: int
+    fields: tuple[str, ...]
+    problem: str = ""
+
+
+class Dialect(NamedTuple):
+    """Where a file's header is and how its fields are separated.
+
+    `start` is the character, and `line` the number of the line, that the records begin at, the
+    header among them unless it stands in the comment before them (`commented`).
+    """
+
+    separator: str
+    start: int
+    line: int
+    titles: int
+    columns: tuple[str, ...]
+    has_row_names: bool
+    remarks: tuple[str, ...]
+    commented: bool
+
+
+def pieces(text: str, separator: str, start: int = 0, line: int = 1) -> Iterator[Piece]:
+    """Yield the records of `text` from a character and line on, and the lines that are none.
+
+    Blank lines are left out. A quotation mark that nothing closes costs its own line alone.
+    """
+    # newline="": a line break inside quotes stays as it is, and `line_num` counts every line.
+    stream = io.StringIO(text, newline="")
+    stream.seek(start)
+    first = line
+    while True:
+        reader = csv.reader(stream, delimiter=separator, strict=True, skipinitialspace=True)
+        base = first - 1
+        while True:
+            first = base + reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as exc:
+                last = base + reader.line_num
+                if "unexpected end of data" in str(exc):
+                    yield Piece(first, first, (), UNCLOSED)
+                    break
+                yield Piece(first, last, (), _told(exc))
+                continue
+            if fields:
+                yield Piece(first, base + reader.line_num, tuple(map(str.strip, fields)))
+        # Behind the line with the lone quotation mark there is no other that is not doubled.
+        stream.seek(_start_of(text, start, line, first + 1))
+        first += 1
+
+
+def _start_of(text: str, start: int, line: int, wanted: int) -> int:
+    """Return the character that a line begins at, from one that is known."""
+    stream = io.StringIO(text, newline="")
+    stream.seek(start)
+    for _ in range(wanted - line):
+        stream.readline()
+    return stream.tell()
+
+
+def _told(exc: csv.Error) -> str:
+    if "field larger" in str(exc):
+        limit = csv.field_size_limit()
+        return f"a field has more than {limit / 1e6:g} million characters"
+    return f"the line is no CSV ({exc})"
+
+
+def find_dialect(name: str, text: str) -> Dialect:
+    """Find the dialect of the file called `name`, by its header and its records.
+
+    Raises
+    ------
+    DatasetError
+        It is empty, has no header, or two separators make equally good tables of it.
+    """
+    named = _NAMED.match(text)
+    separators = (named.group(1),) if named else SEPARATORS
+    start, line = (named.end(), 2) if named else (0, 1)
+    comments: list[str] = []
+    while start < len(text):
+        found = _LINE.match(text, start)
+        assert found is not None
+        raw = found.group().strip()
+        if raw and not raw.startswith("#"):
+            break
+        if raw:
+            comments.append(raw)
+        start, line = found.end(), line + 1
+    if start >= len(text) and not comments:
+        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
+    stop = start + _SAMPLED_CHARACTERS
+    cut = text.rfind("\n", start, stop) + 1 or stop
+    whole = len(text) <= stop
+    sample = text[start:] if whole else text[start:cut]
+    views = []
+    for separator in separators:
+        read = list(islice(pieces(sample, separator, 0, line), _SAMPLED_RECORDS))
+        if not whole:
+            # Where the sample ends within a field, that is no record to judge by.
+            read = list(takewhile(lambda piece: piece.problem != UNCLOSED, read))
+        views.append(_view(separator, read, comments))
+    best = _best(name, views)
+    if best.read and not best.commented and best.read[best.titles].problem:
+        header = best.read[best.titles]
+        raise DatasetError(f"{name}, line {header.first_line}: no header ({header.problem})")
+    if not any(best.columns):
+        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
+    return Dialect(
+        best.separator,
+        start,
+        line,
+        best.titles,
+        best.columns,
+        best.has_row_names,
+        best.remarks,
+        best.commented,
+    )
+
+
+class _View(NamedTuple):
+    """What a file is with one separator."""
+
+    separator: str
+    read: list[Piece]
+    titles: int
+    commented: bool
+    columns: tuple[str, ...]
+    has_row_names: bool
+    matching: float  # share of the records that have as many fields as the header
+    unclean: float  # share of their cells with another separator in them
+    remarks: tuple[str, ...]
+
+
+def _view(separator: str, read: list[Piece], comments: Sequence[str]) -> _View:
+    columns = _commented_header(separator, read, comments)
+    commented = columns is not None
+    titles = 0 if commented else _count_titles(read)
+    remarks: tuple[str, ...] = ()
+    if columns is None:
+        columns = read[titles].fields if read else ()
+        body = read[titles + 1 :]
+    else:
+        remarks = ("its header is the last line of the comment above its rows",)
+        body = read
+    # A lone quotation mark tells nothing of separators, other faults do.
+    body = [piece for piece in body if piece.problem != UNCLOSED]
+    records = [piece.fields for piece in body if not piece.problem]
+    has_row_names = _have_row_names(columns, records)
+    if has_row_names:
+        columns = ("", *columns)
+        remarks += ("its first column has no name: it was read as names of the rows",)
+    fitting = [fields for fields in records if fit(fields, columns) is not None]
+    matching = len(fitting) / len(body) if body else float(len(columns) > 1)
+    others = "".join(other for other in SEPARATORS if other != separator)
+    unclean = sum(
+        any(other in cell for other in others) and not is_number(cell)
+        for fields in fitting
+        for cell in fields
+    )
+    n_cells = sum(map(len, fitting)) or 1
+    return _View(
+        separator,
+        read,
+        titles,
+        commented,
+        columns,
+        has_row_names,
+        matching,
+        unclean / n_cells,
+        remarks,
+    )
+
+
+def _best(name: str, views: Sequence[_View]) -> _View:
+    """Return the view in which the file is most like a table."""
+    sound = [view for view in views if not _header_problem(view)]
+    tables = [view for view in sound if len(view.columns) > 1 and view.matching > 0.0]
+    if not tables:
+        # One column; or a header that no record fits, which is told of each record.
+        single = [view for view in sound if len(view.columns) == 1 and view.matching == 1.0]
+        return (single or sorted(sound, key=lambda view: -len(view.columns)) or list(views))[0]
+
+    def quality(view: _View) -> tuple[float, float, int]:
+        return round(view.matching, 1), -round(view.unclean, 2), len(view.columns)
+
+    tables.sort(key=quality, reverse=True)
+    best, *others = tables
+    if others and quality(others[0]) == quality(best):
+        shown = " or ".join(
+            f"{view.separator!r} ({', '.join(map(repr, view.columns[:4]))})"
+            for view in (best, others[0])
+        )
+        raise DatasetError(
+            f"{name}: fields may be separated by {shown}; put quotation marks around fields that "
+            "have the other sign in them"
+        )
+    return best
+
+
+def _header_problem(view: _View) -> str:
+    if view.commented:
+        return ""
+    return view.read[view.titles].problem if view.read else "it has no line"
+
+
+def fit(fields: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...] | None:
+    """Return a record's fields, one for each column, or None; only empty ones come and go."""
+    n_columns = len(columns)
+    if len(fields) == n_columns:
+        return fields
+    if len(fields) > n_columns:
+        return None if any(fields[n_columns:]) else fields[:n_columns]
+    if any(columns[len(fields) :]):
+        return None
+    return fields + ("",) * (n_columns - len(fields))
+
+
+def _commented_header(
+    separator: str, read: Sequence[Piece], comments: Sequence[str]
+) -> tuple[str, ...] | None:
+    """Return the header that the last line of a comment is, as NumPy writes it, or None."""
+    if not comments:
+        return None
+    first = next((piece for piece in pieces(comments[-1], separator)), None)
+    if first is None or first.problem:
+        return None
+    head, *others = first.fields
+    columns = (head if head == "#" else head.lstrip("#").strip(), *others)
+    if not read:
+        return columns if len(columns) > 1 else None
+    alike = len(columns) == len(read[0].fields) > 1
+    if alike and any(map(is_number, read[0].fields)) and not any(map(is_number, columns)):
+        return columns
+    return None
+
+
+def _count_titles(read: Sequence[Piece]) -> int:
+    """Return how many lines stand above the header: a title has one field, the table has more."""
+    widths = Counter(len(piece.fields) for piece in read[1:] if not piece.problem)
+    if not widths or _n_filled(read[0]) != 1:
+        return 0
+    width = widths.most_common(1)[0][0]
+    for position, piece in enumerate(read[:_MOST_TITLES]):
+        if _n_filled(piece) > 1 or piece.problem:
+            is_header = not piece.problem and not any(map(is_number, piece.fields))
+            return position if len(piece.fields) == width and is_header else 0
+    return 0
+
+
+def _n_filled(piece: Piece) -> int:
+    return sum(map(bool, piece.fields))
+
+
+def _have_row_names(columns: Sequence[str], records: Sequence[tuple[str, ...]]) -> bool:
+    """Whether every record has one field more than the header, and these number the rows.
+
+    So writes R's write.table.
+    """
+    if not columns or not records or any(len(fields) != len(columns) + 1 for fields in records):
+        return False
+    names = [fields[0] for fields in records]
+    numbers = [str(number) for number in range(len(names) + 1)]
+    return any(fields[-1] for fields in records) and names in (numbers[:-1], numbers[1:])
