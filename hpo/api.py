@@ -15,9 +15,11 @@ from typing import Any
 import optuna
 import pandas as pd
 
+from hpo.analysis import saved_model
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME
 from hpo.cli import COMMANDS, make_parser
 from hpo.commands.common import open_storage
+from hpo.commands.results.model import read_table
 from hpo.errors import HpoError
 from hpo.records import Access
 from hpo.study.points.checking import check_points
@@ -38,6 +40,7 @@ class Study(optuna.Study):
 
     def __init__(self, record: StudyRecord, reports: Path) -> None:
         super().__init__(record.name, record.storage)
+        self._record = record
         self.report = reports / record.name / "report.html"
 
     def trials_dataframe(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
@@ -47,6 +50,20 @@ class Study(optuna.Study):
             return frame
         named = {name: "value" for name in frame if str(name).startswith("value_")}
         return frame.rename(columns=named)
+
+    @property
+    def best_model(self) -> Any:
+        """The best trial's estimator, fitted on all training rows; saved as `hpo model` does.
+
+        Raises
+        ------
+        HpoError
+            If the study is not finished, or has no table.
+        """
+        model = saved_model.obtain(
+            self._record, read_table(self._record), Path("models"), log=lambda _: None
+        )
+        return model.estimator
 
     @property
     def predictions(self) -> Path:

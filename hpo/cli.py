@@ -44,6 +44,7 @@ COMMANDS = {
     "nested": ("studies.nested", "repeat a study's whole search with each of its folds held out"),
     "intervals": ("results.intervals", "make calibrated intervals of three quantile studies"),
     "rank": ("results.rank", "rank unmeasured materials by the best model of a finished study"),
+    "model": ("results.model", "fit and save the best model of a finished study, with its card"),
     "features": ("tools.features", "build and show feature tables"),
     "copy": ("tools.copy", "copy studies from one storage to another"),
     "db": ("tools.db", "run a PostgreSQL server of your own in a folder"),

@@ -1,9 +1,9 @@
 """The best model of a study, fitted once on all training rows and kept as files.
 
 A model is a folder: `model.joblib` (the fitted estimator), `calibration.npz` (the best trial's
-out-of-fold predictions) and `manifest.json` (what it is, and the SHA-256 of both). The study's
-storage keeps the SHA-256 of the manifest. Loading a joblib file runs whatever it says, so none is
-loaded unless this chain holds: storage, manifest, file.
+out-of-fold predictions), `manifest.json` (what it is, and the SHA-256 of both) and `model_card.md`
+(the same for a reader). The study's storage keeps the SHA-256 of the manifest. Loading a joblib
+file runs whatever it says, so none is loaded unless this chain holds: storage, manifest, file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.analysis.best_model import predict_folds
+from hpo.analysis.bootstrap import bootstrap_intervals
+from hpo.analysis.model_card import write_card
 from hpo.errors import ConflictError, ModelError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, make_objective
 from hpo.objectives.folds import shared_group_fraction
+from hpo.objectives.metrics import score_all
 from hpo.storage.events import EventKind
 from hpo.study.identity import provenance
 from hpo.study.identity.fingerprint import compare, fingerprint, is_comparable
@@ -39,6 +42,7 @@ from hpo.wording import count_of
 # 2: modules of the engine, which a joblib file names, have moved since 1.
 MODEL_FORMAT = 2
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
+CARD_NAME = "model_card.md"
 # What an estimator in a joblib file is made of: another version need not read it, or predicts
 # otherwise without saying so.
 MODEL_PACKAGES = ("joblib", "lightgbm", "numpy", "scikit-learn", "scipy")
@@ -235,6 +239,10 @@ def _fit(
         "columns": [asdict(column) for column in table.columns],
         "target": asdict(table.target),
         "training_rows": len(train.y),
+        "scores": score_all(calibration.y, calibration.predicted, objective.metrics),
+        "intervals": bootstrap_intervals(
+            calibration.y, calibration.predicted, calibration.groups, metrics=objective.metrics
+        ),
         "calibration": {
             **_summary(calibration),
             "scheme": record.spec.cv.scheme if record.spec.cv else "",
@@ -249,7 +257,8 @@ def _fit(
         "provenance": _origin(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return _save(record, Model(folder, manifest, estimator, calibration, fitted_now=True))
+    card = write_card(manifest, record, table)
+    return _save(record, Model(folder, manifest, estimator, calibration, fitted_now=True), card)
 
 
 def _open_objective(
@@ -295,7 +304,7 @@ def _name_predicted(objective: AnyObjective) -> str:
     return "scores without a unit"
 
 
-def _save(record: StudyRecord, model: Model) -> Model:
+def _save(record: StudyRecord, model: Model, card: str) -> Model:
     """Write a model in one step, and its manifest's hash into the study."""
     import joblib
 
@@ -308,6 +317,7 @@ def _save(record: StudyRecord, model: Model) -> Model:
         "sha256": {name: _sha256(content) for name, content in files.items()},
     }
     files[MANIFEST_NAME] = json.dumps(manifest, indent=1).encode()
+    files[CARD_NAME] = card.encode()
     folder = model.folder
     saved = {
         "trial": manifest["trial"],

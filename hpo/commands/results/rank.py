@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.table import FeatureTable, changed_families, read_candidates
-from hpo.analysis import ranking, saved_model
+from hpo.analysis import ranking
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
 from hpo.analysis.ranking import Ranking, describe_calibration
 from hpo.analysis.saved_model import Model
@@ -19,13 +19,13 @@ from hpo.commands.common import (
     add_shared,
     add_trust,
     beside_output,
-    not_negative,
     open_storage,
     positive,
     print_json,
     print_line,
     say,
 )
+from hpo.commands.results.model import add_model_options, obtain_model, read_table
 from hpo.errors import ModelError, SpecError
 from hpo.records import Access
 from hpo.report import ranking_csv
@@ -60,19 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="say how well the study finds values above it, in the target's own unit",
     )
-    parser.add_argument(
-        "--trial",
-        type=not_negative,
-        metavar="K",
-        help="whose model it is, such as another one of the Pareto front (default: the best one)",
-    )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="one saved model's folder")
-    parser.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="DIR", help="folder of saved models"
-    )
-    parser.add_argument(
-        "--refit", action="store_true", help="fit anew with the packages that are here"
-    )
+    add_model_options(parser)
     add_json(parser)
     add_trust(parser)
     add_shared(parser, "storage")
@@ -84,9 +72,8 @@ def run(options: argparse.Namespace) -> int:
     if output.resolve() == options.candidates.resolve():
         raise SpecError(f"--output {output}: is the file of candidates; name another one")
     record = find(open_storage(options, Access.READ), options.name)
-    table = record.read_table()
-    if table is None or record.spec.table is None:
-        raise ModelError(f"study '{record.name}' has no table, and so no features to rank by")
+    table = read_table(record)
+    assert record.spec.table is not None
     changed = changed_families(table, record.spec.table)
     if changed:
         raise ModelError(
@@ -94,15 +81,7 @@ def run(options: argparse.Namespace) -> int:
             f"{table.name}, which the study ran on: a family or a package has changed. Install "
             "what the table was built with, or run a study on a new one (--name NEW)"
         )
-    model = saved_model.obtain(
-        record,
-        table,
-        options.models,
-        trial=options.trial,
-        folder=options.model,
-        refit=options.refit,
-        log=say,
-    )
+    model = obtain_model(options, record, table)
     candidates = read_candidates(
         options.candidates, record.spec.table, formula=options.formula, log=say, table=table
     )

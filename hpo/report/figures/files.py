@@ -1,4 +1,4 @@
-"""The engine's own figures as files for a paper: PNG and SVG, drawn by matplotlib.
+"""The engine's own figures as files for a paper: PDF, PNG and SVG, drawn by matplotlib.
 
 A file is drawn from the very Plotly figure that a page shows, so that both say the same. What is
 understood is what our figures use (scatter with markers, lines and filled bands, bars, error bars,
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 FOLDER_NAME = "figures"
-SUFFIXES = (".png", ".svg")
+# What each would say of when and by what it was made, left out: the same figure is the same file.
+NO_METADATA: dict[str, dict[str, None]] = {
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+}
+SUFFIXES = tuple(NO_METADATA)
 DPI = 200
 # Width and height of a panel, in inches: one column of a journal is 3.4.
 SIZES = {"square": (3.4, 3.35), "trio": (2.9, 3.1), "wide": (6.9, 3.6)}
@@ -52,6 +58,7 @@ _POINTS_PER_PIXEL = 0.75
 _STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
+    "pdf.fonttype": 42,  # journals refuse fonts of type 3
     "svg.hashsalt": "hpo",
     "svg.fonttype": "path",
     "text.parse_math": False,
@@ -59,7 +66,7 @@ _STYLE: Any = {
 
 
 def write_figures(figures: Sequence[Figure], folder: Path, *, together: bool = False) -> list[Path]:
-    """Write figures as PNG and SVG, and remove the files of figures that are not there any more.
+    """Write figures as PDF, PNG and SVG, and remove the files of figures that have gone.
 
     Parameters
     ----------
@@ -73,7 +80,7 @@ def write_figures(figures: Sequence[Figure], folder: Path, *, together: bool = F
     Returns
     -------
     list of Path
-        `<key>.png` and `<key>.svg`, or `<key>_<panel>.png` and so on.
+        `<key>.pdf`, `<key>.png` and `<key>.svg`, or `<key>_<panel>.pdf` and so on.
 
     Raises
     ------
@@ -116,9 +123,8 @@ def _our_style() -> Iterator[None]:
 
 def _encode(canvas: Canvas, suffix: str) -> bytes:
     stream = io.BytesIO()
-    # Neither date nor version: the same figure is the same file.
-    nothing = {"Date": None} if suffix == ".svg" else {"Software": None}
-    canvas.savefig(stream, format=suffix[1:], dpi=DPI, metadata=nothing)
+    metadata: Any = NO_METADATA[suffix]
+    canvas.savefig(stream, format=suffix[1:], dpi=DPI, metadata=metadata)
     return stream.getvalue()
 
 

@@ -243,7 +243,7 @@ def test_the_command_prints_differences_and_writes_a_page_without_a_look(
     assert page.row("b")[1] == "4"
     assert all(link.startswith("#") for link in page.links)
     files = {path.name for path in (tmp_path / "comparison_figures").iterdir()}
-    assert files == {f"{key}.{kind}" for key in FIGURES for kind in ("png", "svg")}
+    assert files == {f"{key}.{kind}" for key in FIGURES for kind in ("pdf", "png", "svg")}
 
     assert main((*base, "--json", "--against", "b", "--output", "else/where.html")) == 0
     printed = capsys.readouterr()

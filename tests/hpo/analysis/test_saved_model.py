@@ -13,10 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skops.io
 
 from hpo.analysis import saved_model
 from hpo.analysis.saved_model import Model
+from hpo.api import Study
+from hpo.cli import main
 from hpo.errors import ConflictError, HpoError, ModelError
+from hpo.records import Access
+from hpo.storage.backends import open_storage
+from hpo.storage.events import EventKind
 from hpo.study.identity import provenance
 from hpo.study.record import StudyRecord, find
 from tests.support.rankings import formulas, table_of, write_csv
@@ -146,7 +152,7 @@ def test_a_model_of_classes_that_have_moved_is_fitted_anew(
         module = types.ModuleType("hpo.gone")
         exec("class Gone:\n    pass\n", vars(module))
         patch.setitem(sys.modules, "hpo.gone", module)
-        saved_model._save(record, replace(saved, estimator=vars(module)["Gone"]()))
+        saved_model._save(record, replace(saved, estimator=vars(module)["Gone"]()), card="")
     refused = hpo("rank", "mine", "new.csv", code=2).stderr
     assert "model.joblib cannot be loaded here (ModuleNotFoundError: No module named" in refused
     assert "have it made anew: hpo rank mine CANDIDATES.csv --refit" in refused
@@ -178,3 +184,33 @@ def test_a_folder_of_something_else_is_left_alone(workplace: Path, record: Study
             record, table_of(record), workplace, folder=workplace / "thesis", refit=True, log=silent
         )
     assert (workplace / "thesis" / "chapter").read_text() == "1"
+
+
+def test_a_card_says_what_a_model_is_and_skops_loads_it(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model", "mine", "--skops", "out/best.skops", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    trust = told["skops"]["trust"]
+    estimator = skops.io.load("out/best.skops", trusted=trust)
+    record = find(open_storage("sqlite:///hpo.db", Access.READ), "mine")
+    table = table_of(record)
+    best = Study(record, workplace).best_model
+    np.testing.assert_array_equal(best.predict(table.train.X), estimator.predict(table.train.X))
+
+    card = (Path(told["folder"]) / "model_card.md").read_text()
+    scores = told["scores"]
+    for expected in (
+        f"# mine, trial {record.optuna_study().best_trial.number}\n",
+        "- Predicts: log10 of sigma in S/cm",
+        f"SHA-256 {table.hash}",
+        f"- Fitted on {len(table.train.y)} rows in {len(set(table.train.groups))} groups",
+        "    - ratios, ",
+        f"| rmse | {scores['rmse']:.3g} | {told['intervals']['rmse'][0]:.3g} to ",
+        "- 12 elements occur in its training rows; it knows no other:\n  Li, O, Na, Mg, ",
+    ):
+        assert expected in card, card
+    out = saved_model.load(record, Path(told["folder"])).calibration
+    assert scores["rmse"] == pytest.approx(np.sqrt(np.mean((out.y - out.predicted) ** 2)))
+    looked = bool(record.ledger.events(EventKind.TEST_EVALUATION))
+    assert ("have not been looked at" in card) is not looked

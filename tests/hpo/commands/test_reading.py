@@ -40,6 +40,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
     "report": (("t", "--reports", "OUT"), 0),
     "export": (("t", "--output", "OUT/x.csv"), 0),
     "compare": (("t", "--reports", "OUT"), 0),
+    "model": (("t",), 0),
     "rank": (("t", "mine.csv", "--output", "OUT/ranked.csv"), 0),
     "intervals": (("t", "t", "t", "--reports", "OUT"), 2),
     "simulate": (("--study", "t", "--workers", "2", "--trials", "4"), 0),

@@ -44,12 +44,12 @@ def both() -> Figure:
     return parity(predictions(60, 3), predictions(20, 0, seed=1), "log₁₀ $σ_1$ & <x> (S/cm)")
 
 
-def test_every_panel_is_a_png_and_an_svg_of_its_own(both, tmp_path):
+def test_every_panel_is_a_pdf_a_png_and_an_svg_of_its_own(both, tmp_path):
     before = dict(matplotlib.rcParams)
     (tmp_path / "parity_gone.png").touch()
     (tmp_path / "mine.txt").touch()
     written = write_figures([both, Figure("absent", "Absent", "too few")], tmp_path)
-    names = ["parity_cv.png", "parity_cv.svg", "parity_test.png", "parity_test.svg"]
+    names = [f"parity_{panel}.{kind}" for panel in ("cv", "test") for kind in ("pdf", "png", "svg")]
     assert [path.name for path in written] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", *names]
     height, width, _ = imread(tmp_path / "parity_cv.png").shape
@@ -61,7 +61,10 @@ def test_the_same_figure_is_the_same_bytes(both, tmp_path):
     first, again = (write_figures([both], tmp_path / name) for name in ("first", "again"))
     for path, other in zip(first, again, strict=True):
         assert path.read_bytes() == other.read_bytes()
-    assert "dc:date" not in first[1].read_text()
+    pdf, _, svg = first[:3]
+    assert "dc:date" not in svg.read_text()
+    assert b"/Subtype /Type0" in pdf.read_bytes()
+    assert b"Date" not in pdf.read_bytes()
 
 
 def test_panels_with_identical_axes_are_identical_in_their_files(both):
@@ -80,7 +83,7 @@ def test_panels_with_identical_axes_are_identical_in_their_files(both):
 
 def test_panels_can_share_a_file(both, tmp_path):
     names = [path.name for path in write_figures([both], tmp_path, together=True)]
-    assert names == ["parity.png", "parity.svg"]
+    assert names == ["parity.pdf", "parity.png", "parity.svg"]
     titles = [axes.get_title() for axes in draw(both.panels, both.shape).axes]
     assert titles == ["Cross-validation, out of fold: 60 rows", "Held-out test set: 20 rows"]
 
@@ -108,7 +111,7 @@ def test_texts_lose_their_html_and_nothing_else(both, tmp_path):
     titled = {"xaxis_title_text": "a $ b<br>電 10<sup>3</sup>", "yaxis_title_text": r"$\frac{"}
     figure = one(go.Scatter(x=[1, 2], y=[1, 2]), **titled)
     assert axes_of(figure).get_xlabel() == "a $ b\n電 103"
-    assert len(write_figures([figure], tmp_path)) == 2
+    assert len(write_figures([figure], tmp_path)) == 3
 
 
 def test_points_lines_and_bands_keep_their_numbers():

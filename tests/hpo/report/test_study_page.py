@@ -118,7 +118,7 @@ def test_predictions_lie_beside_the_page(run: Callable[..., StudyRecord], tmp_pa
         *("importance_families", "importance_columns"),
     ]
     files = sorted(p.name for p in (path.parent / "figures").iterdir())
-    assert files == sorted(f"{panel}.{kind}" for panel in panels for kind in ("png", "svg"))
+    assert files == sorted(f"{panel}.{kind}" for panel in panels for kind in ("pdf", "png", "svg"))
 
 
 @pytest.mark.slow
