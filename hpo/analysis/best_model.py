@@ -7,8 +7,8 @@ once the budget is finished, for the best trial alone, and the study keeps a rec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,18 @@ from hpo.study.snapshot import StudySnapshot
 class Predictions:
     """Measured and predicted values of some rows, with scores and 95 % bootstrap intervals.
 
+    A row that several folds validate is there once for each, with the prediction of its model: what
+    is said of errors is said of one model, as it will be used, not of the mean of several.
+
     Attributes
     ----------
     ids, y, predicted, groups
-        Arrays of shape (n_rows,), in units of the target; scores of a ranker have no unit.
+        Arrays of shape (n_predictions,), in units of the target; scores of a ranker have no unit.
     fold
-        Array of shape (n_rows,): the fold whose model predicted the row; -1 for held-out rows.
+        Array of shape (n_predictions,): the fold whose model predicted the row; -1 for held-out
+        rows.
     scores
-        Every metric that the objective keeps, over all these rows together.
+        Every metric that the objective keeps, over all these predictions together.
     row_intervals, group_intervals
         Lower and upper end for every metric, resampling rows, or whole groups.
     """
@@ -48,6 +52,16 @@ class Predictions:
     scores: Mapping[str, float]
     row_intervals: Mapping[str, tuple[float, float]]
     group_intervals: Mapping[str, tuple[float, float]]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, each counted once."""
+        return len(np.unique(self.ids))
+
+    @property
+    def shared_ids(self) -> NDArray[np.str_] | None:
+        """The ids where some rows are predicted several times, so not independently; else None."""
+        return self.ids if self.n_rows < len(self.ids) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +88,7 @@ class Evaluation:
     fold_models
         The fitted model of every fold.
     X_validated
-        Array of shape (n_validated, n_features): what the rows of `cv` were predicted from.
+        Array of shape (n_predictions, n_features): what the rows of `cv` were predicted from.
     withheld
         Why there is no `test` although the budget is finished and rows are held out; "" otherwise.
     """
@@ -112,7 +126,9 @@ def evaluate(
     if best is None or foreign_params(snapshot):
         return None
     fold_models = _fit_folds(objective, best.params)
-    cv = _score_folds(objective, fold_models, table.train)
+    validated = _predict_folds(objective, fold_models)
+    X = objective.X_new[validated.rows]
+    cv = _score_folds(objective, validated, table.train, X)
     test, withheld = None, ""
     if look and counts.done and not table.is_train.all():
         test = _predict_test(objective, best.params, table)
@@ -130,7 +146,7 @@ def evaluate(
         headline=objective.headline,
         level=objective.level,
         fold_models=fold_models,
-        X_validated=objective.X_new[np.isin(table.train.ids, cv.ids)],
+        X_validated=X,
         withheld=withheld,
     )
 
@@ -141,42 +157,50 @@ def foreign_params(snapshot: StudySnapshot) -> list[str]:
     return [name for name in best.params if name not in spec.space] if best is not None else []
 
 
-def predict_folds(
-    objective: CrossValidation, params: Mapping[str, Any], train: TableView
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Predict every training row by the model of the fold that validates on it.
+class Validated(NamedTuple):
+    """Predictions of training rows by the models of the folds that validate on them.
 
-    Returns
-    -------
-    tuple of arrays of shape (n_train,)
-        Predictions, NaN where no fold validates on the row; and the fold, -1 there.
+    In the order of the rows, and of the folds where several validate on one.
+
+    Attributes
+    ----------
+    rows, fold
+        Arrays of shape (n_predictions,): the position of the row, and the fold.
+    predicted
+        Array of shape (n_predictions,).
     """
-    return _predict_folds(objective, _fit_folds(objective, params), train)
+
+    rows: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    predicted: NDArray[np.float64]
+
+
+def predict_folds(objective: CrossValidation, params: Mapping[str, Any]) -> Validated:
+    """Predict the training rows by the models of the folds that validate on them."""
+    return _predict_folds(objective, _fit_folds(objective, params))
 
 
 def _fit_folds(objective: CrossValidation, params: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(objective.fit(params, fold.train) for fold in objective.folds)
 
 
-def _predict_folds(
-    objective: CrossValidation, models: Sequence[Any], train: TableView
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    fold_of_row = np.full(len(train.y), -1, dtype=np.int64)
-    predicted = np.full(len(train.y), np.nan)
-    for k, (fold, model) in enumerate(zip(objective.folds, models, strict=True)):
-        predicted[fold.validation] = model.predict(objective.X_new[fold.validation])
-        fold_of_row[fold.validation] = k
-    return predicted, fold_of_row
+def _predict_folds(objective: CrossValidation, models: Sequence[Any]) -> Validated:
+    rows = [fold.validation for fold in objective.folds]
+    predicted = [
+        np.asarray(model.predict(objective.X_new[of_fold]), dtype=np.float64)
+        for of_fold, model in zip(rows, models, strict=True)
+    ]
+    fold = np.repeat(np.arange(len(rows)), [len(of_fold) for of_fold in rows])
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return Validated(np.concatenate(rows)[order], fold[order], np.concatenate(predicted)[order])
 
 
 def _score_folds(
-    objective: CrossValidation, models: Sequence[Any], train: TableView
+    objective: CrossValidation, found: Validated, train: TableView, X: NDArray[np.float64]
 ) -> Predictions:
-    predicted, fold_of_row = _predict_folds(objective, models, train)
-    rows = np.flatnonzero(fold_of_row >= 0)
-    X = objective.X_new[rows]
+    rows = found.rows
     validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
-    return score_predictions(validated, predicted[rows], fold_of_row[rows], objective.metrics)
+    return score_predictions(validated, found.predicted, found.fold, objective.metrics)
 
 
 def _predict_test(
@@ -197,14 +221,11 @@ def score_predictions(
 ) -> Predictions:
     """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,)."""
     y, groups = rows.y, rows.groups
-    return Predictions(
-        ids=rows.ids,
-        y=y,
-        predicted=predicted,
-        groups=groups,
-        fold=fold,
-        scores=score_all(y, predicted, metrics),
-        row_intervals=bootstrap_intervals(y, predicted, metrics=metrics),
+    scores = score_all(y, predicted, metrics)
+    found = Predictions(rows.ids, y, predicted, groups, fold, scores, {}, {})
+    return replace(
+        found,
+        row_intervals=bootstrap_intervals(y, predicted, found.shared_ids, metrics=metrics),
         group_intervals=bootstrap_intervals(y, predicted, groups, metrics=metrics),
     )
 
@@ -221,10 +242,10 @@ def _record_look(
         "finished": snapshot.counts.finished,
         "scores": dict(test.scores),
         # What a comparison of studies shows, so that it need not fit anything again.
-        "n_test": len(test.y),
+        "n_test": test.n_rows,
         "intervals": {"row": dict(test.row_intervals), "group": dict(test.group_intervals)},
         "cv": dict(cv.scores),
-        "n_cv": len(cv.y),
+        "n_cv": cv.n_rows,
         "n_features": n_features,
     }
     with snapshot.record.writable() as record:

@@ -105,6 +105,7 @@ def paired_differences(
     reference: Floats,
     others: Sequence[Floats],
     groups: NDArray[np.str_],
+    ids: NDArray[np.str_] | None = None,
     *,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
@@ -118,6 +119,8 @@ def paired_differences(
         Arrays of shape (n_rows,): measured values, and groups of rows that belong together.
     reference, others
         Arrays of shape (n_rows,): predictions of the model to compare with, and of each other.
+    ids
+        Array of shape (n_rows,): which row each is, where some are predicted several times.
     n_resamples, seed
         Number of resamples of each kind, and the seed that gives all models the same ones.
     level
@@ -131,7 +134,7 @@ def paired_differences(
     plain = [score_all(y, column) for column in predicted.T]
     intervals = {
         kind: _intervals(y, predicted, of_kind, n_resamples, seed, level)
-        for kind, of_kind in (("row", None), ("group", groups))
+        for kind, of_kind in (("row", ids), ("group", groups))
     }
     return [
         {

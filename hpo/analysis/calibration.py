@@ -166,7 +166,7 @@ def calibration_curve(
         ]
         if shares:
             nominal, observed = np.array(shares).T
-            curves[name] = Curve(nominal, observed, *wilson_interval(observed, len(of_set.y)))
+            curves[name] = Curve(nominal, observed, *wilson_interval(observed, of_set.n_rows))
     return curves
 
 

@@ -48,12 +48,20 @@ class HeldOut:
         Array of shape (n_rows,): the fold that held the row out.
     groups
         Array of shape (n_rows,): rows of one group are not independent of one another.
+    ids
+        Array of shape (n_rows,): which row each is, where some are there several times, predicted
+        by the models of several folds; None if all differ.
     """
 
     y: Floats
     predicted: Floats
     fold: NDArray[np.int64]
     groups: Labels
+    ids: Labels | None = None
+
+    def units(self, *, by_group: bool) -> Labels | None:
+        """Return what is taken as drawn alike: groups, or rows; None if every row is its own."""
+        return self.groups if by_group else self.ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +132,7 @@ def join_predictions(*studies: Predictions) -> HeldOut:
                     "quantiles need the same [table] and [cv]"
                 )
     predicted = np.column_stack([study.predicted for study in studies])
-    return HeldOut(first.y, predicted, first.fold, first.groups)
+    return HeldOut(first.y, predicted, first.fold, first.groups, first.shared_ids)
 
 
 def repair_crossing(quantiles: ArrayLike) -> Floats:
@@ -153,9 +161,10 @@ def conformal_quantile(
     coverage
         Nominal coverage, above 0 and below 1.
     groups
-        Array of shape (n_rows,). If given, groups rather than rows are taken as drawn alike: each
-        of K groups has the weight 1 / (K + 1), shared equally by its rows, and what is promised
-        is the coverage of a row of a new group (Lee et al. 2023, HCP).
+        Array of shape (n_rows,). If given, groups rather than rows are taken as drawn alike, be it
+        rows that several folds have predicted, with all their scores: each of K groups has the
+        weight 1 / (K + 1), shared equally by its rows, and what is promised is the coverage of a
+        row of a new group (Lee et al. 2023, HCP).
 
     Returns
     -------
@@ -210,7 +219,7 @@ def calibrate_quantiles(
     """
     _require_half(coverage)
     shift = conformal_quantile(
-        _quantile_scores(held_out), coverage, held_out.groups if by_group else None
+        _quantile_scores(held_out), coverage, held_out.units(by_group=by_group)
     )
     return _shift_quantiles(_three(quantiles), np.float64(shift), coverage)
 
@@ -256,7 +265,7 @@ def calibrate_residuals(
     HpoError
         If shapes or the coverage are not as said.
     """
-    half = conformal_quantile(_residuals(held_out), coverage, held_out.groups if by_group else None)
+    half = conformal_quantile(_residuals(held_out), coverage, held_out.units(by_group=by_group))
     centre = np.asarray(predicted, dtype=np.float64)
     return Intervals(centre - half, centre, centre + half, coverage)
 
@@ -371,6 +380,7 @@ def _cross_quantiles(
                 f"fold {fold} leaves no row of another fold and another group to calibrate with; "
                 'use folds of whole groups: scheme = "group_kfold" in [cv]'
             )
-        groups = held_out.groups[others] if by_group else None
-        found[rows] = conformal_quantile(scores[others], coverage, groups)
+        units = held_out.units(by_group=by_group)
+        of_others = None if units is None else units[others]
+        found[rows] = conformal_quantile(scores[others], coverage, of_others)
     return found

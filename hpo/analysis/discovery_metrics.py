@@ -160,7 +160,7 @@ def value_study(rows: Mapping[str, Predictions], at: float) -> Values:
     """
     return {
         of: (
-            ranking_value(part.y, part.predicted, at),
+            ranking_value(part.y, part.predicted, at, part.shared_ids),
             ranking_value(part.y, part.predicted, at, part.groups),
         )
         for of, part in rows.items()

@@ -8,15 +8,17 @@ Varma & Simon, BMC Bioinformatics 7, 91 (2006); Cawley & Talbot, J. Mach. Learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from features.table import TableView
+from features.table import FeatureTable, TableView
 from hpo.analysis.best_model import Predictions, score_predictions
 from hpo.errors import SpecError
 from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.folds import folds_of
 from hpo.objectives.metrics import Metric
+from hpo.spec.cv import SplitterCv
 from hpo.spec.sections import StudySpec
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
@@ -28,13 +30,20 @@ def name_outer(name: str, fold: int) -> str:
     return f"{name}.outer{fold}"
 
 
-def count_outer(spec: StudySpec) -> int:
+def count_outer(spec: StudySpec, read: Callable[[], FeatureTable]) -> int:
     """Return the number of outer folds of a study, which are those of its [cv].
+
+    Parameters
+    ----------
+    read
+        Returns its table, by which a splitter divides.
 
     Raises
     ------
     SpecError
         If it has no folds, or holds one out already.
+    ObjectiveError
+        If its table cannot be divided so.
     """
     if spec.cv is None:
         raise SpecError(f"study '{spec.name}': nested cross-validation needs [cv]")
@@ -43,6 +52,8 @@ def count_outer(spec: StudySpec) -> int:
             f"study '{spec.name}': cv.outer is set, so it is one step of a nested "
             "cross-validation itself; leave it out"
         )
+    if isinstance(spec.cv, SplitterCv):
+        return len(folds_of(spec.cv, read().train, spec.seed))
     return spec.cv.folds
 
 
@@ -82,7 +93,7 @@ def record_nested(record: StudyRecord, pooled: Predictions) -> None:
     record.ledger.record(
         EventKind.NESTED,
         {
-            "rows": len(pooled.y),
+            "rows": pooled.n_rows,
             "folds": int(pooled.fold.max()) + 1,
             "trials": record.ledger.counts().budget,
             "scores": dict(pooled.scores),

@@ -26,7 +26,7 @@ from sklearn.utils import get_tags
 
 from features.table import Candidates, FeatureTable, families
 from hpo.analysis.applicability_domain import Floats, domain_of, look_around
-from hpo.analysis.conformal import HeldOut, assess, conformal_quantile, cross_calibrate_residuals
+from hpo.analysis.conformal import assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import HpoError, ModelError, ObjectiveError
 from hpo.wording import count_of
@@ -78,23 +78,26 @@ class Ranking:
 # Intervals ------------------------------------------------------------------------------------
 
 
-def residual_interval(y: Floats, predicted: Floats, coverage: float) -> float:
+def residual_interval(
+    y: Floats, predicted: Floats, coverage: float, ids: NDArray[np.str_] | None = None
+) -> float:
     """Return the half-width of a two-sided interval around a prediction.
 
     The conformal quantile of the absolute residuals: for rows that are exchangeable with the n
-    given ones, at least `coverage` of them lie within.
+    given ones, at least `coverage` of them lie within. `ids`, of shape (n,), says which row each
+    is, where several folds have validated some.
 
     Raises
     ------
     ObjectiveError
         There are too few rows for that coverage.
     """
-    half_width = conformal_quantile(np.abs(y - predicted), coverage)
+    half_width = conformal_quantile(np.abs(y - predicted), coverage, ids)
     if math.isinf(half_width):
         needed = math.ceil(round(coverage / (1.0 - coverage), 9))
         raise ObjectiveError(
             f"--coverage {coverage:g}: needs at least {needed} validated rows, the folds have "
-            f"{len(y)}; ask for less"
+            f"{len(y if ids is None else np.unique(ids))}; ask for less"
         )
     return half_width
 
@@ -102,11 +105,9 @@ def residual_interval(y: Floats, predicted: Floats, coverage: float) -> float:
 def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
     """Return, for each fold, the share of its rows within intervals made from the other folds."""
     folds = [f"fold {fold}" for fold in calibration.fold]
-    # Here every row of another fold counts, be it of the same group or not.
-    alone = np.arange(len(calibration.y)).astype(str)
-    rows = HeldOut(calibration.y, calibration.predicted[:, None], calibration.fold, alone)
     try:
-        intervals = cross_calibrate_residuals(rows, coverage)
+        # Here every row of another fold counts, be it of the same group or not.
+        intervals = cross_calibrate_residuals(calibration.held_out, coverage)
     except HpoError:  # there is one fold only
         return []
     if np.isinf(intervals.width).any():
@@ -139,7 +140,8 @@ def rank(
     ObjectiveError
         There are too few validated rows for that coverage.
     """
-    half_width = residual_interval(model.calibration.y, model.calibration.predicted, coverage)
+    known = model.calibration
+    half_width = residual_interval(known.y, known.predicted, coverage, known.held_out.ids)
     n_lines = len(candidates.lines)
     reasons = list(candidates.reasons)
     unfit = _find_unfit(candidates, model, table)

@@ -27,6 +27,7 @@ from features.table import FeatureTable
 from hpo.analysis.best_model import predict_folds
 from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.analysis.model_card import write_card
+from hpo.analysis.conformal import HeldOut
 from hpo.errors import ConflictError, ModelError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, make_objective
@@ -40,7 +41,7 @@ from hpo.study.snapshot import best_trial
 from hpo.wording import count_of
 
 # 2: modules of the engine, which a joblib file names, have moved since 1.
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 MODEL_NAME, CALIBRATION_NAME, MANIFEST_NAME = "model.joblib", "calibration.npz", "manifest.json"
 CARD_NAME = "model_card.md"
 # What an estimator in a joblib file is made of: another version need not read it, or predicts
@@ -59,12 +60,23 @@ class Calibration:
         Arrays of shape (n_rows,), in units of the target.
     fold, groups
         Arrays of shape (n_rows,): whose model predicted the row, and its group.
+    rows
+        Array of shape (n_rows,): position among the training rows; one is there several times if
+        several folds validate on it.
     """
 
     y: NDArray[np.float64]
     predicted: NDArray[np.float64]
     fold: NDArray[np.int64]
     groups: NDArray[np.str_]
+    rows: NDArray[np.int64]
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The same for intervals that take every row for one of its own."""
+        ids = self.rows.astype(str)
+        repeated = ids if len(np.unique(ids)) < len(ids) else None
+        return HeldOut(self.y, self.predicted[:, None], self.fold, ids, repeated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +233,9 @@ def _fit(
     objective, changed = _open_objective(record, table, refit=refit)
     train = table.train
     estimator = objective.fit(params)
-    predicted, fold = predict_folds(objective, params, train)
-    rows = np.flatnonzero(fold >= 0)
-    calibration = Calibration(train.y[rows], predicted[rows], fold[rows], train.groups[rows])
+    found = predict_folds(objective, params)
+    rows = found.rows
+    calibration = Calibration(train.y[rows], found.predicted, found.fold, train.groups[rows], rows)
     manifest = {
         "format": MODEL_FORMAT,
         "study": record.name,
@@ -245,7 +257,7 @@ def _fit(
         ),
         "calibration": {
             **_summary(calibration),
-            "scheme": record.spec.cv.scheme if record.spec.cv else "",
+            "scheme": record.spec.cv.name if record.spec.cv else "",
             "folds": len(objective.folds),
             "shared_groups": shared_group_fraction(objective.folds, train.groups),
             "groups_known": len(np.unique(train.groups)) < len(train.groups),
@@ -380,7 +392,7 @@ def _folder_name(record: StudyRecord, trial: int, params: Mapping[str, Any]) -> 
 def _summary(calibration: Calibration) -> dict[str, Any]:
     residuals = calibration.y - calibration.predicted
     return {
-        "rows": len(residuals),
+        "rows": len(np.unique(calibration.rows)),
         "mean_residual": float(np.mean(residuals)),
         "absolute_residual_quantiles": {
             f"{level:g}": float(np.quantile(np.abs(residuals), level)) for level in _SUMMARY_LEVELS

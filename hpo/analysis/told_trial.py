@@ -98,11 +98,12 @@ def total_rows(best: FrozenTrial, told: Told, score_name: str) -> list[TotalRow]
     ]
 
 
-def part_differences(ours: Parts, theirs: Parts) -> list[PartDifference]:
+def part_differences(ours: Parts, theirs: Parts, repeats: float = 1.0) -> list[PartDifference]:
     """Return the paired differences of two trials over their parts, by score, `score` first.
 
     Others are left out where both have the same in every part. Empty if the trials have not the
-    same number of parts, or fewer than two.
+    same number of parts, or fewer than two. Where `repeats` parts in the mean are of the same rows,
+    intervals are those of so many times fewer parts.
     """
     if len(ours) != len(theirs) or len(ours) < 2:
         return []
@@ -118,7 +119,11 @@ def part_differences(ours: Parts, theirs: Parts) -> list[PartDifference]:
         np.array([[part[name] for name in names] for part in parts], dtype=np.float64)
         for parts in (ours, theirs)
     )
-    intervals = mean_intervals(a - b)
+    widened = math.sqrt(repeats)
+    intervals = [
+        (mean + widened * (low - mean), mean + widened * (high - mean))
+        for mean, (low, high) in zip((a - b).mean(axis=0), mean_intervals(a - b), strict=True)
+    ]
     return [
         PartDifference(
             name,

@@ -21,7 +21,7 @@ from hpo.estimators.factory import BoundEstimator, prepare
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
-from hpo.objectives.folds import Fold, Indices, hash_folds, make_folds, weigh_groups
+from hpo.objectives.folds import Fold, folds_of, hash_folds, shared_group_fraction, weigh_groups
 from hpo.objectives.metrics import (
     MAXIMISED,
     METRICS,
@@ -32,10 +32,13 @@ from hpo.objectives.metrics import (
     spearman,
 )
 from hpo.objectives.protocol import Params, Scores
+from hpo.objectives.splitters import Indices
 from hpo.records import ResolvedTrial
+from hpo.spec.cv import GroupKFoldCv, LikeTestCv, SplitterCv
 from hpo.spec.objectives import Direction, PenalisedCvSpec, QuantileSpec, SpearmanSpec
-from hpo.spec.sections import EstimatorSpec, GroupKFoldCv, LikeTestCv, StudySpec
+from hpo.spec.sections import EstimatorSpec, StudySpec
 from hpo.spec.space import distribution_of
+from hpo.wording import count_of
 
 if TYPE_CHECKING:
     from hpo.estimators.boosting import BoostedRows
@@ -243,6 +246,15 @@ class CrossValidation(ABC):
             )
         return self._boosted[part]
 
+    def _refuse_constant(self, what: str, why: str) -> None:
+        """Refuse folds that validate rows of one value only, such as one row."""
+        for k, fold in enumerate(self.folds):
+            if np.ptp(self.y[fold.validation]) == 0:
+                raise ObjectiveError(
+                    f"{what}: all {count_of(len(fold.validation), 'row')} that fold {k} validates "
+                    f"have one value, which {why}"
+                )
+
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""
         validation, train = float(scores[f"{metric}_val"]), float(scores[f"{metric}_train"])
@@ -267,6 +279,10 @@ class PenalisedCv(CrossValidation):
     ) -> None:
         super().__init__(*over, **settings)
         self.metric, self.penalty = metric, penalty
+        if metric in MAXIMISED:
+            self._refuse_constant(
+                f"metric {metric}", "leaves it undefined; take rmse or mae, or other [cv] folds"
+            )
         self.direction = "maximize" if metric in MAXIMISED else "minimize"
         self.score_name = f"penalised {metric}" if penalty else metric
 
@@ -328,12 +344,7 @@ class SpearmanCv(CrossValidation):
 
     def __init__(self, *over: Any, **settings: Any) -> None:
         super().__init__(*over, **settings)
-        for k, fold in enumerate(self.folds):
-            if np.ptp(self.y[fold.validation]) == 0:
-                raise ObjectiveError(
-                    f"objective spearman: all {len(fold.validation)} rows that fold {k} validates "
-                    "have one value, which cannot be ranked; use fewer [cv] folds"
-                )
+        self._refuse_constant("objective spearman", "cannot be ranked; use fewer [cv] folds")
         self._of_params: dict[str, Any] = {}
         self._predicted: dict[int, Floats] = {}
 
@@ -364,8 +375,11 @@ def cross_validation(
     train = table.train
     bound = prepare(spec, table.columns)
     bound.check_rows(train.X)
-    over = (train.X, train.y, make_folds(spec.cv, train.groups), bound)
-    keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv)
+    folds = folds_of(spec.cv, train, spec.seed)
+    over = (train.X, train.y, folds, bound)
+    keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv) or (
+        isinstance(spec.cv, SplitterCv) and shared_group_fraction(folds, train.groups) == 0
+    )
     settings: dict[str, Any] = {
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,

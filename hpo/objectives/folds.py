@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable
+from features.table import FeatureTable, TableView
 from hpo.errors import ObjectiveError
-from hpo.spec.sections import GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv
-
-Indices = NDArray[np.int64]
-AnyCv = InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv
+from hpo.objectives.splitters import Indices, Rows, split
+from hpo.spec.cv import AnyCv, GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv, SplitterCv
+from hpo.spec.sections import StudySpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,39 +31,67 @@ class Fold:
     validation: Indices
 
 
-def make_folds(cv: AnyCv, groups: NDArray[np.str_]) -> tuple[Fold, ...]:
+def make_folds(
+    cv: AnyCv, groups: NDArray[np.str_], rows: Rows | None = None, *, seed: int = 42
+) -> tuple[Fold, ...]:
     """Split the training rows of a table.
 
     Parameters
     ----------
     cv
-        The scheme of the study file.
+        The scheme, or the splitter, of the study file.
     groups
         Array of shape (n_rows,): the group of every training row, in file order.
+    rows
+        What else a splitter may ask for.
+    seed
+        The study's, for a splitter that takes one and is given none.
 
     Raises
     ------
     ObjectiveError
-        If there are fewer rows or groups than folds.
+        If there are fewer rows or groups than folds, or the splitter cannot divide these rows.
     """
-    rows = np.arange(len(groups), dtype=np.int64)
+    if isinstance(cv, SplitterCv):
+        return tuple(Fold(*parts) for parts in split(cv, rows or Rows(), groups, seed))
+    everything = np.arange(len(groups), dtype=np.int64)
     return tuple(
-        Fold(train=np.setdiff1d(rows, validation), validation=validation)
+        Fold(train=np.setdiff1d(everything, validation), validation=validation)
         for validation in _validation_rows(cv, groups)
     )
 
 
-def hold_out(cv: AnyCv | None, table: FeatureTable) -> FeatureTable:
-    """Return the table with the fold that `outer` names held out; without `outer`, the table.
+def folds_of(cv: AnyCv, train: TableView, seed: int) -> tuple[Fold, ...]:
+    """Split the training part of a table; see `make_folds`."""
+    return make_folds(cv, train.groups, Rows(train.X, train.y), seed=seed)
+
+
+def hold_out(spec: StudySpec, table: FeatureTable) -> FeatureTable:
+    """Return a study's table with the fold that `outer` names held out; without `outer`, the table.
 
     Raises
     ------
     ObjectiveError
-        If there are fewer rows or groups than folds.
+        If there are fewer rows or groups than folds, no such fold, or one beside which rows are
+        left that it neither trains nor validates on.
     """
+    cv, train = spec.cv, table.train
     if cv is None or cv.outer is None:
         return table
-    return table.holding_out(make_folds(cv, table.train.groups)[cv.outer].validation)
+    folds = folds_of(cv, train, spec.seed)
+    if cv.outer >= len(folds):
+        raise ObjectiveError(
+            f"[cv] outer: must be below the number of folds, {len(folds)}, got {cv.outer}"
+        )
+    fold = folds[cv.outer]
+    left = len(train.y) - len(fold.train) - len(fold.validation)
+    if left:
+        raise ObjectiveError(
+            f"[cv] outer: fold {cv.outer} of {cv.name} leaves {left} rows out that it neither "
+            "trains nor validates on, which nested cross-validation would train on; take a "
+            "splitter whose folds use all rows"
+        )
+    return table.holding_out(fold.validation)
 
 
 def hash_folds(folds: Sequence[Fold]) -> str:
@@ -84,6 +111,21 @@ def weigh_groups(groups: NDArray[np.str_], power: float) -> NDArray[np.float64]:
     return np.asarray(weights / weights.mean(), dtype=np.float64)
 
 
+def times_validated(folds: Sequence[Fold], n_rows: int) -> Indices:
+    """Return how many folds validate each row; array of shape (n_rows,)."""
+    validated = np.concatenate([fold.validation for fold in folds])
+    return np.bincount(validated, minlength=n_rows).astype(np.int64)
+
+
+def mean_repeats(folds: Sequence[Fold], n_rows: int) -> float:
+    """Return how many folds validate a row in the mean, of the rows that any does.
+
+    Scores of so many folds say no more of the error than one would: they are of the same rows.
+    """
+    times = times_validated(folds, n_rows)
+    return float(times[times > 0].mean())
+
+
 def shared_group_fraction(folds: Sequence[Fold], groups: NDArray[np.str_]) -> float:
     """Return the fraction of validation rows whose group also has rows in their training part.
 
@@ -93,7 +135,9 @@ def shared_group_fraction(folds: Sequence[Fold], groups: NDArray[np.str_]) -> fl
     return shared / sum(len(fold.validation) for fold in folds)
 
 
-def _validation_rows(cv: AnyCv, groups: NDArray[np.str_]) -> list[Indices]:
+def _validation_rows(
+    cv: InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, groups: NDArray[np.str_]
+) -> list[Indices]:
     # It takes a second, which studies without a table need not wait.
     from sklearn.model_selection import GroupKFold, KFold
 

@@ -80,7 +80,7 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestMo
     calibrated = calibrate(cv, test)
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
     curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
-    n_rows = {name: len(rows.y) for name, rows in sets.items()}
+    n_rows = {name: rows.n_rows for name, rows in sets.items()}
     return BestModelSection(
         parity=plot,
         errors=error_figure(cv, test, unit),

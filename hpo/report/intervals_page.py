@@ -34,7 +34,7 @@ def summary_table(three: ThreeQuantiles, unit: str) -> TextTable:
             intervals = getattr(calibrated, name)
             held: Assessment | None = assess(intervals, rows.y) if intervals is not None else None
             cells = (number(held.coverage), number(held.mean_width)) if held else ("–", "–")
-            lines.append((SET_NAMES[name], how, str(len(rows.y)), *cells))
+            lines.append((SET_NAMES[name], how, str(rows.n_rows), *cells))
     width = f"mean width ({unit})" if unit else "mean width"
     return TextTable(
         title=f"Intervals of {100 * three.coverage:g} % nominal coverage",
@@ -62,7 +62,7 @@ def write_intervals(three: ThreeQuantiles, table: FeatureTable | None, page: Pat
         medians,
         [level for level in LEVELS if level >= MIN_COVERAGE],
     )
-    n_rows = {name: len(rows.y) for name, rows in medians.items()}
+    n_rows = {name: rows.n_rows for name, rows in medians.items()}
     figures = (
         interval_figure(calibrated, cv, test, target, own_widths=True),
         calibration_figure(curves, n_rows),

@@ -101,7 +101,7 @@ def sum_up(search: Search, evaluation: Evaluation | None, unit: str, *, holds_ou
     if evaluation.withheld:
         return f"{text}. The held-out rows were left alone: {evaluation.withheld}."
     if evaluation.test is not None:
-        rows = count_of(len(evaluation.test.y), "held-out row")
+        rows = count_of(evaluation.test.n_rows, "held-out row")
         return f"{text}, and {in_words(evaluation.test)} on {rows}."
     if holds_out:
         return f"{text}. The held-out rows are evaluated once, when the budget is finished."

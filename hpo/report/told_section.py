@@ -20,7 +20,9 @@ from hpo.analysis.told_trial import (
     total_rows,
 )
 from hpo.errors import ObjectiveError
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
+from hpo.objectives.folds import mean_repeats
 from hpo.objectives.function import FunctionObjective
 from hpo.objectives.protocol import Objective, Params, Scores
 from hpo.objectives.scores import refusing
@@ -107,10 +109,15 @@ def tell(snapshot: StudySnapshot, objective: AnyObjective | None) -> ToldSection
             [{k: v for k, v in part.items() if not k.endswith("_train")} for part in of]
             for of in (parts, baseline)
         )
+    repeats = (
+        mean_repeats(objective.folds, len(objective.y))
+        if isinstance(objective, CrossValidation)
+        else 1.0
+    )
     section = ToldSection(
         totals=_totals(rows, told, best.number),
         baseline=_describe(told.baseline),
-        differences=_differences(part_differences(parts, baseline), told),
+        differences=_differences(part_differences(parts, baseline, repeats), told),
         problems=tuple(problems),
     )
     silent = not parts or record.spec.validates
@@ -204,7 +211,7 @@ def _parity(predicted: dict[str, Predictions]) -> Figure:
         Panel(
             parity_panel(rows, target),
             f"{target}: R² {number(rows.scores['r2'])}, ρ {number(rows.scores['spearman'])}, "
-            f"{count_of(len(rows.y), 'row')}",
+            f"{count_of(rows.n_rows, 'row')}",
             _slug(target),
         )
         for target, rows in predicted.items()

@@ -15,7 +15,7 @@ from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
-from hpo.objectives.folds import shared_group_fraction
+from hpo.objectives.folds import mean_repeats, shared_group_fraction, times_validated
 from hpo.objectives.metrics import Metric, score_all
 from hpo.records import FAILURE_KEY, Counts, part_key
 from hpo.report.formatting import METRIC_LABELS, label, number, percent, shown_metrics, utc
@@ -73,11 +73,10 @@ def findings(material: Evidence) -> list[ValidityFinding]:
     table, objective = material.table, material.objective
     found = [_derived_columns(table, objective)] if table is not None else []
     if table is not None and isinstance(objective, CrossValidation):
-        found.append(_shared_groups(table, objective))
+        found += [_shared_groups(table, objective), *_validated_rows(objective)]
     found.append(_test_evaluations(material))
     if material.search.finished:
-        averaged = isinstance(objective, CrossValidation) and objective.averaged
-        found.append(_selection(material.search, material.events, averaged=averaged))
+        found.append(_selection(material.search, material.events, objective))
         if material.baseline is not None:
             found.append(_baseline(material.search, material.baseline))
     if material.evaluation is not None and isinstance(objective, CrossValidation):
@@ -165,6 +164,26 @@ def _shared_groups(table: FeatureTable, objective: CrossValidation) -> ValidityF
     return ValidityFinding(level, title, text)
 
 
+def _validated_rows(objective: CrossValidation) -> list[ValidityFinding]:
+    """Say which rows folds validate, where it is not each once."""
+    times = times_validated(objective.folds, len(objective.y))
+    said, n_never = [], int((times == 0).sum())
+    if n_never:
+        said.append(
+            f"{n_never} of {len(times)} training rows are validated by no fold: scores of "
+            "cross-validation and intervals say nothing of rows like these."
+        )
+    if times.max() > 1:
+        often = times[times > 0]
+        span = f"{often.min()} to {often.max()}" if np.ptp(often) else f"{often.max()}"
+        said.append(
+            f"Rows are validated {span} times, by another model each time. A row counts once, with "
+            "all its predictions: scores are those of one model, not of the mean of several, and "
+            "intervals resample rows."
+        )
+    return [ValidityFinding("note", "Rows that folds validate", " ".join(said))] if said else []
+
+
 def _test_evaluations(material: Evidence) -> ValidityFinding:
     title = "Test-set evaluations"
     evaluations = [event for event in material.events if event["kind"] == EventKind.TEST_EVALUATION]
@@ -214,7 +233,7 @@ def _test_evaluations(material: Evidence) -> ValidityFinding:
     return ValidityFinding("caution", title, text, tables)
 
 
-def _selection(search: Search, events: Events, *, averaged: bool) -> ValidityFinding:
+def _selection(search: Search, events: Events, objective: AnyObjective | None) -> ValidityFinding:
     title = "The best of many"
     finished = search.finished
     chosen_among = len(finished) + len(search.pruned)
@@ -225,12 +244,13 @@ def _selection(search: Search, events: Events, *, averaged: bool) -> ValidityFin
         f"The cross-validated score of the best trial was selected among {chosen_among} trials. "
         "The best of many is partly luck, and its intervals do not allow for that."
     )
-    if not averaged:
-        text = text.replace("cross-validated score", "score")
     best = finished[0]
     parts = list(best.intermediate_values.values())
-    if averaged and len(parts) > 1:
-        error = float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
+    if not isinstance(objective, CrossValidation) or not objective.averaged:
+        text = text.replace("cross-validated score", "score")
+    elif len(parts) > 1:
+        repeats = mean_repeats(objective.folds, len(objective.y))
+        error = float(np.std(parts, ddof=1)) / math.sqrt(len(parts) / repeats)
         near = sum(abs(score(trial) - score(best)) <= error for trial in finished)
         if near > 1:
             text += (

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from hpo.errors import suggest
+from hpo.spec.cv import SplitterCv, cv_kind
 from hpo.spec.objectives import (
     CustomObjectiveSpec,
     FunctionSpec,
@@ -32,17 +33,19 @@ def describe(kind: Any, error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        key = context["discriminator"].strip("'")
-        if key == f"{objective_kind.__name__}()":
-            key = "name"
+        key = _key_of(context)
+        if key == "name":
             # A program has no name, but a command.
             tags = [
                 "module:attribute" if tag == "custom" else tag for tag in tags if tag != "program"
             ]
         tag = str(context["tag"])
-        return f"{location}.{key}: unknown '{abridge(tag)}'; {suggest(tag, tags)}"
+        hint = suggest(tag, [one for one in tags if one != "splitter"])
+        if "splitter" in tags:
+            hint += '; a class of scikit-learn\'s is named as splitter = "KFold"'
+        return f"{location}.{key}: unknown '{abridge(tag)}'; {hint}"
     if error["type"] == "union_tag_not_found":
-        key = error["ctx"]["discriminator"].strip("'")
+        key = _key_of(error["ctx"])
         near = difflib.get_close_matches(key, map(str, error["input"]), n=1)
         hint = f"; '{near[0]}' is unknown, did you mean '{key}'?" if near else ""
         return f"{location}: required key '{key}' is missing{hint}"
@@ -55,6 +58,16 @@ def describe(kind: Any, error: Any) -> str:
     if error["type"] == "value_error":
         return f"{location}: {rule}" if location else rule
     return f"{location}: {rule[0].lower()}{rule[1:]}, got {abridge(repr(error['input']))}"
+
+
+# What tells the members of a union apart, where that is more than one key.
+_KINDS = {f"{objective_kind.__name__}()": "name", f"{cv_kind.__name__}()": "scheme"}
+
+
+def _key_of(context: Mapping[str, Any]) -> str:
+    """Return the key by which the members of a union are told apart."""
+    key = str(context["discriminator"]).strip("'")
+    return _KINDS.get(key, key)
 
 
 def _locate(kind: Any, loc: Sequence[int | str]) -> tuple[str, list[str]]:
@@ -109,6 +122,7 @@ _TAGS: Mapping[str, type[BaseModel]] = {
     "plain": EstimatorSpec,
     "program": ProgramSpec,
     "section": PruningSpec,
+    "splitter": SplitterCv,
 }
 
 

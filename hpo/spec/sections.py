@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
@@ -15,6 +15,7 @@ from pydantic import (
 
 from features.table import OwnSpec, TableSpec
 from hpo.spec.base import ParamValue, Section
+from hpo.spec.cv import AnyCv, SplitterCv
 from hpo.spec.limits import LimitsSpec, ResourcesSpec
 from hpo.spec.objectives import (
     NAMED,
@@ -34,54 +35,6 @@ from hpo.spec.search import (
     named_classes,
 )
 from hpo.spec.space import Dimension, StagedDimension
-
-
-class _Cv(Section):
-    """Folds of the training rows.
-
-    With `outer`, that fold is held out in place of the table's held-out rows, which are left
-    alone, and what remains is divided anew: one step of a nested cross-validation.
-    """
-
-    folds: int = Field(5, ge=2)
-    outer: int | None = Field(None, ge=0)
-
-    @model_validator(mode="after")
-    def _check_outer(self) -> Self:
-        if self.outer is not None and self.outer >= self.folds:
-            raise ValueError(f"outer must be below folds, {self.folds}, got {self.outer}")
-        return self
-
-
-class InterleavedCv(_Cv):
-    """Row i of the training part is validated in fold i mod `folds`; file order, no shuffle."""
-
-    scheme: Literal["interleaved"]
-
-
-class KFoldCv(_Cv):
-    """Shuffled k-fold."""
-
-    scheme: Literal["kfold"]
-    seed: int = Field(42, ge=0)
-
-
-class GroupKFoldCv(_Cv):
-    """No group has rows on both sides of a fold."""
-
-    scheme: Literal["group_kfold"]
-
-
-class LikeTestCv(_Cv):
-    """Grouped folds that validate on small groups alone; larger groups are always trained on."""
-
-    scheme: Literal["test_like"]
-    max_group_rows: int = Field(24, ge=1)
-
-
-CvSpec = Annotated[
-    InterleavedCv | KFoldCv | GroupKFoldCv | LikeTestCv, Field(discriminator="scheme")
-]
 
 
 class EstimatorSpec(Section):
@@ -287,7 +240,7 @@ class StudySpec(Section):
     limits: LimitsSpec = LimitsSpec()
     table: TableSpec | None = None
     allow_target_derived: tuple[str, ...] = ()
-    cv: CvSpec | None = None
+    cv: AnyCv | None = None
     estimator: AnyEstimatorSpec | None = None
     fit: FitSpec | None = None
     objective: ObjectiveSpec = PenalisedCvSpec()
@@ -317,6 +270,8 @@ class StudySpec(Section):
                     f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
                 )
                 named[f"[estimator{below}] name"] = model.name
+        if isinstance(self.cv, SplitterCv) and ":" in self.cv.splitter:
+            named["[cv] splitter"] = self.cv.splitter
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
         named |= self.named_callbacks

@@ -155,12 +155,12 @@ def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
 def _stand_in(spec: StudySpec, rows: TableRows) -> FeatureTable:
     """Return a table of these rows; features that are not known are drawn at random."""
     if rows.X is not None:
-        return hold_out(spec.cv, rows.with_features(rows.X))
+        return hold_out(spec, rows.with_features(rows.X))
     X = np.random.default_rng(0).normal(size=(len(rows.ids), len(rows.columns)))
     if isinstance(spec.estimator, GatedSpec):
         # Whether a row passes the gate is not known yet: here all do.
         X[:, [column.name in spec.estimator.gate for column in rows.columns]] = 1.0
-    return hold_out(spec.cv, rows.with_features(X))
+    return hold_out(spec, rows.with_features(X))
 
 
 def _data_dir(source: Source) -> Path | None:

@@ -179,7 +179,7 @@ class StudyRecord:
 
 def read_table_of(spec: StudySpec, path: Path | None) -> FeatureTable | None:
     """Read the table of a study, with the rows that its folds hold out."""
-    return hold_out(spec.cv, features.table.read(path)) if path else None
+    return hold_out(spec, features.table.read(path)) if path else None
 
 
 def find(storage: StudyStorage, name: str) -> StudyRecord:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,11 +151,13 @@ def _pairs_of(reference: ScoredStudy, others: Iterable[ScoredStudy], of: str) ->
             rows.predicted[mine],
             [study.rows[of].predicted[theirs] for study, _, theirs in members],
             rows.groups[mine],
+            None if rows.shared_ids is None else rows.ids[mine],
         )
         for (study, _, _), differences in zip(members, found, strict=True):
             both = reference.rows[of].scores.keys() & study.rows[of].scores.keys()
             kept = {name: differences[name] for name in METRIC_NAMES if name in both}
-            yield Pair(study.name, reference.name, of, len(mine), kept)
+            n_rows = len(np.unique(rows.ids[mine]))
+            yield Pair(study.name, reference.name, of, n_rows, kept)
 
 
 class _UnpairedError(Exception):
@@ -162,14 +165,18 @@ class _UnpairedError(Exception):
 
 
 def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, Ints]:
-    """Return the positions of the rows that both predict, in the reference's order."""
+    """Return the positions of the rows that both predict, in the reference's order.
+
+    Of a row that is predicted several times, the first time of one study goes with that of the
+    other, and so on, as far as both have one.
+    """
     for one in (study, reference):
         if of not in one.rows:
             missing = one.remark or one.row.remark or "there are none"
             raise _UnpairedError(f"no {SET_NAMES[of]} predictions of {one.name}: {missing}")
     mine, theirs = reference.rows[of], study.rows[of]
-    place = {row_id: position for position, row_id in enumerate(theirs.ids.tolist())}
-    shared = [(k, place[i]) for k, i in enumerate(mine.ids.tolist()) if i in place]
+    place = {key: position for position, key in enumerate(_numbered(theirs.ids.tolist()))}
+    shared = [(k, place[i]) for k, i in enumerate(_numbered(mine.ids.tolist())) if i in place]
     if of == "test" and not len(shared) == len(mine.ids) == len(theirs.ids):
         raise _UnpairedError(f"other held-out rows than {reference.name}")
     if len(shared) < 2:
@@ -178,6 +185,14 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
     if not np.array_equal(mine.y[first], theirs.y[second]):
         raise _UnpairedError(f"other measured values than {reference.name} for the same rows")
     return first, second
+
+
+def _numbered(ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield every id with how often it was there before."""
+    seen: Counter[str] = Counter()
+    for row_id in ids:
+        yield row_id, seen[row_id]
+        seen[row_id] += 1
 
 
 # Output ---------------------------------------------------------------------------------------

@@ -258,9 +258,9 @@ def _from_evaluation(
         n_features=n_features,
         trial=evaluation.trial,
         cv=dict(evaluation.cv.scores),
-        n_cv=len(evaluation.cv.y),
+        n_cv=evaluation.cv.n_rows,
         test=dict(test.scores) if test else {},
-        n_test=len(test.y) if test else None,
+        n_test=test.n_rows if test else None,
         test_intervals=_chosen(intervals),
         remark=remark,
     )

@@ -161,7 +161,7 @@ def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[s
         return None
 
     at, known = on_scale(threshold, table.target), model.calibration
-    by_row = ranking_value(known.y, known.predicted, at)
+    by_row = ranking_value(known.y, known.predicted, at, known.held_out.ids)
     by_group = ranking_value(known.y, known.predicted, at, known.groups)
     return {"threshold": threshold, **describe(by_row, by_group)}
 

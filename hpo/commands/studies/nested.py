@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
+from features.table import FeatureTable, read
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison.studies import compare_study
 from hpo.analysis.nested_cv import count_outer, name_outer, pool, record_nested
@@ -22,6 +24,7 @@ from hpo.commands.studies.study_options import add_study_options, add_worker_opt
 from hpo.records import Access
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
+from hpo.study.creation import build_table, check_declared
 from hpo.study.record import find, names
 from hpo.wording import count_of
 
@@ -36,8 +39,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a study per outer fold, and score what their best models predict."""
-    spec, _ = read_study(options)
-    outer = [name_outer(spec.name, fold) for fold in range(count_outer(spec))]
+    spec, source = read_study(options)
+
+    def read_table() -> FeatureTable:
+        check_declared(spec, source)
+        path = build_table(spec, source, Path(options.tables), say)
+        assert path is not None
+        return read(path)
+
+    outer = [name_outer(spec.name, fold) for fold in range(count_outer(spec, read_table))]
     for fold, name in enumerate(outer):
         one = {**vars(options), "name": name, "set": [*options.set, f"cv.outer={fold}"]}
         say(f"outer fold {fold} of {len(outer)}")
@@ -51,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         intervals = {"row": pooled.row_intervals, "group": pooled.group_intervals}
         print_json(
-            {"rows": len(pooled.y), "scores": pooled.scores, "intervals": intervals, "cv": whole}
+            {"rows": pooled.n_rows, "scores": pooled.scores, "intervals": intervals, "cv": whole}
         )
         return 0
     trials = count_of(options.trials or spec.trials, "trial")
-    print_line(f"{spec.name}: {len(outer)} searches of {trials}, {len(pooled.y)} rows predicted")
+    print_line(f"{spec.name}: {len(outer)} searches of {trials}, {pooled.n_rows} rows predicted")
     for line in _lines(pooled, whole):
         print_line(line)
     return 0

@@ -118,7 +118,7 @@ def parity(
     panels = tuple(
         Panel(
             _parity_panel(s.rows, ends, on_axes, level),
-            f"{s.title}: {count_of(len(s.rows.y), 'row')}",
+            f"{s.title}: {count_of(s.rows.n_rows, 'row')}",
             s.name,
         )
         for s in sets

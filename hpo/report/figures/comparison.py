@@ -92,7 +92,7 @@ def _parity(
     panels = tuple(
         Panel(
             _scatter([(study.name, study.rows[of], colour)], ends, name_axis(target)),
-            f"{study.name}: {count_of(len(study.rows[of].y), 'row')}",
+            f"{study.name}: {count_of(study.rows[of].n_rows, 'row')}",
             study.name,
         )
         for study, colour in having

@@ -65,7 +65,7 @@ def cumulative(errors: Floats, most: int = CORNERS) -> tuple[Floats, Floats]:
 def error_figure(cv: Predictions, test: Predictions | None, unit: str) -> Figure:
     """Draw the cumulative distribution of the absolute error, both sets in one plot."""
     curves = [
-        (f"{SHORT_NAMES[s.name]} ({count_of(len(s.rows.y), 'row')})", s.rows, s.colour)
+        (f"{SHORT_NAMES[s.name]} ({count_of(s.rows.n_rows, 'row')})", s.rows, s.colour)
         for s in name_sets(cv, test)
     ]
     halves = [

@@ -36,6 +36,7 @@ SCORING_MODULES = (
     "hpo.objectives.factory",
     "hpo.objectives.cross_validation",
     "hpo.objectives.folds",
+    "hpo.objectives.splitters",
     "hpo.objectives.metrics",
     "hpo.estimators.protocol",
     "hpo.estimators.registry",

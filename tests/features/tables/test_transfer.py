@@ -185,11 +185,11 @@ def test_folds_of_whole_groups_validate_on_rows_as_new(table):
     np.testing.assert_array_equal(objective("group_kfold").X_new, table.train.X_new)
     np.testing.assert_array_equal(objective("interleaved").X_new, table.train.X)
     grouped = objective("group_kfold")
-    predicted, fold_of_row = predict_folds(grouped, {}, table.train)
+    found = predict_folds(grouped, {})
     row = table.train.ids.tolist().index("same-paper")
-    fold = grouped.folds[fold_of_row[row]]
-    model = grouped.fit({}, fold.train)
-    assert predicted[row] == model.predict(table.train.X_new[[row]])[0]
+    (at,) = np.flatnonzero(found.rows == row)
+    model = grouped.fit({}, grouped.folds[found.fold[at]].train)
+    assert found.predicted[at] == model.predict(table.train.X_new[[row]])[0]
 
 
 @pytest.mark.parametrize("name", ["no-cell", "far", "alike", "held-out", "bromine", "large"])

@@ -73,8 +73,8 @@ def make_model(table: FeatureTable, estimator: Any) -> Model:
     train = table.train
     estimator.fit(train.X, train.y)
     predicted = estimator.predict(train.X)
-    fold = np.arange(len(train.y)) % 2
-    known = Calibration(train.y, predicted, fold.astype(np.int64), train.groups)
+    rows = np.arange(len(train.y))
+    known = Calibration(train.y, predicted, rows % 2, train.groups, rows)
     return Model(Path("none"), {}, estimator, known, fitted_now=True)
 
 

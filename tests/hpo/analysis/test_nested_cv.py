@@ -43,16 +43,16 @@ alpha = { type = "float", low = 0.001, high = 1000.0, log = true }
 def test_an_outer_fold_takes_the_place_of_the_held_out_rows(hand_table):
     table = features.table.read(hand_table)
     spec = make_spec(cv={**CV, "outer": 1})
-    outer = hold_out(spec.cv, table)
-    plain = make_spec(cv=CV).cv
-    assert plain is not None
-    fold = make_folds(plain, table.train.groups)[1]
+    outer = hold_out(spec, table)
+    plain = make_spec(cv=CV)
+    assert plain.cv is not None
+    fold = make_folds(plain.cv, table.train.groups)[1]
     assert set(outer.ids) == set(table.train.ids)
     assert list(outer.test.ids) == list(table.train.ids[fold.validation])
     np.testing.assert_array_equal(outer.train.X, table.train.X[fold.train])
     assert set(outer.train.groups).isdisjoint(outer.test.groups)
     assert not outer.X.flags.writeable
-    hashes = {hold_out(make_spec(cv={**CV, "outer": k}).cv, table).hash for k in range(3)}
+    hashes = {hold_out(make_spec(cv={**CV, "outer": k}), table).hash for k in range(3)}
     assert len({*hashes, table.hash}) == 4
     assert hold_out(plain, table) is table
 
@@ -61,13 +61,13 @@ def test_what_cannot_be_an_outer_fold_is_named(hand_table):
     with pytest.raises(SpecError, match="outer must be below folds, 3, got 3"):
         make_spec(cv={**CV, "outer": 3})
     with pytest.raises(SpecError, match=r"cv\.outer is set, so it is one step"):
-        count_outer(make_spec(cv={**CV, "outer": 0}))
+        count_outer(make_spec(cv={**CV, "outer": 0}), pytest.fail)
     custom = {"name": "tests.support.objectives:Parabola"}
     with pytest.raises(SpecError, match=r"needs \[cv\]"):
-        count_outer(make_spec(cv=None, estimator=None, table=None, objective=custom))
+        count_outer(make_spec(cv=None, estimator=None, table=None, objective=custom), pytest.fail)
     too_many = make_spec(cv={"scheme": "group_kfold", "folds": 30, "outer": 0})
     with pytest.raises(ObjectiveError, match="30 folds need at least 30 groups"):
-        hold_out(too_many.cv, features.table.read(hand_table))
+        hold_out(too_many, features.table.read(hand_table))
 
 
 def write_data():

@@ -16,7 +16,8 @@ from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
 from hpo.objectives.cross_validation import CrossValidation, PenalisedCv, QuantileCv
 from hpo.objectives.folds import make_folds
-from hpo.spec.sections import EstimatorSpec, InterleavedCv
+from hpo.spec.cv import InterleavedCv
+from hpo.spec.sections import EstimatorSpec
 from hpo.system.threads import hold_threads
 from tests.support.requirements import unavailable
 

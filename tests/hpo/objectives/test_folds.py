@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpo.errors import ObjectiveError
 from hpo.objectives.folds import Fold, hash_folds, make_folds, shared_group_fraction
-from hpo.spec.sections import GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv
+from hpo.spec.cv import GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv
 
 GROUPS = np.array([f"g{i}" for i in (0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5, 6)])
 SCHEMES: list[Any] = [

@@ -27,7 +27,8 @@ from hpo.objectives.folds import make_folds
 from hpo.objectives.metrics import METRICS
 from hpo.records import Claim, part_key
 from hpo.report.study_page import write_report
-from hpo.spec.sections import EstimatorSpec, InterleavedCv
+from hpo.spec.cv import InterleavedCv
+from hpo.spec.sections import EstimatorSpec
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord, find
 from hpo.study.snapshot import take_snapshot

@@ -14,8 +14,8 @@ from hpo.analysis.comparison.reported import read_reported_file
 from hpo.errors import AbsentError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
+from hpo.spec.cv import KFoldCv
 from hpo.spec.loading import canonical, load, validate
-from hpo.spec.sections import KFoldCv
 from hpo.spec.space import FloatDimension
 from hpo.spec.variants import REPORTED_NAME, VARIANTS_NAME, read_variants, study_files
 from hpo.study.identity.fingerprint import fingerprint
