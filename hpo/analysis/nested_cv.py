@@ -53,7 +53,7 @@ def count_outer(spec: StudySpec, read: Callable[[], FeatureTable]) -> int:
             "cross-validation itself; leave it out"
         )
     if isinstance(spec.cv, SplitterCv):
-        return len(folds_of(spec.cv, read().train, spec.seed))
+        return len(folds_of(spec.cv, read(), spec.seed))
     return spec.cv.folds
 
 

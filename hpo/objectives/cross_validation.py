@@ -375,7 +375,7 @@ def cross_validation(
     train = table.train
     bound = prepare(spec, table.columns)
     bound.check_rows(train.X)
-    folds = folds_of(spec.cv, train, spec.seed)
+    folds = folds_of(spec.cv, table, spec.seed)
     over = (train.X, train.y, folds, bound)
     keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv) or (
         isinstance(spec.cv, SplitterCv) and shared_group_fraction(folds, train.groups) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable, TableView
+from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.objectives.splitters import Indices, Rows, split
 from hpo.spec.cv import AnyCv, GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv, SplitterCv
@@ -61,9 +61,11 @@ def make_folds(
     )
 
 
-def folds_of(cv: AnyCv, train: TableView, seed: int) -> tuple[Fold, ...]:
+def folds_of(cv: AnyCv, table: FeatureTable, seed: int) -> tuple[Fold, ...]:
     """Split the training part of a table; see `make_folds`."""
-    return make_folds(cv, train.groups, Rows(train.X, train.y), seed=seed)
+    train = table.train
+    classes = train.y.astype(np.int64) if table.target.classes else None
+    return make_folds(cv, train.groups, Rows(train.X, train.y, classes, train.test_fold), seed=seed)
 
 
 def hold_out(spec: StudySpec, table: FeatureTable) -> FeatureTable:
@@ -78,7 +80,7 @@ def hold_out(spec: StudySpec, table: FeatureTable) -> FeatureTable:
     cv, train = spec.cv, table.train
     if cv is None or cv.outer is None:
         return table
-    folds = folds_of(cv, train, spec.seed)
+    folds = folds_of(cv, table, spec.seed)
     if cv.outer >= len(folds):
         raise ObjectiveError(
             f"[cv] outer: must be below the number of folds, {len(folds)}, got {cv.outer}"
