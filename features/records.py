@@ -350,7 +350,7 @@ class Candidates:
     Attributes
     ----------
     columns, formula_column : tuple of str, str
-        The header of the file, and the column that the formulas were read from.
+        The header of the file, and the column that the formulas were read from; "" for none.
     lines, fields, formulas : tuples of length n_lines
         Where each record begins (the header is line 1), its fields (none for a line that is no
         record), and its formula as it is written.
@@ -366,6 +366,11 @@ class Candidates:
         True where a family could not be computed in full, nor be borrowed from training rows.
     remarks : dict
         `(row of X, family)` to what the family says of that row.
+    unknown : dict
+        Row of X to the categories of its own columns that no training row has.
+    neutral : array of shape (n_usable,)
+        1 where charges can add up to zero by SMACT's oxidation states, 0 where they cannot, -1
+        where that is not known: there is no formula, or an element without such states.
     """
 
     columns: tuple[str, ...]
@@ -379,6 +384,8 @@ class Candidates:
     fractions: NDArray[np.float64]
     lacking: Mapping[str, NDArray[np.bool_]]
     remarks: Mapping[tuple[int, str], str]
+    unknown: Mapping[int, str]
+    neutral: NDArray[np.int8]
 
 
 def row_settings(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.formulas import Compositions
-from features.records import SkippedRow, Target
+from features.records import Column, SkippedRow, Target
 
 Log = Callable[[str], None]
 
@@ -45,6 +45,15 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class OwnColumns:
+    """Features that stand in the dataset's own file: `values` of shape (n_rows, n_columns)."""
+
+    columns: tuple[Column, ...]
+    values: NDArray[np.float64]
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The usable rows of a dataset, in file order.
 
@@ -66,6 +75,12 @@ class Rows:
         Row to what had to be done to read its formula.
     file_remarks : tuple of Remark
         What had to be guessed to read a whole file.
+    cells : dict
+        Column of the file to its texts, of length n_rows: those that a dataset asks for.
+    own : OwnColumns or None
+        The features that are columns of the file.
+    weights, test_fold
+        As in `features.records.FeatureTable`.
     """
 
     ids: tuple[str, ...]
@@ -86,6 +101,10 @@ class Rows:
     cif_remarks: tuple[Remark, ...] = ()
     file_remarks: tuple[Remark, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own: OwnColumns | None = None
+    weights: NDArray[np.float64] | None = None
+    test_fold: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,6 +128,9 @@ class Rows:
             cifs=(),
             formula_remarks={},
             cif_remarks=(),
+            own=None,
+            weights=None,
+            test_fold=None,
         )
 
     def take(self, rows: Sequence[int]) -> Rows:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from features.families.own_columns import number_column
 from features.families.registry import FAMILIES, TRANSFER_COLUMNS, Need
 from features.records import Column
 
@@ -66,8 +67,11 @@ class _Spec(BaseModel):
 
     # What the dataset can offer to a family.
     provides: ClassVar[frozenset[Need]] = frozenset({"formula", "target", "cell", "cif"})
+    _others: ClassVar[str] = ""  # what there is beside families, for messages
 
-    families: tuple[str, ...] = Field(description="names of feature families, in column order")
+    families: tuple[str, ...] = Field(
+        default=(), description="names of feature families, in column order"
+    )
     transfer: tuple[str, ...] = Field(
         default=(),
         description="those of them whose values rows without a usable CIF borrow from training "
@@ -80,16 +84,24 @@ class _Spec(BaseModel):
         return False
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns that the table has, in order."""
+    def family_columns(self) -> tuple[Column, ...]:
+        """The columns that families make, and what is borrowed, in order."""
         own = tuple(column for name in self.families for column in FAMILIES[name].columns)
         return own + (TRANSFER_COLUMNS if self.transfer else ())
+
+    @property
+    def declared_columns(self) -> tuple[Column, ...]:
+        """The columns that the table has, in order; none where its rows alone say which."""
+        return self.family_columns
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it asks for any feature."""
+        return bool(self.families)
 
     @field_validator("families")
     @classmethod
     def _check_families(cls, families: tuple[str, ...]) -> tuple[str, ...]:
-        if not families:
-            raise ValueError(f"give at least one family; there are: {', '.join(FAMILIES)}")
         for position, name in enumerate(families):
             if name not in FAMILIES:
                 nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
@@ -106,6 +118,15 @@ class _Spec(BaseModel):
                     "does not have; leave the family out"
                 )
         return families
+
+    @model_validator(mode="after")
+    def _check_features(self) -> Self:
+        if not self.has_features:
+            raise ValueError(
+                f"families: give at least one family; there are: {', '.join(FAMILIES)}"
+                f"{self._others}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_transfer(self) -> Self:
@@ -222,21 +243,32 @@ class CsvSpec(_Spec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
-    study file's folder. `formula`, `target`, `id`, `group` and `split` name columns. With `task`
-    classification, what `target` holds are labels of two classes or more, texts or numbers.
-    Without `split`, whole groups are held out, `test_fraction` of the rows in all; without
-    `group`, rows of the same reduced formula are a group.
+    study file's folder. `formula`, `target`, `id`, `group`, `split`, `weight` and `fold` name
+    columns. Without `formula`, the column of that name is taken, if the file has it; no family
+    that needs none asks for it. Without `split`, whole groups are held out, `test_fraction` of the
+    rows in all; without `group`, rows of the same reduced formula are a group.
+
+    With `task` classification, what `target` holds are labels of two classes or more, texts or
+    numbers. `columns` are numbers and `categorical` texts that are features as they are; `weight` is what a
+    row counts in a fit, and `fold` the fold that validates it, for [cv] splitter PredefinedSplit:
+    empty or -1 for a row that is always trained on.
     """
+
+    _others: ClassVar[str] = "; or list columns of your file as `columns` or `categorical`"
 
     dataset: Literal["csv"]
     path: Path
-    formula: str = "formula"
+    formula: str | None = None
     target: str = "target"
     target_unit: str = ""
     log10: bool = False
     task: Literal["regression", "classification"] = Field(
         default="regression", exclude_if=lambda task: task == "regression"
     )
+    columns: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    weight: str | None = None
+    fold: str | None = None
     id: str | None = None
     group: str | None = None
     cifs: Path | None = None
@@ -269,6 +301,33 @@ class CsvSpec(_Spec):
         given = [name for name in ("log10", "target_unit") if getattr(self, name)]
         if self.classifies and given:
             raise ValueError(f"`{given[0]}` is for numbers, and task is 'classification'")
+        return self
+
+    @property
+    def declared_columns(self) -> tuple[Column, ...]:
+        """The columns that the table has, in order; none where there are categories."""
+        if self.categorical:
+            return ()
+        return (*self.family_columns, *map(number_column, self.columns))
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it asks for any feature."""
+        return bool(self.columns or self.categorical) or super().has_features
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        named = (*self.columns, *self.categorical)
+        used = {"target": self.target, "split": self.split, "fold": self.fold}
+        for position, name in enumerate(named):
+            if name in named[:position]:
+                raise ValueError(f"column {name!r} is listed twice; list each column once")
+            for purpose, column in used.items():
+                if name == column:
+                    raise ValueError(
+                        f"column {name!r} is the {purpose}, and so no feature; leave it out of "
+                        f"`{'columns' if name in self.columns else 'categorical'}`"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -307,7 +366,7 @@ class OwnSpec(BaseModel):
         return False
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def declared_columns(self) -> tuple[Column, ...]:
         """None: what columns there are, the function alone knows."""
         return ()
 

@@ -23,6 +23,7 @@ from features.errors import (
     TableError,
     describe_failure,
 )
+from features.families.own_columns import COLUMNS as OWN_COLUMNS
 from features.families.registry import FAMILIES, FamilyInfo
 from features.records import (
     BuildResult,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ELEMENTS",
+    "OWN_COLUMNS",
     "TABLE_FORMAT",
     "BandGapSpec",
     "BuildResult",
@@ -246,21 +248,22 @@ def read_candidates(
     spec : TableSpec
         The table whose families are computed.
     formula : str, optional
-        The column of formulas; by default the table's own or one with a usual name.
+        The column of formulas; by default the table's own or one with a usual name, if there is
+        one or a family needs it.
     log : callable, optional
         Receives one line of progress at a time.
     table : FeatureTable, optional
         The finished table; needed where `spec` has a `transfer`, as candidates borrow from its
-        training rows.
+        training rows, or categories, which are those of its training rows.
 
     Raises
     ------
     DatasetError
-        The file is missing, empty, or has no column of formulas.
+        The file is missing, empty, or lacks a column of formulas or one that is a feature.
     FamilyError
         A family cannot be computed on this machine.
     TableError
-        Values are to be borrowed, and `table` is not given or another one.
+        Values are to be borrowed or have categories, and `table` is not given or another one.
     """
     spec = _with_families(spec, "no features for new candidates")
     from features.tables.candidates import load_candidates

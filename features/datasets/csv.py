@@ -6,22 +6,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.datasets.cif_files import read_cifs
 from features.datasets.groups import hold_out
 from features.datasets.row_parsing import (
     Formula,
     Layout,
     Part,
+    group_alone,
     group_by_composition,
+    no_formula,
     plain_formula,
     read_rows,
 )
 from features.datasets.sources import Source, cif_sets, csv_files, read_source
 from features.errors import DatasetError
+from features.families.own_columns import own_columns
 from features.families.registry import Need
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home
 from features.intake.labels import Labels
+from features.intake.numbers import is_missing, parse_number
 from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
@@ -57,7 +64,8 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
     """Return the usable rows; without a split column, hold out whole groups."""
     file = csv_files(sources)[0]
     csv = parse_csv(file.name, file.data)
-    columns = {spec.formula: "formula"}
+    formula = spec.formula or ("formula" if _has_formulas(csv, needs) else None)
+    columns = {} if formula is None else {formula: "formula"}
     if spec.group is not None:
         columns[spec.group] = "group"
     if spec.split is not None:
@@ -69,11 +77,15 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         target_column=spec.target,
         target=Target(spec.target, spec.target_unit, spec.log10),
         read_target=labels.read if classifies else None,
-        read_formula=plain_formula(spec.formula),
-        group_tokens=group_by_composition if spec.group is None else _group_by(spec.group),
+        read_formula=no_formula if formula is None else plain_formula(formula),
+        group_tokens=_grouping(spec, formula),
         id=spec.id,
         cell=cell_columns(spec.cell_columns, csv) if "cell" in needs else {},
+        kept=dict.fromkeys((*spec.columns, *spec.categorical), "feature")
+        | ({} if spec.fold is None else {spec.fold: "fold"}),
+        weight=spec.weight,
     )
+    csv = csv.naming(layout.kept)
     try:
         rows = read_rows([Part(csv, _splitter(spec.split))], layout, cif_sets(sources))
     except DatasetError as exc:
@@ -87,7 +99,61 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         rows = replace(rows, y=y, target=Target(spec.target, classes=classes))
     if spec.split is None:
         rows = replace(rows, is_train=hold_out(rows.groups, spec.test_fraction, spec.seed))
-    return replace(rows, notes={"encoding": csv.encoding})
+    made = own_columns(
+        file.name,
+        rows.cells,
+        {column: csv.style(column) for column in spec.columns},
+        spec.categorical,
+        rows.is_train,
+        rows.y,
+        classes=bool(rows.target.classes),
+    )
+    return replace(
+        rows,
+        notes={"encoding": csv.encoding},
+        cells={},
+        own=made,
+        test_fold=None if spec.fold is None else _test_fold(file.name, spec.fold, rows),
+    )
+
+
+def _has_formulas(csv: CsvFile, needs: frozenset[Need]) -> bool:
+    """Return whether the column `formula` is to be read where none is named."""
+    return "formula" in needs or csv.find(("formula",)) is not None
+
+
+def _grouping(
+    spec: CsvSpec, formula: str | None
+) -> Callable[[Mapping[str, str], Formula], tuple[str, ...]]:
+    if spec.group is not None:
+        return _group_by(spec.group)
+    return group_alone if formula is None else group_by_composition
+
+
+def _test_fold(source: str, column: str, rows: Rows) -> NDArray[np.int64]:
+    """Return the fold that validates each training row, counted from 0; -1 where none does."""
+    labels = [_fold_label(text) for text in rows.cells[column]]
+    used = {label for label, trains in zip(labels, rows.is_train, strict=True) if trains}
+    named = sorted(used - {""}, key=lambda label: (not label.isdecimal(), label.zfill(20), label))
+    if len(named) < 2:
+        raise DatasetError(
+            f"{source}: column {column!r} names {len(named)} folds of the training rows; it takes "
+            "two or more (0, 1, ...; empty or -1 for rows that are always trained on)"
+        )
+    position = {label: at for at, label in enumerate(named)}
+    found = np.array([position.get(label, -1) for label in labels], dtype=np.int64)
+    return np.where(rows.is_train, found, -1)
+
+
+def _fold_label(text: str) -> str:
+    """Return a fold's name, "" for none; 1.0, as pandas writes 1 beside gaps, is 1."""
+    try:
+        value = parse_number(text, "fold")
+    except ValueError:
+        return "" if is_missing(text) else text
+    if value == -1.0:
+        return ""
+    return str(int(value)) if value.is_integer() else text
 
 
 def cell_columns(named: CellColumns, csv: CsvFile) -> dict[str, str]:

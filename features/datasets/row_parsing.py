@@ -39,8 +39,9 @@ class Layout:
 
     The functions take a record's fields by column name; `read_formula` may raise ValueError
     with a reason to skip the row. So may `read_target`, which takes the target's text and returns
-    its value and whether that is a threshold; None reads numbers. `cell` names the column of each
-    cell field that there is.
+    its value and whether that is a threshold; None reads numbers. Without
+    a group token, a row is a group of its own. `cell` names the column of each cell field that
+    there is, `kept` those whose texts are kept.
     """
 
     columns: Mapping[str, str]  # required columns, name to purpose
@@ -51,6 +52,8 @@ class Layout:
     id: str | None = None
     cell: Mapping[str, str] = field(default_factory=dict)
     read_target: Callable[[str], tuple[float, bool]] | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)  # column to purpose
+    weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class _Kept:
     tokens: list[tuple[str, ...]] = field(default_factory=list)
     cell: dict[str, array[float]] = field(default_factory=dict)
     cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    weights: array[float] = field(default_factory=lambda: array("d"))
     by_id: dict[str, int] = field(default_factory=dict)
 
 
@@ -90,14 +95,18 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
     DatasetError
         A column is missing, or no row can be used.
     """
-    kept = _Kept(cell={name: array("d") for name in layout.cell})
+    kept = _Kept(
+        cell={name: array("d") for name in layout.cell},
+        cells={column: [] for column in layout.kept},
+    )
     skipped: list[SkippedRow] = []
     groups: list[str] = []
     file_remarks: list[Remark] = []
     for part in parts:
         csv = part.csv.naming({**layout.columns, **_purposes(layout)})
         targets = () if layout.read_target else (layout.target_column,)
-        numbers = (*targets, *layout.cell.values())
+        weights = () if layout.weight is None else (layout.weight,)
+        numbers = (*targets, *weights, *layout.cell.values())
         styles = {column: csv.style(column) for column in numbers}
         skipped += _read_part(replace(part, csv=csv), layout, styles, kept)
         told = [f"column {c!r}: {style.remark}" for c, style in styles.items() if style.remark]
@@ -128,14 +137,19 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         formula_remarks=kept.formula_remarks,
         cif_remarks=cif_remarks,
         file_remarks=tuple(file_remarks),
+        cells=kept.cells,
+        weights=None if layout.weight is None else np.array(kept.weights),
     )
 
 
 def _purposes(layout: Layout) -> dict[str, str]:
     purposes = {layout.target_column: "target"}
-    if layout.id is not None:
-        purposes[layout.id] = "id"
-    return purposes | {column: f"cell's {name}" for name, column in layout.cell.items()}
+    purposes |= {c: what for c, what in ((layout.id, "id"), (layout.weight, "weight")) if c}
+    return (
+        purposes
+        | dict(layout.kept)
+        | {column: f"cell's {name}" for name, column in layout.cell.items()}
+    )
 
 
 def _read_part(
@@ -182,7 +196,8 @@ def _read_record(
     y, is_coerced = read_target(fields[layout.target_column])
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell, styles)
-    tokens = layout.group_tokens(fields, formula)
+    tokens = layout.group_tokens(fields, formula) or (row_id,)
+    weight = 1.0 if layout.weight is None else _read_weight(fields, layout.weight, styles)
     row = len(kept.ids)
     if formula.remark:
         kept.formula_remarks[row] = formula.remark
@@ -190,6 +205,9 @@ def _read_record(
         kept.cell_problems[row, name] = reason
     for name, values in kept.cell.items():
         values.append(cell[name])
+    for column, texts in kept.cells.items():
+        texts.append(fields[column])
+    kept.weights.append(weight)
     kept.sources.append(part.csv.name)
     kept.records.append(record)
     kept.ids.append(row_id)
@@ -200,6 +218,15 @@ def _read_record(
     kept.is_train.append(is_train)
     kept.tokens.append(tokens)
     kept.by_id[row_id] = row
+
+
+def _read_weight(
+    fields: Mapping[str, str], column: str, styles: Mapping[str, NumberStyle]
+) -> float:
+    weight = parse_number(fields[column], f"weight in {column!r}", styles[column])
+    if weight <= 0.0:
+        raise ValueError(f"weight in {column!r} {weight:g}: it must be above 0")
+    return weight
 
 
 def _conflict(csv: CsvFile, record: Record, row_id: str, kept: _Kept) -> str:
@@ -287,6 +314,16 @@ def plain_formula(column: str) -> Callable[[Mapping[str, str]], Formula]:
         return Formula(text, parse_formula(text))
 
     return read
+
+
+def no_formula(_fields: Mapping[str, str]) -> Formula:
+    """Return the formula of a row that has none: no atoms."""
+    return Formula("", {})
+
+
+def group_alone(_fields: Mapping[str, str], _formula: Formula) -> tuple[str, ...]:
+    """Return no token: the row is like no other."""
+    return ()
 
 
 def group_by_composition(_fields: Mapping[str, str], formula: Formula) -> tuple[str, ...]:

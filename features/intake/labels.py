@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import DatasetError
-from features.intake.numbers import MISSING, parse_number
+from features.intake.numbers import is_missing, parse_number
 from features.records import CONTROL
 
 # A column of which nearly every row has a label of its own names rows, or measures them.
@@ -39,7 +39,7 @@ class Labels:
             With the reason why there is no label.
         """
         label = text.strip()
-        if label.lower() in MISSING:
+        if is_missing(label):
             raise ValueError(f"target {text!r}: it is missing")
         if CONTROL.search(label):
             raise ValueError(f"target {text!r} has control characters")

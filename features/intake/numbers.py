@@ -12,7 +12,7 @@ from features.intake.text import quote
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _THRESHOLD = re.compile(r"(<=|>=|<|>|≤|≥)\s*(.+)")
-MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "missing", "-", "--", "?"})
+_MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "missing", "-", "--", "?"})
 _INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "∞"})
 
 # Thousands apart from each other: one to three digits, the first no zero, and then three at a time.
@@ -168,6 +168,11 @@ def _both(text: str) -> str:
     return f"{text!r} may be {_read(plain, '.'):.15g} or {_read(plain, ','):.15g}"
 
 
+def is_missing(text: str) -> bool:
+    """Return whether `text` is what programs write where there is no value."""
+    return text.strip().lower() in _MISSING
+
+
 def parse_number(text: str, what: str, style: NumberStyle = POINT) -> float:
     """Return the finite number that `text` writes, in the style of its column.
 
@@ -218,7 +223,7 @@ def _differ(plain: str) -> bool:
 
 
 def _refuse_none(plain: str, text: str, what: str) -> None:
-    if plain.lower() in MISSING:
+    if is_missing(plain):
         raise ValueError(f"{what} {text!r}: it is missing")
     if plain.lower() in _INFINITE:
         raise ValueError(f"{what} {text!r}: it is infinite")

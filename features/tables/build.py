@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 from features.atomic_files import clear_dead_scratch
 from features.datasets.sources import Source
 from features.errors import DatasetError, FamilyError
+from features.families.own_columns import COLUMNS
 from features.families.registry import FAMILIES, FamilyInfo, Need
-from features.records import WHOLE_FILE, BuildResult, PartialRow, TableRows
+from features.records import (
+    WHOLE_FILE,
+    BuildResult,
+    Column,
+    PartialRow,
+    TableRows,
+    row_settings,
+)
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
 from features.specs import CITATIONS, FamiliesSpec
 from features.tables.cache import (
@@ -124,9 +132,10 @@ def _outline(spec: Spec, rows: Rows) -> TableRows:
         groups=rows.groups,
         y=rows.y,
         is_train=rows.is_train,
-        columns=spec.columns,
+        columns=_columns(spec, rows),
         target=rows.target,
         skipped=rows.skipped,
+        **row_settings(rows.weights, rows.test_fold),
     )
     check_rows(outlined)
     return outlined
@@ -181,7 +190,10 @@ def _make(
     account = dict(provenance)
 
     def pieces() -> Iterator[NDArray[np.float64]]:
-        yield from _pieces(families, blocks, rows, remarks, log)
+        start = 0
+        for piece in _pieces(families, blocks, rows, remarks, log):
+            yield piece if spec.transfer else _beside_own(rows, piece, start)
+            start += len(piece)
         finish()
 
     def finish() -> None:
@@ -198,7 +210,7 @@ def _make(
         ids = [rows.ids[row] for row in train]
         borrowed = borrow(X, spec, X[train], ids)
         X_new = borrow(X, spec, X[train], ids, groups=groups, donor_groups=groups[train]).X
-        X = borrowed.X
+        X, X_new = (_beside_own(rows, values) for values in (borrowed.X, X_new))
         for family in families:
             remarks[family.name] += borrowed.remarks(family.name)
         finish()
@@ -213,12 +225,23 @@ def _make(
         y=rows.y,
         groups=rows.groups,
         is_train=rows.is_train,
-        columns=spec.columns,
+        columns=_columns(spec, rows),
         target=rows.target,
         skipped=rows.skipped,
         partial=partial,
         provenance=account,
+        **row_settings(rows.weights, rows.test_fold),
     )
+
+
+def _beside_own(rows: Rows, X: NDArray[np.float64], start: int = 0) -> NDArray[np.float64]:
+    """Return the columns of some rows, from `start` on, with those of the file behind them."""
+    return X if rows.own is None else np.hstack([X, rows.own.values[start : start + len(X)]])
+
+
+def _columns(spec: Spec, rows: Rows) -> tuple[Column, ...]:
+    """Return the columns of a table: what families make, and then those of the file."""
+    return spec.family_columns + (rows.own.columns if rows.own else ())
 
 
 def needs_formula_alone(family: FamilyInfo) -> bool:
@@ -240,7 +263,7 @@ def _pieces(
     seconds: dict[str, float] = {}
     for start in range(0, len(rows), PIECE_ROWS):
         piece = rows.formulas_of(start, start + PIECE_ROWS)
-        columns = []
+        columns = [np.empty((len(piece), 0))]
         for family in families:
             if family.name in blocks:
                 columns.append(blocks[family.name].values[start : start + len(piece)])
@@ -250,7 +273,7 @@ def _pieces(
             columns.append(block.values)
             remarks[family.name] += [remark.after(start) for remark in block.remarks]
             seconds[family.name] = seconds.get(family.name, 0.0) + time.perf_counter() - began
-        yield np.column_stack(columns)
+        yield np.hstack(columns)
     for name, spent in seconds.items():
         log(f"{name}: {FAMILIES[name].n_columns} columns in {spent:.1f} s")
 
@@ -319,8 +342,11 @@ def _partial_rows(
     from_files = [row_of("file", remark) for remark in rows.file_remarks] + [
         row_of("formula", Remark(row, reason)) for row, reason in rows.formula_remarks.items()
     ]
-    return from_files + [
-        row_of(family.name, remark) for family in families for remark in remarks[family.name]
+    own = rows.own.remarks if rows.own else ()
+    return [
+        *from_files,
+        *(row_of(family.name, remark) for family in families for remark in remarks[family.name]),
+        *(row_of(COLUMNS, remark) for remark in own),
     ]
 
 

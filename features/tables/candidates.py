@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.chemistry.charge_neutrality import are_neutral
 from features.chemistry.elements import ELEMENTS
 from features.chemistry.formulas import Compositions, parse_formula
 from features.datasets.cif_files import MAX_CIF_BYTES
@@ -16,6 +18,7 @@ from features.datasets.row_parsing import read_cell
 from features.datasets.sources import read_source
 from features.errors import DatasetError, TableError
 from features.families.formula.composition import fraction_matrix
+from features.families.own_columns import COLUMNS, categories_of, read_categories, read_numbers
 from features.families.registry import FAMILIES, TRANSFER, FamilyInfo
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home, read_bounded
@@ -48,17 +51,18 @@ def load_candidates(
 ) -> Candidates:
     """Read and featurise a file of candidates; see `features.table.read_candidates`."""
     csv = parse_csv(path.name, read_source(path, "candidates").data)
-    column = _formula_column(csv, spec, formula)
-    position = csv.position(column, "formula")
+    csv = csv.naming(dict.fromkeys(_own_headers(spec), "feature"))
+    families = [FAMILIES[name] for name in spec.families]
+    needs = {need for family in families for need in family.needs}
+    column = _formula_column(csv, spec, formula, needed="formula" in needs)
+    position = csv.position(column, "formula") if column else -1
     lines = sorted(
         [(record.line, record.fields, "") for record in csv.records]
         + [(line, (), reason) for line, reason in csv.malformed]
     )
-    formulas = [fields[position] if fields else "" for _, fields, _ in lines]
+    formulas = [fields[position] if fields and column else "" for _, fields, _ in lines]
     reasons = [reason for *_, reason in lines]
-    amounts = _parse_all(formulas, reasons)
-    families = [FAMILIES[name] for name in spec.families]
-    needs = {need for family in families for need in family.needs}
+    amounts = _parse_all(formulas, reasons) if column else [{}] * len(lines)
     cifs = _read_cifs(csv, path.parent, lines, reasons) if "cif" in needs else {}
     usable = [row for row, reason in enumerate(reasons) if not reason]
     candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
@@ -72,6 +76,7 @@ def load_candidates(
         cell=cell,
         cifs=tuple(cifs.get(row) for row in usable),
     )
+    own = _read_own(csv, spec, table, [lines[row][1] for row in usable])
     X, blocks = _compute(families, rows, log)
     lacking = {name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()}
     remarks = {
@@ -88,6 +93,12 @@ def load_candidates(
             for row, reason in reasons_of.items():
                 lacking[name][row] = False  # as good as the training rows that borrow
                 remarks[row, name] = reason
+    if own is not None:
+        X = np.hstack([X, own.values])
+        lacking[COLUMNS] = np.asarray(np.any(np.isnan(own.values), axis=1))
+        remarks |= {(row, COLUMNS): "; ".join(said) for row, said in own.missing.items()}
+    fractions = fraction_matrix(rows, ELEMENTS, "H to Lr")[0]
+    fractions[rows.amounts.counts == 0] = np.nan
     return Candidates(
         columns=csv.columns,
         formula_column=column,
@@ -97,10 +108,53 @@ def load_candidates(
         reasons=tuple(reasons),
         usable=np.array(usable, dtype=np.int64),
         X=X,
-        fractions=fraction_matrix(rows, ELEMENTS, "H to Lr")[0],
+        fractions=fractions,
         lacking=lacking,
         remarks=remarks,
+        unknown={} if own is None else {row: "; ".join(w) for row, w in own.unknown.items()},
+        neutral=are_neutral(rows.amounts),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """The user's own columns of candidates: their values, and what is to be said by row."""
+
+    values: NDArray[np.float64]
+    missing: Mapping[int, list[str]]
+    unknown: Mapping[int, list[str]]
+
+
+def _own_headers(spec: Spec) -> tuple[str, ...]:
+    return (*spec.columns, *spec.categorical) if isinstance(spec, CsvSpec) else ()
+
+
+def _read_own(
+    csv: CsvFile, spec: Spec, table: FeatureTable | None, records: Sequence[tuple[str, ...]]
+) -> _Own | None:
+    """Read the columns of a table that are those of its file; categories are the table's."""
+    if not isinstance(spec, CsvSpec) or not _own_headers(spec):
+        return None
+    if spec.categorical and table is None:
+        raise TableError("categories of candidates are those of a table; give that table")
+    blocks: list[NDArray[np.float64]] = []
+    missing: dict[int, list[str]] = {}
+    unknown: dict[int, list[str]] = {}
+    for header in _own_headers(spec):
+        position = csv.position(header, "feature")
+        texts = [fields[position] for fields in records]
+        if header in spec.columns:
+            cells = read_numbers(header, texts, csv.style(header))
+            blocks.append(cells.values[:, None])
+        else:
+            assert table is not None
+            values, cells = read_categories(header, texts, categories_of(table.columns, header))
+            blocks.append(values)
+        for row in cells.missing.tolist():
+            missing.setdefault(row, []).append(f"{header} is missing")
+        for row, reason in cells.unread.items():
+            (missing if header in spec.columns else unknown).setdefault(row, []).append(reason)
+    return _Own(np.hstack(blocks), missing, unknown)
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
@@ -115,7 +169,7 @@ def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
     train = np.flatnonzero(table.is_train)
     sample = train[np.unique(np.linspace(0, len(train) - 1, N_COMPARED).astype(np.int64))]
     formulas = table.formulas[sample].tolist()
-    amounts = [parse_formula(text) for text in formulas]
+    amounts = [parse_formula(text) if text else {} for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     changed = []
     for name in spec.families:
@@ -141,7 +195,7 @@ def _borrow(
     groups: NDArray[np.str_] | None = None,
 ) -> Borrowed:
     """Let rows borrow from the training rows of the finished table; candidates are in no group."""
-    if table is None or table.columns != spec.columns:
+    if table is None or table.columns[: len(spec.family_columns)] != spec.family_columns:
         raise TableError(
             f"candidates borrow {', '.join(spec.transfer)} from training rows of the table that "
             "the model was fitted on; give that table"
@@ -153,7 +207,7 @@ def _borrow(
 
 def _borrows_alike(table: FeatureTable, spec: Spec) -> bool:
     """Return whether a table's rows would borrow the same again."""
-    if table.columns != spec.columns:
+    if table.columns[: len(spec.family_columns)] != spec.family_columns:
         return False
     own = without_borrowed(table.X, spec)
     return all(
@@ -166,13 +220,18 @@ def _silent(line: str) -> None:
     """Drop a line of progress."""
 
 
-def _formula_column(csv: CsvFile, spec: Spec, named: str | None) -> str:
-    """Return the column of formulas: the named one, the study's own, or one of the usual."""
+def _formula_column(csv: CsvFile, spec: Spec, named: str | None, *, needed: bool) -> str:
+    """Return the column of formulas: the named one, the study's own, or one of the usual.
+
+    "" if there is none, and no family needs one.
+    """
     if named is not None:
         return csv.find((named,)) or named
-    own = (spec.formula,) if isinstance(spec, CsvSpec) else ()
+    own = (spec.formula,) if isinstance(spec, CsvSpec) and spec.formula else ()
     wanted = tuple(dict.fromkeys((*own, *FORMULA_HEADERS)))
     found = csv.find(wanted)
+    if found is None and not needed:
+        return ""
     if found is None:
         raise DatasetError(
             f"{csv.name}: none of its columns is called {', '.join(wanted)}; name the one with the "

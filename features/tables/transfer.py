@@ -51,8 +51,8 @@ class Transfer(Protocol):
     """What a table's spec says about it."""
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns of the table, those of the transfer at the end."""
+    def family_columns(self) -> tuple[Column, ...]:
+        """The columns that families make, those of the transfer at the end."""
 
     @property
     def transfer(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def borrow(
     X : array of shape (n_rows, n_columns)
         The families' columns.
     spec : Transfer
-        `columns` names these columns, and the two that are added.
+        `family_columns` names these columns, and the two that are added.
     donor_X : array of shape (n_donors, at least n_columns)
         The same columns of the training rows, in any order, before or after they borrowed.
     donor_ids : sequence of str
@@ -126,8 +126,8 @@ def borrow(
     groups, donor_groups : arrays of shape (n_rows,) and (n_donors,), optional
         Groups of the rows and of the donors; where given, nobody borrows from the own group.
     """
-    own = spec.columns[: -len(TRANSFER_COLUMNS)]
-    position = {column.name: index for index, column in enumerate(spec.columns)}
+    own = spec.family_columns[: -len(TRANSFER_COLUMNS)]
+    position = {column.name: index for index, column in enumerate(spec.family_columns)}
     indicators = [position[FAMILIES[name].indicator] for name in spec.transfer]
     pairs = _find_pairs(
         X,
@@ -172,8 +172,8 @@ def without_borrowed(X: Array, spec: Transfer) -> Array:
         What `borrow` returned.
     """
     own = X[:, : -len(TRANSFER_COLUMNS)].copy()
-    families = np.array([column.family for column in spec.columns[: own.shape[1]]])
-    position = {column.name: index for index, column in enumerate(spec.columns)}
+    families = np.array([column.family for column in spec.family_columns[: own.shape[1]]])
+    position = {column.name: index for index, column in enumerate(spec.family_columns)}
     for name in spec.transfer:
         missing = own[:, position[FAMILIES[name].indicator]] != 1.0
         # What no CIF describes is 0 in every column, the indicator among them.

@@ -42,7 +42,11 @@ class Domain:
 
 
 def domain_of(formulas: Sequence[str]) -> Domain:
-    """Return the domain of training formulas; repeated measurements of a material count once."""
+    """Return the domain of training formulas; repeated measurements of a material count once.
+
+    Rows without a formula are left out: where no row has one, the domain is empty.
+    """
+    formulas = [formula for formula in formulas if formula]
     fractions = atomic_fractions(formulas)
     known = np.flatnonzero(~np.isnan(fractions).any(axis=1))
     # To four decimals, as the groups of a table tell materials apart.
@@ -56,12 +60,16 @@ def domain_of(formulas: Sequence[str]) -> Domain:
 
 
 def look_around(fractions: Floats, domain: Domain) -> list[tuple[float, str, str]]:
-    """Return distance and formula of the nearest composition, and what makes a row foreign."""
-    looks = [(math.nan, "", "an element beyond lawrencium, never seen in training")] * len(
-        fractions
-    )
+    """Return distance and formula of the nearest composition, and what makes a row foreign.
+
+    Nothing is said where there is no formula, or none was trained on.
+    """
+    if not len(domain.fractions):
+        return [(math.nan, "", "")] * len(fractions)
+    beyond = "an element beyond lawrencium, never seen in training"
+    looks = [(math.nan, "", beyond)] * len(fractions)
     known = np.flatnonzero(~np.isnan(fractions).any(axis=1))
-    if not len(known) or not len(domain.fractions):
+    if not len(known):
         return looks
     distances, found = domain.nearest(fractions[known])
     unseen = (fractions[known] > 0.0) & ~domain.fractions.any(axis=0)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import get_tags
 
-from features.table import Candidates, FeatureTable, families
+from features.table import OWN_COLUMNS, Candidates, FeatureTable, families
 from hpo.analysis.applicability_domain import Floats, domain_of, look_around
 from hpo.analysis.conformal import assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
@@ -53,7 +53,8 @@ class Ranking:
         Share of atoms to exchange for the nearest training composition (NaN if unknown), and a
         formula of that.
     foreign
-        Whether a candidate is out of the training compositions' domain.
+        Whether a candidate is out of the training rows' domain: their compositions, their
+        categories, and the range of each of the user's own columns.
     reasons
         Why a line has no rank, or why it is foreign.
     duplicate_of
@@ -116,7 +117,22 @@ def coverage_across_folds(calibration: Calibration, coverage: float) -> list[flo
     return [of_fold[f"fold {fold}"].coverage for fold in np.unique(calibration.fold)]
 
 
-# Out of the training compositions' domain ------------------------------------------------------
+# Out of the training rows' domain --------------------------------------------------------------
+
+
+def _beyond_training(candidates: Candidates, table: FeatureTable) -> dict[int, list[str]]:
+    """Return the rows whose own columns hold what no training row has, and what that is."""
+    beyond = {row: [said] for row, said in candidates.unknown.items()}
+    train = table.train.X
+    for at, column in enumerate(table.columns):
+        if column.family != OWN_COLUMNS:
+            continue
+        low, high = np.nanmin(train[:, at]), np.nanmax(train[:, at])
+        values = candidates.X[:, at]
+        for row in np.flatnonzero((values < low) | (values > high)).tolist():
+            said = f"{column.name} {values[row]:g} is beyond the training rows' {low:g} to {high:g}"
+            beyond.setdefault(row, []).append(said)
+    return beyond
 
 
 # Ranks ----------------------------------------------------------------------------------------
@@ -158,9 +174,15 @@ def rank(
     distance = np.full(n_lines, np.nan)
     nearest = [""] * n_lines
     foreign = np.zeros(n_lines, dtype=bool)
-    for line, found in zip(lines, look_around(candidates.fractions[kept], domain), strict=True):
-        distance[line], nearest[line], reasons[line] = found
-        foreign[line] = bool(found[2])
+    beyond = _beyond_training(candidates, table)
+    for row, line, (far, near, why) in zip(
+        kept, lines, look_around(candidates.fractions[kept], domain), strict=True
+    ):
+        distance[line], nearest[line] = far, near
+        said = [*beyond.get(int(row), ()), *([why] if why else [])]
+        foreign[line] = bool(said)
+        gaps = candidates.remarks.get((int(row), OWN_COLUMNS))
+        reasons[line] = "; ".join([*said, *([gaps] if gaps else [])])
     ranks, order = _order(predicted, ascending=ascending)
     return Ranking(
         rank=ranks,
@@ -205,7 +227,8 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
     """Return the rows with gaps that the model has not learned to do without, and the reasons.
 
     A family that could not be computed leaves a pattern of NaN and 0. The model knows it if at
-    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them.
+    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them. Of the
+    user's own columns, each is looked at by itself.
     """
     takes_nan = _takes_nan(model.estimator)
     train = table.train.X
@@ -216,6 +239,13 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
         if not len(rows):
             continue
         columns = np.flatnonzero([column.family == family for column in table.columns])
+        if family == OWN_COLUMNS:
+            known = _known_gaps(train[:, columns], candidates.X[np.ix_(rows, columns)])
+            refused = rows if not takes_nan else rows[~known]
+            for row in refused:
+                said = candidates.remarks[int(row), family]
+                unfit.setdefault(int(row), []).append(f"{said}, which the model needs")
+            continue
         seen = _patterns(train[:, columns])
         patterns, pattern_of_row = np.unique(
             _patterns(candidates.X[np.ix_(rows, columns)]), axis=0, return_inverse=True
@@ -243,6 +273,12 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
             "need the formula alone"
         )
     return {row: "; ".join(whys) for row, whys in unfit.items()}
+
+
+def _known_gaps(train: Floats, X: Floats) -> NDArray[np.bool_]:
+    """Return which rows have no gap but in columns where enough training rows have one."""
+    has_gaps = np.isnan(train).mean(axis=0) >= MIN_COVERED
+    return np.asarray((~np.isnan(X) | has_gaps).all(axis=1))
 
 
 _GAP = 2

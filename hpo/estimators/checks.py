@@ -27,18 +27,26 @@ def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
     bound = prepare(spec, columns)
     for params in (*_ends(spec), *([spec.baseline] if spec.baseline is not None else [])):
         _try(bound, params)
-    if spec.fit is not None and not bound.weight_argument:
+    weighing = [
+        what
+        for what, given in (
+            ("[fit] group_weight", spec.fit is not None),
+            ("[table] weight", getattr(spec.table, "weight", None) is not None),
+        )
+        if given
+    ]
+    if weighing and not bound.weight_argument:
         raise SpecError(
-            f"[fit] group_weight: estimator '{bound.spec.name}' takes no weights of rows"
+            f"{' and '.join(weighing)}: estimator '{bound.spec.name}' takes no weights of rows"
         )
 
 
 def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
-    """Return the columns that a study's table will have, as its families declare them.
+    """Return the columns that a study's table will have, as far as its spec says.
 
-    None of a table of the study's own: what columns it has, its function alone knows.
+    None of a table of the study's own, or with categories: its rows alone say what columns it has.
     """
-    return spec.table.columns if spec.table else ()
+    return spec.table.declared_columns if spec.table else ()
 
 
 def _ends(spec: StudySpec) -> list[dict[str, ParamValue]]:

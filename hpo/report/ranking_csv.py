@@ -64,17 +64,30 @@ def top_rows(
     """Return the first candidates by rank, in the target's own unit."""
     lines = [line for line in ranking.order[:count] if ranking.rank[line]]
     values = _ends(ranking, target)
+    neutral = _neutral(candidates)
     return [
         {
             "rank": int(ranking.rank[line]),
             "formula": candidates.formulas[line],
             **{name: float(values[name][line]) for name in ("prediction", "lower", "upper")},
             "ood": bool(ranking.foreign[line]),
+            "charge_neutral": neutral[line],
             "reason": ranking.reasons[line],
             "line": candidates.lines[line],
         }
         for line in lines
     ]
+
+
+_NEUTRAL = {1: "yes", 0: "no", -1: "n/a"}
+
+
+def _neutral(candidates: Candidates) -> list[str]:
+    """Return of each line whether its charges add up to zero; "n/a" where that is not known."""
+    found = ["n/a"] * len(candidates.lines)
+    for line, code in zip(candidates.usable.tolist(), candidates.neutral.tolist(), strict=True):
+        found[line] = _NEUTRAL[code]
+    return found
 
 
 def _ends(ranking: Ranking, target: Target) -> dict[str, NDArray[np.float64]]:
@@ -95,11 +108,12 @@ def _header(candidates: Candidates, target: Target) -> list[str]:
     names = ["prediction", "lower", "upper"]
     if target.log10:
         names += [f"log10_{name}" for name in names]
-    ours = ["rank", candidates.formula_column, *names, *_REMARKS]
+    formula = [candidates.formula_column] if candidates.formula_column else []
+    ours = ["rank", *formula, *names, *_REMARKS]
     return ours + [f"input.{name}" if name in ours else name for name in _kept(candidates)]
 
 
-_REMARKS = ("ood", "reason", "distance", "nearest", "duplicate_of_line", "line")
+_REMARKS = ("ood", "charge_neutral", "reason", "distance", "nearest", "duplicate_of_line", "line")
 
 
 def _kept(candidates: Candidates) -> list[str]:
@@ -112,14 +126,16 @@ def _rows(candidates: Candidates, ranking: Ranking, target: Target) -> Iterator[
     others = [
         index for index, name in enumerate(candidates.columns) if name != candidates.formula_column
     ]
+    neutral = _neutral(candidates)
     for line in ranking.order:
         fields = candidates.fields[line]
         ranked = ranking.rank[line] > 0
         yield [
             str(ranking.rank[line]) if ranked else "",
-            candidates.formulas[line],
+            *([candidates.formulas[line]] if candidates.formula_column else []),
             *(f"{values[line]:.10g}" if ranked else "" for values in ends),
             ("yes" if ranking.foreign[line] else "no") if ranked else "",
+            neutral[line],
             ranking.reasons[line],
             f"{ranking.distance[line]:.4f}" if np.isfinite(ranking.distance[line]) else "",
             ranking.nearest[line],

@@ -32,6 +32,6 @@ def refuse_leaks(spec: StudySpec, columns: Sequence[Column]) -> None:
     allowed = ", ".join(f'"{column.name}"' for column in derived)
     raise SpecError(
         f"made from the target: {named}; a model reads part of the answer from it, and "
-        "no new material comes with it. Leave the family out of [table] families, or use it "
+        "no new material comes with it. Leave it out of [table] families or columns, or use it "
         f"knowingly, with this line above the sections: allow_target_derived = [{allowed}]"
     )

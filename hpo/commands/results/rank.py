@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from features.table import FeatureTable, changed_families, read_candidates
+from features.table import Candidates, FeatureTable, changed_families, read_candidates
 from hpo.analysis import ranking
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
 from hpo.analysis.ranking import Ranking, describe_calibration
@@ -41,7 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
-        "candidates", type=Path, metavar="CANDIDATES", help="a CSV file with a column of formulas"
+        "candidates",
+        type=Path,
+        metavar="CANDIDATES",
+        help="a CSV file with the columns of the study's table",
     )
     add_output(parser, "NAME_ranked.csv")
     parser.add_argument(
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         log=say,
     )
     best = best_trial(record).number
-    summary = _summarise(options, ranked, model, table, best)
+    summary = _summarise(options, candidates, ranked, model, table, best)
     written = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
     top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)
     with beside_output(output):
@@ -119,6 +122,7 @@ def _share(text: str) -> float:
 
 def _summarise(
     options: argparse.Namespace,
+    candidates: Candidates,
     ranked: Ranking,
     model: Model,
     table: FeatureTable,
@@ -149,6 +153,7 @@ def _summarise(
         "reasons": dict(left_out.most_common()),
         "duplicates": int((ranked.duplicate_of > 0).sum()),
         "ood": int(ranked.foreign.sum()),
+        "not_neutral": int((candidates.neutral == 0).sum()),
         "ood_limit": ranked.limit,
         "calibration": describe_calibration(model, ranked.half_width, options.coverage, unit),
         "ranking_value": _value(options.threshold, model, table),
@@ -167,13 +172,14 @@ def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[s
 
 
 def _table(top: list[dict[str, Any]]) -> Iterator[str]:
-    rows = [("rank", "formula", "prediction", "lower", "upper", "ood")]
+    rows = [("rank", "formula", "prediction", "lower", "upper", "ood", "neutral")]
     rows += [
         (
             str(row["rank"]),
-            row["formula"],
+            row["formula"] or f"line {row['line']}",
             *(f"{row[name]:.4g}" for name in ("prediction", "lower", "upper")),
             "yes" if row["ood"] else "no",
+            row["charge_neutral"],
         )
         for row in top
     ]
@@ -191,7 +197,8 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
         f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
         f"{summary['not_ranked']} not, {count_of(summary['duplicates'], 'duplicate')}, "
-        f"{summary['ood']} out of the training domain (ood)"
+        f"{summary['ood']} out of the training domain (ood), {summary['not_neutral']} not "
+        "charge-neutral by SMACT's oxidation states"
     )
     reasons = list(summary["reasons"].items())
     for reason, count in reasons[:N_REASONS]:

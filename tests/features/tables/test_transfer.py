@@ -124,7 +124,7 @@ def values_of(table: FeatureTable, name: str, family: str) -> dict[str, float]:
 
 
 def test_the_columns_come_last(table, plain):
-    assert table.columns == (*plain.columns, *TRANSFER_COLUMNS) == spec_of().columns
+    assert table.columns == (*plain.columns, *TRANSFER_COLUMNS) == spec_of().family_columns
     assert [column.name for column in TRANSFER_COLUMNS] == ["n_prototypes", "prototype_distance"]
     names = {name for family in FAMILIES.values() for name, _ in family.fields}
     assert not names & {column.name for column in TRANSFER_COLUMNS}
@@ -251,7 +251,7 @@ def test_building_again_reuses_and_another_transfer_does_not(place, table):
 def plain_borrow(
     X: np.ndarray, spec: CsvSpec, donor_X: np.ndarray, ids: list[str], groups=None, lent=None
 ) -> np.ndarray:
-    names = [column.name for column in spec.columns]
+    names = [column.name for column in spec.family_columns]
     at = names.index
     smact = [at(f"smact_{symbol}") for symbol in ELEMENTS]
     found = np.hstack([X, np.zeros((len(X), 2))])
@@ -278,7 +278,7 @@ def plain_borrow(
                     near.append((round(distance, 9), ids[donor], donor))
             near = sorted(near)[:3]
             used |= {donor: distance for distance, _, donor in near}
-            for index, column in enumerate(spec.columns):
+            for index, column in enumerate(spec.family_columns):
                 if near and column.family == family and index != indicator:
                     found[row, index] = np.mean([donor_X[donor, index] for *_, donor in near])
         if used:
@@ -287,8 +287,8 @@ def plain_borrow(
 
 
 def made_up(rng: np.random.Generator, n_rows: int, spec: CsvSpec) -> np.ndarray:
-    X = rng.normal(size=(n_rows, len(spec.columns) - 2))
-    for index, column in enumerate(spec.columns[:-2]):
+    X = rng.normal(size=(n_rows, len(spec.family_columns) - 2))
+    for index, column in enumerate(spec.family_columns[:-2]):
         if column.name in {"lattice_a", "lattice_b", "lattice_c"}:
             X[:, index] = rng.uniform(5.0, 5.8, n_rows)
         elif column.name == "space_group_number":
@@ -297,7 +297,7 @@ def made_up(rng: np.random.Generator, n_rows: int, spec: CsvSpec) -> np.ndarray:
             X[:, index] = 0.0
         elif column.name.startswith("has_"):
             X[:, index] = rng.random(n_rows) < 0.5
-    lithium = [column.name for column in spec.columns].index("smact_Li")
+    lithium = [column.name for column in spec.family_columns].index("smact_Li")
     X[:, lithium : lithium + 4] = rng.dirichlet(np.ones(4), n_rows).round(1)
     X[rng.random(n_rows) < 0.05, lithium - 2 : lithium + 101] = np.nan  # an unknown element
     return np.round(X, 9)
@@ -325,7 +325,7 @@ def test_borrowing_is_what_its_definition_says():
 def test_no_rows_borrow_nothing():
     spec = spec_of()
     donors = made_up(np.random.default_rng(0), 5, spec)
-    assert borrow(donors[:0], spec, donors, list("abcde")).X.shape == (0, len(spec.columns))
+    assert borrow(donors[:0], spec, donors, list("abcde")).X.shape == (0, len(spec.family_columns))
     found = borrow(donors, spec, donors[:0], [])
     assert not found.X[:, -2:].any()
     assert found.reasons == {"bond_valence": {}, "ewald": {}}

@@ -107,7 +107,8 @@ def test_candidates_are_ranked_as_a_direct_fit_predicts(
     assert "F, Xe never seen in training" in foreign["reason"]
 
     shown = said.splitlines()
-    assert shown[0].split() == ["rank", "formula", "prediction", "lower", "upper", "ood"]
+    names = ["rank", "formula", "prediction", "lower", "upper", "ood", "neutral"]
+    assert shown[0].split() == names
     assert shown[1].split()[1] == ranked[0]["Composition"]
     assert "192 of 196 candidates ranked by sigma in S/cm (highest first), 4 not" in said
     assert "90 % intervals: prediction ±" in said
