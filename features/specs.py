@@ -249,9 +249,9 @@ class CsvSpec(_Spec):
     rows in all; without `group`, rows of the same reduced formula are a group.
 
     With `task` classification, what `target` holds are labels of two classes or more, texts or
-    numbers. `columns` are numbers and `categorical` texts that are features as they are; `weight` is what a
-    row counts in a fit, and `fold` the fold that validates it, for [cv] splitter PredefinedSplit:
-    empty or -1 for a row that is always trained on.
+    numbers. `columns` are numbers and `categorical` texts that are features as they are; `weight`
+    is what a row counts in a fit, and `fold` the fold that validates it, for [cv] splitter
+    PredefinedSplit: empty or -1 for a row that is always trained on.
     """
 
     _others: ClassVar[str] = "; or list columns of your file as `columns` or `categorical`"

@@ -197,9 +197,11 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
         f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
         f"{summary['not_ranked']} not, {count_of(summary['duplicates'], 'duplicate')}, "
-        f"{summary['ood']} out of the training domain (ood), {summary['not_neutral']} not "
-        "charge-neutral by SMACT's oxidation states"
+        f"{summary['ood']} out of the training domain (ood)"
     )
+    if summary["not_neutral"]:
+        charged = count_of(summary["not_neutral"], "candidate")
+        yield f"  {charged} cannot be charge-neutral by SMACT's oxidation states (neutral: no)"
     reasons = list(summary["reasons"].items())
     for reason, count in reasons[:N_REASONS]:
         yield f"  {count} not ranked: {reason}"

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import features.table
-from features.table import Candidates, CsvSpec, FeatureTable, families, read_candidates
+from features.table import (
+    Candidates,
+    CsvSpec,
+    DatasetError,
+    FeatureTable,
+    families,
+    read_candidates,
+)
 from hpo.analysis import ranking, saved_model
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import ModelError
@@ -150,3 +157,42 @@ def test_features_made_from_the_target_cannot_rank(record: StudyRecord) -> None:
     leaky = replace(table, columns=(replace(first, derived_from_target=True), *others))
     with pytest.raises(ModelError, match="li_atomic_fraction is made from the measured value"):
         saved_model.obtain(record, leaky, Path("m"), log=silent)
+
+
+OWN = "id,T (K),route,target\n" + "".join(
+    f"m{k},{'' if k % 5 == 0 else 900 + k},{('melt', 'sol-gel')[k % 2]},{(k * 37) % 41}\n"
+    for k in range(40)
+)
+
+
+def test_own_columns_of_candidates_are_those_of_the_table(tmp_path: Path) -> None:
+    spec, table = make_table(tmp_path, OWN, columns=["T (K)"], categorical=["route"])
+    lines = ["route,T (K)", "melt,905", "sol-gel,", "spark,910", "melt,hot", ",905", "melt,2000"]
+    (tmp_path / "new.csv").write_text("\n".join(lines) + "\n")
+    found = read_candidates(tmp_path / "new.csv", spec, table=table)
+    assert found.formula_column == ""
+    nan = np.nan
+    expected = [[905, 1, 0], [nan, 0, 1], [910, 0, 0], [nan, 1, 0], [905, nan, nan], [2000, 1, 0]]
+    np.testing.assert_array_equal(found.X, expected)
+    made = ranked(found, table, boosting())
+    assert np.flatnonzero(made.rank == 0).tolist() == [4]  # no training row lacks a route
+    assert made.reasons[0] == ""
+    assert made.reasons[1] == "T (K) is missing"
+    assert "route 'spark' is in no training row" in made.reasons[2]
+    assert "T (K) 'hot': it is not a number" in made.reasons[3]
+    assert "route is missing, which the model needs" in made.reasons[4]
+    assert "T (K) 2000 is beyond the training rows' 901 to 939" in made.reasons[5]
+    assert made.foreign.tolist() == [False, False, True, False, False, True]
+    assert set(found.neutral.tolist()) == {-1}
+    (tmp_path / "new.csv").write_text("T (K)\n905\n")
+    with pytest.raises(DatasetError, match="there is no column 'route' for the feature"):
+        read_candidates(tmp_path / "new.csv", spec, table=table)
+
+
+def test_formulas_say_whether_their_charges_balance(tmp_path: Path) -> None:
+    text = "id,formula,x,target\n" + "".join(f"m{k},Li{k + 1}Cl,{k % 3},{k}\n" for k in range(9))
+    spec, table = make_table(tmp_path, text, columns=["x"])
+    (tmp_path / "new.csv").write_text("x,formula\n1,LiCl\n1,Li2Cl\n1,CuZn\n")
+    found = read_candidates(tmp_path / "new.csv", spec, table=table)
+    assert found.neutral.tolist() == [1, 0, 1]
+    assert ranked(found, table, boosting()).nearest[:2] == ("Li1Cl", "Li2Cl")
