@@ -173,7 +173,7 @@ class MemoryLedger:
         mine = self._in_hand.get(worker_id)
         if mine is not None:  # The answer to an earlier call was lost.
             return _claim_of(mine, worker_id)
-        if abs(now - self._seen_at.get(worker_id, now)) < self.lease_s:
+        if abs(now - self._seen_at.get(worker_id, now)) < self.lease_s / 2.0:
             self._reap_expired(now)
         if self._finished >= self._budget:
             return Answer.DONE
@@ -186,7 +186,6 @@ class MemoryLedger:
                 f"{self._failed} trials failed, max_failures is {self.max_failures}; "
                 f"the last one: {self.last_failure()}"
             )
-        self._renew_stale(worker_id, now)
         unit = self._take_free(worker_id)
         if unit is None:
             unit = Unit(len(self.units), worker_id, now)
@@ -197,10 +196,6 @@ class MemoryLedger:
             unit.queued = True
             heapq.heappush(self._leases, (self._lease_end(unit), unit.number))
         return _claim_of(unit, worker_id)
-
-    def _renew_stale(self, worker_id: str, now: float) -> None:
-        if abs(now - self._seen_at.get(worker_id, now)) >= self.lease_s / 2.0:
-            self._seen_at[worker_id] = now
 
     def save_params(
         self,

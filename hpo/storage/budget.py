@@ -5,10 +5,11 @@ See `hpo.storage.ledger` for the invariants.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -21,10 +22,15 @@ from hpo.storage.events import EventKind
 from hpo.storage.schema import ATTRIBUTES, CLAIMS, EVENTS, OPTUNA_STUDIES, STUDIES, TRIALS, WORKERS
 from hpo.storage.storage import StudyStorage
 from hpo.storage.trial_writer import set_state
+from hpo.system.processes import awake_s
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S", bound="Budget")
 _T = TypeVar("_T")
+
+# A transaction that takes this part of a lease, or more, was kept waiting, as all others were.
+_LATE = 1.0 / 6.0
+_BEGAN = "hpo: a transaction began"
 
 
 def patient(
@@ -125,6 +131,42 @@ class Budget:
     def __init__(self, storage: StudyStorage, study_id: int, lease_s: float) -> None:
         self.storage, self.study_id, self.lease_s = storage, study_id, lease_s
 
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open one transaction that changes something; an outage is noted in it if it took long.
+
+        Who waits for a locked file, or for a server that stands still, is let in by chance: others
+        may have been waiting to renew a lease all the time, and wait on.
+        """
+        began_s = awake_s()
+        with self.storage.write() as c:
+            c.info[_BEGAN] = began_s
+            yield c
+            self._note_if_late(c, began_s)
+
+    def _note_if_late(self, c: sa.Connection, began_s: float) -> None:
+        if self._is_late(began_s):
+            now, noted = self.storage.now(c), read_last_time(c, self.study_id, EventKind.OUTAGE)
+            # All that had to wait for the same reason come one after another.
+            if noted is None or abs(now - noted) >= _LATE * self.lease_s:
+                self.storage.record_event(c, self.study_id, EventKind.OUTAGE)
+
+    def _is_late(self, began_s: float) -> bool:
+        return awake_s() - began_s >= _LATE * self.lease_s
+
+    def _may_judge(self, c: sa.Connection, view: View) -> bool:
+        """Whether a worker may say who is dead: nothing has kept those that live from telling so.
+
+        Within a transaction of `write`. Neither who was kept waiting may, nor whose own lease was
+        not renewed in time: as when the machine slept, or its launcher was not let in either.
+        """
+        if view.now - view.up_since < self.lease_s or self._is_late(c.info[_BEGAN]):
+            return False
+        if view.seen_at is not None and abs(view.now - view.seen_at) >= self.lease_s / 2.0:
+            return False
+        outage = read_last_time(c, self.study_id, EventKind.OUTAGE)
+        return outage is None or abs(view.now - outage) >= self.lease_s
+
     # What is wanted ---------------------------------------------------------------------------
 
     @patient
@@ -134,7 +176,7 @@ class Budget:
         Trials for which it has no room any more are taken from their workers. What is stored of
         them stays, for a budget that is raised.
         """
-        with self.storage.write() as c:
+        with self.write() as c:
             self._lock(c)
             return self._change_budget(c, budget, by_hand=True)
 
@@ -173,7 +215,7 @@ class Budget:
     @patient
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
         """Have points tried before new ones are drawn, and return the numbers of their trials."""
-        with self.storage.write() as c:
+        with self.write() as c:
             self._lock(c)
             return insert_points(c, self.study_id, points)
 
@@ -189,7 +231,7 @@ class Budget:
         with self.storage.one_statement() as c:
             if not read_unclaimed(c, self.study_id):
                 return []
-        with self.storage.write() as c:
+        with self.write() as c:
             self._lock(c)
             return adopt_waiting(c, self.study_id)
 
@@ -201,7 +243,7 @@ class Budget:
         its preparation failed.
         """
         why = {"limit": limit, "unprepared": unprepared}
-        with self.storage.write() as c:
+        with self.write() as c:
             self._set_stop(c, how, **{key: said for key, said in why.items() if said})
 
     @patient
@@ -213,7 +255,7 @@ class Budget:
         Whoever decides by what has happened, and something else happens meanwhile, decides anew.
         `detail` has an `id`, by which it is known again after a lost answer.
         """
-        with self.storage.write() as c:
+        with self.write() as c:
             self._lock(c)
             query = sa.select(EVENTS.c.detail).where(
                 EVENTS.c.study_id == self.study_id, EVENTS.c.kind.in_(kinds)
@@ -269,7 +311,7 @@ class Budget:
     @patient
     def record(self, kind: EventKind, detail: Mapping[str, Any]) -> None:
         """Write down something that must not be forgotten."""
-        with self.storage.write() as c:
+        with self.write() as c:
             self.storage.record_event(c, self.study_id, kind, **detail)
 
     # One transaction's pieces -----------------------------------------------------------------
@@ -316,15 +358,6 @@ class Budget:
             sa.select(WORKERS.c.seen_at).where(WORKERS.c.worker_id == worker_id).scalar_subquery(),
         )
         return View._make(c.execute(query).one())
-
-    def _renew_stale(self, c: sa.Connection, worker_id: str, view: View) -> None:
-        """Begin the lease of a worker that claims anew, if its launcher has not been heard of.
-
-        Else its trial could be taken from it in the same moment, again and again.
-        """
-        if view.seen_at is not None and abs(view.now - view.seen_at) >= self.lease_s / 2.0:
-            own = WORKERS.c.worker_id == worker_id
-            c.execute(WORKERS.update().where(own).values(seen_at=self.storage.now_sql))
 
     def _lease_end(self) -> sa.ColumnElement[float]:
         """Return when the lease of a held unit ends.

@@ -14,7 +14,7 @@ class EventKind(StrEnum):
     LIMIT = "limit"  # a trial exceeded one
     MODEL_SAVED = "model saved"
     NESTED = "nested cross-validation"
-    OUTAGE = "outage"  # a launcher could not renew its leases in time, and judges nobody's
+    OUTAGE = "outage"  # somebody could not write in time: nobody's lease is judged for a while
     PREPARED = "prepared"  # what must be there before any part can be scored
     RETRY = "retry"  # of a trial that its objective refused
     REPORTING = "reporting"  # a page, by the last launcher of a cluster

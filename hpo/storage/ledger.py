@@ -27,8 +27,8 @@ Invariants, kept by one transaction per arrow:
 
 Claims and changes of the budget exclude one another by a lock on the study's row; every other
 arrow is one conditional update of the unit's row. Leases are judged by the database's clock, by
-those alone who have kept their own, and never within one lease after the server's start or after a
-launcher that could not renew its leases came back: what all have missed is nobody's death.
+those alone who have kept their own, and never within one lease after the server's start or after
+anybody could not write in time: what others may have missed as well is nobody's death.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from hpo.records import (
     part_key,
 )
 from hpo.storage.attempts import limit_reached, read_attempts, write_attempts
-from hpo.storage.budget import Unit, View, patient, read_last_time, read_units, select_units
+from hpo.storage.budget import Unit, patient, read_units, select_units
 from hpo.storage.enqueued import read_point
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, CONSTRAINTS_KEY, TRIALS, unit_row
@@ -122,7 +122,7 @@ class Ledger(Workers):
         bool
             Whether it was thought alive until now.
         """
-        with self.storage.write() as c:
+        with self.write() as c:
             held = self._open(CLAIMS.c.worker_id == worker_id)
             for unit in read_units(c, held.with_for_update()):
                 self._reap(c, unit, reason)
@@ -139,7 +139,7 @@ class Ledger(Workers):
         FailedStudyError
             If more trials failed than the study allows.
         """
-        with self.storage.write() as c:
+        with self.write() as c:
             self._lock(c)
             view = self._look(c, worker_id)
             if view.ended_at is not None:
@@ -147,7 +147,8 @@ class Ledger(Workers):
             if view.mine:  # The answer to an earlier call was lost.
                 unit = self._first_open(c, CLAIMS.c.worker_id == worker_id)
                 return self._claim_of(c, unit, worker_id)
-            if self._lease_is_over(view):
+            expired = view.first_lease_until is not None and view.first_lease_until < view.now
+            if expired and self._may_judge(c, view):
                 self._reap_expired(c, view.now)
                 view = self._look(c, worker_id)
             counts = view.counts
@@ -159,7 +160,6 @@ class Ledger(Workers):
                 return Answer.WAIT
             if counts.failed <= self.max_failures:
                 lease_until = view.now + self.lease_s
-                self._renew_stale(c, worker_id, view)
                 if counts.free:
                     free = self._first_open(c, CLAIMS.c.worker_id.is_(None))
                     return self._take(c, free, worker_id, lease_until)
@@ -311,7 +311,7 @@ class Ledger(Workers):
             What becomes of the trial. A trial that is to be tried again is failed when it has
             exceeded limits more than `retries` times.
         """
-        with self.storage.write() as c:
+        with self.write() as c:
             held = self._open(CLAIMS.c.worker_id == worker_id)
             for unit in read_units(c, held.with_for_update()):
                 if unit.number != trial:
@@ -380,7 +380,7 @@ class Ledger(Workers):
         before = [CLAIMS.c.worker_id == claim.worker_id, CLAIMS.c.state == "open"]
         if "parts" in values:
             before.append(CLAIMS.c.parts < values["parts"])
-        with self.storage.write() as c:
+        with self.write() as c:
             lease_until = self.storage.now_sql + self.lease_s
             changed = c.execute(
                 CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
@@ -398,18 +398,7 @@ class Ledger(Workers):
         # Not before it is committed: until then the call may be repeated.
         self.notes.pop(claim.trial_id, None)
 
-    def _lease_is_over(self, view: View) -> bool:
-        """Whether a worker has given no sign of life, though the database could hear it."""
-        first, now = view.first_lease_until, view.now
-        if first is None or first >= now or now - view.up_since < self.lease_s:
-            return False
-        # Who has missed as much, as when the machine slept, cannot tell who is dead.
-        return view.seen_at is None or abs(now - view.seen_at) < self.lease_s
-
     def _reap_expired(self, c: sa.Connection, now: float) -> None:
-        outage = read_last_time(c, self.study_id, EventKind.OUTAGE)
-        if outage is not None and abs(now - outage) < self.lease_s:
-            return
         held = self._open(sa.and_(CLAIMS.c.worker_id.is_not(None), self._lease_end() < now))
         # A row that is locked belongs to a worker that is telling something: it lives.
         for unit in read_units(c, held.with_for_update(skip_locked=True)):

@@ -13,6 +13,7 @@ from hpo.records import SPENT, Beat, Counts, WorkerRun
 from hpo.storage.budget import Budget, patient
 from hpo.storage.events import EventKind
 from hpo.storage.schema import CLAIMS, STUDIES, WORKERS
+from hpo.system.processes import awake_s
 
 
 class Workers(Budget):
@@ -22,7 +23,7 @@ class Workers(Budget):
     def register(self, worker_id: str, run: WorkerRun) -> None:
         """Write down that a worker has come."""
         row = vars(run) | {"provenance": json.dumps(run.provenance)}
-        with self.storage.write() as c:
+        with self.write() as c:
             known = sa.select(WORKERS.c.worker_id).where(WORKERS.c.worker_id == worker_id)
             if c.execute(known).one_or_none() is not None:
                 return
@@ -40,7 +41,7 @@ class Workers(Budget):
     @patient
     def deregister(self, worker_id: str, outcome: str) -> None:
         """Write down that a worker has gone of its own will."""
-        with self.storage.write() as c:
+        with self.write() as c:
             self._end_worker(c, worker_id, outcome)
 
     @patient
@@ -74,8 +75,10 @@ class Workers(Budget):
                 count(*held, others, self._lease_end() < self.storage.now_sql),
             )
         )
+        began_s = awake_s()
         with self.storage.one_statement() as c:
             rows = c.execute(renewed).all()
+            self._note_if_late(c, began_s)
         dismissed = frozenset(worker_ids) - {row[0] for row in rows}
         if not rows:
             return Beat(math.nan, None, dismissed, None)
@@ -85,6 +88,15 @@ class Workers(Budget):
     def note_outage(self) -> None:
         """Let nobody's lease be judged for the length of one: it could not be renewed in time."""
         self.record(EventKind.OUTAGE, {})
+
+    def lives(self, c: sa.Connection, worker_id: str, judge: str) -> bool:
+        """Whether a worker may live, as far as another one can tell within a `write`."""
+        its = (WORKERS.c.worker_id == worker_id, WORKERS.c.ended_at.is_(None))
+        seen_at = c.execute(sa.select(WORKERS.c.seen_at).where(*its)).scalar_one_or_none()
+        if seen_at is None:
+            return False
+        view = self._look(c, judge)
+        return abs(view.now - seen_at) < self.lease_s or not self._may_judge(c, view)
 
     def _end_worker(self, c: sa.Connection, worker_id: str, outcome: str) -> bool:
         ended = c.execute(

@@ -14,9 +14,8 @@ from dataclasses import asdict, replace
 import sqlalchemy as sa
 
 from hpo.errors import LostLeaseError, ObjectiveError
-from hpo.storage.budget import read_last_time
 from hpo.storage.events import EventKind
-from hpo.storage.schema import SYSTEM_ATTRIBUTES, WORKERS
+from hpo.storage.schema import SYSTEM_ATTRIBUTES
 from hpo.storage.trial_writer import replace_study_attribute
 from hpo.study.record import StudyRecord
 from hpo.study.told import (
@@ -59,14 +58,14 @@ class SharedWork:
 
         def try_to() -> bool:
             nonlocal dead
-            with self.record.storage.write() as c:
+            with self.record.ledger.write() as c:
                 text = read_text(c, self.key, self._what)
                 before = Work() if text is None else Work(**json.loads(text))
                 if before.worker == self.worker_id:  # The answer to an earlier call was lost.
                     self._mine = before
                     return True
                 if before.worker is not None:
-                    if self._lives(c, before.worker):
+                    if self.record.ledger.lives(c, before.worker, self.worker_id):
                         return False
                     dead = before.worker
                 went_on = before.done > before.began
@@ -149,23 +148,6 @@ class SharedWork:
                     self._replace(c, _text(mine), replace(mine, attempts=0))
 
             self.record.storage.patiently(store)
-
-    def _lives(self, c: sa.Connection, worker_id: str) -> bool:
-        """Return whether a worker may live: only who has kept its own lease can tell."""
-        storage, lease_s = self.record.storage, self.record.spec.lease_s
-        query = sa.select(WORKERS.c.worker_id, WORKERS.c.seen_at, WORKERS.c.ended_at)
-        ids = (worker_id, self.worker_id)
-        found = {row.worker_id: row for row in c.execute(query.where(WORKERS.c.worker_id.in_(ids)))}
-        its, own = found.get(worker_id), found.get(self.worker_id)
-        if its is None or its.ended_at is not None:
-            return False
-        now, up_since = c.execute(sa.select(storage.now_sql, storage.up_since_sql)).one()
-        if abs(now - its.seen_at) < lease_s or now - up_since < lease_s:
-            return True
-        if own is not None and abs(now - own.seen_at) >= lease_s:
-            return True
-        outage = read_last_time(c, self.key.study_id, EventKind.OUTAGE)
-        return outage is not None and abs(now - outage) < lease_s
 
     def _replace(self, c: sa.Connection, before: str | None, now: Work) -> bool:
         storage, (study_id, _) = self.record.storage, self.key

@@ -208,7 +208,7 @@ def test_a_study_on_one_machine_lives_through_everything(tmp_path, kind):
             laptop.chaos.run(n_faults, pause_s=1.5, within_s=900.0)
         finally:
             left = laptop.end()
-        print(json.dumps({"faults": dict(laptop.chaos.done)}, indent=1))
+        print(json.dumps({"faults": dict(laptop.chaos.done), "when": laptop.chaos.told}, indent=1))
         print(f"wall {time.monotonic() - began:.0f} s")
         print(json.dumps(check_deaths(record, tmp_path, laptop.struck.pids), indent=1))
         figures = check_books(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +14,11 @@ from optuna.trial import TrialState
 
 from hpo.errors import LostLeaseError
 from hpo.records import INTERRUPTED, Answer, Claim, OnLimit, WorkerRun
+from hpo.storage import budget, workers
 from hpo.storage.events import EventKind
 from hpo.study.status import take_status
-from tests.support.ledgers import ALL_KINDS, SPACE, Bench, SqlBench, find_kind
+from hpo.system.processes import awake_s
+from tests.support.ledgers import ALL_KINDS, SPACE, Bench, MemoryBench, SqlBench, find_kind
 
 PART = {"score": 1.0, "wall_s": 1.0}
 COUNTED = ["SIGTERM", "SIGUSR2", "the time limit is near", "killed by SIGKILL"]
@@ -209,21 +216,24 @@ def test_the_next_trial_of_a_worker_does_not_pay_for_the_one_before(kind, then, 
 
 
 class Clock:
-    """The clock of a database, which is set to another time."""
+    """The clock of a ledger, which is set to another time."""
 
-    def __init__(self, bench: SqlBench) -> None:
-        self.storage, self.truth = bench.storage, bench.storage.now_sql
-        self.ahead_s = 0.0
+    def __init__(self, bench: SqlBench | MemoryBench) -> None:
+        self.bench, self.ahead_s = bench, 0.0
+        if isinstance(bench, SqlBench):
+            self.truth = bench.storage.now_sql
 
     def add(self, seconds: float) -> None:
         self.ahead_s += seconds
-        self.storage.now_sql = self.truth + self.ahead_s
+        if isinstance(self.bench, SqlBench):
+            self.bench.storage.now_sql = self.truth + self.ahead_s
+        else:
+            self.bench.now += seconds
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def clocked(request, make):
+def run_of(kind: str, make: Callable[[str], Any]) -> tuple[Any, Clock, float]:
     """A ledger with leases of a minute, two workers that hold a trial each, and the clock."""
-    bench = make(request.param)
+    bench = make(kind)
     bench.restart(ago_s=1e6)
     clock = Clock(bench)
     for worker in ("a", "b"):
@@ -233,12 +243,24 @@ def clocked(request, make):
     return bench, clock, bench.ledger.lease_s
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def clocked(request, make):
+    """A ledger in a database, whose clock may be set back as well."""
+    return run_of(request.param, make)
+
+
+@pytest.fixture(params=ALL_KINDS)
+def ticking(request, make):
+    """A ledger of any kind, whose clock goes on."""
+    return run_of(request.param, make)
+
+
 def deaths(bench: Any) -> list[str]:
     return [event["worker"] for event in bench.ledger.events(EventKind.DEATH)]
 
 
-def test_who_gives_no_sign_is_dead_and_nobody_else(clocked):
-    bench, clock, lease_s = clocked
+def test_who_gives_no_sign_is_dead_and_nobody_else(ticking):
+    bench, clock, lease_s = ticking
     for _ in range(3):
         clock.add(0.4 * lease_s)
         bench.ledger.beat(["b", "c"])
@@ -304,3 +326,86 @@ def test_who_was_halted_while_others_went_on_has_lost_its_trial_and_goes_on_with
     bench.ledger.finish(taken, {"score": 1.0})
     claim(bench, "c")
     assert deaths(bench) == ["a"]
+
+
+def test_who_was_not_heard_lately_itself_judges_nobody(ticking):
+    bench, clock, lease_s = ticking
+    clock.add(0.45 * lease_s)
+    bench.ledger.beat(["c"])
+    # From here on the database is locked, or the launcher of all does not come to its turn.
+    clock.add(0.6 * lease_s)
+    for _ in range(2):  # A claim is no sign of its launcher's either.
+        bench.ledger.finish(claim(bench, "c"), {"score": 1.0})
+    assert deaths(bench) == []
+    bench.ledger.beat(["b", "c"])
+    assert claim(bench, "c").number == 0
+    assert deaths(bench) == ["a"]
+
+
+WRITES: dict[str, Callable[[Any, Claim], object]] = {
+    "beat": lambda ledger, _: ledger.beat(["c"]),
+    "claim": lambda ledger, _: ledger.claim("c"),
+    "register": lambda ledger, _: ledger.register("d", WorkerRun("host", 1)),
+    "save": lambda ledger, held: ledger.save(held, {0: PART}),
+    "finish": lambda ledger, held: ledger.finish(held, {"score": 1.0}),
+    "release": lambda ledger, held: ledger.release(held),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_of_two_launchers_that_waited_the_luckier_one_does_not_judge_the_other(
+    name, clocked, monkeypatch
+):
+    bench, clock, lease_s = clocked
+    held = bench.ledger.claim("a")
+    # The launcher of b waits from here on, and whoever writes is let in after a while.
+    clock.add(0.7 * lease_s)
+    waited = itertools.count(0.0, 0.7 * lease_s).__next__
+    with monkeypatch.context() as patched:
+        for module in (budget, workers):
+            patched.setattr(module, "awake_s", waited)
+        WRITES[name](bench.ledger, held)
+    bench.ledger.beat(["a", "c"])
+    clock.add(0.35 * lease_s)
+    if name != "claim":
+        claim(bench, "c")
+    assert deaths(bench) == []
+    assert len(bench.ledger.events(EventKind.OUTAGE)) == 1
+    # It is let in at last; then it dies.
+    bench.ledger.beat(["a", "b", "c"])
+    for _ in range(3):
+        clock.add(0.4 * lease_s)
+        bench.ledger.beat(["a", "c"])
+    bench.ledger.finish(bench.ledger.claim("c"), {"score": 1.0})
+    assert claim(bench, "c").number == 1
+    assert deaths(bench) == ["b"]
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_whoever_waits_for_a_locked_file_tells_so(name, make, tmp_path, monkeypatch):
+    bench = make("sqlite")
+    held = claim(bench, "a")
+    began = threading.Event()
+    late_s = 0.2
+
+    def begin() -> float:
+        began.set()
+        return awake_s()
+
+    for module in (budget, workers):
+        monkeypatch.setattr(module, "awake_s", begin)
+    monkeypatch.setattr(budget, "_LATE", late_s / bench.ledger.lease_s)
+    other = sqlite3.connect(tmp_path / "hpo.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    def hold() -> None:
+        began.wait()
+        time.sleep(1.5 * late_s)
+        other.execute("ROLLBACK")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    WRITES[name](bench.ledger, held)
+    thread.join()
+    other.close()
+    assert bench.ledger.events(EventKind.OUTAGE)
