@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from features.table import FeatureTable
 from hpo.analysis.best_model import predict_folds
 from hpo.analysis.bootstrap import bootstrap_intervals
-from hpo.analysis.model_card import write_card
 from hpo.analysis.conformal import HeldOut
+from hpo.analysis.model_card import write_card
 from hpo.errors import ConflictError, ModelError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, make_objective

@@ -13,8 +13,12 @@ from hpo.spec.sections import StudySpec
 from hpo.spec.space import CategoricalDimension
 
 
-def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
+def check_estimator(
+    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False
+) -> None:
     """Try the estimator over a table's columns at both ends of every dimension, and the baseline.
+
+    `classifies` says whether the target has classes.
 
     Raises
     ------
@@ -24,7 +28,7 @@ def check_estimator(spec: StudySpec, columns: Sequence[Column]) -> None:
     """
     if spec.estimator is None:
         return
-    bound = prepare(spec, columns)
+    bound = prepare(spec, columns, classifies=classifies)
     for params in (*_ends(spec), *([spec.baseline] if spec.baseline is not None else [])):
         _try(bound, params)
     weighing = [
@@ -61,12 +65,30 @@ def _ends(spec: StudySpec) -> list[dict[str, ParamValue]]:
 
 def _try(bound: BoundEstimator, params: Mapping[str, ParamValue]) -> None:
     try:
-        _check_values(bound.make(params))
+        model = bound.make(params)
+        _check_values(model)
+        _check_kind(bound, model)
     except (SpecError, ObjectiveError):
         raise
     except (Exception, SystemExit) as exc:  # a user's own estimator may raise anything
         tried = {**bound.spec.fixed, **params}
         raise SpecError(f"[estimator] {bound.spec.name} refuses {tried}: {exc}") from exc
+
+
+def _check_kind(bound: BoundEstimator, model: Any) -> None:
+    """Refuse a classifier of numbers and a regressor of classes, as far as it says what it is."""
+    from sklearn.base import is_classifier, is_regressor
+
+    if not hasattr(model, "__sklearn_tags__"):
+        return
+    if bound.classifies and is_regressor(model):
+        does, has = "predicts numbers", "classes"
+    elif not bound.classifies and is_classifier(model):
+        does, has = "predicts classes", "numbers"
+    else:
+        return
+    hint = "" if bound.classifies else '; if they are classes, [table] task = "classification"'
+    raise SpecError(f"[estimator] {bound.spec.name}: {does}, and the target has {has}{hint}")
 
 
 def _check_values(estimator: Any) -> None:

@@ -50,11 +50,14 @@ class BoundEstimator:
         The `random_state` of what it makes.
     staged
         The parameter that is read off a curve; None if there is none.
+    classifies
+        Whether the target has classes.
     """
 
     spec: EstimatorSpec
     seed: int = 42
     staged: Staged | None = None
+    classifies: bool = False
 
     @property
     def ranks_only(self) -> bool:
@@ -99,8 +102,12 @@ class BoundEstimator:
             )
 
 
-def prepare(spec: StudySpec, columns: Sequence[Column]) -> BoundEstimator:
+def prepare(
+    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False
+) -> BoundEstimator:
     """Return the estimator of a study over the columns of its table, in the table's order.
+
+    `classifies` says whether the target has classes; then short names stand for classifiers.
 
     Raises
     ------
@@ -108,7 +115,11 @@ def prepare(spec: StudySpec, columns: Sequence[Column]) -> BoundEstimator:
         If a column or a family that it names is not in the table, if it cannot predict what the
         objective scores, or if a parameter that the objective sets is set otherwise or searched.
     """
-    return BoundEstimator(_bind(_adapt(spec), columns), spec.seed, _staged_of(spec))
+    if classifies:
+        spec = _classifying(spec)
+    return BoundEstimator(
+        _bind(_adapt(spec), columns), spec.seed, _staged_of(spec), classifies=classifies
+    )
 
 
 def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Regressor:
@@ -250,6 +261,40 @@ def _make_model(
     if registered and (registered.imputed or registered.scaled):
         return _impute(estimator, scale=registered.scaled)
     return estimator
+
+
+def _classifying(spec: StudySpec) -> StudySpec:
+    """Return a study over a target with classes, its estimator by the name of a classifier.
+
+    Raises
+    ------
+    SpecError
+        If its objective or its estimator is for numbers alone.
+    """
+    objective, estimator = spec.objective, spec.estimator
+    if isinstance(objective, QuantileSpec | SpearmanSpec):
+        raise SpecError(
+            f'[objective] name = "{objective.name}" is for numbers, and the target has classes; '
+            "use penalised_cv with scoring"
+        )
+    if isinstance(objective, PenalisedCvSpec) and objective.scoring is None:
+        raise SpecError(
+            f'[objective] metric = "{objective.metric}" is for numbers, and the target has '
+            'classes; write scoring, such as "neg_log_loss" or "roc_auc"'
+        )
+    registered = REGISTRY.get(estimator.name) if estimator else None
+    short = registered is not None and registered.factory.endswith(("Regressor", "Ridge", "Ranker"))
+    if estimator is None or not (short or isinstance(estimator, CompositeSpec)):
+        return spec
+    if registered is None or not registered.classifier:
+        able = [entry.classifier or name for name, entry in REGISTRY.items()]
+        able = [name for name in dict.fromkeys(able) if name in REGISTRY and name[0].isupper()]
+        raise SpecError(
+            f"[estimator] {estimator.name}: predicts numbers, and the target has classes; for "
+            f"these there are {', '.join(able)}, or module:attribute"
+        )
+    named = estimator.model_copy(update={"name": registered.classifier})
+    return spec.model_copy(update={"estimator": named})
 
 
 def _adapt(spec: StudySpec) -> EstimatorSpec:

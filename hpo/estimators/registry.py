@@ -35,6 +35,8 @@ class Registered:
         Whether its predictions are scores without a unit, which only rank rows.
     trees
         The parameter whose every value is scored by one fit of the largest; "" if there is none.
+    classifier
+        What it stands for where the target has classes, by its name here; "" if for nothing.
     """
 
     factory: str
@@ -45,6 +47,7 @@ class Registered:
     quantile: Callable[[float], Mapping[str, Any]] | None = None
     ranks: bool = False
     trees: str = ""
+    classifier: str = ""
 
 
 LIGHTGBM_EXTRA = frozenset(
@@ -65,13 +68,23 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             "sklearn.ensemble:HistGradientBoostingRegressor",
             quantile=lambda level: {"loss": "quantile", "quantile": level},
             trees="max_iter",
+            classifier="HistGradientBoostingClassifier",
         ),
-        "random_forest": Registered("sklearn.ensemble:RandomForestRegressor", {"n_jobs": 1}),
-        "extra_trees": Registered("sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}),
+        "random_forest": Registered(
+            "sklearn.ensemble:RandomForestRegressor",
+            {"n_jobs": 1},
+            classifier="RandomForestClassifier",
+        ),
+        "extra_trees": Registered(
+            "sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}, classifier="ExtraTreesClassifier"
+        ),
         "ridge": Registered("sklearn.linear_model:Ridge", scaled=True),
         # Distances are in the columns' own units, as between compositions they should be.
         "k_neighbors": Registered(
-            "sklearn.neighbors:KNeighborsRegressor", {"n_jobs": 1}, imputed=True
+            "sklearn.neighbors:KNeighborsRegressor",
+            {"n_jobs": 1},
+            imputed=True,
+            classifier="KNeighborsClassifier",
         ),
         "lightgbm": Registered(
             "lightgbm:LGBMRegressor",
@@ -79,12 +92,30 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             LIGHTGBM_EXTRA | {"alpha"},
             quantile=lambda level: {"objective": "quantile", "alpha": level},
             trees="n_estimators",
+            classifier="LGBMClassifier",
         ),
         "lightgbm_ranker": Registered(
             "hpo.estimators.lightgbm_ranker:LightGbmRanker",
             {"n_jobs": 1, "verbosity": -1},
             LIGHTGBM_EXTRA | {"lambdarank_truncation_level"},
             ranks=True,
+            trees="n_estimators",
+        ),
+        "HistGradientBoostingClassifier": Registered(
+            "sklearn.ensemble:HistGradientBoostingClassifier", trees="max_iter"
+        ),
+        "RandomForestClassifier": Registered(
+            "sklearn.ensemble:RandomForestClassifier", {"n_jobs": 1}
+        ),
+        "ExtraTreesClassifier": Registered("sklearn.ensemble:ExtraTreesClassifier", {"n_jobs": 1}),
+        "KNeighborsClassifier": Registered(
+            "sklearn.neighbors:KNeighborsClassifier", {"n_jobs": 1}, imputed=True
+        ),
+        "LogisticRegression": Registered("sklearn.linear_model:LogisticRegression", scaled=True),
+        "LGBMClassifier": Registered(
+            "lightgbm:LGBMClassifier",
+            {"n_jobs": 1, "verbosity": -1},
+            LIGHTGBM_EXTRA,
             trees="n_estimators",
         ),
     }

@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from hpo.estimators.probabilities import class_probabilities, spread
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.spec.space import StagedDimension
 
@@ -31,6 +32,12 @@ class _Staging(Protocol):
     """A boosted model of scikit-learn, which says what it predicts after each of its trees."""
 
     def staged_predict(self, X: Floats) -> Iterator[Floats]: ...
+
+
+class _StagingClasses(Protocol):
+    """One that says so of probabilities, too."""
+
+    def staged_predict_proba(self, X: Floats) -> Iterator[Floats]: ...
 
 
 class _Numbered(Protocol):
@@ -105,14 +112,26 @@ def without_curve(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != CURVE_KEY}
 
 
-def predict_staged(model: Regressor, X: Floats, numbers: Sequence[int]) -> Iterator[Floats]:
-    """Yield what a fitted model predicts with each of some numbers of its trees, ascending."""
+def predict_staged(
+    model: Regressor, X: Floats, numbers: Sequence[int], n_classes: int = 0
+) -> Iterator[Floats]:
+    """Yield what a fitted model predicts with each of some numbers of its trees, ascending.
+
+    Of a target with classes these are the probabilities of each.
+    """
     if not isinstance(model, _Staging):
         numbered = cast(_Numbered, model)
         for number in numbers:
-            yield np.asarray(numbered.predict(X, num_iteration=number), dtype=np.float64)
+            if n_classes:
+                yield class_probabilities(model, X, n_classes, num_iteration=number)
+            else:
+                yield np.asarray(numbered.predict(X, num_iteration=number), dtype=np.float64)
         return
-    stages = enumerate(model.staged_predict(X), start=1)
+    if n_classes:
+        staged = cast(_StagingClasses, model).staged_predict_proba(X)
+        stages = enumerate((spread(model, found, n_classes) for found in staged), start=1)
+    else:
+        stages = enumerate(model.staged_predict(X), start=1)
     reached, predicted = 0, np.empty(0)
     for number in numbers:
         while reached < number:

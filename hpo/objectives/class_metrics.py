@@ -206,9 +206,12 @@ def _nanmean(values: Floats) -> Floats:
     return np.asarray(sums / known.sum(axis=-1), dtype=np.float64)
 
 
-# What can be said of predicted classes that come without probabilities.
-LABEL_METRICS: Mapping[str, ClassMetric] = MappingProxyType(
+CLASS_METRICS: Mapping[str, ClassMetric] = MappingProxyType(
     {
+        "roc_auc": ClassMetric(_roc_auc),
+        "average_precision": ClassMetric(_average_precision),
+        "log_loss": ClassMetric(_log_loss, maximised=False),
+        "brier_score": ClassMetric(_brier, maximised=False),
         "balanced_accuracy": ClassMetric(_balanced_accuracy),
         "accuracy": ClassMetric(_accuracy),
         "f1_macro": ClassMetric(_f1_macro),
@@ -216,12 +219,10 @@ LABEL_METRICS: Mapping[str, ClassMetric] = MappingProxyType(
     }
 )
 
-CLASS_METRICS: Mapping[str, ClassMetric] = MappingProxyType(
+# What can be said of predicted classes that come without probabilities.
+LABEL_METRICS: Mapping[str, ClassMetric] = MappingProxyType(
     {
-        "roc_auc": ClassMetric(_roc_auc),
-        "average_precision": ClassMetric(_average_precision),
-        "log_loss": ClassMetric(_log_loss, maximised=False),
-        "brier_score": ClassMetric(_brier, maximised=False),
-        **LABEL_METRICS,
+        name: CLASS_METRICS[name]
+        for name in ("balanced_accuracy", "accuracy", "f1_macro", "matthews_corrcoef")
     }
 )

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from features.table import FeatureTable, TableView
 from hpo.errors import ObjectiveError
 from hpo.estimators.factory import BoundEstimator, prepare
+from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
+from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
 from hpo.objectives.folds import Fold, folds_of, hash_folds, shared_group_fraction, weigh_groups
 from hpo.objectives.metrics import (
     MAXIMISED,
@@ -32,6 +34,7 @@ from hpo.objectives.metrics import (
     spearman,
 )
 from hpo.objectives.protocol import Params, Scores
+from hpo.objectives.scoring import Scoring, find_scoring
 from hpo.objectives.splitters import Indices
 from hpo.records import ResolvedTrial
 from hpo.spec.cv import GroupKFoldCv, LikeTestCv, SplitterCv
@@ -43,6 +46,8 @@ from hpo.wording import count_of
 if TYPE_CHECKING:
     from hpo.estimators.boosting import BoostedRows
 
+# Predictions of what a fold validates, and of what it trains on.
+Sides = tuple[Floats, Floats]
 # Rows of all folds are kept, for what a worker does with them once, where they are not more.
 MAX_KEPT_BYTES = 64_000_000
 _log = logging.getLogger(__name__)
@@ -65,7 +70,10 @@ class CrossValidation(ABC):
         Array of shape (n_rows,), for an estimator that divides its training rows once more; None
         where folds do not keep groups together.
     weights
-        Array of shape (n_rows,): what each row counts in a fit; None if all count alike.
+        Array of shape (n_rows,): what each row counts in a fit; None if all count alike. In a score
+        all rows count alike.
+    classes
+        Labels, of which `y` holds positions; empty if it holds numbers.
 
     Attributes
     ----------
@@ -96,17 +104,42 @@ class CrossValidation(ABC):
         X_new: Floats | None = None,
         groups: NDArray[np.str_] | None = None,
         weights: Floats | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
+        self.classes = tuple(classes)
+        self.scoring: Scoring | None = None
         self.X_new = X if X_new is None else X_new
         self.groups, self.weights = groups, weights
         self.bound, self.staged = bound, bound.staged
         if bound.ranks_only:
             self.metrics, self.headline = RANK_METRICS, "spearman"
+        if self.classes:
+            self._take_classes()
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
         self._boosted: dict[int, BoostedRows] = {}
         self._said: set[str] = set()
+
+    def _take_classes(self) -> None:
+        """Keep the metrics of classes, and refuse folds that train on some of them alone."""
+        for k, fold in enumerate(self.folds):
+            lacking = np.setdiff1d(np.arange(len(self.classes)), self.y[fold.train])
+            if len(lacking):
+                raise ObjectiveError(
+                    f"[cv] fold {k} trains on no row of class '{self.classes[int(lacking[0])]}', "
+                    "which a model of it could not predict; use fewer or stratified folds"
+                )
+        self.gives_probabilities = hasattr(self.bound.make({}), "predict_proba")
+        if self.gives_probabilities:
+            self.metrics, self.headline = CLASS_METRICS, "roc_auc"
+        else:
+            self.metrics, self.headline = LABEL_METRICS, "balanced_accuracy"
+
+    @property
+    def y_fitted(self) -> NDArray[Any]:
+        """What models are fitted to: `y`, as whole numbers where they are positions of classes."""
+        return self.y.astype(np.int64) if self.classes else self.y
 
     @property
     def estimator(self) -> EstimatorSpec:
@@ -139,7 +172,8 @@ class CrossValidation(ABC):
     @property
     def score_names(self) -> list[str]:
         """Names of what a trial keeps: its score, and every metric of both sides of the folds."""
-        return ["score", *(f"{name}_{side}" for side in ("val", "train") for name in self.metrics)]
+        names = [*self.metrics, *(["scoring"] if self.scoring is not None else [])]
+        return ["score", *(f"{name}_{side}" for side in ("val", "train") for name in names)]
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
         """Return the mean over folds of the score, and of every metric beside it."""
@@ -156,12 +190,33 @@ class CrossValidation(ABC):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
             settings[self.bound.weight_argument] = self.weights[rows]
-        model.fit(self.X[rows], self.y[rows], **settings)
+        model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
+
+    def predict(self, model: Regressor, X: Floats) -> Floats:
+        """Return predictions of a fitted model.
+
+        Raises
+        ------
+        ObjectiveError
+            If a classifier gives no probabilities where others of the study do.
+
+        Returns
+        -------
+        array of shape (n_rows,), or of (n_rows, n_classes) the probabilities
+        """
+        if not self.classes:
+            return np.asarray(model.predict(X), dtype=np.float64)
+        if self.gives_probabilities and not hasattr(model, "predict_proba"):
+            raise ObjectiveError(
+                f"[estimator] {self.estimator.name}: gives no probabilities with these parameters, "
+                "and with others it does"
+            )
+        return class_probabilities(model, X, len(self.classes))
 
     def _fit_fold(self, params: Params, part: int) -> tuple[dict[str, float], Floats]:
         """Fit on the training part of a fold; return all metrics, and what it validates."""
-        validated, trained = self._predict_fold(params, part)
+        _, (validated, trained) = self._predict_fold(params, part)
         return self._score_sides(part, validated, trained), validated
 
     def _score_sides(self, part: int, validated: Floats, trained: Floats) -> dict[str, float]:
@@ -180,16 +235,27 @@ class CrossValidation(ABC):
     ) -> dict[str, Any]:
         """Score a fold by a penalised metric, or the curve of it where a parameter is staged."""
 
-        def score(*predicted: Floats) -> dict[str, float]:
-            scores = self._score_sides(part, *predicted)
+        def score(model: Regressor | None, predicted: Sides) -> dict[str, float]:
+            scores = self._score_sides(part, *predicted) | self._score_by(model, part, predicted)
             return {"score": self._penalise(scores, metric, penalty), **scores}
 
         if self.staged is None or self.staged.name in params:
             return score(*self._predict_fold(params, part))
-        points = [score(*predicted) for predicted in self._predict_stages(params, part)]
+        points = [score(None, predicted) for predicted in self._predict_stages(params, part)]
         return self.staged.keep(points, maximises=self.direction == "maximize")
 
-    def _predict_stages(self, params: Params, part: int) -> Iterator[tuple[Floats, Floats]]:
+    def _score_by(self, model: Regressor | None, part: int, predicted: Sides) -> dict[str, float]:
+        """Return what the study's scoring says of both sides of a fold, if it has one."""
+        if self.scoring is None:
+            return {}
+        fold, y, (validated, trained) = self.folds[part], self.y_fitted, predicted
+        sides = (
+            ("val", self.X_new[fold.validation], y[fold.validation], validated),
+            ("train", self.X[fold.train], y[fold.train], trained),
+        )
+        return {f"scoring_{side}": self.scoring(model, *over) for side, *over in sides}
+
+    def _predict_stages(self, params: Params, part: int) -> Iterator[Sides]:
         """Fit once; yield predictions of both sides of a fold at each number of trees."""
         assert self.staged is not None
         fold, numbers = self.folds[part], self.staged.numbers
@@ -201,13 +267,15 @@ class CrossValidation(ABC):
             return
         self._fit(model, fold.train)
         yield from zip(
-            predict_staged(model, self.X_new[fold.validation], numbers),
-            predict_staged(model, self.X[fold.train], numbers),
+            predict_staged(model, self.X_new[fold.validation], numbers, len(self.classes)),
+            predict_staged(model, self.X[fold.train], numbers, len(self.classes)),
             strict=True,
         )
 
-    def _predict_fold(self, params: Params, part: int) -> tuple[Floats, Floats]:
-        """Fit on the training part of a fold; return predictions of what it validates, and of it.
+    def _predict_fold(self, params: Params, part: int) -> tuple[Regressor | None, Sides]:
+        """Fit on the training part of a fold; return the model, and its predictions of both sides.
+
+        The model is None where predictions were found in a shorter way than by making it.
 
         Bit for bit those of `fit` and `predict`, which the report repeats for the best trial.
         """
@@ -215,13 +283,10 @@ class CrossValidation(ABC):
         model = self.bound.make(params)
         boosted = self._boosted_rows(model, part)
         if boosted is not None:
-            return boosted.predict(model)
+            return None, boosted.predict(model)
         self._fit(model, fold.train)
-        validated, trained = (
-            np.asarray(model.predict(X), dtype=np.float64)
-            for X in (self.X_new[fold.validation], self.X[fold.train])
-        )
-        return validated, trained
+        validated = self.predict(model, self.X_new[fold.validation])
+        return model, (validated, self.predict(model, self.X[fold.train]))
 
     def _boosted_rows(self, model: Regressor, part: int) -> BoostedRows | None:
         """Return the rows of a fold for the short way of boosting; None if that is not for it."""
@@ -229,6 +294,8 @@ class CrossValidation(ABC):
         from hpo.estimators.boosting import BoostedRows, judge
 
         fold = self.folds[part]
+        if self.scoring is not None and self.scoring.asks_model:
+            return None
         verdict = judge(model, len(fold.train))
         if verdict.suits and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
             verdict = declined(
@@ -270,21 +337,43 @@ class PenalisedCv(CrossValidation):
         s_k = v_k + penalty * max(0, v_k - t_k)
 
     with the metric's value v_k on the validation and t_k on the training part of the fold; for a
-    metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). A trial
-    scores the mean over folds. Other arguments are those of `CrossValidation`.
+    metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). So it is for
+    what `scoring` names, in place of the metric. A trial scores the mean over folds. Other
+    arguments are those of `CrossValidation`.
     """
 
     def __init__(
-        self, *over: Any, metric: str = "rmse", penalty: float = 0.2, **settings: Any
+        self,
+        *over: Any,
+        metric: str = "rmse",
+        scoring: str | None = None,
+        penalty: float = 0.2,
+        **settings: Any,
     ) -> None:
         super().__init__(*over, **settings)
-        self.metric, self.penalty = metric, penalty
-        if metric in MAXIMISED:
+        self.metric, self.penalty = metric if scoring is None else "scoring", penalty
+        if scoring is not None:
+            self.scoring = self._find_scoring(scoring)
+        elif metric in MAXIMISED:
             self._refuse_constant(
                 f"metric {metric}", "leaves it undefined; take rmse or mae, or other [cv] folds"
             )
-        self.direction = "maximize" if metric in MAXIMISED else "minimize"
-        self.score_name = f"penalised {metric}" if penalty else metric
+        maximises = scoring is not None or metric in MAXIMISED
+        self.direction = "maximize" if maximises else "minimize"
+        name = scoring or metric
+        self.score_name = f"penalised {name}" if penalty else name
+
+    def _find_scoring(self, name: str) -> Scoring:
+        """Return a scorer that can score every fold."""
+        found = find_scoring(name, len(self.classes))
+        if self.staged is not None and found.asks_model:
+            raise ObjectiveError(
+                f"[objective] scoring {name}: asks the fitted model, and there is none for each "
+                f'number of trees; draw [space] {self.staged.name} (type = "int"), or wrap a '
+                "function of y and predictions by make_scorer"
+            )
+        found.try_out(self.y_fitted, self.folds, self.bound.make({}))
+        return found
 
     def score_part(self, params: Params, part: int) -> Scores:
         """Fit on the training part of a fold; score both of its parts by every metric."""
@@ -373,7 +462,7 @@ def cross_validation(
     if spec.cv is None:
         raise ObjectiveError(f"objective {objective.name} needs [cv]")
     train = table.train
-    bound = prepare(spec, table.columns)
+    bound = prepare(spec, table.columns, classifies=bool(table.target.classes))
     bound.check_rows(train.X)
     folds = folds_of(spec.cv, table, spec.seed)
     over = (train.X, train.y, folds, bound)
@@ -384,12 +473,19 @@ def cross_validation(
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
         "weights": _weights(spec, train),
+        "classes": table.target.classes,
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
     if isinstance(objective, SpearmanSpec):
         return SpearmanCv(*over, **settings)
-    return PenalisedCv(*over, metric=objective.metric, penalty=objective.penalty, **settings)
+    return PenalisedCv(
+        *over,
+        metric=objective.metric,
+        scoring=objective.scoring,
+        penalty=objective.penalty,
+        **settings,
+    )
 
 
 def _weights(spec: StudySpec, train: TableView) -> Floats | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hpo.errors import AbsentError, SpecError
 from hpo.spec.messages import describe
+from hpo.spec.objectives import CLASS_SCORING, objective_kind
 from hpo.spec.sections import StudySpec
 from hpo.wording import abridge
 
@@ -145,7 +146,7 @@ def validate(raw: Mapping[str, Any], source: str) -> StudySpec:
         raw = {**raw, "space": _name_space_by_part(raw["space"])}
     if isinstance(raw.get("enqueue"), list):
         raw = {**raw, "enqueue": [_name_point_by_part(point) for point in raw["enqueue"]]}
-    spec: StudySpec = validate_as(StudySpec, raw, source)
+    spec: StudySpec = validate_as(StudySpec, _score_classes(raw), source)
     return spec
 
 
@@ -158,6 +159,20 @@ def with_trials(spec: StudySpec, trials: int) -> StudySpec:
         If it cannot have that one.
     """
     return validate({**spec.model_dump(mode="json"), "trials": trials}, f"study '{spec.name}'")
+
+
+def _score_classes(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Score classes by the logarithm of their probabilities, if a file does not say how."""
+    table, objective = raw.get("table"), raw.get("objective", {})
+    classes = isinstance(table, dict) and (
+        table.get("task") == "classification"
+        or (table.get("dataset"), table.get("target")) == ("band_gap", "is_metal")
+    )
+    if not classes or not isinstance(objective, dict) or {"metric", "scoring"} & objective.keys():
+        return raw
+    if objective_kind(objective) != "penalised_cv":
+        return raw
+    return {**raw, "objective": {**objective, "scoring": CLASS_SCORING}}
 
 
 def _name_space_by_part(space: Mapping[str, Any]) -> dict[str, Any]:

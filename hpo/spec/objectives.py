@@ -13,6 +13,7 @@ from pydantic import (
     Discriminator,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
     model_serializer,
@@ -28,6 +29,8 @@ from hpo.wording import abridge
 NAMED = r"^[^:]*[^:.]:[\w.]+$"
 Direction = Literal["minimize", "maximize"]
 MetricName = Literal["rmse", "mae", "r2", "spearman"]
+# What classes are scored by if a study file does not say it.
+CLASS_SCORING = "neg_log_loss"
 
 
 def _as_table(value: Any) -> Any:
@@ -93,11 +96,31 @@ class _Scored(Section):
 
 
 class PenalisedCvSpec(_Scored):
-    """Cross-validation whose folds are penalised for the gap between validation and training."""
+    """Cross-validation whose folds are penalised for the gap between validation and training.
+
+    A fold is scored by `metric`, or by `scoring`, which is maximised: one of scikit-learn's
+    scorers by its name, or `module:function` or `FILE.py:function`, called with a fitted
+    estimator, X and y.
+    """
 
     name: Literal["penalised_cv"] = "penalised_cv"
     metric: MetricName = "rmse"
+    scoring: str | None = Field(None, min_length=1)
     penalty: float = Field(0.2, ge=0)
+
+    @model_validator(mode="after")
+    def _check_scoring(self) -> Self:
+        if self.scoring is not None and "metric" in self.model_fields_set:
+            raise ValueError("metric and scoring say the same thing in two ways; write one of them")
+        if self.scoring is not None and ":" in self.scoring and not re.match(NAMED, self.scoring):
+            raise ValueError(f"scoring: '{abridge(self.scoring)}' is no module:function")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        unused = "scoring" if self.scoring is None else "metric"
+        return {name: value for name, value in found.items() if name != unused}
 
 
 class QuantileSpec(_Scored):

@@ -263,6 +263,9 @@ class StudySpec(Section):
             named["[objective] name"] = self.objective.name
         if isinstance(self.objective, FunctionSpec):
             named["[objective] function"] = self.objective.function
+        scoring = getattr(self.objective, "scoring", None) or ""
+        if ":" in scoring:
+            named["[objective] scoring"] = scoring
         estimator = self.estimator
         for part, model in (estimator.parts if estimator else {}).items():
             if ":" in model.name:

@@ -116,7 +116,8 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         check_enqueued(spec)
         columns = expected_columns(spec)
         if columns:
-            check_estimator(spec, columns)
+            classifies = spec.table is not None and spec.table.classifies
+            check_estimator(spec, columns, classifies=classifies)
             refuse_leaks(spec, columns)
 
 
@@ -144,7 +145,8 @@ def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     """Refuse what is wrong with a study over its table, or one that stands in for it."""
     columns = table.columns if table else ()
     if not expected_columns(spec):
-        check_estimator(spec, columns)
+        classifies = table is not None and bool(table.target.classes)
+        check_estimator(spec, columns, classifies=classifies)
     refuse_leaks(spec, columns)
     objective = objective_of(spec, table)
     if faults := find_faults(objective):

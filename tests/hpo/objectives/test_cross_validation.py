@@ -12,7 +12,6 @@ import features.table
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.factory import BoundEstimator, make_estimator
-from hpo.estimators.registry import REGISTRY
 from hpo.objectives.cross_validation import PenalisedCv
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import make_folds
@@ -75,7 +74,7 @@ def test_the_penalised_score_is_the_formula(table, metric, penalty):
     assert objective.direction == ("minimize" if metric in ("rmse", "mae") else "maximize")
 
 
-@pytest.mark.parametrize("name", [*REGISTRY, "sklearn.neighbors:KNeighborsRegressor"])
+@pytest.mark.parametrize("name", [*SMALL, "sklearn.neighbors:KNeighborsRegressor"])
 def test_every_estimator_scores_and_repeats_itself(table, name):
     need(name)
     ranks = name == "lightgbm_ranker"
@@ -86,7 +85,7 @@ def test_every_estimator_scores_and_repeats_itself(table, name):
     assert first["spearman_val"] > 0.3, "learns nothing of a learnable target"
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", SMALL)
 def test_registered_estimators_take_missing_values(table, name):
     need(name)
     X = table.train.X.copy()
