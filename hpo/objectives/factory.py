@@ -10,7 +10,7 @@ from features.table import FeaturesError, FeatureTable, describe_failure
 from hpo.errors import HpoError, ObjectiveError
 from hpo.objectives.cross_validation import cross_validation
 from hpo.objectives.function import FunctionObjective, function_objective
-from hpo.objectives.program import Program
+from hpo.objectives.programs.program import Program
 from hpo.objectives.protocol import Objective
 from hpo.objectives.values import Values
 from hpo.plugins import is_module, resolve

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
-from hpo.objectives.program import FOLDER_VARIABLE
+from hpo.objectives.programs.program import FOLDER_VARIABLE
 from hpo.spec.sections import KeepTrialDirs
 from hpo.storage.best import read_best_trials
 from hpo.storage.schema import TRIALS

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from hpo.errors import ObjectiveError, StopRequested
-from hpo.objectives.program import FOLDER_VARIABLE, Program
+from hpo.objectives.programs.program import FOLDER_VARIABLE, Program
 from hpo.spec.objectives import ProgramSpec
 from hpo.spec.sections import StudySpec
 from hpo.worker.signals import SIGNALS, StopSignal
@@ -493,8 +493,8 @@ def test_programs_of_others_are_left_alone():
 def test_a_full_disk_is_waited_for(monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
     write = Mock(side_effect=[full, None, full])
-    monkeypatch.setattr("hpo.objectives.program.replace_file", write)
+    monkeypatch.setattr("hpo.objectives.programs.program.replace_file", write)
     program = make(command=python("print('rmse=1')"), score=REGEX_SCORE)
     assert run(program) == 1.0
-    monkeypatch.setattr("hpo.objectives.program.DISK_PATIENCE_S", 0.0)
+    monkeypatch.setattr("hpo.objectives.programs.program.DISK_PATIENCE_S", 0.0)
     assert failure(program) == "parameters cannot be written: No space left on device"

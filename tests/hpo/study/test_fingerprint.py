@@ -192,10 +192,8 @@ def test_every_module_of_objectives_and_estimators_scores_or_is_known_not_to():
     known = {"estimators.checks", "estimators.suitability", "objectives.scores", "objectives.told"}
     # What is tried first, what is called afterwards, and which figures are values, changes none.
     known |= {"estimators.defaults", "objectives.callbacks", "objectives.values"}
-    # Functions and programs score by themselves.
-    known |= {
-        f"objectives.{name}" for name in ("function", "program", "program_output", "score_file")
-    }
+    # Functions score by themselves, as programs do.
+    known |= {"objectives.function"}
     assert modules - {*SCORING_MODULES} == {f"hpo.{name}" for name in known}
 
 

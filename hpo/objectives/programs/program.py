@@ -20,8 +20,8 @@ from optuna.exceptions import TrialPruned
 from optuna.trial import Trial
 
 from hpo.errors import ObjectiveError, describe_os_error
-from hpo.objectives.program_output import ProgramOutput, pass_on
-from hpo.objectives.score_file import read_score
+from hpo.objectives.programs.program_output import ProgramOutput, pass_on
+from hpo.objectives.programs.score_file import read_score
 from hpo.objectives.scores import SCORE, check_part
 from hpo.redaction import redact, redact_arguments
 from hpo.spec.objectives import ProgramSpec, variable_of
