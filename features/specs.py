@@ -10,8 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from features.families.named.featurizers import NAMED, FeaturizerSpec, featurizer_of
+from features.families.own_columns import COLUMNS as OWN_COLUMNS
 from features.families.own_columns import number_column
-from features.families.registry import FAMILIES, TRANSFER_COLUMNS, Need
+from features.families.registry import FAMILIES, TRANSFER, TRANSFER_COLUMNS, FamilyInfo, Need
 from features.records import Column
 
 TransportTarget = Literal[
@@ -70,7 +72,13 @@ class _Spec(BaseModel):
     _others: ClassVar[str] = ""  # what there is beside families, for messages
 
     families: tuple[str, ...] = Field(
-        default=(), description="names of feature families, in column order"
+        default=(),
+        description="names of feature families, in column order, or of featurizers' classes",
+    )
+    featurizers: tuple[FeaturizerSpec, ...] = Field(
+        default=(),
+        description="matminer's featurizers, or your own, whose columns stand behind the families'",
+        exclude_if=lambda featurizers: not featurizers,
     )
     transfer: tuple[str, ...] = Field(
         default=(),
@@ -84,33 +92,75 @@ class _Spec(BaseModel):
         return False
 
     @property
+    def all_families(self) -> list[FamilyInfo]:
+        """What computes features, in order; featurizers are imported for that."""
+        return [
+            *(
+                FAMILIES.get(name) or featurizer_of(FeaturizerSpec(name=name))
+                for name in self.families
+            ),
+            *map(featurizer_of, self.featurizers),
+        ]
+
+    @property
+    def named_featurizers(self) -> tuple[FeaturizerSpec, ...]:
+        """The featurizers, those first that stand without arguments among the families."""
+        bare = (FeaturizerSpec(name=name) for name in self.families if ":" in name)
+        return (*bare, *self.featurizers)
+
+    @property
     def family_columns(self) -> tuple[Column, ...]:
         """The columns that families make, and what is borrowed, in order."""
-        own = tuple(column for name in self.families for column in FAMILIES[name].columns)
+        own = tuple(column for family in self.all_families for column in family.columns)
         return own + (TRANSFER_COLUMNS if self.transfer else ())
 
     @property
     def declared_columns(self) -> tuple[Column, ...]:
-        """The columns that the table has, in order; none where its rows alone say which."""
-        return self.family_columns
+        """The columns that the table has, in order; none where they are not known before it."""
+        return () if self.named_featurizers else self.family_columns
+
+    @property
+    def structural(self) -> list[str]:
+        """The families and featurizers that need structures."""
+        built_in = (name for name in self.families if name in FAMILIES)
+        return [name for name in built_in if "cif" in FAMILIES[name].needs] + [
+            spec.label for spec in self.named_featurizers if spec.takes == "structure"
+        ]
 
     @property
     def has_features(self) -> bool:
         """Whether it asks for any feature."""
-        return bool(self.families)
+        return bool(self.families or self.featurizers)
+
+    @model_validator(mode="after")
+    def _check_featurizers(self) -> Self:
+        taken = {*FAMILIES, OWN_COLUMNS, TRANSFER}
+        for spec in self.named_featurizers:
+            if spec.label in taken:
+                raise ValueError(
+                    f"there are two families called {spec.label!r}; give {spec.name} another "
+                    "`family`"
+                )
+            taken.add(spec.label)
+            need: Need = "cif" if spec.takes == "structure" else "formula"
+            if need not in self.provides:
+                raise ValueError(f"{spec.name} needs {need} data, which this dataset does not have")
+        return self
 
     @field_validator("families")
     @classmethod
     def _check_families(cls, families: tuple[str, ...]) -> tuple[str, ...]:
         for position, name in enumerate(families):
+            if name in families[:position]:
+                raise ValueError(f"family {name!r} is listed twice; list each family once")
+            if NAMED.fullmatch(name):
+                continue
             if name not in FAMILIES:
                 nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
                 raise ValueError(
                     f"unknown family {name!r}; did you mean {nearest[0]!r}? "
                     f"There are: {', '.join(FAMILIES)}"
                 )
-            if name in families[:position]:
-                raise ValueError(f"family {name!r} is listed twice; list each family once")
             lacking = [need for need in FAMILIES[name].needs if need not in cls.provides]
             if lacking:
                 raise ValueError(
@@ -211,7 +261,7 @@ class BandGapSpec(_Spec):
 
     @model_validator(mode="after")
     def _check_structures(self) -> Self:
-        needing = [name for name in self.families if "cif" in FAMILIES[name].needs]
+        needing = self.structural
         if needing and self.source in ("auto", "measured"):
             raise ValueError(
                 f"family {needing[0]!r} needs structures, which source {self.source!r} need not "
@@ -279,7 +329,7 @@ class CsvSpec(_Spec):
 
     @model_validator(mode="after")
     def _check_cifs(self) -> Self:
-        needing = [name for name in self.families if "cif" in FAMILIES[name].needs]
+        needing = self.structural
         if needing and self.cifs is None:
             raise ValueError(
                 f"family {needing[0]!r} needs CIF files; set `cifs` to a folder or a .tar.gz "
@@ -306,7 +356,7 @@ class CsvSpec(_Spec):
     @property
     def declared_columns(self) -> tuple[Column, ...]:
         """The columns that the table has, in order; none where there are categories."""
-        if self.categorical:
+        if self.categorical or self.named_featurizers:
             return ()
         return (*self.family_columns, *map(number_column, self.columns))
 

@@ -7,13 +7,17 @@ loaded when a table is built. The function takes the rows of a dataset
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from features.chemistry.elements import ELEMENTS
 from features.records import Column
+
+if TYPE_CHECKING:
+    from features.rows import Block, Log, Rows
 
 Need = Literal["formula", "target", "cell", "cif"]
 
@@ -40,6 +44,18 @@ class FamilyInfo:
     def n_columns(self) -> int:
         """Number of columns that the family adds to a table."""
         return len(self.fields)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its values take less time to compute than to keep and to check."""
+        return {"formula", "target"}.issuperset(self.needs)
+
+    def run(self, rows: Rows, log: Log, workers: int = 1) -> Block:
+        """Return its columns for these rows, computed in this process."""
+        del workers
+        module, _, function = self.compute.partition(":")
+        compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
+        return compute(rows, log)
 
     @property
     def indicator(self) -> str:

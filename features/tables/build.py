@@ -16,7 +16,7 @@ from features.atomic_files import clear_dead_scratch
 from features.datasets.sources import Source
 from features.errors import DatasetError, FamilyError
 from features.families.own_columns import COLUMNS
-from features.families.registry import FAMILIES, FamilyInfo, Need
+from features.families.registry import FamilyInfo, Need
 from features.records import (
     WHOLE_FILE,
     BuildResult,
@@ -164,7 +164,7 @@ def find_structures(
 
 def _parts_of(spec: Spec) -> tuple[list[FamilyInfo], frozenset[Need], _Loader]:
     """Return the families of a spec, all that they need, and what loads their rows."""
-    families = [FAMILIES[name] for name in spec.families]
+    families = spec.all_families
     needs = frozenset(need for family in families for need in family.needs)
     return families, needs, cast(_Loader, importlib.import_module(_LOADERS[spec.dataset]))
 
@@ -183,7 +183,7 @@ def _make(
     blocks = {
         family.name: _block(tables_dir, family, rows, log, workers)
         for family in families
-        if not needs_formula_alone(family)
+        if not family.is_quick
     }
     remarks = {f.name: [*blocks[f.name].remarks] if f.name in blocks else [] for f in families}
     partial: list[PartialRow] = []
@@ -244,11 +244,6 @@ def _columns(spec: Spec, rows: Rows) -> tuple[Column, ...]:
     return spec.family_columns + (rows.own.columns if rows.own else ())
 
 
-def needs_formula_alone(family: FamilyInfo) -> bool:
-    """Return whether a family's values take less time to compute than to keep and to check."""
-    return {"formula", "target"}.issuperset(family.needs)
-
-
 def _pieces(
     families: list[FamilyInfo],
     blocks: Mapping[str, Block],
@@ -274,8 +269,9 @@ def _pieces(
             remarks[family.name] += [remark.after(start) for remark in block.remarks]
             seconds[family.name] = seconds.get(family.name, 0.0) + time.perf_counter() - began
         yield np.hstack(columns)
-    for name, spent in seconds.items():
-        log(f"{name}: {FAMILIES[name].n_columns} columns in {spent:.1f} s")
+    for family in families:
+        if family.name in seconds:
+            log(f"{family.name}: {family.n_columns} columns in {seconds[family.name]:.1f} s")
 
 
 def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log, workers: int) -> Block:
@@ -290,13 +286,15 @@ def _block(tables_dir: Path, family: FamilyInfo, rows: Rows, log: Log, workers: 
         described = describe_with_cache(family, version, tables_dir, workers, rows, log)
         block = _checked(family, rows, described)
     else:
-        block = compute_block(family, rows, log)
+        block = compute_block(family, rows, log, workers=workers)
     save_block(tables_dir, family, key, block)
     log(f"{family.name}: {family.n_columns} columns in {time.perf_counter() - started:.1f} s")
     return block
 
 
-def compute_block(family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: bool = False) -> Block:
+def compute_block(
+    family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: bool = False, workers: int = 1
+) -> Block:
     """Compute a family's columns for these rows.
 
     Raises
@@ -306,9 +304,7 @@ def compute_block(family: FamilyInfo, rows: Rows, log: Log, *, may_be_empty: boo
     DatasetError
         No row has what the family needs, and it is not `may_be_empty`.
     """
-    module, _, function = family.compute.partition(":")
-    compute: Callable[[Rows, Log], Block] = getattr(importlib.import_module(module), function)
-    return _checked(family, rows, compute(rows, log), may_be_empty=may_be_empty)
+    return _checked(family, rows, family.run(rows, log, workers), may_be_empty=may_be_empty)
 
 
 def _checked(family: FamilyInfo, rows: Rows, block: Block, *, may_be_empty: bool = False) -> Block:

@@ -19,13 +19,13 @@ from features.datasets.sources import read_source
 from features.errors import DatasetError, TableError
 from features.families.formula.composition import fraction_matrix
 from features.families.own_columns import COLUMNS, categories_of, read_categories, read_numbers
-from features.families.registry import FAMILIES, TRANSFER, FamilyInfo
+from features.families.registry import TRANSFER, FamilyInfo
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home, read_bounded
 from features.records import Candidates, FeatureTable, Target
 from features.rows import Block, Log, Rows
 from features.specs import CellColumns, CsvSpec
-from features.tables.build import Spec, compute_block, needs_formula_alone
+from features.tables.build import Spec, compute_block
 from features.tables.store import PIECE_ROWS
 from features.tables.transfer import Borrowed, borrow, without_borrowed
 
@@ -52,7 +52,7 @@ def load_candidates(
     """Read and featurise a file of candidates; see `features.table.read_candidates`."""
     csv = parse_csv(path.name, read_source(path, "candidates").data)
     csv = csv.naming(dict.fromkeys(_own_headers(spec), "feature"))
-    families = [FAMILIES[name] for name in spec.families]
+    families = spec.all_families
     needs = {need for family in families for need in family.needs}
     column = _formula_column(csv, spec, formula, needed="formula" in needs)
     position = csv.position(column, "formula") if column else -1
@@ -78,7 +78,7 @@ def load_candidates(
     )
     own = _read_own(csv, spec, table, [lines[row][1] for row in usable])
     X, blocks = _compute(families, rows, log)
-    lacking = {name: _lacking(FAMILIES[name], block, rows) for name, block in blocks.items()}
+    lacking = {f.name: _lacking(f, blocks[f.name], rows) for f in families}
     remarks = {
         (remark.row, name): remark.reason
         for name, block in blocks.items()
@@ -172,8 +172,8 @@ def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
     amounts = [parse_formula(text) if text else {} for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     changed = []
-    for name in spec.families:
-        family = FAMILIES[name]
+    for family in spec.all_families:
+        name = family.name
         columns = np.flatnonzero([column.family == name for column in table.columns])
         named = tuple(table.columns[index] for index in columns)
         same = named == family.columns
@@ -329,7 +329,7 @@ def _compute(
     for family in families:
         start, stop = stop, stop + family.n_columns
         own, remarks = X[:, start:stop], []
-        step = PIECE_ROWS if needs_formula_alone(family) else max(len(rows), 1)
+        step = PIECE_ROWS if family.is_quick else max(len(rows), 1)
         for first in range(0, len(rows), step):
             piece = rows if step >= len(rows) else rows.formulas_of(first, first + step)
             block = compute_block(family, piece, log, may_be_empty=True)

@@ -227,8 +227,8 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
     """Return the rows with gaps that the model has not learned to do without, and the reasons.
 
     A family that could not be computed leaves a pattern of NaN and 0. The model knows it if at
-    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them. Of the
-    user's own columns, each is looked at by itself.
+    least 5 % of its training rows have the same, and, for NaN, if its estimator takes them. Each of
+    the user's own columns, and of those of featurizers, is looked at by itself.
     """
     takes_nan = _takes_nan(model.estimator)
     train = table.train.X
@@ -239,11 +239,11 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
         if not len(rows):
             continue
         columns = np.flatnonzero([column.family == family for column in table.columns])
-        if family == OWN_COLUMNS:
+        if family not in families():  # the user's own columns, and featurizers
             known = _known_gaps(train[:, columns], candidates.X[np.ix_(rows, columns)])
             refused = rows if not takes_nan else rows[~known]
             for row in refused:
-                said = candidates.remarks[int(row), family]
+                said = candidates.remarks.get((int(row), family), f"a gap in {family}")
                 unfit.setdefault(int(row), []).append(f"{said}, which the model needs")
             continue
         seen = _patterns(train[:, columns])

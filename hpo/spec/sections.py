@@ -277,6 +277,8 @@ class StudySpec(Section):
             named["[cv] splitter"] = self.cv.splitter
         if isinstance(self.table, OwnSpec):
             named["[table] loader"] = self.table.loader
+        for at, featurizer in enumerate(getattr(self.table, "named_featurizers", ()), 1):
+            named[f"[[table.featurizers]] {at}"] = featurizer.name
         named |= self.named_callbacks
         for section in ("sampler", "pruner", "terminator"):
             named |= named_classes(section, getattr(self, section))

@@ -77,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     record = find(open_storage(options, Access.READ), options.name)
     table = read_table(record)
     assert record.spec.table is not None
+    if getattr(record.spec.table, "named_featurizers", ()):
+        record.admit_code(["packages", "code"] if options.refit else [])
     changed = changed_families(table, record.spec.table)
     if changed:
         raise ModelError(

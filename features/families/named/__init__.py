@@ -1,0 +1,1 @@
+"""Featurizers that a study names by their classes: matminer's, and one's own."""
