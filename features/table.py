@@ -305,8 +305,15 @@ def anion_classes(formulas: Sequence[str]) -> NDArray[np.str_]:
     anions each; "no anion"; "unknown" for a text that is no formula.
     """
     from features.chemistry.composition import anion_class
+    from features.intake.formulas import read_formula
 
-    return np.array([anion_class(str(formula)) for formula in formulas], dtype=np.str_)
+    def class_of(formula: str) -> str:
+        try:
+            return anion_class(read_formula(formula).amounts)
+        except ValueError:
+            return "unknown"
+
+    return np.array([class_of(str(formula)) for formula in formulas], dtype=np.str_)
 
 
 def families() -> Mapping[str, FamilyInfo]:

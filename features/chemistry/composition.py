@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.elements import ANIONS
-from features.chemistry.formulas import SYMBOLS, parse_formula
+from features.chemistry.formulas import SYMBOLS
 
 MINOR_ANIONS = 0.1  # fraction of the anions up to which one does not count
 
@@ -36,16 +36,12 @@ def composition_key(amounts: Mapping[str, float]) -> str:
     return " ".join(f"{symbol}{amounts[symbol] / total:.4f}" for symbol in sorted(amounts))
 
 
-def anion_class(text: str) -> str:
-    """Return the chemical class of a formula by its anions, such as "oxide" or "mixed anions".
+def anion_class(amounts: Mapping[str, float]) -> str:
+    """Return the chemical class of a composition by its anions, such as "oxide" or "mixed anions".
 
     Anions are the elements of `ANIONS`; one that makes up a tenth of them or less does not
-    count beside others. "no anion" if there is none, "unknown" for a text that is no formula.
+    count beside others. "no anion" if there is none.
     """
-    try:
-        amounts = parse_formula(text)
-    except ValueError:
-        return "unknown"
     anions = {symbol: amount for symbol, amount in amounts.items() if symbol in ANIONS and amount}
     if not anions:
         return "no anion"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,10 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from features.chemistry.elements import ELEMENTS, HEAVIER, ISOTOPES
-
-# What programs write for "nothing". Case counts: Na is sodium. NaN could be a nitride, but is not.
-_BLANK_FORMULAS = frozenset({"", "nan", "NaN", "None", "none", "null", "NULL", "N/A", "n/a", "NA"})
+from features.chemistry.elements import ELEMENTS, HEAVIER
 
 SYMBOLS = (*ELEMENTS, *HEAVIER)
 _POSITION = {symbol: position for position, symbol in enumerate(SYMBOLS)}
@@ -30,24 +25,11 @@ _LEAST, _MOST = 1e-8, 1e15
 _PAIRWISE = 8  # numpy adds up fewer numbers than these one after the other
 
 
-def parse_formula(text: str) -> dict[str, float]:
-    """Return the atoms of each element in `text`, as pymatgen reads it; D and T count as H.
+def parse_plain(text: str) -> dict[str, float] | None:
+    """Return the atoms of each element in a formula of symbols, plain numbers and brackets.
 
-    Raises
-    ------
-    ValueError
-        With the reason why `text` is not a formula of known elements.
-    """
-    if text.strip() in _BLANK_FORMULAS:
-        raise ValueError(f"formula {text!r}: it is empty; give the row a formula")
-    amounts = _parse_plain(text)
-    return _parse_with_pymatgen(text) if amounts is None else amounts
-
-
-def _parse_plain(text: str) -> dict[str, float] | None:
-    """Return what pymatgen reads in a formula of symbols, plain numbers and brackets, else None.
-
-    The sums are pymatgen's, in its order: a bracket is multiplied out before what is around it.
+    None for any other text. The sums are pymatgen's, in its order: a bracket is multiplied out
+    before what is around it.
     """
     tokens = _TOKEN.findall(text)
     if sum(map(len, tokens)) != len(text):
@@ -64,6 +46,20 @@ def _parse_plain(text: str) -> dict[str, float] | None:
     if not amounts or min(amounts.values()) < _LEAST:
         amounts = {symbol: amount for symbol, amount in amounts.items() if amount >= _LEAST}
     return amounts if amounts and sum(amounts.values()) < _MOST else None
+
+
+def parse_formula(text: str) -> dict[str, float]:
+    """Return the atoms of each element in a formula that a program wrote: a plain one.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    amounts = parse_plain(text)
+    if amounts is None:
+        raise ValueError(f"formula {text!r}: cannot be read; write it like Li7La3Zr2O12")
+    return amounts
 
 
 def _add_up(tokens: Iterable[str]) -> dict[str, float]:
@@ -95,39 +91,12 @@ def _add(parts: Iterable[tuple[str, float]], factor: float) -> dict[str, float]:
 
 @lru_cache(maxsize=65536)
 def _read_token(token: str) -> tuple[str, float]:
-    """Split a token such as "Li0.5"; ValueError if it is none. Isotopes are left to pymatgen."""
+    """Split a token such as "Li0.5"; ValueError if it is none. Isotopes are none."""
     symbol = token[:2] if token[1:2].islower() else token[:1]
     if symbol not in _POSITION:
         raise ValueError
     amount = token[len(symbol) :]
     return symbol, float(amount) if amount else 1.0
-
-
-def _parse_with_pymatgen(text: str) -> dict[str, float]:
-    from pymatgen.core.composition import Composition
-    from pymatgen.core.periodic_table import Element
-
-    try:
-        with warnings.catch_warnings():
-            # Superheavy elements have no electronegativity, but their atoms can be counted.
-            warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
-            composition = Composition(text)
-    except (ValueError, OverflowError) as exc:
-        hint = ", with waters as (H2O)5" if any(mark in text for mark in "·*•") else ""
-        raise ValueError(
-            f"formula {text!r}: cannot be read ({exc}); write it like Li7La3Zr2O12{hint}"
-        ) from exc
-    amounts: dict[str, float] = {}
-    for element, amount in composition.items():
-        symbol = str(getattr(element, "symbol", element))
-        if not Element.is_valid_symbol(symbol):
-            raise ValueError(f"formula {text!r}: {symbol!r} is no element; correct the formula")
-        symbol = ISOTOPES.get(symbol, symbol)
-        amounts[symbol] = amounts.get(symbol, 0.0) + float(amount)
-    total = sum(amounts.values())
-    if not (amounts and math.isfinite(total) and total > 0.0):
-        raise ValueError(f"formula {text!r}: it has {total:g} atoms; correct the amounts")
-    return amounts
 
 
 class Compositions(Sequence[Mapping[str, float]]):

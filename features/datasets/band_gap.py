@@ -25,11 +25,12 @@ from features.datasets.binary_crystals import read_crystals
 from features.datasets.groups import hold_out
 from features.datasets.materials_project import FILE_NAME as QUERY_NAME
 from features.datasets.materials_project import KEY_VARIABLE, given_key
-from features.datasets.row_parsing import Formula, Layout, Part, plain_formula, read_rows
+from features.datasets.row_parsing import Layout, Part, plain_formula, read_rows
 from features.datasets.sources import Source, cif_sets, csv_files, read_source, user_cache
 from features.errors import DatasetError
 from features.families.registry import Need
 from features.intake.csv_parsing import parse_csv
+from features.intake.formulas import Formula
 from features.records import SkippedRow, Target
 from features.rows import Log, Rows
 from features.specs import BandGapSpec

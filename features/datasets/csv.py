@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from features.datasets.cif_files import read_cifs
 from features.datasets.groups import hold_out
 from features.datasets.row_parsing import (
-    Formula,
     Layout,
     Part,
     group_alone,
@@ -27,6 +26,7 @@ from features.families.own_columns import own_columns
 from features.families.registry import Need
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home
+from features.intake.formulas import Formula
 from features.intake.labels import Labels
 from features.intake.numbers import is_missing, parse_number
 from features.records import CONTROL, Target

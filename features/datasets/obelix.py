@@ -16,9 +16,8 @@ from pathlib import Path
 
 from features.atomic_files import clear_dead_scratch, scratch_folder
 from features.chemistry.composition import composition_key
-from features.chemistry.formulas import parse_formula
 from features.datasets.cif_files import read_cifs
-from features.datasets.row_parsing import Formula, Layout, Part, read_rows
+from features.datasets.row_parsing import Layout, Part, read_rows
 from features.datasets.sources import (
     Source,
     SourceFile,
@@ -30,6 +29,7 @@ from features.datasets.sources import (
 from features.errors import DatasetError
 from features.families.registry import Need
 from features.intake.csv_parsing import parse_csv
+from features.intake.formulas import Formula, read_formula
 from features.intake.numbers import parse_number
 from features.records import Target
 from features.rows import Log, Rows
@@ -119,10 +119,10 @@ def _read_formula(fields: Mapping[str, str]) -> Formula:
     """Read the formula unit; where it cannot be parsed, the cell's content over Z stands in."""
     text = fields[_FORMULA]
     try:
-        return Formula(text, parse_formula(text))
+        return read_formula(text)
     except ValueError as exc:
         try:
-            content = parse_formula(fields[_CELL_CONTENT])
+            content = read_formula(fields[_CELL_CONTENT]).amounts
             units = parse_number(fields[_FORMULA_UNITS], _FORMULA_UNITS)
             amounts = {symbol: amount / units for symbol, amount in content.items()}
         except (ValueError, ZeroDivisionError, KeyError):

@@ -7,30 +7,22 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from features.chemistry.cell_geometry import cell_volume
 from features.chemistry.composition import composition_key
-from features.chemistry.formulas import GrowingCompositions, parse_formula
+from features.chemistry.formulas import GrowingCompositions
 from features.datasets.cif_files import CifSet
 from features.datasets.groups import linked_groups
 from features.errors import DatasetError
 from features.intake.csv_parsing import CsvFile, Record
+from features.intake.formulas import Formula, read_formula
 from features.intake.numbers import NumberStyle, parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
 N_SHOWN = 5
-
-
-class Formula(NamedTuple):
-    """A formula that was read: its text, its atoms, and what had to be done to read it."""
-
-    text: str
-    amounts: Mapping[str, float]
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -310,8 +302,7 @@ def plain_formula(column: str) -> Callable[[Mapping[str, str]], Formula]:
     """Return a reader of the formula in `column`."""
 
     def read(fields: Mapping[str, str]) -> Formula:
-        text = fields[column]
-        return Formula(text, parse_formula(text))
+        return read_formula(fields[column])
 
     return read
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.chemistry.charge_neutrality import are_neutral
 from features.chemistry.elements import ELEMENTS
-from features.chemistry.formulas import Compositions, parse_formula
+from features.chemistry.formulas import Compositions
 from features.datasets.cif_files import MAX_CIF_BYTES
 from features.datasets.csv import cell_columns
 from features.datasets.row_parsing import read_cell
@@ -22,6 +22,7 @@ from features.families.own_columns import COLUMNS, categories_of, read_categorie
 from features.families.registry import TRANSFER, FamilyInfo
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home, read_bounded
+from features.intake.formulas import Formula, read_formula
 from features.records import Candidates, FeatureTable, Target
 from features.rows import Block, Log, Rows
 from features.specs import CellColumns, CsvSpec
@@ -62,7 +63,7 @@ def load_candidates(
     )
     formulas = [fields[position] if fields and column else "" for _, fields, _ in lines]
     reasons = [reason for *_, reason in lines]
-    amounts = _parse_all(formulas, reasons) if column else [{}] * len(lines)
+    read = _parse_all(formulas, reasons) if column else [Formula("", {})] * len(lines)
     cifs = _read_cifs(csv, path.parent, lines, reasons) if "cif" in needs else {}
     usable = [row for row, reason in enumerate(reasons) if not reason]
     candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
@@ -72,7 +73,7 @@ def load_candidates(
         path.name,
         [lines[row][0] for row in usable],
         [formulas[row] for row in usable],
-        [amounts[row] for row in usable],
+        [read[row].amounts for row in usable],
         cell=cell,
         cifs=tuple(cifs.get(row) for row in usable),
     )
@@ -84,6 +85,11 @@ def load_candidates(
         for name, block in blocks.items()
         for remark in block.remarks
         if remark.row is not None
+    }
+    remarks |= {
+        (row, "formula"): read[position].remark
+        for row, position in enumerate(usable)
+        if read[position].remark
     }
     if spec.transfer:
         borrowed = _borrow(X, spec, table)
@@ -159,7 +165,7 @@ def _read_own(
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
     """Return the fractions of H to Lr; see `features.table.atomic_fractions`."""
-    amounts = [parse_formula(text) for text in formulas]
+    amounts = [read_formula(text).amounts for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     return fraction_matrix(rows, ELEMENTS, "H to Lr")[0]
 
@@ -169,7 +175,7 @@ def changed_families(table: FeatureTable, spec: Spec) -> list[str]:
     train = np.flatnonzero(table.is_train)
     sample = train[np.unique(np.linspace(0, len(train) - 1, N_COMPARED).astype(np.int64))]
     formulas = table.formulas[sample].tolist()
-    amounts = [parse_formula(text) if text else {} for text in formulas]
+    amounts = [read_formula(text).amounts if text else {} for text in formulas]
     rows = _bare_rows("", range(len(formulas)), formulas, amounts)
     changed = []
     for family in spec.all_families:
@@ -240,24 +246,22 @@ def _formula_column(csv: CsvFile, spec: Spec, named: str | None, *, needed: bool
     return found
 
 
-def _parse_all(formulas: Sequence[str], reasons: list[str]) -> list[Mapping[str, float]]:
+def _parse_all(formulas: Sequence[str], reasons: list[str]) -> list[Formula]:
     """Parse each different formula once; where it cannot be, its reason is put into `reasons`."""
-    known: dict[str, Mapping[str, float] | str] = {}
-    amounts: list[Mapping[str, float]] = []
+    known: dict[str, Formula | str] = {}
+    read: list[Formula] = []
     for row, text in enumerate(formulas):
-        if reasons[row]:
-            amounts.append({})
-            continue
-        if text not in known:
+        if not reasons[row] and text not in known:
             try:
-                known[text] = parse_formula(text)
+                known[text] = read_formula(text)
             except ValueError as exc:
                 known[text] = str(exc)
-        read = known[text]
-        if isinstance(read, str):
-            reasons[row], read = read, {}
-        amounts.append(read)
-    return amounts
+        found = known.get(text, "") if not reasons[row] else ""
+        if isinstance(found, str):
+            reasons[row] = reasons[row] or found
+            found = Formula(text, {})
+        read.append(found)
+    return read
 
 
 def _read_cifs(

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from features.chemistry.formulas import Compositions, parse_formula
+from features.chemistry.formulas import Compositions
 from features.families.formula.element_statistics import magpie_statistics
+from features.intake.formulas import read_formula
 from features.records import Target
 from features.rows import Rows
 from tests.benchmarks.rank_candidates import formulas
@@ -77,7 +78,7 @@ def rows_of(texts: list[str]) -> Rows:
         sources=("",) * n_rows,
         lines=tuple(range(n_rows)),
         formulas=tuple(texts),
-        amounts=Compositions.of(map(parse_formula, texts)),
+        amounts=Compositions.of(read_formula(text).amounts for text in texts),
         y=np.zeros(n_rows),
         is_coerced=np.zeros(n_rows, dtype=bool),
         groups=("",) * n_rows,

@@ -99,7 +99,7 @@ def test_obelix_thresholds_count_as_their_value(obelix, obelix_dir):
     assert flag[obelix.is_train].sum() == 29
 
 
-def test_obelix_row_without_a_readable_formula_has_its_cell_content(obelix, obelix_dir):
+def test_obelix_row_with_crystal_water_has_its_cell_content(obelix, obelix_dir):
     (record,) = [r for r in records_of(obelix_dir, "test") if r["ID"] == "na5"]
     content = Composition(record["True Composition"])
     row = obelix.ids.tolist().index("na5")
@@ -108,8 +108,14 @@ def test_obelix_row_without_a_readable_formula_has_its_cell_content(obelix, obel
     assert found["li_atomic_fraction"] == pytest.approx(content.get_atomic_fraction("Li"))
     assert found["n_elements"] == len(content)
     assert found["n_li"] == pytest.approx(content["Li"])
-    (said,) = [row for row in obelix.partial if row.id == "na5"]
-    assert "True Composition over Z stands in" in said.reason
+    assert not [row for row in obelix.partial if row.id == "na5"]
+
+
+def test_obelix_formula_that_cannot_be_read_has_its_cell_content_and_a_remark():
+    fields = {"Reduced Composition": "Li3-xN", "True Composition": "Li6.0N2.0", "Z": "2"}
+    found = obelix_dataset._read_formula(fields)
+    assert (found.text, found.amounts) == ("Li3N1", {"Li": 3.0, "N": 1.0})
+    assert "True Composition over Z stands in" in found.remark
 
 
 def test_obelix_lattice_is_that_of_the_file(obelix, obelix_dir):

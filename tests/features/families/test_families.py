@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
 from features.chemistry.composition import composition_key
 from features.chemistry.elements import ELEMENTS
-from features.chemistry.formulas import parse_formula
 from features.families.registry import FAMILIES, RESERVED_NAMES, FamilyInfo
 from features.families.structure.li_environment import describe_cif
+from features.intake.formulas import read_formula
 from features.tables.build import compute_block
 from tests.support.studies import ROOT
 from tests.support.tables.materials import LICL, ROCK_SALT, rows_of, silent
@@ -96,7 +95,7 @@ def test_smact_agrees_with_smact() -> None:
     formulas = ["Li2O", "Li1.3Al0.3Ti1.7(PO4)3", "Li9.54Si1.74P1.44S11.7Cl0.3"]
     values = compute_block(FAMILIES["smact"], rows_of(formulas), silent).values
     for formula, row in zip(formulas, values, strict=True):
-        amounts = parse_formula(formula)
+        amounts = read_formula(formula).amounts
         expected = ml_rep_generator(list(amounts), list(amounts.values()))  # type: ignore[arg-type]
         np.testing.assert_allclose(row, expected, atol=1e-9)
 
@@ -159,41 +158,7 @@ def test_broken_cif_is_a_reason(cif: bytes) -> None:
     assert "cannot be parsed" in reasons[0]
 
 
-@pytest.mark.parametrize(
-    ("formula", "amounts"),
-    [
-        ("D2O", {"H": 2.0, "O": 1.0}),
-        ("Na", {"Na": 1.0}),
-        ("LiV(PO4)F", {"Li": 1.0, "V": 1.0, "P": 1.0, "O": 4.0, "F": 1.0}),
-        ("Li0.5La0.5TiO3", {"Li": 0.5, "La": 0.5, "Ti": 1.0, "O": 3.0}),
-    ],
-)
-def test_formulas_that_are_read(formula: str, amounts: Mapping[str, float]) -> None:
-    assert parse_formula(formula) == amounts
-
-
-@pytest.mark.parametrize(
-    "formula",
-    [
-        "",
-        "NaN",
-        "None",
-        "Xx2O",
-        "Qq2O",
-        "li2o",
-        "Li1-xFePO4",
-        "Li+",
-        "CuSO4·5H2O",
-        "Li-1O",
-        "Li1e400",
-    ],
-)
-def test_formulas_that_are_refused(formula: str) -> None:
-    with pytest.raises(ValueError, match="formula"):
-        parse_formula(formula)
-
-
 def test_same_material_has_one_key() -> None:
-    keys = {composition_key(parse_formula(f)) for f in ("Li7GePS8", "Li10.5Ge1.5P1.5S12")}
+    keys = {composition_key(read_formula(f).amounts) for f in ("Li7GePS8", "Li10.5Ge1.5P1.5S12")}
     assert len(keys) == 1
     assert len(ELEMENTS) == 103

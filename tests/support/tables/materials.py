@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.chemistry.formulas import Compositions, parse_formula
+from features.chemistry.formulas import Compositions, parse_plain
+from features.intake.formulas import read_formula
 from features.records import Target
 from features.rows import Rows
 
@@ -52,7 +53,9 @@ def rows_of(formulas: list[str], cifs: list[bytes | None] | None = None) -> Rows
         sources=("made.csv",) * n,
         lines=tuple(range(2, n + 2)),
         formulas=tuple(formulas),
-        amounts=Compositions.of(parse_formula(formula) for formula in formulas),
+        amounts=Compositions.of(
+            parse_plain(formula) or read_formula(formula).amounts for formula in formulas
+        ),
         y=np.zeros(n),
         is_coerced=np.arange(n) % 2 == 1,
         groups=tuple(formulas),
