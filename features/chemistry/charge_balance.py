@@ -1,4 +1,8 @@
-"""Whether common oxidation states, one for each element, add up to a charge."""
+"""Whether common oxidation states, one for each element, add up to a charge.
+
+Stricter than `charge_neutrality`, which tells whether a composition can be neutral at all: here one
+of two readings of a formula has to be likelier than the other.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from features.intake.foreign_files import expand_home
 from features.intake.formulas import Formula
 from features.intake.labels import Labels
 from features.intake.numbers import is_missing, parse_number
+from features.intake.text import fold_name
 from features.records import CONTROL, Target
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
@@ -164,12 +165,15 @@ def cell_columns(named: CellColumns, csv: CsvFile) -> dict[str, str]:
 
 
 def _group_by(column: str) -> Callable[[Mapping[str, str], Formula], tuple[str, ...]]:
+    """Return a reader of groups; one that is written in several ways is called as it first is."""
+    names: dict[str, str] = {}
+
     def tokens(fields: Mapping[str, str], _formula: Formula) -> tuple[str, ...]:
         if not fields[column]:
             raise ValueError(f"column {column!r} is empty: the row needs a group")
         if CONTROL.search(fields[column]):
             raise ValueError(f"column {column!r}: {fields[column]!r} has control characters")
-        return (fields[column],)
+        return (names.setdefault(fold_name(fields[column]), fields[column]),)
 
     return tokens
 

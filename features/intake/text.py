@@ -80,6 +80,14 @@ def normal_form(name: str) -> str:
     )
 
 
+_DOI = re.compile(r"(?:https?://)?(?:(?:dx\.)?doi\.org/|doi:?)(?=10\.)")
+
+
+def fold_name(text: str) -> str:
+    """Return what spellings of a name share: its normal form, of a DOI without its prefix."""
+    return _DOI.sub("", normal_form(text), count=1)
+
+
 def decode(name: str, data: bytes) -> Text:
     """Decode the bytes of the file called `name`.
 

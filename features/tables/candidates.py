@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from features.families.registry import TRANSFER, FamilyInfo
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.foreign_files import expand_home, read_bounded
 from features.intake.formulas import Formula, read_formula
+from features.intake.numbers import NumberStyle
+from features.intake.text import quote
 from features.records import Candidates, FeatureTable, Target
 from features.rows import Block, Log, Rows
 from features.specs import CellColumns, CsvSpec
@@ -41,6 +44,7 @@ FORMULA_HEADERS = (
     "formula_pretty",
 )
 CIF_HEADERS = ("cif", "cif_path", "cif_file")
+_CIF_TEXT = re.compile(r"(?:^|\n)\s*(?:data_|_cell_length_a\s)")
 
 # Rows of a table that are computed again, and how far values of the same code may be apart.
 N_COMPARED = 50
@@ -53,6 +57,8 @@ def load_candidates(
     """Read and featurise a file of candidates; see `features.table.read_candidates`."""
     csv = parse_csv(path.name, read_source(path, "candidates").data)
     csv = csv.naming(dict.fromkeys(_own_headers(spec), "feature"))
+    for remark in csv.remarks:
+        log(f"{csv.name}: {remark}")
     families = spec.all_families
     needs = {need for family in families for need in family.needs}
     column = _formula_column(csv, spec, formula, needed="formula" in needs)
@@ -68,7 +74,7 @@ def load_candidates(
     usable = [row for row, reason in enumerate(reasons) if not reason]
     candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
     log(f"{path.name}: {candidates}, {len(lines) - len(usable)} of them unreadable")
-    cell = _read_cells(csv, spec, [lines[row][1] for row in usable]) if "cell" in needs else {}
+    cell = _read_cells(csv, spec, [lines[row][1] for row in usable], log) if "cell" in needs else {}
     rows = _bare_rows(
         path.name,
         [lines[row][0] for row in usable],
@@ -77,7 +83,7 @@ def load_candidates(
         cell=cell,
         cifs=tuple(cifs.get(row) for row in usable),
     )
-    own = _read_own(csv, spec, table, [lines[row][1] for row in usable])
+    own = _read_own(csv, spec, table, [lines[row][1] for row in usable], log)
     X, blocks = _compute(families, rows, log)
     lacking = {f.name: _lacking(f, blocks[f.name], rows) for f in families}
     remarks = {
@@ -136,7 +142,11 @@ def _own_headers(spec: Spec) -> tuple[str, ...]:
 
 
 def _read_own(
-    csv: CsvFile, spec: Spec, table: FeatureTable | None, records: Sequence[tuple[str, ...]]
+    csv: CsvFile,
+    spec: Spec,
+    table: FeatureTable | None,
+    records: Sequence[tuple[str, ...]],
+    log: Log,
 ) -> _Own | None:
     """Read the columns of a table that are those of its file; categories are the table's."""
     if not isinstance(spec, CsvSpec) or not _own_headers(spec):
@@ -150,7 +160,7 @@ def _read_own(
         position = csv.position(header, "feature")
         texts = [fields[position] for fields in records]
         if header in spec.columns:
-            cells = read_numbers(header, texts, csv.style(header))
+            cells = read_numbers(header, texts, _style(csv, header, log))
             blocks.append(cells.values[:, None])
         else:
             assert table is not None
@@ -161,6 +171,14 @@ def _read_own(
         for row, reason in cells.unread.items():
             (missing if header in spec.columns else unknown).setdefault(row, []).append(reason)
     return _Own(np.hstack(blocks), missing, unknown)
+
+
+def _style(csv: CsvFile, column: str, log: Log) -> NumberStyle:
+    """Return how the numbers of a column are written, and say what had to be guessed."""
+    style = csv.style(column)
+    if style.remark:
+        log(f"{csv.name}: column {column!r}: {style.remark}")
+    return style
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
@@ -270,7 +288,10 @@ def _read_cifs(
     lines: Sequence[tuple[int, tuple[str, ...], str]],
     reasons: list[str],
 ) -> dict[int, bytes]:
-    """Read the CIF that each line names, relative to the file's folder, by the line's position."""
+    """Return the CIF of each line that has or names one, by the line's position.
+
+    A name is relative to the file's folder; some tables have the CIF itself in the cell.
+    """
     column = csv.find(CIF_HEADERS)
     if column is None:
         return {}
@@ -279,20 +300,23 @@ def _read_cifs(
     for row, (_, fields, _) in enumerate(lines):
         if reasons[row] or not fields[position]:
             continue
+        if _CIF_TEXT.search(fields[position]):
+            cifs[row] = fields[position].encode(errors="replace")
+            continue
         try:
             cifs[row] = read_bounded(folder / expand_home(Path(fields[position])), MAX_CIF_BYTES)
         except OSError as exc:
-            reasons[row] = f"CIF {fields[position]!r}: cannot be read ({exc.strerror})"
+            reasons[row] = f"CIF {quote(fields[position])}: cannot be read ({exc.strerror})"
     return cifs
 
 
 def _read_cells(
-    csv: CsvFile, spec: Spec, records: Sequence[tuple[str, ...]]
+    csv: CsvFile, spec: Spec, records: Sequence[tuple[str, ...]], log: Log
 ) -> dict[str, NDArray[np.float64]]:
     named = spec.cell_columns if isinstance(spec, CsvSpec) else CellColumns()
     columns = {n: c for n, c in cell_columns(named, csv).items() if csv.find((c,)) is not None}
     csv = csv.naming({column: f"cell's {name}" for name, column in columns.items()})
-    styles = {column: csv.style(column) for column in columns.values()}
+    styles = {column: _style(csv, column, log) for column in columns.values()}
     read = [read_cell(dict(zip(csv.columns, f, strict=True)), columns, styles)[0] for f in records]
     return {name: np.array([values[name] for values in read]) for name in columns}
 

@@ -181,8 +181,8 @@ def rank(
         distance[line], nearest[line] = far, near
         said = [*beyond.get(int(row), ()), *([why] if why else [])]
         foreign[line] = bool(said)
-        gaps = candidates.remarks.get((int(row), OWN_COLUMNS))
-        reasons[line] = "; ".join([*said, *([gaps] if gaps else [])])
+        told = [candidates.remarks.get((int(row), of)) for of in ("formula", OWN_COLUMNS)]
+        reasons[line] = "; ".join([*said, *filter(None, told)])
     ranks, order = _order(predicted, ascending=ascending)
     return Ranking(
         rank=ranks,

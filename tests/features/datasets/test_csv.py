@@ -66,6 +66,17 @@ def test_log10_of_what_is_not_positive(tmp_path: Path, value: str) -> None:
     assert read(result.path).y.tolist() == [-2.0]
 
 
+def test_numbers_are_read_by_their_whole_column_and_formulas_as_they_are_written(tmp_path) -> None:
+    text = "id;formula;target\na;Li₂O;1.234,56\nb;CuSO4.5H2O;2.500\nc;BSCCO;3,5\nd;Mn(IV)O2;<0,5\n"
+    table = table_of(tmp_path, text, test_fraction=0.0)
+    assert table.y.tolist() == [1234.56, 2500.0, 0.5]
+    assert [(row.id, "abbreviation" in row.reason) for row in table.skipped] == [("c", True)]
+    said = {row.id: row.reason for row in table.partial}
+    assert "decimal commas" in said["*"]
+    assert "adduct CuSO4·5H2O" in said["b"]
+    assert "oxidation number" in said["d"]
+
+
 def test_thresholds_are_coerced_and_flagged(tmp_path: Path) -> None:
     text = "id,formula,target\na,LiF,<1E-10\nb,LiCl,1e-3\nc,LiBr,≤ 1e-8\n"
     families = ["ratios", "sigma_is_coerced"]
@@ -154,6 +165,22 @@ def test_group_column(tmp_path: Path) -> None:
     table = table_of(tmp_path, text, group="g", test_fraction=0.0)
     assert table.groups.tolist() == ["x", "x"]
     assert "needs a group" in table.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("10.1021/AB-1", "10.1021/ab-1", "https://doi.org/10.1021/ab-1", "doi: 10.1021/AB-1"),
+        ("Smith 2019", "smith  2019", "SMITH\u00a02019", "\uff33mith 2019", "smith 2019 "),
+        ("Gr\u00f6\u00dfe", "Gro\u0308sse", "GR\u00d6SSE"),
+    ],
+)
+def test_one_group_in_several_spellings_is_one_group(tmp_path: Path, spellings) -> None:
+    rows = "".join(f"r{n},Li{n + 1}F,{n},{name}\n" for n, name in enumerate(spellings))
+    text = f"id,formula,target,doi\n{rows}z,LiCl,9,other\n"
+    table = table_of(tmp_path, text, group="DOI", test_fraction=0.0)
+    assert table.groups.tolist() == [spellings[0]] * len(spellings) + ["other"]
+    assert any("was taken for 'DOI'" in row.reason for row in table.partial)
 
 
 CELLS = "id,formula,target,a,b,c,alpha,beta,gamma,Space group #,Z\n"

@@ -141,13 +141,13 @@ def test_gaps_that_no_training_row_had_are_refused(tmp_path: Path) -> None:
     assert "family cell_shape" in found.reasons[1]
 
 
-def test_an_element_that_a_family_does_not_know_is_no_gap_to_bear(tmp_path: Path) -> None:
+def test_an_element_that_no_compound_holds_has_no_rank(tmp_path: Path) -> None:
     lines = "".join(f"m{i},Li{i + 1}Cl,{i}\n" for i in range(8))
     spec, table = make_table(tmp_path, f"id,formula,target\n{lines}", families=["smact"])
     (tmp_path / "new.csv").write_text("formula\nLiOg\nLi3Cl\n")
     found = ranked(read_candidates(tmp_path / "new.csv", spec), table, boosting())
     assert found.rank.tolist() == [0, 1]
-    assert "Og is not in the SMACT vector" in found.reasons[0]
+    assert "Og has no known compounds" in found.reasons[0]
 
 
 @pytest.mark.slow
@@ -196,3 +196,25 @@ def test_formulas_say_whether_their_charges_balance(tmp_path: Path) -> None:
     found = read_candidates(tmp_path / "new.csv", spec, table=table)
     assert found.neutral.tolist() == [1, 0, 1]
     assert ranked(found, table, boosting()).nearest[:2] == ("Li1Cl", "Li2Cl")
+
+
+def test_candidates_come_through_the_gate_of_all_files(tmp_path: Path) -> None:
+    lines = "".join(f"m{i},Li{i + 1}Cl,{i}\n" for i in range(8))
+    spec, table = make_table(tmp_path, f"id,formula,target\n{lines}", families=["ratios"])
+    text = '"";"Formula"\n"1";"CuSO4.5H2O"\n"2";"Li₂O"\n"3";"YBCO"\n'
+    (tmp_path / "new.csv").write_bytes(text.encode("utf-16"))
+    found = ranked(read_candidates(tmp_path / "new.csv", spec), table, boosting())
+    assert "adduct CuSO4·5H2O" in found.reasons[0]
+    assert found.reasons[1] == "" or "adduct" not in found.reasons[1]
+    assert "abbreviation" in found.reasons[2]
+    assert found.rank[2] == 0
+
+
+def test_a_cell_may_hold_the_cif_itself(tmp_path: Path) -> None:
+    spec, _ = structured(tmp_path, 4, 0)
+    cells = [["LiCl", LICL.decode()], ["LiCl", "no such file " * 40]]
+    write_csv(tmp_path / "new.csv", ["formula", "cif"], cells)
+    found = read_candidates(tmp_path / "new.csv", spec)
+    assert found.usable.tolist() == [0]
+    assert not found.lacking["li_environment"].any()
+    assert len(found.reasons[1]) < 300
