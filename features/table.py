@@ -53,6 +53,7 @@ from features.specs import (
 from features.tables.store import TABLE_FORMAT, read, read_manifest, write
 
 if TYPE_CHECKING:
+    from features.datasets.outline import CsvOutline as CsvOutline
     from features.tables.structure_cache import Structures as Structures
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "describe_failure",
     "families",
     "find_structures",
+    "outline_csv",
     "read",
     "read_candidates",
     "read_manifest",
@@ -193,6 +195,19 @@ def read_rows(
     from features.tables.build import read_rows as read
 
     return read(spec, data_dir=data_dir, base_dir=base_dir, log=log)
+
+
+def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
+    """Look at a CSV file, and guess what its columns are.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be read, or makes no table.
+    """
+    from features.datasets.outline import outline_csv as look
+
+    return look(path, target)
 
 
 def find_structures(

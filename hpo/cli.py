@@ -21,6 +21,7 @@ from hpo.system.threads import use_threads
 COMMANDS = {
     "run": ("studies.run", "run a study until it is finished, with local workers"),
     "resume": ("studies.resume", "go on with a study that was stopped"),
+    "init": ("studies.init", "write a study file for a CSV file of your own"),
     "check": ("studies.check", "validate study files without running them"),
     "worker": ("studies.worker", "add one worker to a study"),
     "submit": ("cluster.submit", "run a study with workers on a SLURM cluster; returns at once"),

@@ -1,0 +1,268 @@
+"""What the columns of a CSV file may be: a first guess at a table, with the reasons for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from features.chemistry.formulas import parse_formula
+from features.datasets.sources import read_source
+from features.errors import DatasetError
+from features.families.own_columns import MAX_CATEGORIES, number_column
+from features.families.registry import RESERVED_NAMES
+from features.intake.csv_parsing import CsvFile, parse_csv
+from features.intake.labels import MAX_CLASSES
+from features.intake.numbers import is_missing, is_number, parse_target
+from features.records import CONTROL
+
+Kind = Literal["number", "text", "formula", "empty", "constant"]
+Role = Literal[
+    "target", "formula", "group", "id", "split", "fold", "weight", "number", "category", "left out"
+]
+
+# Of the different texts of a column, so many are tried as formulas, and this share must be some.
+N_TRIED, FORMULA_SHARE = 200, 0.9
+MIN_ROWS_PER_CATEGORY = 3
+# A target above 0 that spans more than this is taken as its logarithm.
+LOG_SPAN = 1e3
+
+_FORMULAS = re.compile(
+    r"(reduced_|chemical_|pretty_)?(formula|composition)(_pretty|_reduced)?|material"
+)
+_GROUPS = re.compile(r"(.*_)?(doi|reference|ref|paper|source|publication|citation|article)s?")
+_INDEX = re.compile(r"|x|id|.*_id|index|no|nr|row|row_?names?|number|unnamed_0|#")
+_FOLDS = re.compile(r"(cv_?|test_?)?fold")
+_TARGETS = re.compile(r"target|label|class|output|response|y")
+_PROPERTIES = re.compile(
+    r".*(conductivity|sigma|band_?gap|(^|_)gap|hardness|modulus|energy|seebeck|(^|_)zt|yield|"
+    r"critical_temp|(^|_)tc($|_)|strength|capacity|density|activity|efficiency|property).*"
+)
+
+
+@dataclass(frozen=True)
+class OutlinedColumn:
+    """A column of a file: what it holds, what it is taken for, and why."""
+
+    name: str
+    kind: Kind
+    n_missing: int
+    n_different: int
+    role: Role = "left out"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class CsvOutline:
+    """A file, its columns, and the settings of a `[table]` that take them for what they seem."""
+
+    name: str
+    n_rows: int
+    columns: tuple[OutlinedColumn, ...]
+    settings: dict[str, Any]
+    remarks: tuple[str, ...]
+
+    def role(self, name: str) -> OutlinedColumn:
+        """Return the column of this name."""
+        return next(column for column in self.columns if column.name == name)
+
+
+def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
+    """Look at a CSV file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    target
+        The column of the target; guessed without it.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be read, has no column of that name, or none that can be a target, or none
+        beside it that can be a feature.
+    """
+    csv = parse_csv(path.name, read_source(path, "file").data)
+    if target is not None:
+        csv = csv.naming({target: "target"})
+    kinds = {name: _look(csv, name) for name in dict.fromkeys(csv.columns)}
+    roles = _roles(csv, kinds)
+    chosen, why = _target(csv, kinds, roles, target)
+    roles[chosen] = ("target", why)
+    columns = tuple(
+        OutlinedColumn(**{**vars(column), "role": roles[name][0], "why": roles[name][1]})
+        for name, column in kinds.items()
+    )
+    found = CsvOutline(csv.name, len(csv.records), columns, {}, csv.remarks)
+    found.settings.update(_settings(csv, found, chosen))
+    if not {"formula", "number", "category"} & {column.role for column in columns}:
+        others = [f"{c.name!r} {c.why}" for c in columns if c.name != chosen] or ["there is none"]
+        raise DatasetError(
+            f"{csv.name}: beside the target {chosen!r} no column can be a feature: "
+            f"{'; '.join(others)}"
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return a header without its unit, in one spelling."""
+    unit = number_column(name).unit
+    bare = name[: name.rfind(unit) - 1] if unit else name
+    return re.sub(r"[\W_]+", "_", bare.lower()).strip("_")
+
+
+def _look(csv: CsvFile, name: str) -> OutlinedColumn:
+    texts = csv.values(name)
+    given = [text for text in texts if not is_missing(text)]
+    different = set(given)
+    kind: Kind = "text"
+    if not given:
+        kind = "empty"
+    elif len(different) == 1:
+        kind = "constant"
+    elif sum(map(is_number, given)) > len(given) / 2:
+        kind = "number"
+    elif _are_formulas(sorted(different)):
+        kind = "formula"
+    return OutlinedColumn(name, kind, len(texts) - len(given), len(different))
+
+
+def _are_formulas(texts: Sequence[str]) -> bool:
+    """Return whether texts are formulas, most of them of more than one element."""
+    tried = texts[:: max(1, len(texts) // N_TRIED)]
+    sizes = []
+    for text in tried:
+        try:
+            sizes.append(len(parse_formula(text)))
+        except ValueError:
+            continue
+    return len(sizes) >= FORMULA_SHARE * len(tried) and sum(n > 1 for n in sizes) > len(tried) / 2
+
+
+def _roles(csv: CsvFile, kinds: dict[str, OutlinedColumn]) -> dict[str, tuple[Role, str]]:
+    """Return what each column is taken for, but for the target, and why."""
+    n_rows = len(csv.records)
+    formula = _formula(kinds)
+    roles: dict[str, tuple[Role, str]] = {}
+    taken: set[Role] = set()
+    for name, column in kinds.items():
+        role, why = _role(csv, column, name == formula, n_rows)
+        if role in ("group", "split", "fold", "weight", "id") and role in taken:
+            role, why = "left out", f"another column is the {role}"
+        taken.add(role)
+        roles[name] = (role, why)
+    return roles
+
+
+def _formula(kinds: dict[str, OutlinedColumn]) -> str | None:
+    """Return the column of formulas: one that is called so, or else one that holds them."""
+    held = [name for name, column in kinds.items() if column.kind == "formula"]
+    called = [name for name in held if _FORMULAS.fullmatch(_plain(name))]
+    return next(iter([*called, *held]), None)
+
+
+def _role(csv: CsvFile, column: OutlinedColumn, is_formula: bool, n_rows: int) -> tuple[Role, str]:
+    name = column.name
+    if is_formula:
+        return "formula", "its texts are formulas"
+    if column.kind == "empty":
+        return "left out", "is empty"
+    if column.kind == "constant":
+        return "left out", "has one value alone"
+    if csv.columns.count(name) > 1 or not name or CONTROL.search(name):
+        return "left out", "has no name of its own"
+    by_name = _role_by_name(csv, column, n_rows)
+    if by_name is not None:
+        return by_name
+    if name in RESERVED_NAMES:
+        return "left out", "has a name that the table uses itself; rename it"
+    if column.kind == "number":
+        return "number", ""
+    if column.n_different * MIN_ROWS_PER_CATEGORY > n_rows or column.n_different > MAX_CATEGORIES:
+        return "left out", f"has {column.n_different} different texts in {n_rows} rows"
+    return "category", f"{column.n_different} categories"
+
+
+def _role_by_name(csv: CsvFile, column: OutlinedColumn, n_rows: int) -> tuple[Role, str] | None:
+    """Return what a column is if its name says so, and its values do not contradict."""
+    plain, unique = _plain(column.name), column.n_different == n_rows
+    if {text.lower() for text in csv.values(column.name)} == {"train", "test"}:
+        return "split", "its texts are train and test"
+    if _INDEX.fullmatch(plain) and unique and _names_rows(csv, column):
+        return ("id", "names each row") if "id" in plain.split("_") else ("left out", "counts rows")
+    if _FOLDS.fullmatch(plain) and 2 <= column.n_different <= max(2, n_rows // 2):
+        return "fold", "is called so"
+    if plain == "sample_weight" and column.kind == "number":
+        return "weight", "is called so"
+    if _GROUPS.fullmatch(plain) and column.n_missing == 0 and column.n_different > 2:
+        return ("left out", "names each row") if unique else ("group", "rows of one source")
+    return None
+
+
+def _names_rows(csv: CsvFile, column: OutlinedColumn) -> bool:
+    """Return whether values are texts or whole numbers, which may be names."""
+    return column.kind == "text" or all(text.isdecimal() for text in csv.values(column.name))
+
+
+def _target(
+    csv: CsvFile,
+    kinds: dict[str, OutlinedColumn],
+    roles: dict[str, tuple[Role, str]],
+    named: str | None,
+) -> tuple[str, str]:
+    """Return the column that is to be predicted, and why that."""
+    if named is not None:
+        if kinds[named].kind in ("empty", "constant"):
+            raise DatasetError(f"{csv.name}: target {named!r} {roles[named][1]}")
+        return named, "it was named"
+    able = [name for name, (role, _) in roles.items() if role in ("number", "category")]
+    able += [name for name in kinds if name == "y" and kinds[name].kind == "number"]
+    if not able:
+        raise DatasetError(
+            f"{csv.name}: no column can be the target: it takes numbers, or texts of 2 to "
+            f"{MAX_CLASSES} classes. Columns: {csv.listed()}; name one with --target"
+        )
+    for pattern, why in ((_TARGETS, "it is called so"), (_PROPERTIES, "its name is a property's")):
+        found = [name for name in able if pattern.fullmatch(_plain(name))]
+        if found:
+            return found[-1], f"{why}" + (" (the last such column)" if len(found) > 1 else "")
+    numbers = [name for name in able if roles[name][0] == "number"]
+    if numbers:
+        return numbers[-1], "it is the last column of numbers"
+    classes = [name for name in able if kinds[name].n_different <= MAX_CLASSES]
+    return (classes or able)[-1], "it is the last column of classes"
+
+
+def _settings(csv: CsvFile, found: CsvOutline, target: str) -> dict[str, Any]:
+    by_role: dict[str, list[str]] = {}
+    for column in found.columns:
+        by_role.setdefault(column.role, []).append(column.name)
+    single = ("formula", "id", "group", "split", "weight", "fold")
+    settings: dict[str, Any] = {role: by_role[role][0] for role in single if role in by_role}
+    settings["target"] = target
+    column = found.role(target)
+    if column.kind != "number" or column.n_different == 2:
+        settings["task"] = "classification"
+    else:
+        unit = number_column(target).unit
+        settings |= {"target_unit": unit} if unit else {}
+        settings |= {"log10": True} if _spans_decades(csv, target) else {}
+    lists = {"columns": by_role.get("number"), "categorical": by_role.get("category")}
+    return settings | {key: names for key, names in lists.items() if names}
+
+
+def _spans_decades(csv: CsvFile, target: str) -> bool:
+    values = list(_values(csv, target))
+    return bool(values) and min(values) > 0 and max(values) > LOG_SPAN * min(values)
+
+
+def _values(csv: CsvFile, column: str) -> Iterator[float]:
+    style = csv.style(column)
+    for text in set(csv.values(column)):
+        try:
+            yield parse_target(text, log10=False, style=style)[0]
+        except ValueError:
+            continue

@@ -1,0 +1,51 @@
+"""`hpo init`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpo.commands.common import add_json, print_json, print_line
+from hpo.study.draft import Draft, draft, name_study, occupied, write_new
+from hpo.wording import count_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help="your own CSV file")
+    parser.add_argument("--target", metavar="COLUMN", help="what to predict (default: guessed)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the study file (default: FILE.toml here); one that is there is left as it is",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a study file that runs, from what a CSV file holds."""
+    output = options.output or Path(f"{name_study(options.file.stem)}.toml")
+    if output.exists():
+        raise occupied(output)
+    made = draft(options.file, output, options.target)
+    write_new(output, made.text)
+    if options.json:
+        told = {key: value for key, value in vars(made).items() if key != "text"}
+        print_json({"output": str(output), **told})
+        return 0
+    for line in _tell(made):
+        print_line(line)
+    print_line(f"{output}: written; next: hpo run {output} --workers 2")
+    return 0
+
+
+def _tell(made: Draft) -> Iterator[str]:
+    width = max(len(column["name"]) for column in made.columns)
+    for column in made.columns:
+        why = f": {column['why']}" if column["why"] else ""
+        gaps = f", {count_of(column['n_missing'], 'gap')}" if column["n_missing"] else ""
+        yield f"{column['name']:{width}}  {column['kind']}{gaps}; {column['role']}{why}"
+    skipped = f", {count_of(made.skipped, 'row')} cannot be used" if made.skipped else ""
+    yield f"{count_of(made.rows, 'row')}{skipped}; {made.task} of {made.target!r}"
