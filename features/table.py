@@ -25,6 +25,7 @@ from features.errors import (
 )
 from features.families.own_columns import COLUMNS as OWN_COLUMNS
 from features.families.registry import FAMILIES, FamilyInfo
+from features.intake.csv_parsing import CsvFile
 from features.records import (
     BuildResult,
     Candidates,
@@ -65,6 +66,7 @@ __all__ = [
     "Candidates",
     "CellColumns",
     "Column",
+    "CsvFile",
     "CsvSpec",
     "DatasetError",
     "FamilyError",
@@ -94,6 +96,7 @@ __all__ = [
     "outline_csv",
     "read",
     "read_candidates",
+    "read_csv",
     "read_manifest",
     "read_rows",
     "write",
@@ -329,6 +332,20 @@ def anion_classes(formulas: Sequence[str]) -> NDArray[np.str_]:
             return "unknown"
 
     return np.array([class_of(str(formula)) for formula in formulas], dtype=np.str_)
+
+
+def read_csv(path: Path) -> CsvFile:
+    """Read a CSV file of whatever dialect, with what is wrong with its lines.
+
+    Raises
+    ------
+    DatasetError
+        It cannot be read, or is no CSV file with rows.
+    """
+    from features.datasets.sources import read_source
+    from features.intake.csv_parsing import parse_csv
+
+    return parse_csv(path.name, read_source(path, "CSV").data)
 
 
 def families() -> Mapping[str, FamilyInfo]:

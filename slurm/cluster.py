@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -309,11 +310,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ClusterError(f"{path}: must have {MAX_BYTES / 1e6:g} MB at most, and has more")
-        raw = tomllib.loads(data.decode("utf-8-sig"))
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raw = tomllib.loads(data.decode("utf-16" if is_wide else "utf-8-sig"))
     except OSError as exc:
         raise ClusterError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ClusterError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+        raise ClusterError(
+            f"{path}: not {exc.encoding.upper()} text: {exc.reason} at byte {exc.start}"
+        ) from exc
     except (RecursionError, ValueError) as exc:
         what = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
         raise ClusterError(f"{path}: not valid TOML: {what}") from exc

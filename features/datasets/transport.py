@@ -9,7 +9,6 @@ matminer's second file, of pure elements, repeats rows of this one (47 of its 50
 
 from __future__ import annotations
 
-import csv
 import io
 import lzma
 import statistics
@@ -26,6 +25,7 @@ from features.datasets.groups import hold_out, lot
 from features.datasets.sources import Source, csv_files, read_source
 from features.errors import DatasetError
 from features.families.registry import Need
+from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.numbers import log10_of, parse_number
 from features.records import SkippedRow, Target
 from features.rows import Log, Rows
@@ -72,8 +72,9 @@ def rows_of(spec: TransportSpec, sources: tuple[Source, ...], needs: frozenset[N
     stem, kind = spec.target.rsplit("_", 1)
     symbol, unit = _UNITS[stem]
     target = Target(stem.removeprefix("log10_") + f"_{kind}", unit, stem.startswith("log10_"))
-    name, text = _unpack(csv_files(sources)[0].data)
-    by_formula, skipped = _read(name, text, f"{symbol}_{kind}", target)
+    csv = _unpack(csv_files(sources)[0].data)
+    name = csv.name
+    by_formula, skipped = _read(csv, f"{symbol}_{kind}", target)
     amounts: dict[str, Mapping[str, float]] = {}
     for formula in _drawn(by_formula, spec):
         try:
@@ -101,39 +102,38 @@ def rows_of(spec: TransportSpec, sources: tuple[Source, ...], needs: frozenset[N
     )
 
 
-def _unpack(data: bytes) -> tuple[str, str]:
+def _unpack(data: bytes) -> CsvFile:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:xz") as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.name.endswith(".csv") else None
                 if content is not None:
-                    return Path(member.name).name, content.read().decode()
+                    return parse_csv(Path(member.name).name, content.read())
         raise tarfile.ReadError("no CSV file in it")
-    except (tarfile.TarError, lzma.LZMAError, EOFError, UnicodeDecodeError) as exc:
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as exc:
         raise DatasetError(
             f"transport: transport_database.tar.xz is damaged ({exc}); install matminer again"
         ) from exc
 
 
 def _read(
-    name: str, text: str, column: str, target: Target
+    csv: CsvFile, column: str, target: Target
 ) -> tuple[dict[str, _Polymorphs], list[SkippedRow]]:
     """Return the target's values by formula, in file order, and what could not be read."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if not {"mp_id", "pretty_formula", column} <= set(reader.fieldnames or ()):
-        raise DatasetError(f"transport: {name} has no column {column!r}; install matminer 0.10")
+    names = ("mp_id", "pretty_formula", column)
+    if not {*names} <= {*csv.columns}:
+        raise DatasetError(f"transport: {csv.name} has no column {column!r}; install matminer 0.10")
     by_formula: dict[str, _Polymorphs] = {}
     skipped = []
-    for record in reader:
+    for record, row_id, formula, text in zip(csv.records, *map(csv.values, names), strict=True):
         try:
-            value = parse_number(record[column], column)
+            value = parse_number(text, column)
             if target.log10:
                 value = log10_of(value, column)
         except ValueError as exc:
-            skipped.append(SkippedRow(reader.line_num, record["mp_id"], name, str(exc)))
+            skipped.append(SkippedRow(record.line, row_id, csv.name, str(exc)))
             continue
-        formula = record["pretty_formula"]
-        by_formula.setdefault(formula, _Polymorphs(reader.line_num)).values.append(value)
+        by_formula.setdefault(formula, _Polymorphs(record.line)).values.append(value)
     return by_formula, skipped
 
 

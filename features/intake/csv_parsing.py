@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from features.errors import DatasetError
 from features.intake.dialect import Piece, find_dialect, fit, pieces
-from features.intake.numbers import NumberStyle, find_style, is_number
+from features.intake.numbers import NumberStyle, find_style, is_number, parse_number
 from features.intake.text import MOST_QUOTED, decode, normal_form, quote
 
 MAX_FIELD = 100_000_000  # characters
@@ -116,6 +116,20 @@ class CsvFile:
         n_more = len(self.columns) - _MOST_COLUMNS_SHOWN
         return f"{shown}, and {n_more} more" if n_more > 0 else shown
 
+    def number(self, column: str, text: str) -> float | None:
+        """Return the number that a field of a column is; None for a text.
+
+        Raises
+        ------
+        ValueError
+            It has two readings, or is too large.
+        """
+        if not is_number(text):
+            return None
+        if column not in self._known_styles:
+            self._known_styles[column] = self.style(column)
+        return parse_number(text, column, self._known_styles[column])
+
     def style(self, column: str) -> NumberStyle:
         """Return how the numbers of a column are written; where it cannot tell, others do."""
         own = find_style(self.values(column))
@@ -132,6 +146,10 @@ class CsvFile:
     def _find(self, column: str) -> list[int]:
         exact = [at for at, name in enumerate(self.columns) if name == column]
         return exact or self._by_normal_form.get(normal_form(column), [])
+
+    @cached_property
+    def _known_styles(self) -> dict[str, NumberStyle]:
+        return {}
 
     @cached_property
     def _by_normal_form(self) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import stat
 import tomllib
@@ -104,10 +105,13 @@ def read_text(path: Path) -> str:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise SpecError(f"{path}: must have {MAX_BYTES / 1e6:g} MB at most, and has more")
-        # A mark of byte order is what some editors begin a file with.
-        return data.decode("utf-8-sig")
+        # A mark of byte order is what some editors begin a file with, and shells of Windows.
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise SpecError(f"{path}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+        raise SpecError(
+            f"{path}: not {exc.encoding.upper()} text: {exc.reason} at byte {exc.start}"
+        ) from exc
     except OSError as exc:
         raise SpecError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:

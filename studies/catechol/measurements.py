@@ -8,7 +8,6 @@ are columns that no model may see as features.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import Column, DatasetError, OwnRows, SkippedRow, Target
+from features.table import Column, CsvFile, DatasetError, OwnRows, SkippedRow, Target, read_csv
 
 CITATION = (
     "The catechol benchmark: yields of the allyl-substituted catechol's rearrangement in 24 "
@@ -131,7 +130,7 @@ def read_look_up(path: Path, solvents: Sequence[str]) -> LookUp:
     """
     names: tuple[str, ...] = ()
     found: dict[str, list[float]] = {}
-    for line, record in _records(path):
+    for line, record in _records(_read(path)):
         (_, solvent), *values = record.items()
         names = tuple(name for name, _ in values)
         try:
@@ -171,7 +170,9 @@ def _read_yields(
 ) -> None:
     """Add the usable rows of one file, and why the others are not."""
     names = ("SOLVENT NAME",) * 2 if kind == SINGLE else ("SOLVENT A NAME", "SOLVENT B NAME")
-    for line, record in _records(path):
+    table = _read(path)
+    skipped += [SkippedRow(line, "", path.name, reason) for line, reason in table.malformed]
+    for line, record in _records(table):
         row_id = f"{kind}-{line}"
         try:
             fraction = 0.0 if kind == SINGLE else float(record["SolventB%"])
@@ -197,12 +198,14 @@ def _check(conditions: tuple[float, ...], yields: tuple[float, ...]) -> None:
         raise ValueError(f"SolventB% {fraction:g}: must be between 0 and 1")
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line and the fields of each record."""
+def _read(path: Path) -> CsvFile:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            for record in reader:
-                yield reader.line_num, record
-    except OSError as exc:
-        raise DatasetError(f"catechol: {path} cannot be read: {exc.strerror}") from exc
+        return read_csv(path)
+    except DatasetError as exc:
+        raise DatasetError(f"catechol: {exc}") from exc
+
+
+def _records(table: CsvFile) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the fields of each record."""
+    for record in table.records:
+        yield record.line, dict(zip(table.columns, record.fields, strict=True))

@@ -6,7 +6,6 @@ they lie, because importing the package imports numba and umap, which takes seco
 
 from __future__ import annotations
 
-import csv
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import FamilyError
+from features.errors import DatasetError, FamilyError
 from features.families.formula.composition import fraction_matrix
+from features.intake.csv_parsing import parse_csv
 from features.rows import Block, Log, Rows
 
 
@@ -69,10 +69,10 @@ def _read_vectors(file_name: str) -> dict[str, NDArray[np.float64]]:
             vectors = json.loads(text)
             vectors.pop("Null", None)  # a padding vector, no element
         else:
-            lines = csv.reader(text.splitlines()[1:])
-            vectors = {fields[0]: [float(value) for value in fields[1:]] for fields in lines}
+            records = parse_csv(file_name, text.encode()).records
+            vectors = {symbol: list(map(float, values)) for _, (symbol, *values) in records}
         return {symbol: np.array(vector, dtype=float) for symbol, vector in vectors.items()}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, DatasetError) as exc:
         raise FamilyError(
             f"element embeddings: {file_name} of `elementembeddings` cannot be read ({exc}); "
             "install elementembeddings 0.8 again"

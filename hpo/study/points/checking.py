@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from optuna.distributions import (
 )
 from optuna.trial import create_trial
 
+import features.table
 from hpo.errors import SpecError, suggest
 from hpo.records import Counts
-from hpo.spec.loading import parse_value, read_text
+from hpo.spec.loading import parse_value
 from hpo.spec.objectives import FunctionSpec
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
@@ -82,24 +82,42 @@ def lacking_room(name: str, counts: Counts) -> str:
 def read_points(path: Path) -> list[dict[str, Any]]:
     """Read points from a CSV file: a parameter a column, a point a row; empty cells are drawn.
 
+    A column without a name numbers the rows, and is left out.
+
     Raises
     ------
     SpecError
         If it cannot be read, or has no rows, or too many.
     """
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines()))
-    except csv.Error as exc:
-        raise SpecError(f"{path}: not valid CSV: {exc}") from exc
-    if not 0 < len(rows) <= MAX_POINTS:
-        raise SpecError(f"{path}: must have from 1 to {MAX_POINTS} rows, has {len(rows)}")
+        table = features.table.read_csv(path)
+    except features.table.DatasetError as exc:
+        raise SpecError(str(exc)) from exc
+    if table.malformed:
+        line, reason = table.malformed[0]
+        raise SpecError(f"{path}, line {line}: {reason}")
+    if len(table.records) > MAX_POINTS:
+        raise SpecError(f"{path}: must have from 1 to {MAX_POINTS} rows, has {len(table.records)}")
     points = []
-    for at, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise SpecError(f"{path}, row {at}: has not as many cells as the header")
-        cells = {name.strip(): cell.strip() for name, cell in row.items()}
-        points.append({name: parse_value(cell, name) for name, cell in cells.items() if cell})
+    for line, fields in table.records:
+        cells = zip(table.columns, fields, strict=True)
+        named = {name: cell for name, cell in cells if name and cell}
+        points.append(
+            {name: _read_cell(table, name, c, f"{path}, line {line}") for name, c in named.items()}
+        )
     return points
+
+
+def _read_cell(table: features.table.CsvFile, name: str, cell: str, where: str) -> Any:
+    """Return what a cell says: TOML, a number as its column writes them, or a text."""
+    try:
+        number = table.number(name, cell)
+    except ValueError as exc:
+        raise SpecError(f"{where}: {exc}") from exc
+    value = parse_value(cell, name)
+    if number is None or value == number:
+        return value
+    return int(number) if number.is_integer() else number
 
 
 def check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], where: str) -> Any:

@@ -15,7 +15,7 @@ from hpo.errors import AbsentError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.factory import make_objective
 from hpo.spec.cv import KFoldCv
-from hpo.spec.loading import canonical, load, validate
+from hpo.spec.loading import canonical, load, read_toml, validate
 from hpo.spec.space import FloatDimension
 from hpo.spec.variants import REPORTED_NAME, VARIANTS_NAME, read_variants, study_files
 from hpo.study.identity.fingerprint import fingerprint
@@ -275,3 +275,10 @@ def test_variants_are_valid_wherever_they_concern_a_study(folder):
 def test_no_two_study_files_share_a_name():
     names = [load(path).name for path in STUDIES]
     assert len(names) == len(set(names)) > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_mark_of_byte_order_is_no_part_of_a_study(tmp_path, encoding):
+    path = tmp_path / "x.toml"
+    path.write_bytes("trials = 3\n[objective]\nfunction = 'x.py:f'\n".encode(encoding))
+    assert read_toml(path)["trials"] == 3

@@ -95,15 +95,17 @@ def test_points_are_read_from_csv(tmp_path):
     file = tmp_path / "points.csv"
     file.write_text("\ufeffalpha, kind\n0.5,a\n,b c\n")
     assert read_points(file) == [{"alpha": 0.5, "kind": "a"}, {"kind": "b c"}]
+    file.write_bytes('"";"alpha";"kind"\n"1";0,5;"a"\n"2";1,25;"b c"\n'.encode("utf-16"))
+    assert read_points(file) == [{"alpha": 0.5, "kind": "a"}, {"alpha": 1.25, "kind": "b c"}]
     for text, said in (
-        ("alpha\n", "must have from 1 to"),
-        ("alpha,kind\n1\n", "row 2: has not as many cells"),
-        ("alpha\n1,2\n", "row 2: has not as many cells"),
+        ("alpha\n", "no row below the header"),
+        ("alpha,kind\n1,a\n1,2,3\n", "line 3: 3 fields where the header has 2"),
+        ("alpha;kind\n2.500;a\n", "may be 2.5 or 2500"),
     ):
         file.write_text(text)
         with pytest.raises(SpecError, match=said):
             read_points(file)
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError, match="there is no file"):
         read_points(tmp_path / "none.csv")
 
 
