@@ -81,6 +81,8 @@ class Rows:
         The features that are columns of the file.
     weights, test_fold
         As in `features.records.FeatureTable`.
+    structure_remarks : dict
+        Row to the checks that its CIF fails; where it is left out for them, it is not in `cifs`.
     """
 
     ids: tuple[str, ...]
@@ -100,6 +102,7 @@ class Rows:
     formula_remarks: Mapping[int, str] = field(default_factory=dict)
     cif_remarks: tuple[Remark, ...] = ()
     file_remarks: tuple[Remark, ...] = ()
+    structure_remarks: Mapping[int, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
     own: OwnColumns | None = None
@@ -131,6 +134,7 @@ class Rows:
             own=None,
             weights=None,
             test_fold=None,
+            structure_remarks={},
         )
 
     def take(self, rows: Sequence[int]) -> Rows:
@@ -140,6 +144,9 @@ class Rows:
 
         def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(values[row] for row in picked) if values else ()
+
+        def moved(remarks: Mapping[int, str]) -> dict[int, str]:
+            return {where[row]: reason for row, reason in remarks.items() if row in where}
 
         return replace(
             self,
@@ -159,9 +166,8 @@ class Rows:
                 if row in where
             },
             cifs=pick(self.cifs),
-            formula_remarks={
-                where[row]: reason for row, reason in self.formula_remarks.items() if row in where
-            },
+            formula_remarks=moved(self.formula_remarks),
+            structure_remarks=moved(self.structure_remarks),
         )
 
 
@@ -173,13 +179,16 @@ def absent_cifs(rows: Rows) -> list[Remark]:
     remarks = []
     for source in dict.fromkeys(rows.sources):
         members = [row for row in range(len(rows)) if rows.sources[row] == source]
-        absent = [rows.ids[row] for row in members if rows.cifs[row] is None]
-        if absent:
-            shown = ", ".join(absent[:N_IDS_SHOWN])
-            more = ", ..." if len(absent) > N_IDS_SHOWN else ""
-            reason = (
-                f"no CIF for {len(absent)} of {len(members)} rows ({shown}{more}): "
-                "their columns are 0"
-            )
-            remarks.append(Remark(None, reason, source))
+        without = [row for row in members if rows.cifs[row] is None]
+        left_out = [row for row in without if row in rows.structure_remarks]
+        absent = [row for row in without if row not in rows.structure_remarks]
+        for those, what in ((absent, "no CIF"), (left_out, "a CIF that is left out")):
+            if those:
+                shown = ", ".join(rows.ids[row] for row in those[:N_IDS_SHOWN])
+                more = ", ..." if len(those) > N_IDS_SHOWN else ""
+                reason = (
+                    f"{what} for {len(those)} of {len(members)} rows ({shown}{more}): "
+                    "their columns are 0"
+                )
+                remarks.append(Remark(None, reason, source))
     return remarks

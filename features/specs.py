@@ -29,6 +29,9 @@ TransportTarget = Literal[
     "log10_effective_mass_n",
 ]
 
+# What becomes of structures that fail a check of `features.intake.structure_checks`.
+FailedStructures = Literal["leave_out", "use"]
+
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "transport": "47,737 computed electronic transport properties, installed with matminer",
@@ -219,13 +222,22 @@ class TransportSpec(_Spec):
     test_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
 
 
-class ObelixSpec(_Spec):
+class _StructuresSpec(_Spec):
+    failed_structures: FailedStructures = Field(
+        default="leave_out",
+        description="whether structures that fail a check (composition against the row's formula, "
+        "shortest distance, density and cell, symmetry) are left out, as if the rows had none, or "
+        "used",
+    )
+
+
+class ObelixSpec(_StructuresSpec):
     """Measured Li-ion conductivities, in the train and test split that OBELiX publishes."""
 
     dataset: Literal["obelix"]
 
 
-class BandGapSpec(_Spec):
+class BandGapSpec(_StructuresSpec):
     """Band gaps in eV, one row per composition.
 
     `source` is where they are from: `measured` (`expt_gap.csv`, formulas alone),
@@ -289,7 +301,7 @@ class CellColumns(BaseModel):
     formula_units: str | None = None
 
 
-class CsvSpec(_Spec):
+class CsvSpec(_StructuresSpec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the

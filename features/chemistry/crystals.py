@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.oxidation_states import OxidationStates, assign_states
-from features.chemistry.structures import parse_cif
 
 Array = NDArray[np.float64]
 
+MAX_IMAGES = 10_000_000  # of all points, in the cells around: 1 GB
 COINCIDENT_ANGSTROM = 1e-3  # closer than this, two positions are one
 # Above this many elementary charges per atom, a cell counts as charged.
 SLACK_TOLERANCE = 0.01
@@ -73,29 +74,6 @@ class Crystal:
         return total
 
 
-def read_crystal(cif: bytes) -> tuple[Crystal, list[str]]:
-    """Return the crystal in a CIF, and what was mended or does not add up.
-
-    Raises
-    ------
-    ValueError
-        The CIF cannot be parsed, or holds no Li; the message is the reason for the table.
-    """
-    try:
-        structure, reasons = parse_cif(cif)
-    except Exception as exc:  # a broken CIF makes the parser raise just about anything
-        said = " ".join(str(exc).split())[:200]
-        raise ValueError(f"CIF cannot be parsed ({type(exc).__name__}: {said})") from exc
-    crystal = crystal_of(structure)
-    if not crystal.li_occupancy.any():
-        raise ValueError("; ".join([*reasons, "no Li in the CIF"]))
-    if abs(crystal.states.slack) > SLACK_TOLERANCE:
-        reasons.append(
-            f"no oxidation states make it neutral: {crystal.states.slack:+.3f} e per atom remain"
-        )
-    return crystal, reasons
-
-
 def crystal_of(structure: Any) -> Crystal:
     """Return a pymatgen structure as a crystal; oxidation states that it has are not used."""
     # `element` of deuterium is D, whose chemistry is that of hydrogen.
@@ -134,10 +112,21 @@ def find_neighbours(
     centre, point : integer arrays of shape (n_pairs,)
     vector : array of shape (n_pairs, 3)
         From the centre to the image, in angstrom. A point on the centre itself is left out.
+
+    Raises
+    ------
+    ValueError
+        More than `MAX_IMAGES` have to be looked at.
     """
     from scipy.spatial import cKDTree
 
     reach = np.ceil(radius * np.linalg.norm(np.linalg.inv(matrix), axis=0)).astype(int)
+    n_images = len(points) * math.prod((2 * reach + 1).tolist())
+    if n_images > MAX_IMAGES:
+        raise ValueError(
+            f"{n_images:.3g} images of its sites are within {radius:.3g} A, and at most "
+            f"{MAX_IMAGES:.3g} are looked at"
+        )
     cells = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)
     images = (points[None, :, :] + cells.reshape(-1, 1, 3)).reshape(-1, 3) @ matrix
     of_image = np.tile(np.arange(len(points)), cells.size // 3)

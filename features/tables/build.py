@@ -26,7 +26,7 @@ from features.records import (
     row_settings,
 )
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
-from features.specs import CITATIONS, FamiliesSpec
+from features.specs import CITATIONS, FamiliesSpec, TransportSpec
 from features.tables.cache import (
     block_key,
     code_version,
@@ -49,6 +49,7 @@ from features.tables.store import (
     write,
 )
 from features.tables.structure_cache import Structures, describe_with_cache, distinct_cifs
+from features.tables.structure_gate import CHECKS, check_structures_with_cache
 from features.tables.transfer import borrow
 
 _LOADERS = {
@@ -103,6 +104,10 @@ def build_table(
             outlined = _outline(spec, rows)
             if inspect is not None:
                 inspect(outlined)
+            if "cif" in needs:
+                assert not isinstance(spec, TransportSpec)  # which offers no structures
+                policy = spec.failed_structures
+                rows = check_structures_with_cache(rows, policy, tables_dir, workers, log)
             provenance = {"request": request, **_provenance(spec, families, sources, rows)}
             folder = _make(tables_dir, spec, families, rows, provenance, log, workers)
             remember_table(tables_dir, request, folder.name)
@@ -335,12 +340,15 @@ def _partial_rows(
         row = remark.row
         return PartialRow(rows.lines[row], rows.ids[row], rows.sources[row], family, remark.reason)
 
-    from_files = [row_of("file", remark) for remark in rows.file_remarks] + [
-        row_of("formula", Remark(row, reason)) for row, reason in rows.formula_remarks.items()
+    of_rows = [
+        row_of(what, Remark(row, reason))
+        for what, reasons in (("formula", rows.formula_remarks), ("cif", rows.structure_remarks))
+        for row, reason in reasons.items()
     ]
     own = rows.own.remarks if rows.own else ()
     return [
-        *from_files,
+        *(row_of("file", remark) for remark in rows.file_remarks),
+        *of_rows,
         *(row_of(family.name, remark) for family in families for remark in remarks[family.name]),
         *(row_of(COLUMNS, remark) for remark in own),
     ]
@@ -348,17 +356,19 @@ def _partial_rows(
 
 def _request_key(spec: Spec, families: list[FamilyInfo], sources: tuple[Source, ...]) -> str:
     """Return a hash of all that the table depends on, known without loading any chemistry."""
+    needs_structures = any("cif" in family.needs for family in families)
+    all_families = [*families, CHECKS] if needs_structures else families
     code = {
         _LOADERS[spec.dataset],
         __name__,
-        *(family.compute.split(":")[0] for family in families),
+        *(family.compute.split(":")[0] for family in all_families),
     }
-    packages = [name for family in families for name in family.packages]
+    packages = [name for family in all_families for name in family.packages]
     return key_of(
         {
             "format": TABLE_FORMAT,
             "spec": spec.model_dump(mode="json", exclude=set(_PATH_SETTINGS)),
-            "columns": [asdict(family) for family in families],
+            "columns": [asdict(family) for family in all_families],
             "sources": [[source.name, source.sha256] for source in sources],
             "code": {module: code_version(module) for module in sorted(code)},
             "packages": package_versions([*_LOADER_PACKAGES, *packages]),

@@ -28,9 +28,10 @@ from features.intake.numbers import NumberStyle
 from features.intake.text import quote
 from features.records import Candidates, FeatureTable, Target
 from features.rows import Block, Log, Rows
-from features.specs import CellColumns, CsvSpec
+from features.specs import CellColumns, CsvSpec, TransportSpec
 from features.tables.build import Spec, compute_block
 from features.tables.store import PIECE_ROWS
+from features.tables.structure_gate import check_structures
 from features.tables.transfer import Borrowed, borrow, without_borrowed
 
 # Headers that formulas and paths of CIFs stand below, whatever their case, if none is named.
@@ -83,6 +84,9 @@ def load_candidates(
         cell=cell,
         cifs=tuple(cifs.get(row) for row in usable),
     )
+    if "cif" in needs:
+        assert not isinstance(spec, TransportSpec)  # which offers no structures
+        rows = check_structures(rows, spec.failed_structures, log)
     own = _read_own(csv, spec, table, [lines[row][1] for row in usable], log)
     X, blocks = _compute(families, rows, log)
     lacking = {f.name: _lacking(f, blocks[f.name], rows) for f in families}
@@ -97,6 +101,10 @@ def load_candidates(
         for row, position in enumerate(usable)
         if read[position].remark
     }
+    for row, reason in rows.structure_remarks.items():
+        remarks[row, "cif"] = reason
+        if rows.cifs[row] is None:
+            remarks |= {(row, f.name): reason for f in families if "cif" in f.needs}
     if spec.transfer:
         borrowed = _borrow(X, spec, table)
         X = borrowed.X

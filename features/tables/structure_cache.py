@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from features.families.registry import FamilyInfo
-from features.families.structure.per_structure import Describe, Description, gather
+from features.families.structure.per_structure import (
+    Describe,
+    Description,
+    describe_one,
+    gather,
+)
 from features.rows import Block, Log, Rows
 from features.tables.cache import claim_description, load_description, naming_folder
 
@@ -204,7 +209,7 @@ def _describe_unclaimed(
 def _describe(family: FamilyInfo, cif: bytes) -> Description:
     module, _, function = family.describe.partition(":")
     describe: Describe = getattr(importlib.import_module(module), function)
-    return describe(cif)
+    return describe_one(describe, family.n_columns, cif)
 
 
 def _leave_with_parent() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from features.chemistry.structures import parse_cif
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_structure
 from features.rows import Block, Log, Rows
 
 if TYPE_CHECKING:
@@ -44,10 +44,9 @@ def describe_bonds(cif: bytes) -> tuple[list[float], list[str]]:
     """Return the nine values for one CIF, and the reasons for what they lack."""
     nothing = [0.0] * N_COLUMNS
     try:
-        structure, reasons = parse_cif(cif)
-    except Exception as exc:  # a broken CIF makes the parser raise just about anything
-        said = " ".join(str(exc).split())[:200]
-        return nothing, [f"CIF cannot be parsed ({type(exc).__name__}: {said}): bonds are 0"]
+        structure, reasons = read_structure(cif)
+    except ValueError as exc:
+        return nothing, [f"{exc}: bonds are 0"]
     if not structure.is_ordered:
         return nothing, [*reasons, "disordered: bonds are 0"]
     lengths, first, second = _find_bonds(structure)

@@ -18,7 +18,6 @@ from features.chemistry.crystals import (
     Array,
     Crystal,
     find_neighbours,
-    read_crystal,
     weighted,
     zeros,
 )
@@ -26,11 +25,14 @@ from features.chemistry.percolation import percolation_levels
 from features.families.structure.bond_valence import SOFT_PARAMETERS, anions_of, parameters_of
 from features.families.structure.ewald import COULOMB_EV_ANGSTROM
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_crystal
 from features.rows import Block, Log, Rows
 
 N_COLUMNS = 7
 
 SPACING_ANGSTROM = 0.25
+# Of the cell, and of what surrounds a point of it: some seconds and 0.5 GB.
+MAX_POINTS = 8_000_000
 HIGHEST_BARRIER_EV = 10.0
 ACCESSIBLE_EV = (0.5, 1.0)
 # A pair's energy is cut off where it has become this small.
@@ -221,10 +223,22 @@ def interactions(crystal: Crystal) -> Iterator[tuple[Interaction, NDArray[np.int
 
 
 def grid_shape(crystal: Crystal) -> tuple[int, int, int]:
-    """Return numbers of grid points along the axes that are `SPACING_ANGSTROM` apart or less."""
+    """Return numbers of grid points along the axes that are `SPACING_ANGSTROM` apart or less.
+
+    Raises
+    ------
+    ValueError
+        They are too many.
+    """
     lengths = np.linalg.norm(crystal.matrix, axis=1)
     a, b, c = (max(1, math.ceil(length / SPACING_ANGSTROM - 1e-9)) for length in lengths)
+    _bound(a * b * c, "points of its cell")
     return a, b, c
+
+
+def _bound(n_points: int, which: str) -> None:
+    if n_points > MAX_POINTS:
+        raise ValueError(f"a grid of {n_points:.3g} {which}, of at most {MAX_POINTS:.3g}")
 
 
 def energy_grid(crystal: Crystal, shape: tuple[int, int, int]) -> Array:
@@ -269,6 +283,7 @@ def _ball(steps: Array, radius: float) -> tuple[NDArray[np.intp], Array]:
     # No point is farther from the next of the grid than half the sum of the steps.
     radius += 0.5 * float(np.linalg.norm(steps, axis=1).sum())
     reach = np.ceil(radius * np.linalg.norm(np.linalg.inv(steps), axis=0)).astype(int)
+    _bound(math.prod((2 * reach + 1).tolist()), "points around each atom")  # in a skewed cell
     x, y, z = (np.arange(-n, n + 1)[:, None] * step for n, step in zip(reach, steps, strict=True))
     vectors = x[:, None, None] + y[:, None] + z
     inside = (vectors**2).sum(axis=-1) <= radius**2

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
-from features.chemistry.structures import decode_cif
+from features.intake.cifs import read_first_cell
 from features.rows import Block, Log, Remark, Rows, absent_cifs
 
 CUBIC_LENGTH_TOLERANCE = 0.01  # relative
 CUBIC_ANGLE_TOLERANCE_DEG = 1.0
-
-_LENGTHS = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
-_ANGLES = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 
 
 def cell_shape(rows: Rows, _log: Log) -> Block:
@@ -29,35 +24,13 @@ def cell_shape(rows: Rows, _log: Log) -> Block:
     for row, cif in enumerate(rows.cifs):
         if cif is None:
             continue
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                values[row] = _shape(*read_cell(cif))
-            except Exception as exc:  # a broken CIF makes the parser raise just about anything
-                remarks.append(Remark(row, f"no cell in the CIF ({exc}): its shape is 0"))
-        said = [str(item.message) for item in caught if item.category is UserWarning]
-        remarks += [Remark(row, line) for line in dict.fromkeys(said)]
+        try:
+            cell = np.array(read_first_cell(cif))
+        except ValueError as exc:
+            remarks.append(Remark(row, f"no cell in the CIF ({exc}): its shape is 0"))
+        else:
+            values[row] = _shape(cell[:3], cell[3:])
     return Block(values, (*remarks, *absent_cifs(rows)))
-
-
-def read_cell(cif: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return lengths in angstrom and angles in degrees of a CIF's first cell, three each.
-
-    Raises
-    ------
-    ValueError
-        If one of the six is missing, not a number or not positive.
-    """
-    from pymatgen.io.cif import CifFile, str2float
-
-    blocks = CifFile.from_str(decode_cif(cif)).data.values()
-    block = next((b for b in blocks if _LENGTHS[0] in b.data), None)
-    if block is None:
-        raise ValueError(f"it has no {_LENGTHS[0]}")
-    cell = np.array([float(str2float(block[key])) for key in (*_LENGTHS, *_ANGLES)])
-    if not (np.isfinite(cell).all() and (cell > 0.0).all()):
-        raise ValueError(f"lengths and angles must be positive, got {cell.tolist()}")
-    return cell[:3], cell[3:]
 
 
 def _shape(

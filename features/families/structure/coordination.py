@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.crystals import Array, crystal_of, find_neighbours, zeros
-from features.chemistry.structures import orbits_of, parse_cif
+from features.chemistry.structures import orbits_of
 from features.families.structure.per_structure import describe_cifs
 from features.families.structure.voronoi import Cell, voronoi_cell
+from features.intake.cifs import read_structure
 from features.rows import Block, Log, Rows
 
 if TYPE_CHECKING:
@@ -48,11 +49,9 @@ def describe_coordination(cif: bytes) -> tuple[list[float], list[str]]:
     element.
     """
     try:
-        structure, reasons = parse_cif(cif)
-    except Exception as exc:  # a broken CIF makes the parser raise just about anything
-        said = " ".join(str(exc).split())[:200]
-        said = f"CIF cannot be parsed ({type(exc).__name__}: {said})"
-        return zeros(N_COLUMNS, [said], _OUTCOME)
+        structure, reasons = read_structure(cif)
+    except ValueError as exc:
+        return zeros(N_COLUMNS, [str(exc)], _OUTCOME)
     if not structure.is_ordered:
         return zeros(N_COLUMNS, [*reasons, "disordered"], _OUTCOME)
     try:

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from features.chemistry.crystals import Array, find_neighbours, read_crystal, weighted, zeros
+from features.chemistry.crystals import Array, find_neighbours, weighted, zeros
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_crystal
 from features.rows import Block, Log, Rows
 
 N_COLUMNS = 5

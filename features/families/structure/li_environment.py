@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.chemistry.elements import ANION_RADII_ANGSTROM, LI_RADIUS_ANGSTROM
-from features.chemistry.structures import (
-    SYMMETRY_TOLERANCE_ANGSTROM,
-    _one_line,
-    orbits_of,
-    parse_cif,
-)
+from features.chemistry.structures import SYMMETRY_TOLERANCE_ANGSTROM, orbits_of
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_structure
 from features.rows import Block, Log, Rows
 
 if TYPE_CHECKING:
@@ -42,9 +38,9 @@ def li_environment(rows: Rows, log: Log) -> Block:
 def describe_cif(cif: bytes) -> tuple[list[float], list[str]]:
     """Return the eight values for one CIF, and the reasons for what they lack."""
     try:
-        structure, reasons = parse_cif(cif)
-    except Exception as exc:  # a broken CIF makes the parser raise just about anything
-        return [0.0] * 8, [f"CIF cannot be parsed ({type(exc).__name__}: {_one_line(exc)})"]
+        structure, reasons = read_structure(cif)
+    except ValueError as exc:
+        return [0.0] * 8, [str(exc)]
     n_li = float(structure.composition.element_composition["Li"])
     if n_li == 0.0:
         return [1.0] + [0.0] * 7, [*reasons, "no Li in the CIF: all but has_cif_struct is 0"]
@@ -67,7 +63,8 @@ def _site_values(structure: Structure) -> tuple[list[float], list[str]]:
     try:
         multiplicity = _multiplicity(structure, symbols == "Li")
     except Exception as exc:  # spglib's errors have no common base
-        reasons.append(f"no symmetry found ({_one_line(exc)}): multiplicity is 0")
+        said = " ".join(str(exc).split())
+        reasons.append(f"no symmetry found ({said}): multiplicity is 0")
     return [_nearest_li(structure, symbols), lengths, contacts_per_li, multiplicity], reasons
 
 

@@ -18,8 +18,17 @@ LOG_EVERY = 100
 def describe_cifs(name: str, describe: Describe, n_columns: int, rows: Rows, log: Log) -> Block:
     """Return a family's block, computed one CIF after the other in this process."""
     present = [(row, cif) for row, cif in enumerate(rows.cifs) if cif is not None]
-    described = ((row, describe(cif)) for row, cif in present)
+    described = ((row, describe_one(describe, n_columns, cif)) for row, cif in present)
     return gather(name, described, len(present), n_columns, rows, log)
+
+
+def describe_one(describe: Describe, n_columns: int, cif: bytes) -> Description:
+    """Return what a family says of a CIF; what it raises is a reason: one never ends a build."""
+    try:
+        return describe(cif)
+    except Exception as exc:  # memory, and chemistry's libraries, on what nobody has thought of
+        said = f"{type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+        return [0.0] * n_columns, [f"it cannot be described ({said}): the columns are 0"]
 
 
 def gather(

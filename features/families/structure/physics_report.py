@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.chemistry.oxidation_states import occurrences
-from features.chemistry.structures import parse_cif
 from features.families.structure.bond_valence import PARAMETERS
 from features.families.structure.ewald import site_potentials
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_structure
 from features.rows import Block, Log, Rows
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ MOST_SITES = 20
 # Of the atoms of an element in a cell; occupancies have no more. The study is silent here too: the
 # counts of rows that it covers come out best with this.
 AMOUNT_DECIMALS = 4
+MOST_CHOICES = 10_000_000  # they multiply with every element; of these, 0.5 GB
 NEUTRAL = 1e-6  # elementary charges per cell
 
 
@@ -46,9 +47,9 @@ def describe_physics(cif: bytes) -> tuple[list[float], list[str]]:
     on: `bond_valence`, `ewald` and `li_voronoi` are the families that take it.
     """
     try:
-        structure, reasons = parse_cif(cif)
-    except Exception as exc:  # a broken CIF makes the parser raise just about anything
-        return [0.0] * N_COLUMNS, [f"CIF cannot be parsed ({type(exc).__name__}: {_line(exc)})"]
+        structure, reasons = read_structure(cif)
+    except ValueError as exc:
+        return [0.0] * N_COLUMNS, [str(exc)]
     li = [n for n, site in enumerate(structure) if "Li" in site.species.get_el_amt_dict()]
     if not li:
         return [0.0] * N_COLUMNS, [*reasons, "no Li in the CIF: all columns are 0"]
@@ -127,10 +128,15 @@ def whole_states(amounts: Mapping[str, float]) -> dict[str, int]:
     Raises
     ------
     ValueError
-        There are none.
+        There are none, or too many to be looked at.
     """
     amounts = {symbol: round(amount, AMOUNT_DECIMALS) for symbol, amount in amounts.items()}
     choices = [_frequent_states(symbol) for symbol in amounts]
+    n_choices = math.prod(map(len, choices))
+    if n_choices > MOST_CHOICES:
+        raise ValueError(
+            f"{n_choices} choices of oxidation states, and at most {MOST_CHOICES} are looked at"
+        )
     total, likelihood = np.zeros(()), np.zeros(())
     for options, amount in zip(choices, amounts.values(), strict=True):
         states, logarithms = np.array(options).T

@@ -11,11 +11,11 @@ from features.chemistry.crystals import (
     Array,
     Crystal,
     find_neighbours,
-    read_crystal,
     weighted,
     zeros,
 )
 from features.families.structure.per_structure import describe_cifs
+from features.intake.cifs import read_crystal
 from features.rows import Block, Log, Rows
 
 N_COLUMNS = 7

@@ -16,12 +16,12 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from features.chemistry.structures import parse_cif
 from features.datasets import materials_project as mp
 from features.datasets.binary_crystals import build_crystal, read_crystals
 from features.errors import DatasetError
 from features.families.registry import FAMILIES
 from features.families.structure.bonds import describe_bonds
+from features.intake.cifs import read_structure
 from features.intake.csv_parsing import parse_csv
 from features.table import BandGapSpec, build, read
 from tests.support.requirements import SHARED_DATA, unavailable
@@ -208,7 +208,7 @@ def test_what_is_stored_is_matminers_and_comes_back(tmp_path, entries):
     loaded = {e.material_id: e for e in mp.load(path.read_bytes())}
     assert (loaded["mp-1"].structure, loaded["mp-3"].left_out) == (None, "")
     cif = mp.write_cif(loaded["mp-3"].structure)
-    again, _ = parse_cif(cif)
+    again, _ = read_structure(cif)
     assert again.volume == pytest.approx(silicon().volume, rel=1e-6)
     for damaged in (b"", path.read_bytes()[:200], gzip.compress(b"[]")):
         with pytest.raises(DatasetError, match="damaged or none of ours"):
@@ -342,7 +342,7 @@ def test_crystals_have_the_symmetry_and_density_of_the_real_ones():
     assert len(csv.records) == len(cifs.cifs) == 69
     for record in csv.records:
         formula, structure = record.fields[:2]
-        made, mended = parse_cif(cifs.cifs[formula])
+        made, mended = read_structure(cifs.cifs[formula])
         assert mended == []
         given = Composition(formula).fractional_composition
         assert made.composition.fractional_composition.almost_equals(given)

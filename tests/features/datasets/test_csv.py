@@ -241,10 +241,11 @@ def test_cifs_present_broken_absent_and_foreign(tmp_path: Path, packed: bool) ->
         for name, data in files.items():
             (tmp_path / "cifs" / name).write_bytes(data)
     cifs = "cifs.tar.gz" if packed else "cifs"
-    table = table_of(tmp_path, BASE, families=["li_environment"], cifs=cifs)
+    rows = BASE.replace("Li2O", "LiCl")
+    table = table_of(tmp_path, rows, families=["li_environment"], cifs=cifs)
     assert table.X[:, 0].tolist() == [1.0, 0.0, 0.0]
     said = "\n".join(f"{row.id}: {row.reason}" for row in table.partial)
-    assert "b: CIF cannot be parsed" in said
+    assert "b: left out: CIF cannot be parsed (line 1: 'rubbish' before the first data_)" in said
     assert "no CIF for 1 of 3 rows (c)" in said
     assert "belong to no row of the table (zz.cif)" in said
 

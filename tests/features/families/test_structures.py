@@ -181,7 +181,8 @@ def shapes(tmp_path_factory):
     (folder / "cifs" / "broken.cif").write_text("data_x\n_cell_length_a ?\n")
     names = [*CELLS, "nearly", "skewed", "broken", "absent"]
     lines = ["id,formula,target", *(f"{name},LiF,{n}" for n, name in enumerate(names))]
-    return table_of(folder, lines, families=["cell_shape", "li_environment"], cifs="cifs")
+    families = ["cell_shape", "li_environment"]
+    return table_of(folder, lines, families=families, cifs="cifs", failed_structures="use")
 
 
 def test_cell_shape(shapes):
@@ -200,19 +201,21 @@ def test_cell_shape(shapes):
 def test_a_broken_and_an_absent_cif_are_accounted_for_in_each_family(shapes):
     for family in ("cell_shape", "li_environment"):
         said = {row.id: row.reason for row in shapes.partial if row.family == family}
-        assert "in the CIF" in said["broken"] or "cannot be parsed" in said["broken"]
-        assert said["*"].startswith("no CIF for 1 of 8 rows (absent)")
+        assert said["*"].startswith("a CIF that is left out for 1 of 8 rows (broken)")
+    said = {row.id: row.reason for row in shapes.partial if row.family == "cif"}
+    assert said["broken"].startswith("left out: CIF cannot be parsed")
+    assert said["cubic"].startswith("used: composition: 0.0 at-% F in the CIF, 50.0 in the formula")
+    assert any(row.reason.startswith("no CIF for 1 of 8 rows (absent)") for row in shapes.partial)
 
 
-# A loop without columns makes the parser divide by zero, a stray word makes it warn.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("good", "bad", "said"),
     [
-        ("_cell_length_b ", "_cell_length_b ?\n#", "no cell in the CIF"),
-        ("_cell_angle_beta ", "_cell_angle_beta -", "no cell in the CIF"),
-        ("loop_\n", "loop_\n1 2\n", "no cell in the CIF"),
-        ("_cell_length_a ", "stray\n_cell_length_a ", "CIF file at line: stray"),
+        ("_cell_length_b ", "_cell_length_b ?\n#", "_cell_length_b is not given"),
+        ("_cell_angle_beta ", "_cell_angle_beta -", "is no number"),
+        ("loop_\n", "loop_\n1 2\n", "a loop_ without names"),
+        ("_cell_length_a ", "stray\n_cell_length_a ", "'stray' belongs to no item"),
     ],
 )
 def test_a_damaged_cif_is_a_remark(tmp_path, good, bad, said):
@@ -221,10 +224,10 @@ def test_a_damaged_cif_is_a_remark(tmp_path, good, bad, said):
     assert good in whole
     (tmp_path / "cifs" / "whole.cif").write_text(whole)
     (tmp_path / "cifs" / "damaged.cif").write_text(whole.replace(good, bad, 1))
-    lines = ["id,formula,target", "whole,LiF,1", "damaged,LiCl,2"]
+    lines = ["id,formula,target", "whole,LiF,1", "damaged,LiF,2"]
     table = table_of(tmp_path, lines, families=["cell_shape"], cifs="cifs")
     assert table.X[0].tolist() == [1.0, 1.0, 0.0, 1.0]
-    assert {row.id for row in table.partial} == {"damaged"}
+    assert {row.id for row in table.partial} == {"damaged", "*"}
     assert said in "\n".join(row.reason for row in table.partial)
 
 

@@ -88,6 +88,7 @@ def spec_of(transfer: tuple[str, ...] = TRANSFERRED) -> CsvSpec:
             "cifs": "cifs",
             "families": FAMILY_NAMES,
             "transfer": transfer,
+            "failed_structures": "use",  # of the row whose CIF has no Li
         }
     )
 
