@@ -204,10 +204,17 @@ def _read_item(block: Block, name: _Token, tokens: _Stream) -> None:
 
 
 def _read_loop(block: Block, line: int, tokens: _Stream) -> None:
-    names = []
+    heads: list[_Token] = []
     while (token := tokens.peek()) is not None and token.bare and token.text.startswith("_"):
-        names.append(_key(token.text))
+        heads.append(token)
         tokens.next()
+    first = tokens.peek() if tokens.at_value() else None
+    if first is not None and len(heads) > 1 and heads[-2].line < heads[-1].line == first.line:
+        # A name with its value on a line of its own is no column: the loop before it is empty.
+        block.remarks.append(f"line {line}: a loop_ without values")
+        _read_item(block, heads[-1], tokens)
+        return
+    names = [_key(head.text) for head in heads]
     values = []
     while tokens.at_value():
         token = tokens.next()

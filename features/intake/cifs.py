@@ -120,7 +120,9 @@ def read_cif(cif: bytes) -> ReadCif:
         raise ValueError(_too_many(len(sites)))
     for site in sites:
         site.orbit = _orbit(site, symmetry)
-    n_moved = sum(not np.allclose(site.orbit[0], site.place % 1.0, atol=1e-9) for site in sites)
+    n_moved = sum(
+        not np.allclose(site.orbit[0], site.place % 1.0, rtol=0.0, atol=1e-9) for site in sites
+    )
     if n_moved:
         remarks.append(
             f"{n_moved} of {len(sites)} sites are put on the special positions that their "

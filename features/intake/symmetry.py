@@ -31,7 +31,7 @@ NAMES = (
 )
 NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 
-MAX_OPERATIONS = 192  # of Fm-3m and its like
+MAX_OPERATIONS = 8 * 192  # of Fm-3m and its like, in a cell of twice their edges
 N_SETTINGS = 530
 
 # How far a cell may be from what an operation leaves as it is: half a percent of a length, half a
@@ -146,9 +146,7 @@ def parse_operation(text: str) -> tuple[Array, Array]:
 
 
 def group_number(symmetry: Symmetry, matrix: Array) -> int:
-    """Return the number of the space group that the operations make, 0 where they make none."""
-    if not is_group(symmetry):
-        return 0
+    """Return the number of the space group that the operations of a group make; 0 for none."""
     rotations = symmetry.rotations.astype(np.intc)
     found = _ask_spglib(
         "get_spacegroup_type_from_symmetry",
@@ -163,8 +161,8 @@ def group_number(symmetry: Symmetry, matrix: Array) -> int:
 def is_group(symmetry: Symmetry) -> bool:
     """Return whether any two operations, one after the other, are one of them."""
     rotations, translations = symmetry.rotations, symmetry.translations
-    products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 3, 3)
-    moved = np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]
+    products = (rotations[:, None] @ rotations[None]).reshape(-1, 3, 3)
+    moved = translations @ rotations.transpose(0, 2, 1) + translations[:, None]
     keys = _keys(rotations, translations)
     return bool(np.isin(_keys(products, moved.reshape(-1, 3)), keys).all())
 
@@ -212,8 +210,8 @@ def _listed(block: Block) -> tuple[Array, Array] | None:
         raise ValueError(f"{read[0][0]} and {read[1][0]} list different operations")
     if len(keys[0]) > MAX_OPERATIONS:
         raise ValueError(
-            f"{len(keys[0])} symmetry operations are listed, and no group has more than "
-            f"{MAX_OPERATIONS}"
+            f"{len(keys[0])} symmetry operations are listed, and at most {MAX_OPERATIONS} are "
+            "looked at"
         )
     rotations, translations = zip(*keys[0].values(), strict=True)
     return np.array(rotations), np.array(translations)
