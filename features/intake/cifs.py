@@ -44,6 +44,7 @@ SAME_PLACE = 1e-4  # of fractional coordinates; sites that are no farther apart 
 # and a little; a whole one where 2/3 was cut off to 0.666.
 ROUNDED, CUT_OFF = 0.55, 1.05
 SIXTHS = 6
+TOLD = 1e-6  # a site that is moved by less is not worth a remark
 # Occupancies are known to the percent at best: a place that is filled by more than one atom by no
 # more than this is full.
 OVERFULL = 0.011
@@ -121,7 +122,7 @@ def read_cif(cif: bytes) -> ReadCif:
     for site in sites:
         site.orbit = _orbit(site, symmetry)
     n_moved = sum(
-        not np.allclose(site.orbit[0], site.place % 1.0, rtol=0.0, atol=1e-9) for site in sites
+        not np.allclose(site.orbit[0], site.place % 1.0, rtol=0.0, atol=TOLD) for site in sites
     )
     if n_moved:
         remarks.append(

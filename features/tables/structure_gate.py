@@ -82,9 +82,9 @@ def _admit(rows: Rows, checks: Block, policy: FailedStructures) -> Rows:
             continue
         *fractions, is_read = checks.values[row].tolist()
         reasons = [failed[row]] if row in failed else []
-        if is_read:
+        if is_read and (amounts := rows.amounts[row]):  # where the row has a formula
             in_cif = dict(zip(ELEMENTS, fractions, strict=True))
-            reasons = [*check_composition(in_cif, rows.amounts[row]), *reasons]
+            reasons = [*check_composition(in_cif, amounts), *reasons]
         if not reasons:
             continue
         is_used = is_read and policy == "use"

@@ -179,9 +179,9 @@ def _describe(featurizer: Any, takes: Input, item: Any, n_columns: int) -> Answe
 
 def _material(takes: Input, item: Any) -> tuple[Any, list[str]]:
     if takes == "structure":
-        from features.chemistry.structures import parse_cif
+        from features.intake.cifs import read_structure
 
-        return parse_cif(item)
+        return read_structure(item)
     from pymatgen.core.composition import Composition
 
     return Composition(item), []

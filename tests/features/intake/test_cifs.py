@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_labels_where_there_are_no_types(label, read):
 
 def test_a_label_in_capitals_is_told_apart_by_the_formula():
     columns = ("label", "fract_x", "fract_y", "fract_z")
-    parts = {"columns": columns, "more": {"_chemical_formula_sum": "'Ca4 O4'"}}
+    parts: dict[str, Any] = {"columns": columns, "more": {"_chemical_formula_sum": "'Ca4 O4'"}}
     assert formula_of(rock_salt(("CA1 0 0 0", "O1 0.5 0.5 0.5"), **parts)) == "Ca4O4"
 
 

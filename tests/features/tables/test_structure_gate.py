@@ -135,6 +135,13 @@ def test_candidates_pass_the_same_gate(folder):
             assert found.lacking["cell_shape"][row] == (name in FAILED and not is_used)
 
 
+def test_rows_without_a_formula_are_not_compared_with_one(folder):
+    (folder / "mine.csv").write_text("id,x,target\ngood,1,2\nforeign,2,3\nthin,3,4\n")
+    done = build_in(folder, columns=["x"], families=["bonds"])
+    table = read(done.path)
+    assert said_in(table).keys() == {"thin"}
+
+
 # Bounds within the families -------------------------------------------------------------------
 
 
