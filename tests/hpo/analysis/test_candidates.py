@@ -73,7 +73,8 @@ def structured(folder: Path, n_with: int, n_without: int) -> tuple[CsvSpec, Feat
         if i < n_with:
             (folder / "cifs" / f"m{i}.cif").write_bytes(LICL)
     names = ["ratios", "cell", "cell_shape", "li_environment"]
-    return make_table(folder, STRUCTURED + lines, families=names, cifs="cifs")
+    settings = {"families": names, "cifs": "cifs", "failed_structures": "use"}
+    return make_table(folder, STRUCTURED + lines, **settings)
 
 
 def make_model(table: FeatureTable, estimator: Any) -> Model:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Atom = Sequence[str]
+import pytest
+
+from features.intake.cifs import read_cif, read_structure
+from features.intake.structure_checks import N_VALUES, describe_checks
 
 COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
 
@@ -47,3 +50,27 @@ ROCK_SALT_GROUP = "_symmetry_space_group_name_H-M 'F m -3 m'"
 def rock_salt(atoms: Sequence[str] = LIF, cell: Sequence[object] = CUBIC, **parts: object) -> str:
     """Return LiF in Fm-3m with some of its parts replaced."""
     return cif(cell, atoms, **{"symmetry": ROCK_SALT_GROUP, **parts})  # type: ignore[arg-type]
+
+
+FACE_CENTRED = ("x,y,z", "x,y+1/2,z+1/2", "X+.5, Y, Z+.5", "1/2+x,0.5+y,z")
+
+
+def formula_of(text: str | bytes) -> str:
+    """Return the atoms of the cell in a CIF."""
+    data = text.encode() if isinstance(text, str) else text
+    return read_cif(data).structure.formula.replace(" ", "")
+
+
+def remarks_on(text: str) -> str:
+    """Return what had to be mended or assumed in a CIF."""
+    return "; ".join(read_cif(text.encode()).remarks)
+
+
+def refusal_of(text: str | bytes) -> str:
+    """Return why a CIF cannot be read, which families and checks say alike."""
+    data = text.encode() if isinstance(text, str) else text
+    with pytest.raises(ValueError, match="CIF cannot be parsed") as caught:
+        read_structure(data)
+    values, failed = describe_checks(data)
+    assert (values, failed) == ([0.0] * N_VALUES, [str(caught.value)])
+    return str(caught.value)
