@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.chemistry.elements import ISOTOPES
 from features.chemistry.oxidation_states import OxidationStates, assign_states
 
 Array = NDArray[np.float64]
@@ -81,7 +82,7 @@ def crystal_of(structure: Any) -> Crystal:
     for site in structure:
         amounts: dict[str, float] = {}
         for species, amount in site.species.items():
-            symbol = {"D": "H", "T": "H"}.get(species.symbol, species.symbol)
+            symbol = ISOTOPES.get(species.symbol, species.symbol)
             amounts[symbol] = amounts.get(symbol, 0.0) + float(amount)
         per_site.append(amounts)
     symbols = tuple(sorted({symbol for amounts in per_site for symbol in amounts}))

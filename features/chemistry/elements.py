@@ -32,3 +32,6 @@ ANION_RADII_ANGSTROM = {
 LI_RADIUS_ANGSTROM = 0.76
 
 ANIONS = frozenset(ANION_RADII_ANGSTROM)
+
+# Isotopes have their element's chemistry.
+ISOTOPES = {"D": "H", "T": "H"}

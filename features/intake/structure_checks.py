@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.crystals import crystal_of, find_neighbours
-from features.chemistry.elements import ELEMENTS
+from features.chemistry.elements import ELEMENTS, ISOTOPES
 from features.intake.cif_syntax import NULLS, number
 from features.intake.cifs import ReadCif, read_cell, read_cif, unreadable
 from features.intake.symmetry import (
@@ -65,7 +65,7 @@ def describe_checks(cif: bytes) -> tuple[list[float], list[str]]:
     amounts = read.structure.composition.fractional_composition.get_el_amt_dict()
     fractions = dict.fromkeys(ELEMENTS, 0.0)
     for symbol, fraction in amounts.items():
-        fractions["H" if symbol in ("D", "T") else symbol] += fraction
+        fractions[ISOTOPES.get(symbol, symbol)] += fraction
     return [*fractions.values(), 1.0], failed
 
 

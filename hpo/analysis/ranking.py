@@ -181,7 +181,7 @@ def rank(
         distance[line], nearest[line] = far, near
         said = [*beyond.get(int(row), ()), *([why] if why else [])]
         foreign[line] = bool(said)
-        told = [candidates.remarks.get((int(row), of)) for of in ("formula", OWN_COLUMNS)]
+        told = [candidates.remarks.get((int(row), of)) for of in ("formula", "cif", OWN_COLUMNS)]
         reasons[line] = "; ".join([*said, *filter(None, told)])
     ranks, order = _order(predicted, ascending=ascending)
     return Ranking(

@@ -129,7 +129,7 @@ def test_candidates_pass_the_same_gate(folder):
         for row, name in enumerate(names):
             is_used = policy == "use" and name not in UNREADABLE
             assert found.X[row, 0] == float(is_used or name not in FAILED)
-            reason = found.remarks.get((row, "li_environment"), "")
+            reason = found.remarks.get((row, "cif"), "")
             said = f"{'used' if is_used else 'left out'}: {FAILED.get(name)}"
             assert reason.startswith(said) if name in FAILED else reason == ""
             assert found.lacking["cell_shape"][row] == (name in FAILED and not is_used)
