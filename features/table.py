@@ -8,9 +8,9 @@ functions that make them, for workers' sake.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ from features.families.registry import FAMILIES, FamilyInfo
 from features.intake.csv_parsing import CsvFile
 from features.records import (
     BuildResult,
-    Candidates,
     Column,
     FeatureTable,
     OwnRows,
@@ -51,6 +50,7 @@ from features.specs import (
     TableSpec,
     TransportSpec,
 )
+from features.tables.candidate_lines import Candidates
 from features.tables.store import TABLE_FORMAT, read, read_manifest, write
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ __all__ = [
     "find_structures",
     "outline_csv",
     "read",
+    "read_candidate_pieces",
     "read_candidates",
     "read_csv",
     "read_manifest",
@@ -286,7 +287,29 @@ def read_candidates(
     spec = _with_families(spec, "no features for new candidates")
     from features.tables.candidates import load_candidates
 
-    return load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
+    (found,) = load_candidates(path, spec, formula=formula, log=log or _silent, table=table)
+    return found
+
+
+def read_candidate_pieces(
+    path: Path,
+    spec: AnySpec,
+    *,
+    formula: str | None = None,
+    log: Callable[[str], None] | None = None,
+    table: FeatureTable | None = None,
+    piece_lines: int = 50_000,
+) -> Iterator[Candidates]:
+    """Read a file as `read_candidates` does, and yield so many lines at a time with features.
+
+    The features of one piece are in memory at a time, of whoever lets go of the others. All lines
+    come at once where families need cells or CIFs.
+    """
+    spec = _with_families(spec, "no features for new candidates")
+    from features.tables.candidates import load_candidates
+
+    settings: dict[str, Any] = {"formula": formula, "log": log or _silent, "table": table}
+    return load_candidates(path, spec, **settings, piece_lines=piece_lines)
 
 
 def changed_families(table: FeatureTable, spec: AnySpec) -> list[str]:

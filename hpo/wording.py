@@ -52,6 +52,9 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
+_PLAIN = re.compile(r"(?:[0-9A-Za-z][ -~]*)?")  # what most cells of a million are
+
+
 def abridge(text: str, most: int = 200) -> str:
     """Return a text that a message quotes, cut if it is long."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
@@ -75,7 +78,9 @@ def plain_cell(value: Any) -> Any:
 
 def shown_cell(value: Any) -> Any:
     """Return a cell of a CSV file for people: no formula, and control characters as escapes."""
-    return plain_cell(printable(value)) if isinstance(value, str) else value
+    if not isinstance(value, str) or _PLAIN.fullmatch(value):
+        return value
+    return plain_cell(printable(value))
 
 
 def original_cell(text: str) -> str:

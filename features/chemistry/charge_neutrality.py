@@ -11,18 +11,16 @@ is said.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import cache
-from math import lcm
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.chemistry.formulas import Compositions
+from features.chemistry.formulas import SYMBOLS, Compositions
 
-# Amounts are read as fractions with such denominators, of cells with so many atoms.
-MAX_DENOMINATOR, MAX_ATOMS = 1000, 10_000
+# What amounts are multiplied by to be whole, to this tolerance; cells have so many atoms at most.
+SCALES, TOLERANCE, MAX_ATOMS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 100, 1000), 1e-4, 10_000
 
 NEUTRAL, CHARGED, UNKNOWN = 1, 0, -1
 
@@ -56,33 +54,48 @@ def are_neutral(compositions: Compositions) -> NDArray[np.int8]:
 
     1 for neutral, 0 for charged, -1 where that is not known.
     """
-    known: dict[tuple[tuple[str, int], ...], int] = {}
+    known: dict[bytes, int] = {}
     found = np.full(len(compositions), UNKNOWN, dtype=np.int8)
+    starts, elements = compositions.starts.tolist(), compositions.elements
+    atoms = _whole_numbers(compositions)
     for row in range(len(compositions)):
-        counts = whole_numbers(compositions[row])
-        if counts is None:
+        part = slice(starts[row], starts[row + 1])
+        if part.start == part.stop or not atoms[part.start]:
             continue
-        key = tuple(counts.items())
+        key = elements[part].tobytes() + atoms[part].tobytes()
         if key not in known:
-            known[key] = _judge(counts)
+            symbols = [SYMBOLS[position] for position in elements[part].tolist()]
+            known[key] = _judge(dict(zip(symbols, atoms[part].tolist(), strict=True)))
         found[row] = known[key]
     return found
 
 
-def whole_numbers(amounts: Mapping[str, float]) -> dict[str, int] | None:
-    """Return the smallest whole numbers of atoms in these ratios; None if there are none such."""
-    if not amounts:
-        return None
-    if all(amount.is_integer() for amount in amounts.values()):
-        counts = {symbol: int(amount) for symbol, amount in amounts.items()}
-    else:
-        ratios = {s: Fraction(a).limit_denominator(MAX_DENOMINATOR) for s, a in amounts.items()}
-        common = lcm(*(ratio.denominator for ratio in ratios.values()))
-        counts = {symbol: int(ratio * common) for symbol, ratio in ratios.items()}
-    divisor = int(np.gcd.reduce(list(counts.values())))
-    if divisor == 0 or sum(counts.values()) > MAX_ATOMS * divisor:
-        return None
-    return {symbol: count // divisor for symbol, count in counts.items() if count}
+def _whole_numbers(compositions: Compositions) -> NDArray[np.int64]:
+    """Return the smallest whole numbers of atoms in the ratios of each formula, part by part.
+
+    0 where there are none such.
+    """
+    amounts, rows = compositions.amounts, compositions.rows
+    atoms = np.zeros(len(amounts), dtype=np.int64)
+    left = np.ones(len(compositions), dtype=bool)
+    for scale in SCALES:
+        scaled = amounts * scale
+        nearest = np.rint(scaled)
+        odd = np.abs(scaled - nearest) > TOLERANCE * scale
+        fits = left & (np.bincount(rows[odd], minlength=len(left)) == 0)
+        chosen = fits[rows]
+        atoms[chosen] = nearest[chosen]
+        left &= ~fits
+    if len(atoms):
+        divisors = np.gcd.reduceat(atoms, compositions.starts[:-1][compositions.counts > 0])
+        by_row = np.ones(len(left), dtype=np.int64)
+        by_row[compositions.counts > 0] = np.maximum(divisors, 1)
+        atoms //= by_row[rows]
+    totals = np.bincount(rows, weights=atoms, minlength=len(left))
+    # An amount that is none to this tolerance is left out of nothing: the formula is not judged.
+    unread = (totals > MAX_ATOMS) | (np.bincount(rows[atoms == 0], minlength=len(left)) > 0)
+    atoms[unread[rows]] = 0
+    return atoms
 
 
 def _judge(counts: Mapping[str, int]) -> int:

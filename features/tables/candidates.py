@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from features.intake.foreign_files import expand_home, read_bounded
 from features.intake.formulas import Formula, read_formula
 from features.intake.numbers import NumberStyle
 from features.intake.text import quote
-from features.records import Candidates, FeatureTable, Target
+from features.records import FeatureTable, Target
 from features.rows import Block, Log, Rows
 from features.specs import CellColumns, CsvSpec, TransportSpec
 from features.tables.build import Spec, compute_block
+from features.tables.candidate_lines import Candidates
 from features.tables.store import PIECE_ROWS
 from features.tables.structure_gate import check_structures
 from features.tables.transfer import Borrowed, borrow, without_borrowed
@@ -53,9 +54,18 @@ TOLERANCE = 1e-9
 
 
 def load_candidates(
-    path: Path, spec: Spec, *, formula: str | None, log: Log, table: FeatureTable | None = None
-) -> Candidates:
-    """Read and featurise a file of candidates; see `features.table.read_candidates`."""
+    path: Path,
+    spec: Spec,
+    *,
+    formula: str | None,
+    log: Log,
+    table: FeatureTable | None = None,
+    piece_lines: int | None = None,
+) -> Iterator[Candidates]:
+    """Read a file of candidates, and featurise so many lines at a time, all of them if None.
+
+    See `features.table.read_candidates`.
+    """
     csv = parse_csv(path.name, read_source(path, "candidates").data)
     csv = csv.naming(dict.fromkeys(_own_headers(spec), "feature"))
     for remark in csv.remarks:
@@ -64,20 +74,51 @@ def load_candidates(
     needs = {need for family in families for need in family.needs}
     column = _formula_column(csv, spec, formula, needed="formula" in needs)
     position = csv.position(column, "formula") if column else -1
+    own = {} if not isinstance(spec, CsvSpec) else {c: _style(csv, c, log) for c in spec.columns}
     lines = sorted(
         [(record.line, record.fields, "") for record in csv.records]
         + [(line, (), reason) for line, reason in csv.malformed]
     )
+    of = _Of(path, spec, table, csv, families, column, own, log)
+    if needs & {"cell", "cif"}:  # what no candidate has is looked for in all of them
+        piece_lines = None
+    for start in range(0, max(len(lines), 1), piece_lines or max(len(lines), 1)):
+        piece = lines[start : start + piece_lines] if piece_lines else lines
+        yield _featurise(of, piece, position, needs)
+        if len(piece) < len(lines):
+            log(f"{path.name}: {start + len(piece)} of {len(lines)} candidates")
+
+
+@dataclass(frozen=True, eq=False)
+class _Of:
+    """A file of candidates, and what is computed for them."""
+
+    path: Path
+    spec: Spec
+    table: FeatureTable | None
+    csv: CsvFile
+    families: Sequence[FamilyInfo]
+    formula_column: str
+    own: Mapping[str, NumberStyle]
+    log: Log
+
+
+def _featurise(
+    of: _Of, lines: Sequence[tuple[int, tuple[str, ...], str]], position: int, needs: Set[str]
+) -> Candidates:
+    """Return some lines of a file with their features."""
+    spec, csv, log, families = of.spec, of.csv, of.log, of.families
+    column = of.formula_column
     formulas = [fields[position] if fields and column else "" for _, fields, _ in lines]
     reasons = [reason for *_, reason in lines]
     read = _parse_all(formulas, reasons) if column else [Formula("", {})] * len(lines)
-    cifs = _read_cifs(csv, path.parent, lines, reasons) if "cif" in needs else {}
+    cifs = _read_cifs(csv, of.path.parent, lines, reasons) if "cif" in needs else {}
     usable = [row for row, reason in enumerate(reasons) if not reason]
     candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
-    log(f"{path.name}: {candidates}, {len(lines) - len(usable)} of them unreadable")
+    log(f"{csv.name}: {candidates}, {len(lines) - len(usable)} of them unreadable")
     cell = _read_cells(csv, spec, [lines[row][1] for row in usable], log) if "cell" in needs else {}
     rows = _bare_rows(
-        path.name,
+        csv.name,
         [lines[row][0] for row in usable],
         [formulas[row] for row in usable],
         [read[row].amounts for row in usable],
@@ -87,7 +128,7 @@ def load_candidates(
     if "cif" in needs:
         assert not isinstance(spec, TransportSpec)  # which offers no structures
         rows = check_structures(rows, spec.failed_structures, log)
-    own = _read_own(csv, spec, table, [lines[row][1] for row in usable], log)
+    own = _read_own(of, [lines[row][1] for row in usable])
     X, blocks = _compute(families, rows, log)
     lacking = {f.name: _lacking(f, blocks[f.name], rows) for f in families}
     remarks = {
@@ -106,7 +147,7 @@ def load_candidates(
         if rows.cifs[row] is None:
             remarks |= {(row, f.name): reason for f in families if "cif" in f.needs}
     if spec.transfer:
-        borrowed = _borrow(X, spec, table)
+        borrowed = _borrow(X, spec, of.table)
         X = borrowed.X
         borrowed.tell(log)
         for name, reasons_of in borrowed.reasons.items():
@@ -149,14 +190,9 @@ def _own_headers(spec: Spec) -> tuple[str, ...]:
     return (*spec.columns, *spec.categorical) if isinstance(spec, CsvSpec) else ()
 
 
-def _read_own(
-    csv: CsvFile,
-    spec: Spec,
-    table: FeatureTable | None,
-    records: Sequence[tuple[str, ...]],
-    log: Log,
-) -> _Own | None:
+def _read_own(of: _Of, records: Sequence[tuple[str, ...]]) -> _Own | None:
     """Read the columns of a table that are those of its file; categories are the table's."""
+    spec, csv, table = of.spec, of.csv, of.table
     if not isinstance(spec, CsvSpec) or not _own_headers(spec):
         return None
     if spec.categorical and table is None:
@@ -168,7 +204,7 @@ def _read_own(
         position = csv.position(header, "feature")
         texts = [fields[position] for fields in records]
         if header in spec.columns:
-            cells = read_numbers(header, texts, _style(csv, header, log))
+            cells = read_numbers(header, texts, of.own[header])
             blocks.append(cells.values[:, None])
         else:
             assert table is not None

@@ -15,9 +15,10 @@ split on, to which a standardised feature space is blind.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.utils import get_tags
 
 from features.table import OWN_COLUMNS, Candidates, FeatureTable, families
-from hpo.analysis.applicability_domain import Floats, domain_of, look_around
+from hpo.analysis.applicability_domain import Domain, Floats, domain_of, look_around
 from hpo.analysis.conformal import assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import HpoError, ModelError, ObjectiveError
@@ -62,6 +63,8 @@ class Ranking:
         that is the line itself.
     limit
         The distance above which a candidate is foreign.
+    keys
+        Array of shape (n_lines, 2): hashes of composition and features.
     """
 
     rank: NDArray[np.int64]
@@ -74,6 +77,7 @@ class Ranking:
     reasons: tuple[str, ...]
     duplicate_of: NDArray[np.int64]
     limit: float
+    keys: NDArray[np.uint64]
 
 
 # Intervals ------------------------------------------------------------------------------------
@@ -145,6 +149,7 @@ def rank(
     *,
     coverage: float = 0.9,
     ascending: bool = False,
+    domain: Domain | None = None,
     log: Callable[[str], None],
 ) -> Ranking:
     """Predict candidates and put them in order, the highest prediction first.
@@ -170,7 +175,7 @@ def rank(
     if len(kept):
         X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
         predicted[lines] = model.estimator.predict(X)
-    domain = domain_of(table.formulas[table.is_train].tolist())
+    domain = domain or domain_of(table.formulas[table.is_train].tolist())
     distance = np.full(n_lines, np.nan)
     nearest = [""] * n_lines
     foreign = np.zeros(n_lines, dtype=bool)
@@ -184,6 +189,7 @@ def rank(
         told = [candidates.remarks.get((int(row), of)) for of in ("formula", "cif", OWN_COLUMNS)]
         reasons[line] = "; ".join([*said, *filter(None, told)])
     ranks, order = _order(predicted, ascending=ascending)
+    keys = _keys(candidates)
     return Ranking(
         rank=ranks,
         order=order,
@@ -193,8 +199,9 @@ def rank(
         nearest=tuple(nearest),
         foreign=foreign,
         reasons=tuple(reasons),
-        duplicate_of=_find_duplicates(candidates),
+        duplicate_of=_find_duplicates(keys, candidates.lines),
         limit=domain.limit,
+        keys=keys,
     )
 
 
@@ -208,16 +215,52 @@ def _order(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], ND
     return ranks, order
 
 
-def _find_duplicates(candidates: Candidates) -> NDArray[np.int64]:
-    duplicate_of = np.zeros(len(candidates.lines), dtype=np.int64)
-    first: dict[bytes, int] = {}  # by a hash: the rows themselves would be there twice
+def _keys(candidates: Candidates) -> NDArray[np.uint64]:
+    """Return a hash of each line's composition and features, of shape (n_lines, 2); else 0."""
+    keys = np.zeros((len(candidates.lines), 2), dtype=np.uint64)
+    fractions = candidates.fractions.round(4)
     for row, position in enumerate(candidates.usable):
-        key = blake2b(candidates.fractions[row].round(4).tobytes(), digest_size=16)
+        key = blake2b(fractions[row].tobytes(), digest_size=16)
         key.update(candidates.X[row].tobytes())
-        line = first.setdefault(key.digest(), candidates.lines[position])
-        if line != candidates.lines[position]:
-            duplicate_of[position] = line
+        keys[position] = np.frombuffer(key.digest(), dtype=np.uint64)
+    return keys
+
+
+def _find_duplicates(keys: NDArray[np.uint64], lines: Sequence[int]) -> NDArray[np.int64]:
+    numbers = np.array(lines, dtype=np.int64)
+    duplicate_of = np.zeros(len(numbers), dtype=np.int64)
+    known = np.flatnonzero(keys.any(axis=1))
+    _, first, same = np.unique(keys[known], axis=0, return_index=True, return_inverse=True)
+    original = known[first[same.ravel()]]
+    again = original != known
+    duplicate_of[known[again]] = numbers[original[again]]
     return duplicate_of
+
+
+def joined(pieces: Sequence[Ranking], lines: Sequence[int], *, ascending: bool = False) -> Ranking:
+    """Return the ranking of all lines from rankings of consecutive ones.
+
+    Parameters
+    ----------
+    pieces
+        In the order of the lines.
+    lines
+        Where each line of all pieces begins in its file.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    whole: dict[str, Any] = {}
+    for field in fields(Ranking):
+        parts = [getattr(piece, field.name) for piece in pieces]
+        if isinstance(parts[0], np.ndarray):
+            whole[field.name] = np.concatenate(parts)
+        elif isinstance(parts[0], tuple):
+            whole[field.name] = tuple(chain(*parts))
+        else:
+            whole[field.name] = parts[0]
+    whole["rank"], whole["order"] = _order(whole["predicted"], ascending=ascending)
+    whole["duplicate_of"] = _find_duplicates(whole["keys"], lines)
+    return Ranking(**whole)
 
 
 # Gaps -----------------------------------------------------------------------------------------

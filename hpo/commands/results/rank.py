@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from features.table import Candidates, FeatureTable, changed_families, read_candidates
+from features.table import Candidates, FeatureTable, changed_families, read_candidate_pieces
 from hpo.analysis import ranking
+from hpo.analysis.applicability_domain import domain_of
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
 from hpo.analysis.ranking import Ranking, describe_calibration
 from hpo.analysis.saved_model import Model
@@ -87,17 +88,25 @@ def run(options: argparse.Namespace) -> int:
             "what the table was built with, or run a study on a new one (--name NEW)"
         )
     model = obtain_model(options, record, table)
-    candidates = read_candidates(
+    domain = domain_of(table.formulas[table.is_train].tolist())
+    pieces: list[Candidates] = []
+    rankings: list[Ranking] = []
+    for piece in read_candidate_pieces(
         options.candidates, record.spec.table, formula=options.formula, log=say, table=table
-    )
-    ranked = ranking.rank(
-        candidates,
-        model,
-        table,
-        coverage=options.coverage,
-        ascending=options.ascending,
-        log=say,
-    )
+    ):
+        ranked = ranking.rank(
+            piece,
+            model,
+            table,
+            coverage=options.coverage,
+            ascending=options.ascending,
+            domain=domain,
+            log=say,
+        )
+        rankings.append(ranked)
+        pieces.append(piece.without_features())
+    candidates = Candidates.joined(pieces)
+    ranked = ranking.joined(rankings, candidates.lines, ascending=options.ascending)
     best = best_trial(record).number
     summary = _summarise(options, candidates, ranked, model, table, best)
     written = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)

@@ -16,6 +16,7 @@ from features.table import (
     DatasetError,
     FeatureTable,
     families,
+    read_candidate_pieces,
     read_candidates,
 )
 from hpo.analysis import ranking, saved_model
@@ -219,3 +220,23 @@ def test_a_cell_may_hold_the_cif_itself(tmp_path: Path) -> None:
     assert found.usable.tolist() == [0]
     assert not found.lacking["li_environment"].any()
     assert len(found.reasons[1]) < 300
+
+
+def test_lines_that_are_read_in_pieces_are_ranked_as_all_at_once(tmp_path: Path) -> None:
+    spec, table = make_table(tmp_path, OWN, columns=["T (K)"], categorical=["route"], families=[])
+    lines = [f"{900 + k % 45},{('melt', 'sol-gel', 'spark')[k % 3]}" for k in range(60)]
+    (tmp_path / "new.csv").write_text("\n".join(["T (K),route", *lines, "1,2,3"]) + "\n")
+    model = make_model(table, boosting())
+    found = read_candidates(tmp_path / "new.csv", spec, table=table)
+    whole = ranking.rank(found, model, table, coverage=0.5, log=silent)
+    pieces = [*read_candidate_pieces(tmp_path / "new.csv", spec, table=table, piece_lines=7)]
+    assert [len(piece.lines) for piece in pieces] == [7] * 8 + [5]
+    rankings = [ranking.rank(one, model, table, coverage=0.5, log=silent) for one in pieces]
+    lines_of = Candidates.joined([piece.without_features() for piece in pieces])
+    joined = ranking.joined(rankings, lines_of.lines)
+    for name in ("lines", "fields", "formulas", "reasons"):
+        assert getattr(lines_of, name) == getattr(found, name)
+    np.testing.assert_array_equal(lines_of.usable, found.usable)
+    for name, value in vars(whole).items():
+        np.testing.assert_array_equal(getattr(joined, name), value, err_msg=name)
+    assert (whole.duplicate_of > 0).sum() == 15
