@@ -32,7 +32,9 @@ LOG_SPAN = 1e3
 _FORMULAS = re.compile(
     r"(reduced_|chemical_|pretty_)?(formula|composition)(_pretty|_reduced)?|material"
 )
-_GROUPS = re.compile(r"(.*_)?(doi|reference|ref|paper|source|publication|citation|article)s?")
+_GROUPS = re.compile(
+    r"(.*_)?(doi|reference|ref|paper|source|publication|citation|article)s?(_\d+)?"
+)
 _INDEX = re.compile(r"|x|id|.*_id|index|no|nr|row|row_?names?|number|unnamed_0|#")
 _FOLDS = re.compile(r"(cv_?|test_?)?fold")
 _TARGETS = re.compile(r"target|label|class|output|response|y")
@@ -172,6 +174,8 @@ def _role(csv: CsvFile, column: OutlinedColumn, is_formula: bool, n_rows: int) -
         return "left out", "is empty"
     if column.kind == "constant":
         return "left out", "has one value alone"
+    if column.n_missing > n_rows / 2:
+        return "left out", f"has no value in {column.n_missing} of {n_rows} rows"
     if csv.columns.count(name) > 1 or not name or CONTROL.search(name):
         return "left out", "has no name of its own"
     by_name = _role_by_name(csv, column, n_rows)
@@ -199,6 +203,12 @@ def _role_by_name(csv: CsvFile, column: OutlinedColumn, n_rows: int) -> tuple[Ro
         return "weight", "is called so"
     if _GROUPS.fullmatch(plain) and column.n_missing == 0 and column.n_different > 2:
         return ("left out", "names each row") if unique else ("group", "rows of one source")
+    if _GROUPS.fullmatch(plain):
+        return "left out", "is called a source"
+    if plain.endswith("_id"):
+        return "left out", "is called an identifier"
+    if column.kind == "formula":
+        return "left out", "another column is the formula"
     return None
 
 

@@ -339,6 +339,16 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_folds(self) -> StudySpec:
+        fold = getattr(self.table, "fold", None)
+        if fold is not None and self.validates and not isinstance(self.cv, SplitterCv):
+            raise ValueError(
+                f"[table] fold '{fold}' has no use with [cv] scheme; leave it out, or divide by "
+                'it: [cv] splitter = "PredefinedSplit"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_first_points(self) -> StudySpec:
         if self.start_with_defaults and self.estimator is None:
             raise ValueError(

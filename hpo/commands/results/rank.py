@@ -203,7 +203,8 @@ def _table(top: list[dict[str, Any]]) -> Iterator[str]:
 
 def _tell(summary: dict[str, Any]) -> Iterator[str]:
     target, model = summary["target"], summary["model"]
-    what = target["name"] + (f" in {target['unit']}" if target["unit"] else "")
+    named = target["unit"] in target["name"]  # as in "sigma (S/cm)"
+    what = target["name"] + ("" if named else f" in {target['unit']}")
     yield (
         f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "

@@ -93,6 +93,17 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         table(("a", X), ("b", [f"{float(y) * 10:.2f}" for y in Y]), ("target", Y)),
         {"columns": ["a"]},
     ),
+    "columns that are no properties": (
+        table(
+            ("doi", DOI),
+            ("a", X),
+            ("ref_1", DOI),
+            ("ICSD ID", [str(k // 2) for k in range(N)]),
+            ("bulk", ["", "", "1"] * (N // 3)),
+            ("sigma", Y),
+        ),
+        {"columns": ["a"], "categorical": None, "group": "doi"},
+    ),
     "odd headers": (
         table(('a "quoted"', X), ("ä # b", ROUTE), ("c = [1]", Y)).replace('"quoted"', "'quoted'"),
         {"target": "c = [1]"},
