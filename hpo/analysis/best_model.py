@@ -7,7 +7,7 @@ once the budget is finished, for the best trial alone, and the study keeps a rec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ class Predictions:
     ----------
     ids, y, predicted, groups
         Arrays of shape (n_predictions,), in units of the target; scores of a ranker have no unit.
+        Of a target with classes `y` has their positions, and `predicted`, of shape
+        (n_predictions, n_classes), their probabilities.
     fold
         Array of shape (n_predictions,): the fold whose model predicted the row; -1 for held-out
         rows.
@@ -42,6 +44,11 @@ class Predictions:
         Every metric that the objective keeps, over all these predictions together.
     row_intervals, group_intervals
         Lower and upper end for every metric, resampling rows, or whole groups.
+    classes
+        Labels; empty if the target is a number.
+    baseline
+        Of classes, the same metrics for the shares of the classes among the training rows: what is
+        known without a model. Empty for numbers.
     """
 
     ids: NDArray[np.str_]
@@ -52,6 +59,8 @@ class Predictions:
     scores: Mapping[str, float]
     row_intervals: Mapping[str, tuple[float, float]]
     group_intervals: Mapping[str, tuple[float, float]]
+    classes: tuple[str, ...] = ()
+    baseline: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -167,7 +176,7 @@ class Validated(NamedTuple):
     rows, fold
         Arrays of shape (n_predictions,): the position of the row, and the fold.
     predicted
-        Array of shape (n_predictions,).
+        Array of shape (n_predictions,), or of (n_predictions, n_classes) the probabilities.
     """
 
     rows: NDArray[np.int64]
@@ -187,7 +196,7 @@ def _fit_folds(objective: CrossValidation, params: Mapping[str, Any]) -> tuple[A
 def _predict_folds(objective: CrossValidation, models: Sequence[Any]) -> Validated:
     rows = [fold.validation for fold in objective.folds]
     predicted = [
-        np.asarray(model.predict(objective.X_new[of_fold]), dtype=np.float64)
+        objective.predict(model, objective.X_new[of_fold])
         for of_fold, model in zip(rows, models, strict=True)
     ]
     fold = np.repeat(np.arange(len(rows)), [len(of_fold) for of_fold in rows])
@@ -200,7 +209,10 @@ def _score_folds(
 ) -> Predictions:
     rows = found.rows
     validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
-    return score_predictions(validated, found.predicted, found.fold, objective.metrics)
+    scored = score_predictions(
+        validated, found.predicted, found.fold, objective.metrics, objective.classes
+    )
+    return _with_baseline(objective, scored)
 
 
 def _predict_test(
@@ -208,9 +220,20 @@ def _predict_test(
 ) -> Predictions:
     test = table.test
     model = objective.fit(params)
-    predicted = np.asarray(model.predict(test.X), dtype=np.float64)
+    predicted = objective.predict(model, test.X)
     fold = np.full(len(test.y), -1, dtype=np.int64)
-    return score_predictions(test, predicted, fold, objective.metrics)
+    scored = score_predictions(test, predicted, fold, objective.metrics, objective.classes)
+    return _with_baseline(objective, scored)
+
+
+def _with_baseline(objective: CrossValidation, scored: Predictions) -> Predictions:
+    """Add what the shares of the classes among all training rows score."""
+    if not scored.classes:
+        return scored
+    trained = objective.y.astype(np.int64)
+    shares = np.bincount(trained, minlength=len(scored.classes)) / len(trained)
+    prior = np.tile(shares, (len(scored.y), 1))
+    return replace(scored, baseline=score_all(scored.y, prior, objective.metrics))
 
 
 def score_predictions(
@@ -218,11 +241,15 @@ def score_predictions(
     predicted: NDArray[np.float64],
     fold: NDArray[np.int64],
     metrics: Mapping[str, Metric],
+    classes: Sequence[str] = (),
 ) -> Predictions:
-    """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,)."""
+    """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,).
+
+    With `classes`, `predicted` has the shape (n_rows, n_classes).
+    """
     y, groups = rows.y, rows.groups
     scores = score_all(y, predicted, metrics)
-    found = Predictions(rows.ids, y, predicted, groups, fold, scores, {}, {})
+    found = Predictions(rows.ids, y, predicted, groups, fold, scores, {}, {}, tuple(classes))
     return replace(
         found,
         row_intervals=bootstrap_intervals(y, predicted, found.shared_ids, metrics=metrics),

@@ -237,7 +237,7 @@ def cross_calibrate_quantiles(
         If a fold leaves nothing to calibrate with, or shapes or the coverage are not as said.
     """
     _require_half(coverage)
-    shifts = _cross_quantiles(held_out, _quantile_scores(held_out), coverage, by_group=by_group)
+    shifts = cross_quantiles(held_out, _quantile_scores(held_out), coverage, by_group=by_group)
     return _shift_quantiles(_three(held_out.predicted), shifts, coverage)
 
 
@@ -282,7 +282,7 @@ def cross_calibrate_residuals(
     HpoError
         If a fold leaves nothing to calibrate with, or shapes or the coverage are not as said.
     """
-    half = _cross_quantiles(held_out, _residuals(held_out), coverage, by_group=by_group)
+    half = cross_quantiles(held_out, _residuals(held_out), coverage, by_group=by_group)
     centre = held_out.predicted[:, 0]
     return Intervals(centre - half, centre, centre + half, coverage)
 
@@ -367,7 +367,7 @@ def _shift_quantiles(quantiles: Floats, shift: Floats | np.float64, coverage: fl
     )
 
 
-def _cross_quantiles(
+def cross_quantiles(
     held_out: HeldOut, scores: Floats, coverage: float, *, by_group: bool
 ) -> Floats:
     """Return for every row the conformal quantile of other folds and other groups."""

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation
+from hpo.estimators.probabilities import class_probabilities
+from hpo.objectives.class_metrics import CLASS_METRICS
 from hpo.objectives.metrics import pinball_loss, rmse, spearman
 
 Floats = NDArray[np.float64]
@@ -84,7 +86,8 @@ class Validated:
     X
         Array of shape (n_rows, n_features).
     y, predicted, fold
-        Arrays of shape (n_rows,).
+        Arrays of shape (n_rows,); of a target with classes, `predicted` has the shape
+        (n_rows, n_classes).
     """
 
     models: Sequence[Any]
@@ -100,6 +103,12 @@ class Validated:
         rows = np.sort(np.random.default_rng(seed).choice(len(self.y), most, replace=False))
         y, predicted, fold = self.y[rows], self.predicted[rows], self.fold[rows]
         return Validated(self.models, self.X[rows], y, predicted, fold)
+
+    def predict(self, model: Any, X: Floats) -> Floats:
+        """Return what a model predicts of rows, in the form of `predicted`."""
+        if self.predicted.ndim == 1:
+            return np.asarray(model.predict(X), dtype=np.float64)
+        return class_probabilities(model, X, self.predicted.shape[1])
 
 
 def find_importances(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> Importances:
@@ -161,7 +170,8 @@ def permute(
         Of the permutations, which are the same for every set.
     """
     rng = np.random.default_rng(seed)
-    predicted = np.tile(rows.predicted, (len(sets), repeats, 1))
+    predicted = np.empty((len(sets), repeats, *rows.predicted.shape))
+    predicted[:] = rows.predicted
     for fold, model in enumerate(rows.models):
         of_fold = np.flatnonzero(rows.fold == fold)
         orders = [rng.permutation(len(of_fold)) for _ in range(repeats)]
@@ -177,8 +187,9 @@ def permute(
             copies = np.tile(X, (len(some), 1, 1))
             for copy, (k, repeat) in zip(copies, some, strict=True):
                 copy[:, picked[k]] = X[orders[repeat]][:, picked[k]]
-            found = np.asarray(model.predict(copies.reshape(-1, X.shape[1])), dtype=np.float64)
-            for again, (k, repeat) in zip(found.reshape(len(some), -1), some, strict=True):
+            found = rows.predict(model, copies.reshape(-1, X.shape[1]))
+            of_copy = found.reshape(len(some), len(X), *found.shape[1:])
+            for again, (k, repeat) in zip(of_copy, some, strict=True):
                 predicted[k, repeat, of_fold] = again
     before = error(rows.y, rows.predicted)
     importances = []
@@ -198,6 +209,13 @@ def _choose_error(evaluation: Evaluation) -> tuple[str, Error]:
     level = evaluation.level
     if level is not None:
         return "increase of the pinball loss", lambda y, p: pinball_loss(y, p, level)
+    if "log_loss" in evaluation.cv.scores:
+        return "increase of the log loss", CLASS_METRICS["log_loss"]
+    if evaluation.cv.classes:
+        return (
+            "drop of the balanced accuracy",
+            lambda y, p: -CLASS_METRICS["balanced_accuracy"](y, p),
+        )
     if evaluation.headline == "spearman":
         return "drop of Spearman ρ", lambda y, p: -spearman(y, p)
     return "increase of RMSE", rmse

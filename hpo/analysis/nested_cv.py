@@ -74,18 +74,21 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
     """
     views, predicted, folds = [], [], []
     metrics: Mapping[str, Metric] = {}
+    classes: tuple[str, ...] = ()
     for fold, record in enumerate(records):
         table, objective = record.open_objective()
         if table is None or not isinstance(objective, CrossValidation):
             raise SpecError(f"study '{record.name}': its objective predicts no rows of a table")
         model = objective.fit(best_trial(record).params)
-        metrics = objective.metrics
+        metrics, classes = objective.metrics, objective.classes
         views.append(table.test)
-        predicted.append(np.asarray(model.predict(table.test.X), dtype=np.float64))
+        predicted.append(objective.predict(model, table.test.X))
         folds.append(np.full(len(table.test.y), fold, dtype=np.int64))
     names = ("ids", "X", "X_new", "y", "groups")
     rows = TableView(*(np.concatenate([getattr(view, name) for view in views]) for name in names))
-    return score_predictions(rows, np.concatenate(predicted), np.concatenate(folds), metrics)
+    return score_predictions(
+        rows, np.concatenate(predicted), np.concatenate(folds), metrics, classes
+    )
 
 
 def record_nested(record: StudyRecord, pooled: Predictions) -> None:

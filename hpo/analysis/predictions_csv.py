@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpo.analysis.best_model import Evaluation, Predictions
 from hpo.errors import HpoError
-from hpo.objectives.metrics import METRICS, RANK_METRICS, score_all
+from hpo.objectives.class_metrics import CLASS_METRICS
+from hpo.objectives.metrics import METRICS, Metric, score_all
 from hpo.wording import original_cell, plain_cell
 
 PREDICTIONS_NAME = "predictions.csv"
 COLUMNS = ("set", "id", "group", "fold", "actual", "predicted")
+# What stands before the label of a class in the column of its probabilities.
+PROBABILITY = "probability "
 
 
 def predictions_csv(evaluation: Evaluation) -> str:
-    """Return the predictions of a best trial as CSV; numbers in full precision."""
+    """Return the predictions of a best trial as CSV; numbers in full precision.
+
+    Of a target with classes, actual and predicted are labels, and probabilities are behind them.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    classes = evaluation.cv.classes
+    writer.writerow((*COLUMNS, *(PROBABILITY + label for label in classes)))
     for name, rows in (("cv", evaluation.cv), ("test", evaluation.test)):
         if rows is None:
             continue
@@ -29,19 +38,29 @@ def predictions_csv(evaluation: Evaluation) -> str:
         columns = (rows.ids.tolist(), rows.groups.tolist(), folds, rows.y, rows.predicted)
         for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
             texts = (plain_cell(row_id), plain_cell(group))
-            writer.writerow((name, *texts, fold, float(actual), float(predicted)))
+            writer.writerow((name, *texts, fold, *_values(actual, predicted, classes)))
     return text.getvalue()
 
 
-def read_predictions(path: Path, *, has_unit: bool = True) -> dict[str, Predictions]:
+def _values(actual: float, predicted: Any, classes: Sequence[str]) -> tuple[Any, ...]:
+    if not classes:
+        return float(actual), float(predicted)
+    labels = (classes[int(actual)], classes[int(np.argmax(predicted))])
+    return (*map(plain_cell, labels), *predicted.tolist())
+
+
+def read_predictions(
+    path: Path, *, recorded: Collection[str] = tuple(METRICS)
+) -> dict[str, Predictions]:
     """Read what `predictions_csv` wrote: "cv" and, if it is there, "test".
 
     Parameters
     ----------
     path
         The file.
-    has_unit
-        Whether predictions can be compared with values; scores that only rank have rho alone.
+    recorded
+        Names of the scores that are known of it: what can be said of scores without a unit, or of
+        classes without probabilities, is less.
 
     Raises
     ------
@@ -51,31 +70,42 @@ def read_predictions(path: Path, *, has_unit: bool = True) -> dict[str, Predicti
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             lines = list(csv.reader(stream))
-        if not lines or tuple(lines[0]) != COLUMNS:
+        if not lines or tuple(lines[0][: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+        classes = tuple(name.removeprefix(PROBABILITY) for name in lines[0][len(COLUMNS) :])
+        every: Mapping[str, Metric] = CLASS_METRICS if classes else METRICS
+        metrics = {name: metric for name, metric in every.items() if name in recorded}
         sets = {
-            name: _predictions([line for line in lines[1:] if line[0] == name], has_unit)
+            name: _predictions([line for line in lines[1:] if line[0] == name], classes, metrics)
             for name in ("cv", "test")
         }
     except OSError as exc:
         raise HpoError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, IndexError, csv.Error) as exc:
+    except (ValueError, IndexError, KeyError, csv.Error) as exc:
         raise HpoError(f"{path}: no predictions of ours: {exc}") from exc
     return {name: rows for name, rows in sets.items() if rows is not None}
 
 
-def _predictions(lines: list[list[str]], has_unit: bool) -> Predictions | None:
+def _predictions(
+    lines: list[list[str]], classes: tuple[str, ...], metrics: Mapping[str, Metric]
+) -> Predictions | None:
     if not lines:
         return None
-    _, ids, groups, folds, actual, predicted = zip(*lines, strict=True)
-    y, found = np.array(actual, dtype=np.float64), np.array(predicted, dtype=np.float64)
+    _, ids, groups, folds, actual, predicted, *probabilities = zip(*lines, strict=True)
+    if classes:
+        places = {plain_cell(label): place for place, label in enumerate(classes)}
+        y = np.array([places[label] for label in actual], dtype=np.float64)
+        found = np.array(probabilities, dtype=np.float64).T
+    else:
+        y, found = np.array(actual, dtype=np.float64), np.array(predicted, dtype=np.float64)
     return Predictions(
         ids=np.array([original_cell(text) for text in ids], dtype=np.str_),
         y=y,
         predicted=found,
         groups=np.array([original_cell(text) for text in groups], dtype=np.str_),
         fold=np.array([int(fold) if fold else -1 for fold in folds], dtype=np.int64),
-        scores=score_all(y, found, METRICS if has_unit else RANK_METRICS),
+        scores=score_all(y, found, metrics),
         row_intervals={},
         group_intervals={},
+        classes=classes,
     )

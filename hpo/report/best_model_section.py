@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from features.table import FeatureTable
-from hpo.analysis.best_model import Evaluation, Predictions, classify
-from hpo.analysis.calibration import Calibrated, calibrate, calibration_curve
+from hpo.analysis.best_model import Evaluation, classify
+from hpo.analysis.calibration import calibrate, calibration_curve
 from hpo.analysis.importance import find_importances
 from hpo.report.figures.base import Figure, parity
 from hpo.report.figures.model import (
@@ -25,28 +25,42 @@ class BestModelSection:
 
     Attributes
     ----------
-    errors, calibration, intervals
-        Figures without panels where the model does not predict the value itself.
-    coverage
-        Coverage and width of the intervals, by class; None where there are none.
+    parity
+        Predicted against actual values, coloured by fold; None of classes.
+    details
+        Further figures; without panels, and with the reason, what cannot be drawn.
+    tables, about
+        Coverage by class, and what is to be known of it; empty where there is none.
     note
         Why some intervals are missing; "" if none is.
     importance
         By feature family, and by column.
     """
 
-    parity: Figure
-    errors: Figure
-    calibration: Figure
-    intervals: Figure
-    coverage: TextTable | None
+    parity: Figure | None
+    details: tuple[Figure, ...]
+    tables: tuple[TextTable, ...]
+    about: str
     note: str
     importance: tuple[Figure, ...]
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Every figure."""
-        return (self.parity, self.errors, self.calibration, self.intervals, *self.importance)
+        first = () if self.parity is None else (self.parity,)
+        return (*first, *self.details, *self.importance)
+
+
+ABOUT = (
+    "Conformal intervals from the absolute out-of-fold residuals, one half-width for all rows that "
+    "are calibrated alike: out-of-fold rows by the rows of other folds and other groups, held-out "
+    "rows by all out-of-fold rows. Coverage is promised over all rows that are drawn alike, not "
+    "within a class."
+)
+SHARED = (
+    " Here groups have rows on both sides of a fold: out-of-fold rows are easier than rows of a "
+    "new group, and held-out rows may be missed more often."
+)
 
 
 def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestModelSection:
@@ -68,33 +82,28 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestMo
     if level is not None or "rmse" not in cv.scores:
         what = f"the {level:g} quantile" if level is not None else "scores without a unit"
         why = f"not drawn; the model predicts {what}, not the value."
-        return BestModelSection(
-            parity=plot,
-            errors=Figure("errors", "How large the errors are", why),
-            calibration=Figure("calibration", "Coverage of the intervals", why),
-            intervals=Figure("intervals", "Intervals around the predictions", why),
-            coverage=None,
-            note="",
-            importance=importance,
-        )
+        missing = {
+            "errors": "How large the errors are",
+            "calibration": "Coverage of the intervals",
+            "intervals": "Intervals around the predictions",
+        }
+        details = tuple(Figure(key, title, why) for key, title in missing.items())
+        return BestModelSection(plot, details, (), "", "", importance)
     calibrated = calibrate(cv, test)
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
     curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
     n_rows = {name: rows.n_rows for name, rows in sets.items()}
+    covers = calibrated.cv is not None or calibrated.test is not None
+    shared = SHARED if evaluation.shared_groups > 0 else ""
     return BestModelSection(
         parity=plot,
-        errors=error_figure(cv, test, unit),
-        calibration=calibration_figure(curves, n_rows),
-        intervals=interval_figure(calibrated, cv, test, target),
-        coverage=_coverage(calibrated, sets, table, unit),
+        details=(
+            error_figure(cv, test, unit),
+            calibration_figure(curves, n_rows),
+            interval_figure(calibrated, cv, test, target),
+        ),
+        tables=(coverage_table(calibrated, sets, classify(sets, table), unit),) if covers else (),
+        about=f"{ABOUT}{shared}" if covers else "",
         note=calibrated.problem,
         importance=importance,
     )
-
-
-def _coverage(
-    calibrated: Calibrated, sets: dict[str, Predictions], table: FeatureTable, unit: str
-) -> TextTable | None:
-    if calibrated.cv is None and calibrated.test is None:
-        return None
-    return coverage_table(calibrated, sets, classify(sets, table), unit)

@@ -13,6 +13,17 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
 
+CLASS_LABELS = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+    "brier_score": "Brier score",
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
+    "f1_macro": "F1, mean of classes",
+    "matthews_corrcoef": "Matthews correlation",
+}
+
 QUANTILE_LABELS = {"pinball": "Pinball loss", "coverage": "Coverage"}
 
 
@@ -32,12 +43,14 @@ def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
     Of predicted quantiles nothing is shown that speaks of their distance from the value.
     """
     labels = QUANTILE_LABELS if QUANTILE_LABELS.keys() <= {*names} else METRIC_LABELS
+    if CLASS_LABELS.keys() & {*names}:
+        labels = CLASS_LABELS
     return tuple(name for name in labels if name in names)
 
 
 def label(metric: str) -> str:
     """Return what a metric is called."""
-    return {**METRIC_LABELS, **QUANTILE_LABELS}[metric]
+    return {**METRIC_LABELS, **QUANTILE_LABELS, **CLASS_LABELS, "scoring": "Scoring"}[metric]
 
 
 def _label(metric: str, unit: str) -> str:

@@ -18,6 +18,7 @@ from hpo.records import WALL_KEY
 from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
 from hpo.report.best_model_section import portray
+from hpo.report.class_section import portray_classes
 from hpo.report.figures.base import name_folds
 from hpo.report.figures.files import FOLDER_NAME, write_figures
 from hpo.report.figures.front import search_figures
@@ -156,7 +157,8 @@ def _scores(
     }
     if evaluation is not None and opened.table is not None:
         scores["scores"] = tables.score_rows(evaluation, unit)
-        scores["portrait"] = portray(evaluation, opened.table, seed=record.spec.seed)
+        draw = portray_classes if evaluation.cv.classes else portray
+        scores["portrait"] = draw(evaluation, opened.table, seed=record.spec.seed)
         scores["folds"] = list(name_folds(evaluation.cv).values())
     return scores
 

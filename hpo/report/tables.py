@@ -18,6 +18,7 @@ from hpo.analysis.calibration import Calibrated, Labels
 from hpo.analysis.conformal import Assessment, assess
 from hpo.records import WALL_KEY, part_key
 from hpo.report.formatting import (
+    CLASS_LABELS,
     METRIC_LABELS,
     NO_BREAK,
     QUANTILE_LABELS,
@@ -32,6 +33,7 @@ from hpo.study.trials import Search, score
 from hpo.wording import count_of, plain_number
 
 MAX_FRONT = 30
+SET_HEADS = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
 # What a study file has, or a function has said.
 _Searched: TypeAlias = Dimension | FloatDistribution | IntDistribution | CategoricalDistribution
 _CHOICES = (CategoricalDimension, CategoricalDistribution)
@@ -130,6 +132,10 @@ def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> st
         loss, covered = number(scores["pinball"]), number(scores["coverage"])
         text = f"a pinball loss of {loss}~{unit}".strip("~")
         text += f" {interval} and covers {covered} where {evaluation.level:g} is asked for"
+    elif headline in CLASS_LABELS:
+        also = "" if headline == "balanced_accuracy" else " and balanced accuracy~"
+        text = f"{CLASS_LABELS[headline]}~{number(scores[headline])} {interval}"
+        text += f"{also}{number(scores['balanced_accuracy'])}" if also else ""
     elif headline == "spearman":
         text = f"Spearman ρ~{number(scores['spearman'])} {interval}"
     else:
@@ -177,6 +183,7 @@ def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
                     "value": number(predictions.scores[name]),
                     "by_row": _interval(predictions.row_intervals[name]),
                     "by_group": _interval(predictions.group_intervals[name]),
+                    "baseline": number(predictions.baseline.get(name)),
                 }
                 for predictions in sets
             ],
@@ -244,9 +251,9 @@ def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
 
     Of all else that an objective of the user's own may store, nothing is to be left out.
     """
-    for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS)):
+    for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS), tuple(CLASS_LABELS)):
         if {f"{metric}_{side}" for metric in metrics for side in ("val", "train")} <= names:
-            return metrics
+            return (*metrics, "scoring") if "scoring_val" in names else metrics
     return ("spearman",) if names == {"spearman_val", "spearman_train", "spearman_pooled"} else ()
 
 
@@ -340,7 +347,6 @@ def coverage_table(
         cell for name, of_all in found.items() for cell in _cells(of_all, len(rows[name].y))
     ]
     lines.append(("all rows", *everything))
-    heads = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
     width = f"mean width ({unit})" if unit else "mean width"
     columns = ("class by anions", *("rows", "coverage", width) * len(rows))
     return TextTable(
@@ -348,7 +354,7 @@ def coverage_table(
         columns=columns,
         rows=tuple(lines),
         numeric=frozenset(range(1, len(columns))),
-        heads=(("", 1), *((heads[name], 3) for name in rows)),
+        heads=(("", 1), *((SET_HEADS[name], 3) for name in rows)),
         n_summary=1,
     )
 

@@ -89,7 +89,7 @@ def read_study(row: Row, folder: Path) -> ScoredStudy:
     if not path.is_file():
         return ScoredStudy(row, remark=f"no {PREDICTIONS_NAME} in {path.parent}; {again}")
     try:
-        rows = read_predictions(path, has_unit="rmse" in row.cv)
+        rows = read_predictions(path, recorded=row.cv)
     except HpoError as exc:
         return ScoredStudy(row, remark=f"{exc}; {again}")
     for name, recorded in (("cv", row.cv), ("test", row.test)):

@@ -191,7 +191,7 @@ def _lines_of(label: str) -> float:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     for trace in panel.figure.data:
-        draw_trace = {"scatter": _draw_scatter, "bar": _draw_bars}.get(trace.type)
+        draw_trace = _TRACES.get(trace.type)
         if draw_trace is None:
             raise ValueError(f"a {trace.type} trace cannot be drawn into a file")
         draw_trace(axes, trace)
@@ -255,6 +255,19 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
         )
 
 
+def _draw_cells(axes: Axes, trace: Any) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shares = np.asarray(trace.z, dtype=np.float64)
+    colours = LinearSegmentedColormap.from_list("ours", [tuple(one) for one in trace.colorscale])
+    places = np.arange(len(shares))
+    axes.pcolormesh(places, places, shares, cmap=colours, vmin=trace.zmin, vmax=trace.zmax)
+    for row, texts in enumerate(trace.text):
+        for column, text in enumerate(texts):
+            ink = "white" if shares[row, column] > 0.6 else INK
+            axes.text(column, row, _plain(text), ha="center", va="center", color=ink, fontsize=7.0)
+
+
 def _reach(reach: Any) -> Any:
     """Return how far an error bar reaches, down and up."""
     up = np.asarray(reach.array, dtype=np.float64)
@@ -276,6 +289,9 @@ def _draw_bars(axes: Axes, trace: Any) -> None:
         axes.barh(places, length, height=thickness, **style)
     else:
         axes.bar(places, length, width=thickness, **style)
+
+
+_TRACES = {"scatter": _draw_scatter, "bar": _draw_bars, "heatmap": _draw_cells}
 
 
 def _colour(text: str) -> Any:
