@@ -47,6 +47,8 @@ def _what(manifest: Mapping[str, Any]) -> Iterator[str]:
     estimator, target = manifest["estimator"], manifest["target"]
     unit = f" in {target['unit']}" if target["unit"] else ""
     yield f"- Predicts: {'log10 of ' if target['log10'] else ''}{target['name']}{unit}"
+    for position, label in enumerate(target.get("classes", ())):
+        yield f"    - {position}: {label}"
     yield f"- Estimator: `{estimator['name']}`, random_state {estimator['seed']}"
     for name, value in {**estimator["fixed"], **estimator["params"]}.items():
         yield f"    - `{name}` = {value}"
@@ -103,7 +105,9 @@ def _score_table(
 
 def _limits(manifest: Mapping[str, Any], table: FeatureTable) -> Iterator[str]:
     y = table.train.y
-    if y.ndim == 1:
+    for position, label in enumerate(table.target.classes):
+        yield f"- Class {label}: {count_of(int((y == position).sum()), 'training row')}"
+    if not table.target.classes and y.ndim == 1:
         yield f"- Training targets reach from {y.min():.4g} to {y.max():.4g}; trees predict no more"
     known = [text for text in table.formulas[table.is_train].tolist() if text]
     if known:

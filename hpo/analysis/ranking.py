@@ -27,9 +27,13 @@ from sklearn.utils import get_tags
 
 from features.table import OWN_COLUMNS, Candidates, FeatureTable, families
 from hpo.analysis.applicability_domain import Domain, Floats, domain_of, look_around
+from hpo.analysis.classification.prediction_sets import coverage_across_folds as sets_across_folds
+from hpo.analysis.classification.prediction_sets import sets_at
+from hpo.analysis.classification.ranked_classes import RankedClasses, find_class
 from hpo.analysis.conformal import assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import HpoError, ModelError, ObjectiveError
+from hpo.estimators.probabilities import class_probabilities
 from hpo.wording import count_of
 
 # A gap is known to a model if at least this share of its training rows had the same.
@@ -49,7 +53,8 @@ class Ranking:
     predicted
         Array of shape (n_lines,), in units of the target; NaN without a rank.
     half_width
-        Of every interval, in units of the target.
+        Of every interval, in units of the target. Of classes, how far a probability may be below 1
+        for its class to be in a set.
     distance, nearest
         Share of atoms to exchange for the nearest training composition (NaN if unknown), and a
         formula of that.
@@ -65,6 +70,9 @@ class Ranking:
         The distance above which a candidate is foreign.
     keys
         Array of shape (n_lines, 2): hashes of composition and features.
+    classes
+        What is predicted where the target has classes, and `predicted` is the probability of one
+        of them; None where it is a number.
     """
 
     rank: NDArray[np.int64]
@@ -78,6 +86,7 @@ class Ranking:
     duplicate_of: NDArray[np.int64]
     limit: float
     keys: NDArray[np.uint64]
+    classes: RankedClasses | None = None
 
 
 # Intervals ------------------------------------------------------------------------------------
@@ -97,18 +106,24 @@ def residual_interval(
     ObjectiveError
         There are too few rows for that coverage.
     """
-    half_width = conformal_quantile(np.abs(y - predicted), coverage, ids)
+    return _quantile_of(np.abs(y - predicted), coverage, ids)
+
+
+def _quantile_of(scores: Floats, coverage: float, ids: NDArray[np.str_] | None) -> float:
+    half_width = conformal_quantile(scores, coverage, ids)
     if math.isinf(half_width):
         needed = math.ceil(round(coverage / (1.0 - coverage), 9))
         raise ObjectiveError(
             f"--coverage {coverage:g}: needs at least {needed} validated rows, the folds have "
-            f"{len(y if ids is None else np.unique(ids))}; ask for less"
+            f"{len(scores if ids is None else np.unique(ids))}; ask for less"
         )
     return half_width
 
 
 def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
     """Return, for each fold, the share of its rows within intervals made from the other folds."""
+    if calibration.predicted.ndim == 2:
+        return sets_across_folds(calibration.held_out, calibration.predicted, coverage)
     folds = [f"fold {fold}" for fold in calibration.fold]
     try:
         # Here every row of another fold counts, be it of the same group or not.
@@ -150,9 +165,12 @@ def rank(
     coverage: float = 0.9,
     ascending: bool = False,
     domain: Domain | None = None,
+    wanted: str | None = None,
     log: Callable[[str], None],
 ) -> Ranking:
     """Predict candidates and put them in order, the highest prediction first.
+
+    Of a target with classes, that is the probability of the `wanted` one, or of the last.
 
     Raises
     ------
@@ -161,8 +179,11 @@ def rank(
     ObjectiveError
         There are too few validated rows for that coverage.
     """
-    known = model.calibration
-    half_width = residual_interval(known.y, known.predicted, coverage, known.held_out.ids)
+    known, labels = model.calibration, table.target.classes
+    place = find_class(wanted, labels) if labels else 0
+    of_rows = known.held_out
+    scores = of_rows.predicted[:, 0] if labels else np.abs(known.y - known.predicted)
+    half_width = _quantile_of(scores, coverage, of_rows.ids)
     n_lines = len(candidates.lines)
     reasons = list(candidates.reasons)
     unfit = _find_unfit(candidates, model, table)
@@ -172,9 +193,14 @@ def rank(
     lines = candidates.usable[kept]
     log(f"predicting {count_of(len(kept), 'candidate')}")
     predicted = np.full(n_lines, np.nan)
+    probabilities = np.full((n_lines, len(labels)), np.nan)
     if len(kept):
         X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
-        predicted[lines] = model.estimator.predict(X)
+        if labels:
+            probabilities[lines] = class_probabilities(model.estimator, X, len(labels))
+            predicted[lines] = probabilities[lines, place]
+        else:
+            predicted[lines] = model.estimator.predict(X)
     domain = domain or domain_of(table.formulas[table.is_train].tolist())
     distance = np.full(n_lines, np.nan)
     nearest = [""] * n_lines
@@ -202,6 +228,11 @@ def rank(
         duplicate_of=_find_duplicates(keys, candidates.lines),
         limit=domain.limit,
         keys=keys,
+        classes=RankedClasses(
+            labels, place, probabilities, sets_at(probabilities, half_width, coverage)
+        )
+        if labels
+        else None,
     )
 
 
@@ -256,6 +287,8 @@ def joined(pieces: Sequence[Ranking], lines: Sequence[int], *, ascending: bool =
             whole[field.name] = np.concatenate(parts)
         elif isinstance(parts[0], tuple):
             whole[field.name] = tuple(chain(*parts))
+        elif isinstance(parts[0], RankedClasses):
+            whole[field.name] = RankedClasses.joined(parts)
         else:
             whole[field.name] = parts[0]
     whole["rank"], whole["order"] = _order(whole["predicted"], ascending=ascending)
@@ -345,10 +378,13 @@ def describe_calibration(
     """Return how intervals were calibrated, and what speaks against them, in words and numbers."""
     facts = model.manifest["calibration"]
     shares = coverage_across_folds(model.calibration, coverage)
+    what, of = f"intervals: prediction ± {half_width:.3g} {unit}".rstrip(), "residuals"
+    if model.calibration.predicted.ndim == 2:
+        least = max(0.0, 1.0 - half_width)
+        what, of = f"sets: every class with a probability of {least:.3g} or more", "probabilities"
     text = (
-        f"{100 * coverage:g} % intervals: prediction ± {half_width:.3g} {unit}".rstrip()
-        + f", from {facts['rows']} out-of-fold residuals of trial {model.manifest['trial']} "
-        f"({facts['scheme']}, {count_of(facts['folds'], 'fold')})"
+        f"{100 * coverage:g} % {what}, from {facts['rows']} out-of-fold {of} of trial "
+        f"{model.manifest['trial']} ({facts['scheme']}, {count_of(facts['folds'], 'fold')})"
     )
     if shares:
         text += (
@@ -370,7 +406,7 @@ def _caveats(facts: Mapping[str, Any]) -> list[str]:
     if facts["shared_groups"] > 0:
         caveats.append(
             f"{100 * facts['shared_groups']:.0f} % of the validated rows have a row of their group "
-            "in training, so that for candidates from new groups the intervals are too narrow; "
+            "in training, so that for candidates from new groups they hold too few; "
             'folds of whole groups ([cv] scheme = "group_kfold") say by how much'
         )
     elif not facts["groups_known"]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from features.table import FeatureTable
 from hpo.analysis.best_model import predict_folds
 from hpo.analysis.bootstrap import bootstrap_intervals
+from hpo.analysis.classification.prediction_sets import conformity_scores
 from hpo.analysis.conformal import HeldOut
 from hpo.analysis.model_card import write_card
 from hpo.errors import ConflictError, ModelError
@@ -57,7 +58,8 @@ class Calibration:
     Attributes
     ----------
     y, predicted
-        Arrays of shape (n_rows,), in units of the target.
+        Arrays of shape (n_rows,), in units of the target; of classes, `predicted` has the shape
+        (n_rows, n_classes).
     fold, groups
         Arrays of shape (n_rows,): whose model predicted the row, and its group.
     rows
@@ -73,10 +75,15 @@ class Calibration:
 
     @property
     def held_out(self) -> HeldOut:
-        """The same for intervals that take every row for one of its own."""
+        """The same for intervals that take every row for one of its own.
+
+        Of classes, with how far the probability of the actual one is below 1.
+        """
         ids = self.rows.astype(str)
         repeated = ids if len(np.unique(ids)) < len(ids) else None
-        return HeldOut(self.y, self.predicted[:, None], self.fold, ids, repeated)
+        classes = self.predicted.ndim == 2
+        values = conformity_scores(self.y, self.predicted) if classes else self.predicted
+        return HeldOut(self.y, values[:, None], self.fold, ids, repeated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +256,7 @@ def _fit(
         },
         "table": {"name": table.name, "hash": table.hash},
         "columns": [asdict(column) for column in table.columns],
-        "target": asdict(table.target),
+        "target": table.target.as_dict(),
         "training_rows": len(train.y),
         "scores": score_all(calibration.y, calibration.predicted, objective.metrics),
         "intervals": bootstrap_intervals(
@@ -305,7 +312,7 @@ def _open_objective(
 def _predicts_value(objective: AnyObjective) -> TypeGuard[CrossValidation]:
     if not isinstance(objective, CrossValidation):
         return False
-    return objective.level is None and "rmse" in objective.metrics
+    return objective.level is None and bool({"rmse", "log_loss"} & objective.metrics.keys())
 
 
 def _name_predicted(objective: AnyObjective) -> str:
@@ -313,7 +320,7 @@ def _name_predicted(objective: AnyObjective) -> str:
         return "nothing over a table"
     if objective.level is not None:
         return f"the {objective.level:g} quantile"
-    return "scores without a unit"
+    return "classes without probabilities" if objective.classes else "scores without a unit"
 
 
 def _save(record: StudyRecord, model: Model, card: str) -> Model:
@@ -390,6 +397,8 @@ def _folder_name(record: StudyRecord, trial: int, params: Mapping[str, Any]) -> 
 
 
 def _summary(calibration: Calibration) -> dict[str, Any]:
+    if calibration.predicted.ndim == 2:
+        return {"rows": len(np.unique(calibration.rows))}
     residuals = calibration.y - calibration.predicted
     return {
         "rows": len(np.unique(calibration.rows)),

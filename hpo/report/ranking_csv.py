@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.table import Candidates, Target
 from hpo.analysis.ranking import Ranking
@@ -47,7 +46,7 @@ def write_ranking(
     try:
         with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            for row in (_header(candidates, target), *_rows(candidates, ranking, target)):
+            for row in (_header(candidates, ranking, target), *_rows(candidates, ranking, target)):
                 writer.writerow(map(shown_cell, row))
         if is_stream(path):
             return (path,)
@@ -64,12 +63,14 @@ def top_rows(
     """Return the first candidates by rank, in the target's own unit."""
     lines = [line for line in ranking.order[:count] if ranking.rank[line]]
     values = _ends(ranking, target)
+    if ranking.classes is None:
+        values = {name: values[name] for name in ("prediction", "lower", "upper")}
     neutral = _neutral(candidates)
     return [
         {
             "rank": int(ranking.rank[line]),
             "formula": candidates.formulas[line],
-            **{name: float(values[name][line]) for name in ("prediction", "lower", "upper")},
+            **{name: _plain(column[line]) for name, column in values.items()},
             "ood": bool(ranking.foreign[line]),
             "charge_neutral": neutral[line],
             "reason": ranking.reasons[line],
@@ -90,8 +91,17 @@ def _neutral(candidates: Candidates) -> list[str]:
     return found
 
 
-def _ends(ranking: Ranking, target: Target) -> dict[str, NDArray[np.float64]]:
-    """Return prediction and interval in the target's own unit, and then in log10 if it has one."""
+def _plain(value: Any) -> float | str:
+    return value if isinstance(value, str) else float(value)
+
+
+def _ends(ranking: Ranking, target: Target) -> Mapping[str, Any]:
+    """Return prediction and interval in the target's own unit, and then in log10 if it has one.
+
+    Of classes, the most probable one, the probability of each, and the set of probable ones.
+    """
+    if ranking.classes is not None:
+        return ranking.classes.columns()
     plain = {
         "prediction": ranking.predicted,
         "lower": ranking.predicted - ranking.half_width,
@@ -104,13 +114,15 @@ def _ends(ranking: Ranking, target: Target) -> dict[str, NDArray[np.float64]]:
     return own | {f"log10_{name}": values for name, values in plain.items()}
 
 
-def _header(candidates: Candidates, target: Target) -> list[str]:
-    names = ["prediction", "lower", "upper"]
-    if target.log10:
-        names += [f"log10_{name}" for name in names]
+def _header(candidates: Candidates, ranking: Ranking, target: Target) -> list[str]:
+    names = _ends(ranking, target)
     formula = [candidates.formula_column] if candidates.formula_column else []
     ours = ["rank", *formula, *names, *_REMARKS]
     return ours + [f"input.{name}" if name in ours else name for name in _kept(candidates)]
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.10g}"
 
 
 _REMARKS = ("ood", "charge_neutral", "reason", "distance", "nearest", "duplicate_of_line", "line")
@@ -133,7 +145,7 @@ def _rows(candidates: Candidates, ranking: Ranking, target: Target) -> Iterator[
         yield [
             str(ranking.rank[line]) if ranked else "",
             *([candidates.formulas[line]] if candidates.formula_column else []),
-            *(f"{values[line]:.10g}" if ranked else "" for values in ends),
+            *(_cell(values[line]) if ranked else "" for values in ends),
             ("yes" if ranking.foreign[line] else "no") if ranked else "",
             neutral[line],
             ranking.reasons[line],

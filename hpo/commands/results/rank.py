@@ -11,6 +11,7 @@ from typing import Any
 from features.table import Candidates, FeatureTable, changed_families, read_candidate_pieces
 from hpo.analysis import ranking
 from hpo.analysis.applicability_domain import domain_of
+from hpo.analysis.classification.ranked_classes import find_class
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
 from hpo.analysis.ranking import Ranking, describe_calibration
 from hpo.analysis.saved_model import Model
@@ -64,6 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="say how well the study finds values above it, in the target's own unit",
     )
+    parser.add_argument(
+        "--class",
+        dest="wanted",
+        metavar="LABEL",
+        help="of a target with classes, rank by the probability of this one (default: the last)",
+    )
     add_model_options(parser)
     add_json(parser)
     add_trust(parser)
@@ -78,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
     record = find(open_storage(options, Access.READ), options.name)
     table = read_table(record)
     assert record.spec.table is not None
+    _check_options(options, table)
     if getattr(record.spec.table, "named_featurizers", ()):
         record.admit_code(["packages", "code"] if options.refit else [])
     changed = changed_families(table, record.spec.table)
@@ -100,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
             table,
             coverage=options.coverage,
             ascending=options.ascending,
+            wanted=options.wanted,
             domain=domain,
             log=say,
         )
@@ -118,6 +127,16 @@ def run(options: argparse.Namespace) -> int:
         for line in (*_table(top), *_tell(summary), ", ".join(map(str, written))):
             print_line(line)
     return 0
+
+
+def _check_options(options: argparse.Namespace, table: FeatureTable) -> None:
+    """Refuse what is for another kind of target."""
+    if table.target.classes and options.threshold is not None:
+        raise SpecError("--threshold: is for numbers, and the target has classes; use --class")
+    if options.wanted is not None:
+        if not table.target.classes:
+            raise SpecError("--class: is for targets with classes, and the target is a number")
+        find_class(options.wanted, table.target.classes)
 
 
 def _share(text: str) -> float:
@@ -157,6 +176,7 @@ def _summarise(
             "changed_since_study": manifest["changed_since_study"],
         },
         "target": manifest["target"],
+        "class": None if ranked.classes is None else ranked.classes.labels[ranked.classes.wanted],
         "order": "ascending" if options.ascending else "descending",
         "candidates": len(has_rank),
         "ranked": int(has_rank.sum()),
@@ -183,12 +203,14 @@ def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[s
 
 
 def _table(top: list[dict[str, Any]]) -> Iterator[str]:
-    rows = [("rank", "formula", "prediction", "lower", "upper", "ood", "neutral")]
+    common = ("rank", "formula", "ood", "charge_neutral", "reason", "line")
+    values = [name for name in (top[0] if top else ()) if name not in common]
+    rows = [("rank", "formula", *values, "ood", "neutral")]
     rows += [
         (
             str(row["rank"]),
             row["formula"] or f"line {row['line']}",
-            *(f"{row[name]:.4g}" for name in ("prediction", "lower", "upper")),
+            *(row[name] if isinstance(row[name], str) else f"{row[name]:.4g}" for name in values),
             "yes" if row["ood"] else "no",
             row["charge_neutral"],
         )
@@ -205,6 +227,8 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
     target, model = summary["target"], summary["model"]
     named = target["unit"] in target["name"]  # as in "sigma (S/cm)"
     what = target["name"] + ("" if named else f" in {target['unit']}")
+    if summary["class"] is not None:
+        what = f"the probability of {target['name']} '{summary['class']}'"
     yield (
         f"{summary['ranked']} of {count_of(summary['candidates'], 'candidate')} ranked by {what}"
         f" ({'lowest' if summary['order'] == 'ascending' else 'highest'} first), "
