@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.objectives.class_metrics import ClassMetric
+from hpo.objectives.class_metrics import CLASS_METRICS, ClassMetric
 from hpo.objectives.metrics import METRICS, Interval, Metric, score_all
 
 Floats = NDArray[np.float64]
@@ -111,14 +111,15 @@ def paired_differences(
     seed: int = 0,
     level: float = 0.95,
 ) -> list[dict[str, Difference]]:
-    """Return the differences of several models to one, by metric (r2, rmse, mae, spearman).
+    """Return the differences of several models to one, by metric: of numbers, or of classes.
 
     Parameters
     ----------
     y, groups
         Arrays of shape (n_rows,): measured values, and groups of rows that belong together.
     reference, others
-        Arrays of shape (n_rows,): predictions of the model to compare with, and of each other.
+        Arrays of shape (n_rows,): predictions of the model to compare with, and of each other; or
+        of shape (n_rows, n_classes), the probabilities.
     ids
         Array of shape (n_rows,): which row each is, where some are predicted several times.
     n_resamples, seed
@@ -130,8 +131,9 @@ def paired_differences(
     -----
     Resamples in which a metric is undefined are left out of its percentiles.
     """
-    predicted = np.column_stack([reference, *others])
-    plain = [score_all(y, column) for column in predicted.T]
+    predicted = [reference, *others]
+    metrics: Mapping[str, Metric] = CLASS_METRICS if reference.ndim == 2 else METRICS
+    plain = [score_all(y, of_model, metrics) for of_model in predicted]
     intervals = {
         kind: _intervals(y, predicted, of_kind, n_resamples, seed, level)
         for kind, of_kind in (("row", ids), ("group", groups))
@@ -143,31 +145,40 @@ def paired_differences(
                 row=intervals["row"][name][k - 1],
                 group=intervals["group"][name][k - 1],
             )
-            for name in METRICS
+            for name in metrics
         }
-        for k in range(1, predicted.shape[1])
+        for k in range(1, len(predicted))
     ]
 
 
 def _intervals(
     y: Floats,
-    predicted: Floats,
+    predicted: Sequence[Floats],
     groups: NDArray[np.str_] | None,
     n_resamples: int,
     seed: int,
     level: float,
 ) -> dict[str, list[Interval]]:
     parts = [
-        score_resamples(y, predicted, counts)
+        _score_models(y, predicted, counts)
         for counts in resample_counts(len(y), groups, n_resamples, seed)
     ]
     tail = (1.0 - level) / 2.0
     found = {}
-    for name in METRICS:
+    for name in parts[0]:
         scores = np.concatenate([part[name] for part in parts])
         differences = scores[:, 1:] - scores[:, :1]
         found[name] = [_percentiles(column, tail) for column in differences.T]
     return found
+
+
+def _score_models(y: Floats, predicted: Sequence[Floats], counts: Ints) -> Mapping[str, Floats]:
+    if predicted[0].ndim == 1:
+        return score_resamples(y, np.column_stack(predicted), counts)
+    return {
+        name: np.column_stack([metric.of_resamples(y, one, counts) for one in predicted])
+        for name, metric in CLASS_METRICS.items()
+    }
 
 
 def mean_intervals(

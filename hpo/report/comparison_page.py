@@ -13,14 +13,14 @@ from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
 from hpo.analysis.comparison.parts import PartPair, part_cells, part_remarks
 from hpo.analysis.comparison.reported import Reported
-from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
+from hpo.analysis.comparison.studies import CLASSES, INTERVALS_NOTE, NUMBERS, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
 from hpo.errors import HpoError
 from hpo.report.comparison_tables import (
     describe_fronts,
     front_cells,
     score_cells,
-    table_cells,
+    tables_of,
     variant_cells,
 )
 from hpo.report.figures.comparison import comparison_figures, draw_outside, styles
@@ -82,7 +82,7 @@ def write_comparison(
         "names": [study.name for study in studies],
         "against": pairs[0].against if pairs else "",
         "written": utc(time.time()),
-        "table": _scores(table_cells(predicting, reported)) if predicting else None,
+        "tables": [_scores(one) for one in tables_of(predicting, reported)] if predicting else [],
         "own": _own(score_cells([study.row for study in studies], reported)),
         "fronts": [
             _table(describe_fronts(fronts), *_split(front_cells(fronts)), ())
@@ -92,7 +92,11 @@ def write_comparison(
         "sources": _sources(studies, reported),
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
         "parts": _parts(parts),
-        "differences": _differences(difference_cells(pairs)),
+        "differences": [
+            table
+            for shown in (NUMBERS, CLASSES)
+            if (table := _differences(difference_cells(pairs, shown))) is not None
+        ],
         "variants": _variants(studies),
         "screening": _screening(worth),
         "remarks": [

@@ -7,27 +7,38 @@ from collections.abc import Mapping, Sequence
 from hpo.analysis.comparison.fronts import ComparedFronts
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
-    _INTERVALS,
     _VARIED,
     AS_IT_IS,
-    HEADS,
+    CLASSES,
     INTERVALS_NOTE,
     METRIC_NAMES,
+    NUMBERS,
     Row,
+    Shown,
     _differences,
     _minus,
 )
 from hpo.wording import plain_number
 
 
-def table_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[str]]:
+def tables_of(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[list[str]]]:
+    """Return the comparison as tables, one for each kind of target; see `table_cells`."""
+    of_classes = [row for row in rows if CLASSES.suits(row.cv)]
+    others = [row for row in rows if row not in of_classes]
+    found = [table_cells(others, reported)] if others or not rows else []
+    return found + ([table_cells(of_classes, {}, CLASSES)] if of_classes else [])
+
+
+def table_cells(
+    rows: Sequence[Row], reported: Mapping[str, Reported], shown: Shown = NUMBERS
+) -> list[list[str]]:
     """Return the comparison as a table of texts, heads first: ours, and below it the reported."""
-    heads = ["study", "features", *(f"CV {head}" for head in HEADS), "n test"]
-    for name, head in zip(METRIC_NAMES, HEADS, strict=True):
-        heads += [f"test {head}", "95 %"] if name in _INTERVALS else [f"test {head}"]
+    heads = ["study", "features", *(f"CV {head}" for head in shown.heads), "n test"]
+    for name, head in zip(shown.names, shown.heads, strict=True):
+        heads += [f"test {head}", "95 %"] if name in shown.intervals else [f"test {head}"]
     table = [heads]
     for row in rows:
-        table.append(_own_cells(row))
+        table.append(_own_cells(row, shown))
         if row.name in reported:
             table.extend(_reported_cells(row, reported[row.name]))
     return table
@@ -67,7 +78,9 @@ def score_cells(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[l
 def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
     """Return the comparison as aligned text, and what there is to say about it."""
     others = [row for row in rows if not row.scores]
-    text = align(table_cells(others, reported)) if others or not rows else []
+    text: list[str] = []
+    for table in tables_of(others, reported) if others or not rows else ():
+        text += [*([""] if text else []), *align(table)]
     if own := score_cells(rows, reported):
         text += [*([""] if text else []), *align(own)]
     if any(row.test_intervals for row in rows):
@@ -133,13 +146,13 @@ def align(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _own_cells(row: Row) -> list[str]:
+def _own_cells(row: Row, shown: Shown) -> list[str]:
     cells = [row.name, _count(row.n_features)]
-    cells += [_number(row.cv.get(name)) for name in METRIC_NAMES]
+    cells += [_number(row.cv.get(name)) for name in shown.names]
     cells.append(_count(row.n_test))
-    for name in METRIC_NAMES:
+    for name in shown.names:
         cells.append(_number(row.test.get(name)))
-        if name in _INTERVALS:
+        if name in shown.intervals:
             ends = row.test_intervals.get("group", {}).get(name)
             cells.append(f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "")
     return cells
@@ -154,7 +167,7 @@ def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
             theirs.append("")
             ours_less_theirs.append("")
         for name in METRIC_NAMES:
-            gap = [""] if side == "test" and name in _INTERVALS else []
+            gap = [""] if side == "test" and name in NUMBERS.intervals else []
             theirs += [_number(getattr(figures, name)), *gap]
             ours_less_theirs += [_number(difference[side][name], signed=True), *gap]
     return [theirs, ours_less_theirs]

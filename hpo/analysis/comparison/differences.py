@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import Difference, paired_differences
-from hpo.analysis.comparison.studies import HEADS, METRIC_NAMES, Row
+from hpo.analysis.comparison.studies import NUMBERS, Row, Shown
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
 from hpo.errors import HpoError
 
@@ -155,7 +155,7 @@ def _pairs_of(reference: ScoredStudy, others: Iterable[ScoredStudy], of: str) ->
         )
         for (study, _, _), differences in zip(members, found, strict=True):
             both = reference.rows[of].scores.keys() & study.rows[of].scores.keys()
-            kept = {name: differences[name] for name in METRIC_NAMES if name in both}
+            kept = {name: found for name, found in differences.items() if name in both}
             n_rows = len(np.unique(rows.ids[mine]))
             yield Pair(study.name, reference.name, of, n_rows, kept)
 
@@ -175,6 +175,8 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
             missing = one.remark or one.row.remark or "there are none"
             raise _UnpairedError(f"no {SET_NAMES[of]} predictions of {one.name}: {missing}")
     mine, theirs = reference.rows[of], study.rows[of]
+    if mine.classes != theirs.classes:
+        raise _UnpairedError(f"another kind of target than {reference.name}, or other classes")
     place = {key: position for position, key in enumerate(_numbered(theirs.ids.tolist()))}
     shared = [(k, place[i]) for k, i in enumerate(_numbered(mine.ids.tolist())) if i in place]
     if of == "test" and not len(shared) == len(mine.ids) == len(theirs.ids):
@@ -216,18 +218,21 @@ def _as_dict(pair: Pair) -> dict[str, Any]:
     }
 
 
-def difference_cells(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Return the differences as a table of texts, heads first: a line by row and one by group."""
+def difference_cells(pairs: Sequence[Pair], shown: Shown = NUMBERS) -> list[list[str]]:
+    """Return the differences as a table of texts, heads first: a line by row and one by group.
+
+    Those of one kind of target; heads alone if there are none.
+    """
     heads = ["study", "set", "rows", "resampled"]
-    for head in HEADS:
+    for head in shown.heads:
         heads += [head, "95 %"]
     table = [heads]
     for pair in pairs:
-        for kind in ("row", "group") if pair.metrics else ():
+        for kind in ("row", "group") if shown.suits(pair.metrics) else ():
             first = kind == "row"
             cells = [pair.name, SET_NAMES[pair.of], str(pair.n_rows)] if first else [""] * 3
             cells.append(f"by {kind}")
-            for name in METRIC_NAMES:
+            for name in shown.names:
                 found = pair.metrics.get(name)
                 value = f"{found.value:+.3f}" if found and first else "" if found else "-"
                 cells += [value, _ends(getattr(found, kind)) if found else ""]

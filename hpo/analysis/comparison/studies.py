@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,35 @@ from hpo.wording import count_of
 
 METRIC_NAMES = ("r2", "rmse", "mae", "spearman")
 HEADS = ("R2", "RMSE", "MAE", "rho")
-_INTERVALS = ("r2", "spearman")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which scores of studies are shown, for one kind of target.
+
+    Attributes
+    ----------
+    names, heads
+        Of the metrics, and what stands above each.
+    intervals
+        Those of which an interval on the held-out rows is shown.
+    """
+
+    names: tuple[str, ...]
+    heads: tuple[str, ...]
+    intervals: tuple[str, ...]
+
+    def suits(self, scores: Collection[str]) -> bool:
+        """Return whether scores by these names are of this kind of target."""
+        return bool({*self.names} & {*scores})
+
+
+NUMBERS = Shown(METRIC_NAMES, HEADS, ("r2", "spearman"))
+CLASSES = Shown(
+    ("roc_auc", "average_precision", "log_loss", "balanced_accuracy", "matthews_corrcoef"),
+    ("ROC AUC", "AP", "log loss", "bal. acc.", "MCC"),
+    ("roc_auc", "balanced_accuracy"),
+)
 AS_IT_IS = "as it is"
 # What is shown of variants: the rows, the metric and its name.
 _VARIED = (
@@ -270,7 +298,7 @@ def _chosen(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, I
     return {
         kind: {
             name: (float(ends[name][0]), float(ends[name][1]))
-            for name in _INTERVALS
+            for name in (*NUMBERS.intervals, *CLASSES.intervals)
             if name in ends
         }
         for kind, ends in intervals.items()

@@ -19,6 +19,8 @@ from hpo.analysis.comparison.parts import (
 )
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
+    CLASSES,
+    NUMBERS,
     Outside,
     Row,
     as_dicts,
@@ -253,7 +255,10 @@ def _value(
     by_name = {record.name: record for record in records}
     for study in studies:
         target = by_name[study.name].read_target() if study.rows else None
-        if target is not None and (values := value_study(study.rows, on_scale(threshold, target))):
+        # Of classes the report says by itself how well they are found.
+        if target is None or target.classes:
+            continue
+        if values := value_study(study.rows, on_scale(threshold, target)):
             found[study.name] = values
     return found
 
@@ -267,7 +272,8 @@ def _print_tables(
     if any(pair.metrics for pair in pairs):
         print_line("")
         print_line(f"differences to {pairs[0].against}, with paired 95 % bootstrap intervals")
-        for line in align(difference_cells(pairs)):
-            print_line(line)
+        for cells in (difference_cells(pairs, shown) for shown in (NUMBERS, CLASSES)):
+            for line in align(cells) if len(cells) > 1 else ():
+                print_line(line)
     for line in remarks(studies, pairs):
         print_line(line)

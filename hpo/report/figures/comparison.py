@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison.differences import Pair, ScoredStudy
-from hpo.analysis.comparison.studies import METRIC_NAMES, Outside
+from hpo.analysis.comparison.studies import CLASSES, NUMBERS, Outside
 from hpo.report.figures.base import (
     BEST,
     BLUE,
@@ -29,7 +29,7 @@ from hpo.report.figures.base import (
     pick_rows,
 )
 from hpo.report.figures.model import SHORT_NAMES, draw_errors
-from hpo.report.formatting import METRIC_LABELS
+from hpo.report.formatting import label
 from hpo.wording import count_of
 
 MAX_DRAWN = 6
@@ -195,16 +195,17 @@ def _errors(drawn: Sequence[ScoredStudy], unit: str) -> Figure:
 def _forest(pairs: Sequence[Pair], unit: str) -> Figure:
     title = f"Differences to {pairs[0].against}" if pairs else ""
     names = list(dict.fromkeys(pair.name for pair in pairs))
-    metrics = [name for name in METRIC_NAMES if any(name in pair.metrics for pair in pairs)]
+    shown = (*NUMBERS.names, *CLASSES.names)
+    metrics = [name for name in shown if any(name in pair.metrics for pair in pairs)]
     panels = tuple(
-        Panel(_forest_panel(pairs, names, metric, unit), METRIC_LABELS[metric], metric)
+        Panel(_forest_panel(pairs, names, metric, unit), label(metric), metric)
         for metric in metrics
     )
     caption = (
         "A study's score less that of the study in the title, blue in cross-validation and orange "
         "on the held-out rows, with paired 95 % bootstrap intervals that resample whole groups. An "
-        "interval that holds zero, the line, leaves it open which of the two is better. For R² and "
-        "Spearman ρ more is better, for errors less."
+        "interval that holds zero, the line, leaves it open which of the two is better. For errors "
+        "and losses less is better, for all else more."
     )
     n_lines = max((wrap(name).count("<br>") + 1 for name in names), default=1)
     height = max(14.0, 5.0 + (0.8 + 0.9 * n_lines) * len(names))
@@ -246,7 +247,7 @@ def _forest_panel(pairs: Sequence[Pair], names: list[str], metric: str, unit: st
         )
     apply_style(figure)
     unit = f" ({html.escape(unit)})" if unit and metric in ("rmse", "mae") else ""
-    figure.update_xaxes(title_text=f"difference in {METRIC_LABELS[metric]}{unit}", nticks=6)
+    figure.update_xaxes(title_text=f"difference in {label(metric)}{unit}", nticks=6)
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
