@@ -379,9 +379,11 @@ def describe_calibration(
     facts = model.manifest["calibration"]
     shares = coverage_across_folds(model.calibration, coverage)
     what, of = f"intervals: prediction ± {half_width:.3g} {unit}".rstrip(), "residuals"
+    too_small = "the intervals are too narrow"
     if model.calibration.predicted.ndim == 2:
         least = max(0.0, 1.0 - half_width)
         what, of = f"sets: every class with a probability of {least:.3g} or more", "probabilities"
+        too_small = "the sets are too small"
     text = (
         f"{100 * coverage:g} % {what}, from {facts['rows']} out-of-fold {of} of trial "
         f"{model.manifest['trial']} ({facts['scheme']}, {count_of(facts['folds'], 'fold')})"
@@ -396,17 +398,17 @@ def describe_calibration(
         "half_width": half_width,
         "coverage": coverage,
         "coverage_across_folds": shares,
-        "caveats": _caveats(facts),
+        "caveats": _caveats(facts, too_small),
         **{key: facts[key] for key in ("rows", "scheme", "folds", "shared_groups")},
     }
 
 
-def _caveats(facts: Mapping[str, Any]) -> list[str]:
+def _caveats(facts: Mapping[str, Any], too_small: str) -> list[str]:
     caveats = ["coverage is only as good as the validated rows resemble the candidates"]
     if facts["shared_groups"] > 0:
         caveats.append(
             f"{100 * facts['shared_groups']:.0f} % of the validated rows have a row of their group "
-            "in training, so that for candidates from new groups they hold too few; "
+            f"in training, so that for candidates from new groups {too_small}; "
             'folds of whole groups ([cv] scheme = "group_kfold") say by how much'
         )
     elif not facts["groups_known"]:
