@@ -135,13 +135,14 @@ def positive(text: str) -> int:
 
 
 def _count(text: str, least: int) -> int:
+    got = f"got '{abridge(text)}'"
+    digits = text.lstrip("0") or text[-1:]
     # A text of so many digits is not even read.
-    number = int(text) if text.isdecimal() and len(text) < 20 else -1
-    if number < least:
-        got = f"got '{abridge(text)}'"
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, {got}")
+    number = int(digits[:20]) if text.isdecimal() else -1
     if number > MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_COUNT}, got {number}")
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_COUNT}, {got}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, {got}")
     return number
 
 

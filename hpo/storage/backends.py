@@ -8,6 +8,7 @@ import os
 import random
 import sqlite3
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,19 @@ def explain_failure(exc: Exception, given: str | None) -> str | None:
     given
         The storage as the user named it, if that is known.
     """
-    if not isinstance(exc, SQLAlchemyError | StorageInternalError | sqlite3.Error):
+    # SQLite hands out texts as they are; those of a damaged file may be none.
+    from_sqlite = isinstance(exc, UnicodeDecodeError) and _passed_through(exc, "sqlalchemy")
+    if not from_sqlite and not isinstance(
+        exc, SQLAlchemyError | StorageInternalError | sqlite3.Error
+    ):
         return None
     shown = "the storage" if given is None else f"--storage {redact_argument(given)}"
     return f"{shown}: {first_line(exc)}"
+
+
+def _passed_through(exc: BaseException, package: str) -> bool:
+    frames = traceback.walk_tb(exc.__traceback__)
+    return any(str(f.f_globals.get("__name__", "")).startswith(package) for f, _ in frames)
 
 
 def open_storage(url: str, access: Access) -> StudyStorage:
@@ -295,7 +305,7 @@ def _prepare_sqlite(database: str | None, shown: str, access: Access) -> dict[st
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
             _switch_to_wal(connection)
         except sqlite3.Error as exc:
-            raise StorageError(f"{shown}: cannot be opened: {exc}") from exc
+            raise StorageError(f"{shown}: cannot be opened: {first_line(exc)}") from exc
         finally:
             if connection is not None:
                 connection.close()

@@ -220,7 +220,13 @@ def _put_attributes(
                 of_part[name][at] = score
         else:
             plain = isinstance(value, str | int | float)
-            columns.find(key, at, 3, key)[at] = value if plain else json.dumps(value)
+            text = value if plain else json.dumps(value)
+            columns.find(key, at, 3, key)[at] = _encodable(text) if isinstance(text, str) else text
+
+
+def _encodable(text: str) -> str:
+    """Return a text that UTF-8 has: halves of surrogate pairs are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:

@@ -124,6 +124,8 @@ def is_lasting(exc: BaseException) -> bool:
 
 def first_line(exc: BaseException) -> str:
     """Return what an error says, in one line and, where that is possible, in a user's words."""
+    if isinstance(exc, UnicodeDecodeError):
+        return f"the file is damaged; use a copy of it (a text in it is no UTF-8: {exc.reason})"
     cause: BaseException = _database_error(exc) or exc
     if isinstance(cause, DBAPIError) and cause.orig is not None:
         cause = cause.orig

@@ -172,12 +172,12 @@ def holds_tables(path: Path, *names: str) -> bool:
     """Return whether a SQLite file has all of these tables; False of what cannot be read."""
     try:
         connection = SqliteReader(path, timeout_s=1.0)()
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return False
     try:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return {*names} <= {name for (name,) in rows}
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return False
     finally:
         connection.close()

@@ -61,6 +61,7 @@ from hpo.system.filesystem import locate
 DEFAULT_CONNECTIONS = 500
 _START_TIMEOUT_S = 60
 _SOCKET_PATH_BYTES = 107
+_SHELL_SIGNS = '"$`\\\n\r'
 
 
 class Server:
@@ -141,6 +142,11 @@ class Server:
         return tuple(notes)
 
     def _prepare_folder(self) -> None:
+        if odd := sorted({*str(self.folder)} & {*_SHELL_SIGNS}):
+            raise HpoError(
+                f"{str(self.folder)!r}: pg_ctl, which starts the server through a shell, takes no "
+                f"folder with {', '.join(map(repr, odd))}; give another one"
+            )
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             there = sorted(path.name for path in self.folder.iterdir())

@@ -153,6 +153,17 @@ def test_no_exported_cell_is_a_formula_or_steers_a_terminal(begin_study, tmp_pat
     assert list(frame["'=head"]) == [-0.5] * len(HOSTILE)
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_halves_of_surrogate_pairs_are_exported_as_escapes(begin_study, tmp_path, form):
+    record = begin_study(trials=1, max_failures=9)
+    claim = record.ledger.claim("w")
+    record.storage.set_trial_user_attr(claim.trial_id, "note", "a \ud800 b")
+    record.ledger.fail(claim, "why")
+    assert export(record, tmp_path / "x", form) == 1
+    readers: Any = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
+    assert readers[form](tmp_path / "x")["note"].tolist() == ["a \\ud800 b"]
+
+
 def test_predictions_come_back_as_they_were(tmp_path):
     # A table refuses ids and groups with control characters.
     kept = [text for text in HOSTILE if not re.search("[\x00-\x1f\x7f-\x9f]", text)]
