@@ -22,6 +22,7 @@ from hpo.spec.loading import validate
 from hpo.spec.objectives import CLASS_SCORING
 from hpo.study.creation import check
 from hpo.study.record import Source
+from hpo.system.atomic_files import is_stream, replace_file
 
 TRIALS = 40
 FAMILIES = ("magpie_statistics", "stoichiometry")
@@ -275,7 +276,7 @@ def occupied(path: Path) -> SpecError:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet.
+    """Write a file that is not there yet, or to a stream.
 
     Raises
     ------
@@ -285,11 +286,12 @@ def write_new(path: Path, text: str) -> None:
         It cannot be written.
     """
     try:
+        if is_stream(path):
+            replace_file(path, text)
+            return
         with path.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as exc:
-        raise SpecError(
-            f"{path}: is there already, and stays; name another one (--output)"
-        ) from exc
+        raise occupied(path) from exc
     except OSError as exc:
         raise HpoError(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo.commands.common import add_json, print_json, print_line
+from hpo.commands.common import add_json, add_output, beside_output, print_json, print_line
 from hpo.study.draft import Draft, draft, name_study, occupied, write_new
+from hpo.system.atomic_files import is_stream
 from hpo.wording import count_of
 
 
@@ -15,29 +16,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="your own CSV file")
     parser.add_argument("--target", metavar="COLUMN", help="what to predict (default: guessed)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the study file (default: FILE.toml here); one that is there is left as it is",
-    )
+    add_output(parser, "FILE.toml here", "the study file, and none that is there already")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write a study file that runs, from what a CSV file holds."""
     output = options.output or Path(f"{name_study(options.file.stem)}.toml")
-    if output.exists():
+    if not is_stream(output) and output.exists():
         raise occupied(output)
     made = draft(options.file, output, options.target)
     write_new(output, made.text)
-    if options.json:
-        told = {key: value for key, value in vars(made).items() if key != "text"}
-        print_json({"output": str(output), **told})
-        return 0
-    for line in _tell(made):
-        print_line(line)
-    print_line(f"{output}: written; next: hpo run {output} --workers 2")
+    with beside_output(output):
+        if options.json:
+            told = {key: value for key, value in vars(made).items() if key != "text"}
+            print_json({"output": str(output), **told})
+            return 0
+        for line in _tell(made):
+            print_line(line)
+        if not is_stream(output):
+            print_line(f"{output}: written; next: hpo run {output} --workers 2")
     return 0
 
 

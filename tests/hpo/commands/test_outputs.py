@@ -31,12 +31,14 @@ WRITING = {
     "export parquet": ("export", "t", "--format", "parquet"),
     "compare": ("compare", "t"),
     "rank": ("rank", "t", "mine.csv"),
+    "init": ("init", "mine.csv"),
 }
 STARTS = {
     "export": b"number,",
     "export parquet": b"par1",
     "compare": b"<!doctype",
     "rank": b"rank,",
+    "init": b"# mine.csv as hpo init understood it",
 }
 
 
@@ -87,6 +89,7 @@ def test_a_stream_is_written_to_and_nothing_beside_it(name, to, finished, tmp_pa
             "export": ("t",),
             "compare": ("t",),
             "rank": ("t", "x.csv"),
+            "init": ("x.csv",),
             "intervals": ("a", "b", "c"),
             "db": ("backup", "x"),
         }.items()
@@ -114,7 +117,7 @@ def test_every_command_takes_its_output_alike():
                 found |= with_output(sub, (*prefix, word))
         return found
 
-    known = {"export", "compare", "rank", "intervals", "db"}
+    known = {"export", "compare", "rank", "init", "intervals", "db"}
     assert with_output(make_parser(COMMANDS)) == known
 
 
