@@ -43,6 +43,7 @@ class Progress:
         self._began: tuple[float, int] | None = None
         self._logged: tuple[float, int] | None = None
         self._shown = ""
+        self._told = ("", 0.0)
         self._record = record
         # Trials whose failure need not be shown: what an earlier run saw, and what was shown.
         self._known: set[int] | None = None
@@ -56,11 +57,7 @@ class Progress:
         elapsed_s, done = now - self._began[0], finished - self._began[1]
         line = describe(status, elapsed_s, done)
         for failure in self._new_failures(status.failures):
-            if self._bar is not None:
-                self._bar.clear()
-            self._stream.write(f"{CLEAR if self._terminal else ''}{failure}\n")
-            self._stream.flush()
-            self._shown = ""
+            self._write(failure)
         if self._notebook:
             self._draw_bar(status, line)
         elif self._terminal:
@@ -71,6 +68,20 @@ class Progress:
             self._stream.write(f"{line}\n")
             self._stream.flush()
         self._shown = line
+
+    def tell(self, text: str) -> None:
+        """Show a line that is no progress, once a minute if it is the same."""
+        now = time.monotonic()
+        if text != self._told[0] or now - self._told[1] >= LOG_INTERVAL_S:
+            self._told = text, now
+            self._write(one_line(text))
+
+    def _write(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        self._stream.write(f"{CLEAR if self._terminal else ''}{line}\n")
+        self._stream.flush()
+        self._shown = ""
 
     def close(self) -> None:
         """Leave the last line standing, and say why trials failed."""

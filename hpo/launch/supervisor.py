@@ -99,6 +99,8 @@ class Supervisor:
         Where the processes come from.
     progress
         Called about once a second with the state of the study, if somebody watches.
+    tell
+        Called with what somebody who watches has to know, such as that the disk is full.
     leave_at
         When everybody leaves, in seconds of `awake_s`.
     reason
@@ -110,6 +112,7 @@ class Supervisor:
     places: Sequence[Place]
     source: WorkerSource
     progress: Callable[[Status], None] | None = None
+    tell: Callable[[str], None] | None = None
     leave_at: float | None = None
     reason: str | None = None
     _workers: list[_Worker] = field(default_factory=list)
@@ -321,6 +324,8 @@ class Supervisor:
                     self._expect_end(worker, now_s + GRACE_S)
                 elif "refused" in message:
                     worker.refused = message
+                elif message.get("why") and self.tell is not None:
+                    self.tell(f"workers wait for the storage: {message['why']}")
 
     def _collect(self) -> None:
         """Look after the workers that have ended."""

@@ -116,6 +116,8 @@ class CrossValidation(ABC):
             self.metrics, self.headline = RANK_METRICS, "spearman"
         if self.classes:
             self._take_classes()
+        elif np.ptp(y) == 0:
+            raise ObjectiveError(f"the target is {y[0]:g} in all {len(y)} training rows")
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
         self._boosted: dict[int, BoostedRows] = {}

@@ -68,7 +68,7 @@ class StudyStorage(RDBStorage):
         How long `patiently` goes on trying while the database does not answer. None at all for
         a command that somebody waits for; workers wait for a server that is being restarted.
     on_silence
-        Called with True when `patiently` begins to wait for the database, and then with False.
+        Called with the reason when `patiently` begins to wait for the database, and then with "".
     read_only
         Whether it was opened to read alone.
     now_sql, up_since_sql
@@ -77,7 +77,7 @@ class StudyStorage(RDBStorage):
     """
 
     patience_s = 0.0
-    on_silence: Callable[[bool], None] | None = None
+    on_silence: Callable[[str], None] | None = None
     read_only = False
     _silent = False
     _kept: sa.Connection | None = None
@@ -228,16 +228,16 @@ class StudyStorage(RDBStorage):
         """
         shown = show_url(self.engine.url)
         try:
-            return wait_for(call, self.patience_s, shown, lambda: self._note_silence(silent=True))
+            return wait_for(call, self.patience_s, shown, self._note_silence)
         except NoResultFound as exc:
             raise StudyNotFoundError(f"{shown}: the study was deleted meanwhile") from exc
         finally:
-            self._note_silence(silent=False)
+            self._note_silence("")
 
-    def _note_silence(self, *, silent: bool) -> None:
-        if silent != self._silent and self.on_silence is not None:
-            self.on_silence(silent)
-        self._silent = silent
+    def _note_silence(self, why: str) -> None:
+        if bool(why) != self._silent and self.on_silence is not None:
+            self.on_silence(why)
+        self._silent = bool(why)
 
     def record_event(
         self, connection: sa.Connection, study_id: int, kind: EventKind, **detail: Any

@@ -17,7 +17,7 @@ _MAX_LINE = 1 << 20
 _BLOCKS_AT_ONCE = 64
 _TYPES: Mapping[str, type | UnionType] = {
     **dict.fromkeys(("trial", "attempt", "part", "scored", "code"), int),
-    **dict.fromkeys(("left", "refused", "kind", "leave"), str),
+    **dict.fromkeys(("left", "refused", "kind", "leave", "why"), str),
     **dict.fromkeys(("registered", "idle", "silent", "wake", "limit", "passing", "busy"), bool),
     "before_s": int | float,
 }

@@ -172,7 +172,7 @@ class Worker:
         """
         self.stop.install()
         self.record.storage.patience_s = PATIENCE_S
-        self.record.storage.on_silence = lambda silent: self._tell(silent=silent)
+        self.record.storage.on_silence = lambda why: self._tell(silent=bool(why), why=why)
         self.ledger.register(self.worker_id, run)
         self._tell(registered=True)
         outcome = "error"

@@ -198,7 +198,7 @@ def _work(
         logs=str(logs.resolve()),
         launcher=os.getpid(),
     )
-    launcher = Supervisor(record, order, places, processes, progress)
+    launcher = Supervisor(record, order, places, processes, progress, progress.tell)
     trials = count_of(record.ledger.counts().budget, "trial")
     by = count_of(workers, "worker")
     say(f"study '{record.name}': {trials}, {by}, logs in {logs}")

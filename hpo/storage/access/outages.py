@@ -60,7 +60,7 @@ def wait_for(
     call: Callable[[], _T],
     patience_s: float,
     shown: str,
-    on_silence: Callable[[], None] = lambda: None,
+    on_silence: Callable[[str], None] = lambda _why: None,
 ) -> _T:
     """Call a function again while a database does not answer, for up to `patience_s`.
 
@@ -69,7 +69,7 @@ def wait_for(
     shown
         The database, as an error names it.
     on_silence
-        Called before each further try.
+        Called before each further try, with why the last one failed.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def wait_for(
                 what = "does not answer" if passing else "cannot be used"
                 text = f"{shown}: {what}: {first_line(exc)}"
                 raise StorageError(text, passing=passing) from exc
-            on_silence()
+            on_silence(first_line(exc))
             if warned == began or now - warned > _WARN_EVERY_S:
                 warned = now
                 _log.warning("the storage does not answer, trying again: %s", first_line(exc))

@@ -280,3 +280,14 @@ def test_progress_rewrites_a_terminal_and_spares_a_log(begin_study):
         progress.close()
     assert terminal.getvalue().count("\r") == 12
     assert log.getvalue().count("\n") == 2  # the first, and the one that completes a tenth
+
+
+def test_a_target_that_is_the_same_in_all_rows_is_refused(capsys):
+    rows = "".join(f"Li{n + 1}F,5\n" for n in range(30))
+    Path("same.csv").write_text(f"formula,target\n{rows}")
+    study = 'trials = 1\n[table]\ndataset = "csv"\npath = "same.csv"\nfamilies = ["ratios"]\n'
+    study += '[cv]\nscheme = "kfold"\nfolds = 3\n[estimator]\nname = "ridge"\n'
+    Path("same.toml").write_text(study)
+    code, _, err = run(capsys, "check", "same.toml")
+    assert code == 2
+    assert "the target is 5 in all 24 training rows" in err

@@ -110,3 +110,11 @@ def test_reasons_that_differ_in_numbers_alone_are_one_kind(one, other, alike):
     kinds = group_failures([(7, other), (3, one), (5, one)])
     assert kinds[0].reason == one
     assert [kind.numbers for kind in kinds] == ([(3, 5, 7)] if alike else [(3, 5), (7,)])
+
+
+def test_what_workers_wait_for_is_told_once(record):
+    stream = io.StringIO()
+    progress = Progress(record, stream)
+    for text in ("the disk is full", "the disk is full", "no answer"):
+        progress.tell(text)
+    assert stream.getvalue() == "the disk is full\nno answer\n"

@@ -265,15 +265,16 @@ def outage() -> BaseException:
 
 
 def test_an_outage_is_waited_for_and_told_before_each_further_try():
-    silences, answers = [], iter([outage(), outage(), None])
+    answers = iter([outage(), outage(), None])
+    silences: list[str] = []
 
     def call() -> str:
         if (error := next(answers)) is not None:
             raise error
         return "answer"
 
-    assert wait_for(call, 20.0, "db", lambda: silences.append(True)) == "answer"
-    assert len(silences) == 2
+    assert wait_for(call, 20.0, "db", silences.append) == "answer"
+    assert silences == ["server closed the connection"] * 2
 
 
 @pytest.mark.parametrize("patience_s", [0.0, 0.3])

@@ -22,6 +22,7 @@ MESSAGES = [
     {"part": 0},
     {"scored": 0},
     {"silent": True},
+    {"silent": True, "why": "the disk is full"},
     {"idle": True},
     {"registered": True},
     {"left": "done"},
