@@ -19,11 +19,14 @@ def read_bounded(path: Path, most: int = MAX_BYTES) -> bytes:
     OSError
         If it is larger, or a device, socket or folder; a pipe that nobody writes to is empty.
     """
-    mode = path.stat().st_mode
+    found = path.stat()
+    mode = found.st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise OSError(errno.EINVAL, "is a device or socket, no file", str(path))
+    if stat.S_ISREG(mode) and found.st_size > most:
+        raise OSError(errno.EFBIG, f"has more than {most / 1e6:g} MB", str(path))
     # A pipe that nobody writes to is not waited for.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
