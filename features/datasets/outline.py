@@ -25,6 +25,7 @@ Role = Literal[
 
 # Of the different texts of a column, so many are tried as formulas, and this share must be some.
 N_TRIED, FORMULA_SHARE = 200, 0.9
+N_SHOWN = 10
 MIN_ROWS_PER_CATEGORY = 3
 # A target above 0 that spans more than this is taken as its logarithm.
 LOG_SPAN = 1e3
@@ -90,6 +91,10 @@ def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
     csv = parse_csv(path.name, read_source(path, "file").data)
     if target is not None:
         csv = csv.naming({target: "target"})
+    if all(map(is_number, csv.columns)):
+        raise DatasetError(
+            f"{csv.name}: its first line has numbers alone ({csv.listed()}): write a header above"
+        )
     kinds = {name: _look(csv, name) for name in dict.fromkeys(csv.columns)}
     roles = _roles(csv, kinds)
     chosen, why = _target(csv, kinds, roles, target)
@@ -231,9 +236,10 @@ def _target(
     able = [name for name, (role, _) in roles.items() if role in ("number", "category")]
     able += [name for name in kinds if name == "y" and kinds[name].kind == "number"]
     if not able:
+        others = "; ".join(f"{name!r} {why}" for name, (_, why) in list(roles.items())[:N_SHOWN])
         raise DatasetError(
-            f"{csv.name}: no column can be the target: it takes numbers, or texts of 2 to "
-            f"{MAX_CLASSES} classes. Columns: {csv.listed()}; name one with --target"
+            f"{csv.name}: no column can be the target, which takes numbers, or texts of 2 to "
+            f"{MAX_CLASSES} classes: {others}"
         )
     for pattern, why in ((_TARGETS, "it is called so"), (_PROPERTIES, "its name is a property's")):
         found = [name for name in able if pattern.fullmatch(_plain(name))]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpo.commands.common import add_json, add_output, beside_output, print_json, print_line
+from hpo.errors import SpecError
 from hpo.study.draft import Draft, draft, name_study, occupied, write_new
 from hpo.system.atomic_files import is_stream
 from hpo.wording import count_of
@@ -25,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{name_study(options.file.stem)}.toml")
     if not is_stream(output) and output.exists():
         raise occupied(output)
+    if not output.parent.is_dir():
+        raise SpecError(f"--output {output}: there is no folder {output.parent}")
     made = draft(options.file, output, options.target)
     write_new(output, made.text)
     with beside_output(output):
