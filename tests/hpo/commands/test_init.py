@@ -132,7 +132,7 @@ def test_a_study_file_is_written_that_runs(
     assert main(["check", "my_data.toml"]) == 0
 
 
-@pytest.mark.parametrize("kind", ["R's write.csv", "split, fold and weight"])
+@pytest.mark.parametrize("kind", ["R's write.csv", "two values", "split, fold and weight"])
 def test_it_runs(folder: Path, kind: str) -> None:
     (folder / "my.csv").write_text(FILES[kind][0], encoding="utf-8")
     assert main(["init", "my.csv"]) == 0
