@@ -7,6 +7,7 @@ regard to case, and a dot in one (of mmCIF, and of the newer dictionaries) as an
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import NamedTuple
 MAX_TEXT_BYTES = 50_000_000
 
 _TOKEN = re.compile(r"""\s*(?:(?P<comment>\#.*)|'(.*?)'(?!\S)|"(.*?)"(?!\S)|(?P<bare>\S+))""")
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)(?:\((\d+)\)?)?")
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?)(?:\((\d+)\)?)?")
 _FRACTION = re.compile(r"([+-]?\d{1,3})/(\d{1,3})")
 
 UNKNOWN, INAPPLICABLE = "?", "."
@@ -130,7 +131,7 @@ def number(text: str, what: str) -> Number:
             raise ValueError(f"{what}: {text!r} is no number")
         return Number(int(match[1]) / int(match[2]), 0.0, 0.0)
     match = _NUMBER.fullmatch(text)
-    if match is None:
+    if match is None or math.isinf(float(match[1])):
         advice = "; a decimal point is needed" if "," in text else ""
         raise ValueError(f"{what}: {text[:30]!r} is no number{advice}")
     mantissa, _, exponent = match[1].lower().partition("e")

@@ -83,6 +83,8 @@ def test_ways_of_writing_the_same(data):
         (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b 4,027"), "decimal point is needed"),
         (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b 4.027 A"), "'4.027 A' is no number"),
         (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b nan"), "'nan' is no number"),
+        (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b 1e999"), "'1e999' is no number"),
+        (WHOLE.replace("_cell_length_b 4.027", f"_cell_length_b {'9' * 400}"), "is no number"),
         (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b -4.027"), "_cell_length_b is -4.0"),
         (WHOLE.replace("_cell_length_b 4.027", "_cell_length_b 1e-9"), "enclose no volume"),
         (WHOLE.replace("gamma 90", "gamma 180"), "_cell_angle_gamma is 180"),
