@@ -8,9 +8,8 @@ from typing import Any
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.factory import BoundEstimator, prepare
-from hpo.spec.base import ParamValue
 from hpo.spec.sections import StudySpec
-from hpo.spec.space import CategoricalDimension
+from hpo.spec.space import CategoricalDimension, FamiliesDimension, as_choice
 
 
 def check_estimator(
@@ -53,17 +52,17 @@ def expected_columns(spec: StudySpec) -> tuple[Column, ...]:
     return spec.table.declared_columns if spec.table else ()
 
 
-def _ends(spec: StudySpec) -> list[dict[str, ParamValue]]:
-    ends: list[dict[str, ParamValue]] = [{}]
+def _ends(spec: StudySpec) -> list[dict[str, Any]]:
+    ends: list[dict[str, Any]] = [{}]
     for name, dimension in spec.space.items():
-        if isinstance(dimension, CategoricalDimension):
-            ends.extend({name: choice} for choice in dimension.choices)
+        if isinstance(dimension, CategoricalDimension | FamiliesDimension):
+            ends.extend({name: as_choice(choice)} for choice in dimension.choices)
         else:
             ends.extend({name: end} for end in (dimension.low, dimension.high))
     return ends
 
 
-def _try(bound: BoundEstimator, params: Mapping[str, ParamValue]) -> None:
+def _try(bound: BoundEstimator, params: Mapping[str, Any]) -> None:
     try:
         model = bound.make(params)
         _check_values(model)

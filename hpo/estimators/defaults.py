@@ -6,9 +6,9 @@ import contextlib
 import inspect
 from typing import Any
 
-from hpo.estimators.registry import REGISTRY
-from hpo.plugins import resolve
-from hpo.spec.sections import EstimatorSpec
+from hpo.estimators.construction import PASSTHROUGH
+from hpo.estimators.registry import find
+from hpo.spec.estimators import EstimatorSpec
 
 
 def default_params(spec: EstimatorSpec) -> dict[str, Any]:
@@ -27,8 +27,18 @@ def default_params(spec: EstimatorSpec) -> dict[str, Any]:
 
 
 def _defaults_of(model: EstimatorSpec) -> dict[str, Any]:
-    registered = REGISTRY.get(model.name)
-    factory = resolve(registered.factory if registered else model.name, "[estimator] name")
+    if model.steps:
+        return {
+            f"{step.key}__{name}": value
+            for step in model.steps
+            if step.name != PASSTHROUGH
+            for name, value in _defaults_of_class(step.name).items()
+        }
+    return _defaults_of_class(model.name)
+
+
+def _defaults_of_class(name: str) -> dict[str, Any]:
+    _, factory = find(name, "[estimator] name")
     parameters = inspect.signature(factory).parameters.values()
     named = {one.name: one.default for one in parameters if one.default is not one.empty}
     if any(one.kind is one.VAR_KEYWORD for one in parameters):

@@ -8,23 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
+from hpo.estimators.construction import PASSTHROUGH, describe_put_before, make_model
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import (
     REGISTRY,
-    check_names,
+    find,
+    find_entry,
     parameter_names,
     ranks_only,
     weight_argument,
 )
+from hpo.estimators.searched_families import SearchedFamilies, searched_families, seeing
 from hpo.estimators.staged_trees import Staged
 from hpo.plugins import resolve
-from hpo.spec.objectives import ObjectiveSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec
-from hpo.spec.sections import (
-    COMPOSITES,
+from hpo.spec.estimators import (
     BoundEnsembleSpec,
     BoundGatedSpec,
     CompositeSpec,
@@ -32,9 +31,10 @@ from hpo.spec.sections import (
     EstimatorSpec,
     GatedSpec,
     ModelSpec,
-    StudySpec,
 )
-from hpo.spec.space import StagedDimension
+from hpo.spec.objectives import ObjectiveSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec
+from hpo.spec.sections import StudySpec
+from hpo.spec.space import StagedDimension, as_choice
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ class BoundEstimator:
         The parameter that is read off a curve; None if there is none.
     classifies
         Whether the target has classes.
+    families
+        The parameter that says which feature families are seen; None if there is none.
     """
 
     spec: EstimatorSpec
     seed: int = 42
     staged: Staged | None = None
     classifies: bool = False
+    families: SearchedFamilies | None = None
 
     @property
     def ranks_only(self) -> bool:
@@ -77,13 +80,30 @@ class BoundEstimator:
         SpecError
             If the estimator's name or a parameter is unknown.
         """
-        return make_estimator(self.spec, params, self.seed)
+        seen = self.families
+        if seen is None or seen.name not in params:
+            return make_estimator(self.spec, params, self.seed)
+        columns = seen.columns[as_choice(params[seen.name])]
+        others = {name: value for name, value in params.items() if name != seen.name}
+        if isinstance(self.spec, CompositeSpec):
+            return make_estimator(_seeing(self.spec, columns), others, self.seed)
+        return seeing(make_estimator(self.spec, others, self.seed), columns)
+
+    @property
+    def put_before(self) -> list[str]:
+        """What is put before its models by itself or as asked for, in a sentence for each."""
+        found = [
+            describe_put_before(model, f"[estimator{f'.{part}' if part else ''}]")
+            for part, model in self.spec.parts.items()
+        ]
+        return [*dict.fromkeys(filter(None, found))]
 
     def load(self) -> None:
         """Load the packages of its models, which the first fit would load otherwise."""
         for model in self.spec.parts.values():
-            registered = REGISTRY.get(model.name)
-            resolve(registered.factory if registered else model.name, "[estimator] name")
+            for name in [one.name for one in model.steps] or [model.name]:
+                if name != PASSTHROUGH:
+                    find(name, "[estimator] name")
 
     def check_rows(self, X: Floats) -> None:
         """Refuse training rows, of shape (n_rows, n_columns), none of which passes the gate.
@@ -117,9 +137,13 @@ def prepare(
     """
     if classifies:
         spec = _classifying(spec)
-    return BoundEstimator(
-        _bind(_adapt(spec), columns), spec.seed, _staged_of(spec), classifies=classifies
-    )
+    staged, families = _staged_of(spec), searched_families(spec.space, columns)
+    if staged is not None and families is not None:
+        raise SpecError(
+            f"[space] {staged.name}: a staged dimension is of an estimator that sees all columns; "
+            f'draw it (type = "int"), or leave {families.name} out'
+        )
+    return BoundEstimator(_bind(_adapt(spec), columns), spec.seed, staged, classifies, families)
 
 
 def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Regressor:
@@ -142,12 +166,12 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
         If a composite estimator does not know the columns of its table.
     """
     if not isinstance(spec, CompositeSpec):
-        return _make_model(spec, params, seed, "[estimator]")
+        return make_model(spec, params, seed, "[estimator]")
     if not isinstance(spec, BoundGatedSpec | BoundEnsembleSpec):
         raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (prepare)")
     by_part = _by_part(spec, params)
     made = {
-        part: _make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
+        part: make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
         for part, model in spec.parts.items()
     }
     # With scikit-learn's divisions, half a second that a plain estimator does not need.
@@ -225,6 +249,29 @@ def _near(wrong: str, valid: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else "check [table] families"
 
 
+def _seeing(spec: CompositeSpec, columns: Sequence[int]) -> CompositeSpec:
+    """Return a composite whose models see none but these columns; its gate sees what it did."""
+    kept = frozenset(columns)
+
+    def cut(what: str, seen: Sequence[int]) -> tuple[int, ...]:
+        left = tuple(column for column in seen if column in kept)
+        if not left:
+            raise SpecError(
+                f"[space] a choice of families leaves {what} no feature; name one that it sees"
+            )
+        return left
+
+    if isinstance(spec, BoundEnsembleSpec):
+        members = {name: cut(f"member {name}", seen) for name, seen in spec.member_columns.items()}
+        return spec.model_copy(update={"member_columns": members})
+    assert isinstance(spec, BoundGatedSpec)
+    update = {
+        "base_columns": cut("base", spec.base_columns),
+        "second_columns": cut("second", spec.second_columns),
+    }
+    return spec.model_copy(update=update)
+
+
 def _by_part(spec: CompositeSpec, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     by_part: dict[str, dict[str, Any]] = {part: {} for part in spec.parts}
     for name, value in params.items():
@@ -242,25 +289,6 @@ def _by_part(spec: CompositeSpec, params: Mapping[str, Any]) -> dict[str, dict[s
             )
         by_part[part][key] = value
     return by_part
-
-
-def _make_model(
-    spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str
-) -> Regressor:
-    registered = REGISTRY.get(spec.name)
-    if registered is None and ":" not in spec.name:
-        hint = suggest(spec.name, [*REGISTRY, *COMPOSITES, "module:attribute"])
-        raise SpecError(f"{section} name: unknown '{spec.name}'; {hint}")
-    factory = resolve(registered.factory if registered else spec.name, f"{section} name")
-    fixed = dict(registered.fixed) if registered else {}
-    valid = parameter_names(factory) | (registered.extra if registered else frozenset())
-    check_names({**spec.params, **params}, valid, fixed, f"{section} {spec.name}")
-    if "random_state" in valid and "random_state" not in spec.params:
-        fixed["random_state"] = seed
-    estimator: Regressor = factory(**fixed, **spec.params, **params)
-    if registered and (registered.imputed or registered.scaled):
-        return _impute(estimator, scale=registered.scaled)
-    return estimator
 
 
 def _classifying(spec: StudySpec) -> StudySpec:
@@ -283,17 +311,18 @@ def _classifying(spec: StudySpec) -> StudySpec:
             'classes; write scoring, such as "neg_log_loss" or "roc_auc"'
         )
     registered = REGISTRY.get(estimator.name) if estimator else None
-    short = registered is not None and registered.factory.endswith(("Regressor", "Ridge", "Ranker"))
+    short = registered is not None and not registered.factory.endswith("Classifier")
     if estimator is None or not (short or isinstance(estimator, CompositeSpec)):
         return spec
     if registered is None or not registered.classifier:
-        able = [entry.classifier or name for name, entry in REGISTRY.items()]
-        able = [name for name in dict.fromkeys(able) if name in REGISTRY and name[0].isupper()]
+        able = [name for name, entry in REGISTRY.items() if entry.classifier and name[0].islower()]
         raise SpecError(
             f"[estimator] {estimator.name}: predicts numbers, and the target has classes; for "
-            f"these there are {', '.join(able)}, or module:attribute"
+            f"these there are {', '.join(able)}, any classifier of scikit-learn's by its class, or "
+            "module:attribute"
         )
-    named = estimator.model_copy(update={"name": registered.classifier})
+    scale = registered.scaled if estimator.scale is None else estimator.scale
+    named = estimator.model_copy(update={"name": registered.classifier, "scale": scale})
     return spec.model_copy(update={"estimator": named})
 
 
@@ -362,9 +391,9 @@ def _trees_of(spec: EstimatorSpec | None) -> str:
     """Return what a plain estimator calls its number of boosted trees; "" if it has none."""
     if spec is None or isinstance(spec, CompositeSpec):
         return ""
-    registered = REGISTRY.get(spec.name)
-    if registered is not None:
-        return registered.trees
+    registered = find_entry(spec)
+    if registered is None or not registered.own:
+        return registered.trees if registered else ""
     factory = resolve(spec.name, "[estimator] name")
     if not hasattr(factory, "staged_predict"):
         return ""
@@ -376,7 +405,7 @@ def _predicting_quantile(
     model: EstimatorSpec, level: float, spec: StudySpec, prefix: str = ""
 ) -> EstimatorSpec:
     """Return a model with the parameters that make it predict a quantile."""
-    registered = REGISTRY.get(model.name)
+    registered = find_entry(model)
     if registered is None or registered.quantile is None:
         able = [name for name, entry in REGISTRY.items() if entry.quantile is not None]
         raise SpecError(
@@ -396,15 +425,3 @@ def _predicting_quantile(
 def _name_objective(objective: ObjectiveSpec) -> str:
     metric = getattr(objective, "metric", None)
     return f'{objective.name} with metric = "{metric}"' if metric else objective.name
-
-
-def _impute(estimator: Regressor, *, scale: bool) -> Regressor:
-    # For some estimators alone, and not before a worker makes one.
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    # A column that is empty in one fold must not change the number of columns.
-    imputer = SimpleImputer(missing_values=np.nan, keep_empty_features=True)
-    made: Regressor = make_pipeline(imputer, *([StandardScaler()] if scale else []), estimator)
-    return made

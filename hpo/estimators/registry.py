@@ -1,21 +1,24 @@
-"""Regressors by name: what each is called, needs and can do."""
+"""Estimators by name: what each is called, needs and can do."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from hpo.errors import SpecError, suggest
-from hpo.spec.sections import EstimatorSpec
+from hpo.estimators.names import nearest, sklearn_classes
+from hpo.plugins import find_module, resolve
+from hpo.spec.estimators import EstimatorSpec
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A regressor by name.
+    """What is known of an estimator beside what its class says of itself.
 
     Attributes
     ----------
@@ -25,10 +28,10 @@ class Registered:
         What every worker sets: one thread, no output.
     extra
         Parameters that the class takes without naming them in its signature.
-    imputed
-        Whether it needs columns without gaps.
     scaled
-        Whether it needs columns of equal scale and without gaps.
+        Whether it needs columns of equal scale; None where its kind says it (`SCALED`).
+    own
+        Whether it is the user's own: nothing is put before it, nor set, that was not asked for.
     quantile
         The parameters with which it predicts the quantile of a level; None if it cannot.
     ranks
@@ -42,14 +45,38 @@ class Registered:
     factory: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     extra: frozenset[str] = frozenset()
-    imputed: bool = False
-    scaled: bool = False
+    scaled: bool | None = None
+    own: bool = False
     quantile: Callable[[float], Mapping[str, Any]] | None = None
     ranks: bool = False
     trees: str = ""
     classifier: str = ""
 
+    @property
+    def class_name(self) -> str:
+        """The name of its class."""
+        return self.factory.rpartition(":")[2]
 
+    @property
+    def needs_scale(self) -> bool:
+        """Whether columns should be of equal scale: linear, kernel, distance and neural models."""
+        module = self.factory.partition(":")[0]
+        return module in SCALED and not self.own if self.scaled is None else self.scaled
+
+
+# Where penalties, distances or steps of a descent depend on the units of the columns.
+SCALED = frozenset(
+    f"sklearn.{name}"
+    for name in (
+        "gaussian_process",
+        "kernel_ridge",
+        "linear_model",
+        "neighbors",
+        "neural_network",
+        "semi_supervised",
+        "svm",
+    )
+)
 LIGHTGBM_EXTRA = frozenset(
     {
         "extra_trees",
@@ -62,6 +89,12 @@ LIGHTGBM_EXTRA = frozenset(
     }
 )
 
+LIGHTGBM = {"n_jobs": 1, "verbosity": -1}
+XGBOOST = {"n_jobs": 1, "verbosity": 0}
+CATBOOST = {"thread_count": 1, "verbose": False, "allow_writing_files": False}
+
+# Short names, and classes of which more is known than they say. All others of scikit-learn's are
+# found by their names; those here can be named by their classes, too.
 REGISTRY: Mapping[str, Registered] = MappingProxyType(
     {
         "hist_gradient_boosting": Registered(
@@ -71,24 +104,21 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             classifier="HistGradientBoostingClassifier",
         ),
         "random_forest": Registered(
-            "sklearn.ensemble:RandomForestRegressor",
-            {"n_jobs": 1},
-            classifier="RandomForestClassifier",
+            "sklearn.ensemble:RandomForestRegressor", classifier="RandomForestClassifier"
         ),
         "extra_trees": Registered(
-            "sklearn.ensemble:ExtraTreesRegressor", {"n_jobs": 1}, classifier="ExtraTreesClassifier"
+            "sklearn.ensemble:ExtraTreesRegressor", classifier="ExtraTreesClassifier"
         ),
-        "ridge": Registered("sklearn.linear_model:Ridge", scaled=True),
+        "ridge": Registered("sklearn.linear_model:Ridge"),
         # Distances are in the columns' own units, as between compositions they should be.
         "k_neighbors": Registered(
             "sklearn.neighbors:KNeighborsRegressor",
-            {"n_jobs": 1},
-            imputed=True,
+            scaled=False,
             classifier="KNeighborsClassifier",
         ),
         "lightgbm": Registered(
             "lightgbm:LGBMRegressor",
-            {"n_jobs": 1, "verbosity": -1},
+            LIGHTGBM,
             LIGHTGBM_EXTRA | {"alpha"},
             quantile=lambda level: {"objective": "quantile", "alpha": level},
             trees="n_estimators",
@@ -96,7 +126,7 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         ),
         "lightgbm_ranker": Registered(
             "hpo.estimators.lightgbm_ranker:LightGbmRanker",
-            {"n_jobs": 1, "verbosity": -1},
+            LIGHTGBM,
             LIGHTGBM_EXTRA | {"lambdarank_truncation_level"},
             ranks=True,
             trees="n_estimators",
@@ -104,30 +134,90 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         "HistGradientBoostingClassifier": Registered(
             "sklearn.ensemble:HistGradientBoostingClassifier", trees="max_iter"
         ),
-        "RandomForestClassifier": Registered(
-            "sklearn.ensemble:RandomForestClassifier", {"n_jobs": 1}
-        ),
-        "ExtraTreesClassifier": Registered("sklearn.ensemble:ExtraTreesClassifier", {"n_jobs": 1}),
-        "KNeighborsClassifier": Registered(
-            "sklearn.neighbors:KNeighborsClassifier", {"n_jobs": 1}, imputed=True
-        ),
-        "LogisticRegression": Registered("sklearn.linear_model:LogisticRegression", scaled=True),
         "LGBMClassifier": Registered(
-            "lightgbm:LGBMClassifier",
-            {"n_jobs": 1, "verbosity": -1},
-            LIGHTGBM_EXTRA,
-            trees="n_estimators",
+            "lightgbm:LGBMClassifier", LIGHTGBM, LIGHTGBM_EXTRA, trees="n_estimators"
         ),
+        "XGBRegressor": Registered("xgboost:XGBRegressor", XGBOOST, classifier="XGBClassifier"),
+        "XGBClassifier": Registered("xgboost:XGBClassifier", XGBOOST),
+        "XGBRFRegressor": Registered(
+            "xgboost:XGBRFRegressor", XGBOOST, classifier="XGBRFClassifier"
+        ),
+        "XGBRFClassifier": Registered("xgboost:XGBRFClassifier", XGBOOST),
+        "CatBoostRegressor": Registered(
+            "catboost:CatBoostRegressor", CATBOOST, classifier="CatBoostClassifier"
+        ),
+        "CatBoostClassifier": Registered("catboost:CatBoostClassifier", CATBOOST),
     }
 )
+# Packages that are extras of this one.
+EXTRAS: Mapping[str, str] = MappingProxyType({"xgboost": "xgboost", "catboost": "catboost"})
+
+
+@functools.cache
+def lookup(name: str) -> Registered | None:
+    """Return what an estimator, a transformer or a kernel is by its name; None if there is none.
+
+    A short name, the class of one, any class of scikit-learn's, or `module:attribute`.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if ":" in name:
+        return Registered(name, own=True)
+    for entry in REGISTRY.values():
+        if entry.class_name == name:
+            # What a short name is known to be used for, its class need not be.
+            return replace(entry, scaled=None)
+    module = sklearn_classes().get(name)
+    return Registered(f"{module}:{name}") if module else None
+
+
+def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, Any]:
+    """Return what an estimator is by its name, and its class.
+
+    Parameters
+    ----------
+    name
+        As for `lookup`.
+    what
+        Which setting names it.
+    also
+        What may be named there beside.
+
+    Raises
+    ------
+    SpecError
+        If there is none, or its package is not installed.
+    """
+    entry = lookup(name)
+    if entry is None:
+        short = [key for key in REGISTRY if key[0].islower()]
+        near = nearest(name, [*REGISTRY, *sklearn_classes(), *also])
+        hint = f"did you mean '{near}'? " if near else ""
+        raise SpecError(
+            f"{what}: unknown '{name}'; {hint}(a class of scikit-learn's, LightGBM's, XGBoost's or "
+            f"CatBoost's, {', '.join([*short, *also])}, or module:attribute)"
+        )
+    package = entry.factory.partition(":")[0]
+    if package in EXTRAS and find_module(package) is None:
+        raise SpecError(
+            f"{what}: '{name}' needs the package {package}, which is not installed: pip install "
+            f"'hpo[{EXTRAS[package]}]'"
+        )
+    return entry, resolve(entry.factory, what)
+
+
+def find_entry(spec: EstimatorSpec) -> Registered | None:
+    """Return what the estimator of a section is; None for a pipeline and for what there is not."""
+    return None if spec.steps else lookup(spec.name)
 
 
 def ranks_only(estimator: EstimatorSpec) -> bool:
     """Return whether an estimator predicts scores without a unit, which only rank rows."""
-    registered = REGISTRY.get(estimator.name)
-    return registered is not None and registered.ranks
+    entry = find_entry(estimator)
+    return entry is not None and entry.ranks
 
 
+@functools.cache
 def parameter_names(factory: Any) -> frozenset[str]:
     """Return the names of the parameters that an estimator's factory takes.
 

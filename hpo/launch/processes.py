@@ -240,7 +240,7 @@ def worker_modules(spec: StudySpec) -> list[str]:
     imports them for itself.
     """
     # For launchers: what forks workers imports this module, and has to stay small.
-    from hpo.estimators.registry import REGISTRY
+    from hpo.estimators.registry import EXTRAS, find_entry
 
     modules = list(_MODULES)
     if spec.table is not None:
@@ -248,7 +248,9 @@ def worker_modules(spec: StudySpec) -> list[str]:
     if spec.cv is not None:
         modules.append("sklearn.model_selection")
     models = spec.estimator.parts.values() if spec.estimator else ()
-    names = {model.name for model in models} & REGISTRY.keys()
-    if "hist_gradient_boosting" in names:
+    found = [find_entry(model) for model in models]
+    factories = {entry.factory for entry in found if entry is not None and not entry.own}
+    if "sklearn.ensemble:HistGradientBoostingRegressor" in factories:
         modules.append("hpo.estimators.boosting")
-    return [*modules, *sorted({REGISTRY[name].factory.partition(":")[0] for name in names})]
+    packages = {factory.partition(":")[0] for factory in factories}
+    return [*modules, *sorted(packages - EXTRAS.keys())]

@@ -20,6 +20,7 @@ from hpo.errors import ObjectiveError
 from hpo.estimators.factory import BoundEstimator, prepare
 from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.registry import weight_argument
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
@@ -38,8 +39,9 @@ from hpo.objectives.scoring import Scoring, find_scoring
 from hpo.objectives.splitters import Indices
 from hpo.records import ResolvedTrial
 from hpo.spec.cv import GroupKFoldCv, LikeTestCv, SplitterCv
+from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.objectives import Direction, PenalisedCvSpec, QuantileSpec, SpearmanSpec
-from hpo.spec.sections import EstimatorSpec, StudySpec
+from hpo.spec.sections import StudySpec
 from hpo.spec.space import distribution_of
 from hpo.wording import count_of
 
@@ -191,7 +193,7 @@ class CrossValidation(ABC):
         if self.groups is not None and getattr(model, "takes_groups", False):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
-            settings[self.bound.weight_argument] = self.weights[rows]
+            settings[weight_argument(model)] = self.weights[rows]
         model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
 

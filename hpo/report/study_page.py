@@ -14,6 +14,7 @@ from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation, evaluate, foreign_params
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, predictions_csv
 from hpo.errors import HpoError
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.records import WALL_KEY
 from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
@@ -127,6 +128,11 @@ def _context(
         "front": tables.front_table(search),
         "params": tables.param_rows(record.spec.space, search.best) if search.best else [],
         "fixed": estimator.fixed if estimator else {},
+        "put_before": (
+            opened.objective.bound.put_before
+            if isinstance(opened.objective, CrossValidation)
+            else []
+        ),
         "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
         "spec": _spec_text(record),

@@ -27,7 +27,13 @@ from hpo.report.formatting import (
     number,
     shown_metrics,
 )
-from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
+from hpo.spec.space import (
+    CategoricalDimension,
+    Dimension,
+    FamiliesDimension,
+    StagedDimension,
+    as_choice,
+)
 from hpo.storage.best import Front
 from hpo.study.trials import Search, score
 from hpo.wording import count_of, plain_number
@@ -36,7 +42,7 @@ MAX_FRONT = 30
 SET_HEADS = {"cv": "Cross-validation, out of fold", "test": "Held-out test set"}
 # What a study file has, or a function has said.
 _Searched: TypeAlias = Dimension | FloatDistribution | IntDistribution | CategoricalDistribution
-_CHOICES = (CategoricalDimension, CategoricalDistribution)
+_CHOICES = (CategoricalDimension, FamiliesDimension, CategoricalDistribution)
 EDGE = 0.01  # share of a searched range, at either end
 
 
@@ -302,7 +308,7 @@ def _place(dimension: _Searched, value: Any) -> float | None:
 
 def _range(dimension: _Searched) -> str:
     if isinstance(dimension, _CHOICES):
-        return ", ".join(str(choice) for choice in dimension.choices)
+        return ", ".join(str(as_choice(choice)) for choice in dimension.choices)
     scale = ", log scale" if dimension.log else ""
     step = f", step {dimension.step:g}" if dimension.step not in (None, 1) else ""
     step += ", read off the curve" if isinstance(dimension, StagedDimension) else ""

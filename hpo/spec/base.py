@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-ParamValue = bool | int | float | str
-
 
 class Section(BaseModel):
     """A section of a study file: unknown keys are refused, nothing of it changes."""

@@ -189,7 +189,9 @@ def _name_point_by_part(point: Any) -> Any:
     """Return a point by such names."""
     if not isinstance(point, dict):
         return point
-    return _name_by_part(point, {name for name, value in point.items() if isinstance(value, dict)})
+    parts = {name for name, value in point.items() if isinstance(value, dict)}
+    # What names an estimator is a choice of one, not parameters of a part.
+    return _name_by_part(point, {name for name in parts if not point[name].keys() & {"name"}})
 
 
 def _name_by_part(values: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from hpo.errors import suggest
 from hpo.spec.cv import SplitterCv, cv_kind
+from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.objectives import (
     CustomObjectiveSpec,
     FunctionSpec,
@@ -18,7 +19,6 @@ from hpo.spec.objectives import (
     objective_kind,
 )
 from hpo.spec.search import PruningSpec
-from hpo.spec.sections import EstimatorSpec
 from hpo.wording import abridge
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
-    Tag,
+    JsonValue,
     field_validator,
     model_validator,
 )
 
 from features.table import OwnSpec, TableSpec
-from hpo.spec.base import ParamValue, Section
+from hpo.spec.base import Section
 from hpo.spec.cv import AnyCv, SplitterCv
+from hpo.spec.estimators import AnyEstimatorSpec, CompositeSpec, named_estimators
 from hpo.spec.limits import LimitsSpec, ResourcesSpec
 from hpo.spec.objectives import (
     NAMED,
@@ -34,163 +34,7 @@ from hpo.spec.search import (
     WarmStartSpec,
     named_classes,
 )
-from hpo.spec.space import Dimension, StagedDimension
-
-
-class EstimatorSpec(Section):
-    """A regressor by its registered name or as `module:attribute`, and its fixed parameters."""
-
-    name: str
-    params: dict[str, ParamValue] = Field({})
-
-    @property
-    def parts(self) -> Mapping[str, EstimatorSpec]:
-        """The models that it is made of, by the section that describes each; "" is its own."""
-        return {"": self}
-
-    @property
-    def fixed(self) -> dict[str, ParamValue]:
-        """Its fixed parameters, by the names that a search space would give them."""
-        return {
-            f"{part}.{key}" if part else key: value
-            for part, model in self.parts.items()
-            for key, value in model.params.items()
-        }
-
-
-class ModelSpec(EstimatorSpec):
-    """A part of a composite estimator; it sees every feature but those of some families."""
-
-    without: tuple[str, ...] = ()
-
-
-class SecondModelSpec(ModelSpec):
-    """The model behind a gate.
-
-    It is trained on all rows, or on those that pass the gate, and predicts the target, or what
-    the base model leaves of it.
-    """
-
-    rows: Literal["all", "gated"] = "gated"
-    predicts: Literal["target", "residual"] = "target"
-
-
-class CombinerSpec(EstimatorSpec):
-    """A model of the target from the base and the second prediction and some columns."""
-
-    columns: tuple[str, ...] = ()
-
-
-class CompositeSpec(EstimatorSpec):
-    """An estimator made of others, each in a section of its own."""
-
-    def section(self, part: str) -> str:
-        """Return the section of a study file that describes a part, below [estimator]."""
-        return part
-
-    @model_validator(mode="after")
-    def _check(self) -> CompositeSpec:
-        if self.params:
-            sections = " or ".join(f"{self.section(part)}.params" for part in self.parts)
-            raise ValueError(f"params belong to one of its models: write them below {sections}")
-        for part, model in self.parts.items():
-            if model.name in COMPOSITES:
-                raise ValueError(f"{part}: {model.name} is made of models itself; name a plain one")
-        return self
-
-
-class GatedSpec(CompositeSpec):
-    """A base model for all rows, and a second one for those whose gate columns are all 1.
-
-    `base_predictions` are those from which residuals are taken and on which a combiner is
-    trained: out-of-fold within the training rows (`inner_folds` interleaved folds), or those
-    of a model that has seen the very rows, whose residuals are too small.
-    """
-
-    name: Literal["gated"]
-    gate: tuple[str, ...] = Field(min_length=1)
-    base: ModelSpec
-    second: SecondModelSpec
-    combiner: CombinerSpec | None = None
-    base_predictions: Literal["out_of_fold", "in_sample"] = "out_of_fold"
-    inner_folds: int = Field(5, ge=2)
-
-    @property
-    def parts(self) -> Mapping[str, EstimatorSpec]:
-        """The models by their sections: base, second and, if there is one, combiner."""
-        parts: dict[str, EstimatorSpec] = {"base": self.base, "second": self.second}
-        return {**parts, "combiner": self.combiner} if self.combiner else parts
-
-
-class BoundGatedSpec(GatedSpec):
-    """The same over a certain table: every column by its position."""
-
-    base_columns: tuple[int, ...]
-    second_columns: tuple[int, ...]
-    gate_columns: tuple[int, ...]
-    combiner_columns: tuple[int, ...]
-
-
-class StackingSpec(EstimatorSpec):
-    """A model of the target from the members' predictions and, with `passthrough`, all columns."""
-
-    passthrough: bool = False
-
-
-class EnsembleSpec(CompositeSpec):
-    """Several models of the same rows: the mean of their predictions, or stacking.
-
-    With a `combiner`, that is trained on out-of-fold predictions of the members, in `inner_folds`
-    folds of the training rows.
-    """
-
-    name: Literal["ensemble"]
-    members: dict[str, ModelSpec] = Field(min_length=1)
-    combiner: StackingSpec | None = None
-    inner_folds: int = Field(5, ge=2)
-
-    @property
-    def parts(self) -> Mapping[str, EstimatorSpec]:
-        """The members by their names and, if there is one, the combiner."""
-        return {**self.members, "combiner": self.combiner} if self.combiner else {**self.members}
-
-    def section(self, part: str) -> str:
-        """Return the section of a study file that describes a part, below [estimator]."""
-        return part if part == "combiner" else f"members.{part}"
-
-    @model_validator(mode="after")
-    def _check_members(self) -> EnsembleSpec:
-        if len(self.members) < 2 and self.combiner is None:
-            raise ValueError(
-                f"members: the mean of {' and '.join(self.members)} alone is that model; name "
-                "another member, or a combiner"
-            )
-        for member in self.members:
-            if "." in member or member == "combiner":
-                raise ValueError(f"members: '{member}' is no name for a member; choose another one")
-        return self
-
-
-class BoundEnsembleSpec(EnsembleSpec):
-    """The same over a certain table: the columns that each member sees, by position."""
-
-    member_columns: dict[str, tuple[int, ...]]
-
-
-COMPOSITES = ("gated", "ensemble")
-
-
-def _estimator_kind(value: Any) -> str:
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if name in COMPOSITES else "plain"
-
-
-AnyEstimatorSpec = Annotated[
-    Annotated[EstimatorSpec, Tag("plain")]
-    | Annotated[GatedSpec, Tag("gated")]
-    | Annotated[EnsembleSpec, Tag("ensemble")],
-    Discriminator(_estimator_kind),
-]
+from hpo.spec.space import CategoricalDimension, Dimension, StagedDimension
 
 
 class FitSpec(Section):
@@ -248,7 +92,7 @@ class StudySpec(Section):
     enqueue: tuple[dict[str, Any], ...] = ()
     start_with_defaults: bool = False
     warm_start: tuple[WarmStartSpec, ...] = ()
-    baseline: dict[str, ParamValue] | None = None
+    baseline: dict[str, JsonValue] | None = None
     sampler: SamplerSpec = SamplerSpec()
     pruning: AnyPruningSpec | None = None
     pruner: PrunerSpec | None = None
@@ -266,13 +110,7 @@ class StudySpec(Section):
         scoring = getattr(self.objective, "scoring", None) or ""
         if ":" in scoring:
             named["[objective] scoring"] = scoring
-        estimator = self.estimator
-        for part, model in (estimator.parts if estimator else {}).items():
-            if ":" in model.name:
-                below = (
-                    f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-                )
-                named[f"[estimator{below}] name"] = model.name
+        named |= self._named_estimators
         if isinstance(self.cv, SplitterCv) and ":" in self.cv.splitter:
             named["[cv] splitter"] = self.cv.splitter
         if isinstance(self.table, OwnSpec):
@@ -282,6 +120,22 @@ class StudySpec(Section):
         named |= self.named_callbacks
         for section in ("sampler", "pruner", "terminator"):
             named |= named_classes(section, getattr(self, section))
+        return named
+
+    @property
+    def _named_estimators(self) -> dict[str, str]:
+        """What is named so in [estimator], within it, and among its choices."""
+        named: dict[str, str] = {}
+        estimator = self.estimator
+        for part, model in (estimator.parts if estimator else {}).items():
+            below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
+            if ":" in model.name:
+                named[f"[estimator{below}] name"] = model.name
+            inner = {"params": model.params, "steps": [one.model_dump() for one in model.steps]}
+            named |= named_estimators(f"[estimator{below}]", inner)
+        for name, dimension in self.space.items():
+            if estimator is not None and isinstance(dimension, CategoricalDimension):
+                named |= named_estimators(f"[space] {name} choice", dimension.choices)
         return named
 
     @property

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Choice = bool | int | float | str
+Choice = bool | int | float | str | list[JsonValue] | dict[str, JsonValue]
 # Scores at every number of trees are stored until a trial is complete.
 MAX_STAGES = 100
 
@@ -51,7 +52,11 @@ class IntDimension(_Dimension):
 
 
 class CategoricalDimension(_Dimension):
-    """A parameter that takes one of a few values."""
+    """A parameter that takes one of a few values.
+
+    The text "None" stands for None of an estimator, a list for a list, and a section with `name`
+    and `params` for an estimator within it.
+    """
 
     type: Literal["categorical"]
     choices: tuple[Choice, ...] = Field(min_length=1)
@@ -59,9 +64,28 @@ class CategoricalDimension(_Dimension):
     @model_validator(mode="after")
     def _check(self) -> CategoricalDimension:
         # 1, 1.0 and true are equal in Python; they are different choices to an estimator.
-        keys = [(type(choice).__name__, choice) for choice in self.choices]
+        coded = map(as_choice, self.choices)
+        keys = [(type(choice).__name__, choice) for choice in coded]
         if len(set(keys)) != len(keys):
             raise ValueError(f"choices must differ from one another, got {list(self.choices)}")
+        return self
+
+
+class FamiliesDimension(_Dimension):
+    """Which feature families of the table the estimator sees: one of a few lists of them."""
+
+    type: Literal["families"]
+    choices: tuple[tuple[str, ...], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> FamiliesDimension:
+        sets = [frozenset(choice) for choice in self.choices]
+        for choice, families in zip(self.choices, sets, strict=True):
+            if not families or len(families) < len(choice) or sets.count(families) > 1:
+                raise ValueError(
+                    f"choices must be lists of families that differ from one another, got "
+                    f"{[list(one) for one in self.choices]}"
+                )
         return self
 
 
@@ -103,7 +127,7 @@ class StagedDimension(_Dimension):
 
 
 Dimension = Annotated[
-    FloatDimension | IntDimension | CategoricalDimension | StagedDimension,
+    FloatDimension | IntDimension | CategoricalDimension | FamiliesDimension | StagedDimension,
     Field(discriminator="type"),
 ]
 
@@ -152,4 +176,15 @@ def distribution_of(dimension: Any) -> BaseDistribution:
         return IntDistribution(
             dimension.low, dimension.high, log=dimension.log, step=dimension.step
         )
-    return CategoricalDistribution(dimension.choices)
+    return CategoricalDistribution([as_choice(choice) for choice in dimension.choices])
+
+
+def as_choice(value: Any) -> Any:
+    """Return a value as Optuna stores a choice of it: a list or a section as a text of JSON.
+
+    So it is one text wherever a parameter is shown, exported or typed in, and reads back as what it
+    was where an estimator is made (`hpo.estimators.values`). None is the text "None".
+    """
+    if value is None:
+        return "None"
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | tuple | dict) else value

@@ -18,14 +18,16 @@ from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.callbacks import callbacks_of
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, directions_of, names_of, objective_of
 from hpo.objectives.folds import hold_out
 from hpo.objectives.told import find_faults
 from hpo.plugins import resolve, try_imports
+from hpo.spec.estimators import GatedSpec
 from hpo.spec.leakage import refuse_leaks
 from hpo.spec.loading import canonical, validate, with_trials
 from hpo.spec.objectives import CustomObjectiveSpec, ProgramSpec
-from hpo.spec.sections import GatedSpec, StudySpec
+from hpo.spec.sections import StudySpec
 from hpo.spec.space import distributions
 from hpo.storage.best import read_directions
 from hpo.storage.budget import Budget, BudgetChange
@@ -78,7 +80,7 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
     Returns
     -------
     list
-        What is to be said of the points that are tried first.
+        What is to be said of the estimator, and of the points that are tried first.
 
     Raises
     ------
@@ -98,7 +100,13 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
             )
         objective = _make_sound(spec, None if rows is None else _stand_in(spec, rows))
         fingerprint_of_spec(spec, objective)
-        return first_points(spec, None, storage).notes
+        return [*_put_before(objective), *first_points(spec, None, storage).notes]
+
+
+def _put_before(objective: AnyObjective) -> list[str]:
+    """Return what is put before the estimator of a study, and how to leave that out."""
+    found = objective.bound.put_before if isinstance(objective, CrossValidation) else []
+    return [f"{line}; impute and scale in [estimator] say it otherwise" for line in found]
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -363,6 +371,8 @@ def begin(
         store_totals(c, storage, study_id, prepared.objective)
     record = find(storage, spec.name)
     record.ledger.stop(None)
+    for line in _put_before(prepared.objective):
+        log(line)
     if enqueued:
         log(f"{count_of(len(enqueued), 'point')} enqueued, to be tried first")
         for note in first.notes:

@@ -20,7 +20,7 @@ from hpo.records import Counts
 from hpo.spec.loading import parse_value
 from hpo.spec.objectives import FunctionSpec
 from hpo.spec.sections import StudySpec
-from hpo.spec.space import distributions
+from hpo.spec.space import as_choice, distributions
 from hpo.wording import abridge
 
 MAX_POINTS = 10_000
@@ -52,17 +52,23 @@ def check_points(
         where = named.format(at) or (f"point {at}" if len(points) > 1 else "the point")
         if not point:
             raise SpecError(f"{where}: has no parameter")
-        for name, value in point.items():
+        drawn_by_name = isinstance(spec.objective, FunctionSpec)
+        coded = {
+            name: as_choice(value)
+            if isinstance(space.get(name), CategoricalDistribution)
+            else value
+            for name, value in point.items()
+        }
+        for name, value in coded.items():
             if not isinstance(value, bool | int | float | str):
                 raise SpecError(
                     f"{where}: {abridge(name)} must be a number, a text, true or false, is "
                     f"{abridge(repr(value))}"
                 )
-        drawn_by_name = isinstance(spec.objective, FunctionSpec)
         found.append(
             {
                 name: value if drawn_by_name else check_value(name, value, space, where)
-                for name, value in point.items()
+                for name, value in coded.items()
             }
         )
     return found
@@ -126,6 +132,7 @@ def check_value(name: str, value: Any, space: Mapping[str, BaseDistribution], wh
         raise SpecError(f"{where}: unknown parameter '{abridge(name)}'; {suggest(name, space)}")
     distribution = space[name]
     if isinstance(distribution, CategoricalDistribution):
+        value = as_choice(value)
         alike = [one for one in distribution.choices if one == value and type(one) is type(value)]
         written = [one for one in distribution.choices if str(one) == str(value)]
         if not (alike or written):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hpo.errors import SpecError
 from hpo.estimators.defaults import default_params
 from hpo.spec.sections import StudySpec
-from hpo.spec.space import distributions
+from hpo.spec.space import as_choice, distributions
 from hpo.storage.storage import StudyStorage
 from hpo.study.points.checking import check_enqueued, check_value
 from hpo.study.points.warm_start import read_warm_points
@@ -71,9 +71,10 @@ def _default_point(spec: StudySpec) -> tuple[dict[str, Any], list[str]]:
     for name in space:
         value = defaults.get(name)
         try:
-            if not isinstance(value, bool | int | float | str):
+            coded = as_choice(value)
+            if not isinstance(coded, bool | int | float | str):
                 raise SpecError("no value of a dimension")
-            point[name] = check_value(name, value, space, "start_with_defaults")
+            point[name] = check_value(name, coded, space, "start_with_defaults")
         except SpecError:
             said = f"{value!r} is not in [space]" if name in defaults else "is not known"
             notes.append(f"start_with_defaults: {name} is drawn, as its default {said}")

@@ -17,7 +17,7 @@ from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
 from hpo.objectives.cross_validation import CrossValidation, PenalisedCv, QuantileCv
 from hpo.objectives.folds import make_folds
 from hpo.spec.cv import InterleavedCv
-from hpo.spec.sections import EstimatorSpec
+from hpo.spec.estimators import EstimatorSpec
 from hpo.system.threads import hold_threads
 from tests.support.requirements import unavailable
 

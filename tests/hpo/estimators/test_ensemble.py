@@ -21,7 +21,7 @@ from hpo.estimators.composite import EnsembleRegressor
 from hpo.estimators.factory import make_estimator, prepare
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
-from hpo.spec.sections import BoundEnsembleSpec
+from hpo.spec.estimators import BoundEnsembleSpec
 from hpo.study.identity.fingerprint import fingerprint
 from tests.support.composites import (
     ALPHA,

@@ -16,8 +16,8 @@ from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.composite import GatedRegressor
 from hpo.estimators.factory import make_estimator, prepare
 from hpo.objectives.factory import make_objective
+from hpo.spec.estimators import BoundGatedSpec, GatedSpec
 from hpo.spec.loading import canonical, load, validate
-from hpo.spec.sections import BoundGatedSpec, GatedSpec
 from tests.support.composites import (
     ALPHA,
     BASE,
@@ -235,7 +235,7 @@ def test_what_the_table_has_not_is_named(table, changes, message):
         ({"secnd": {}}, r"estimator\.secnd: unknown key; did you mean 'second'"),
         ({"second": {"name": "ridge", "row": "all"}}, r"second\.row: unknown key; did you mean 'r"),
         ({"second": {"name": "ridge", "rows": "some"}}, r"second\.rows: unknown 'some'"),
-        ({"base": {}}, r"estimator\.base\.name: required and missing"),
+        ({"base": {}}, r"estimator\.base: name: required and missing"),
         ({"params": {"alpha": 1.0}}, r"below base\.params or second\.params"),
         ({"second": {"name": "gated"}}, "second: gated is made of models itself; name a plain one"),
     ],

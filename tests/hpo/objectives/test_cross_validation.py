@@ -18,7 +18,7 @@ from hpo.objectives.folds import make_folds
 from hpo.objectives.metrics import mae, r2, rmse, spearman
 from hpo.objectives.protocol import Objective
 from hpo.spec.cv import GroupKFoldCv
-from hpo.spec.sections import EstimatorSpec
+from hpo.spec.estimators import EstimatorSpec
 from tests.support.studies import make_spec
 from tests.support.trials import need
 

@@ -28,7 +28,7 @@ from hpo.objectives.metrics import METRICS
 from hpo.records import Claim, part_key
 from hpo.report.study_page import write_report
 from hpo.spec.cv import InterleavedCv
-from hpo.spec.sections import EstimatorSpec
+from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord, find
 from hpo.study.snapshot import take_snapshot
