@@ -271,7 +271,7 @@ def _fit(
         },
         "fingerprint": dict(record.fingerprint),
         "changed_since_study": changed,
-        "packages": provenance.versions(MODEL_PACKAGES),
+        "packages": provenance.versions((*MODEL_PACKAGES, *objective.bound.packages)),
         "python": platform.python_version(),
         "provenance": _origin(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -377,9 +377,9 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _check_versions(folder: Path, manifest: Mapping[str, Any]) -> None:
-    here = provenance.versions(MODEL_PACKAGES)
+    here = provenance.versions(tuple(manifest["packages"]))
     made = manifest["packages"]
-    differing = [name for name in MODEL_PACKAGES if made.get(name) != here[name]]
+    differing = [name for name in here if made.get(name) != here[name]]
     if differing:
         listed = "; ".join(f"{name} {made.get(name)}, here is {here[name]}" for name in differing)
         raise ConflictError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import GroupKFold
 from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import weight_argument
@@ -19,7 +20,21 @@ from hpo.estimators.registry import weight_argument
 Columns = tuple[int, ...]
 
 
-class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class _Composite(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Rows as all of these take them: gaps are for the models that they are handed to."""
+
+    def _check_training(self, X: Floats, y: Floats, least: int = 1) -> tuple[Floats, Floats]:
+        settings = {"ensure_all_finite": "allow-nan", "ensure_min_samples": least}
+        checked: tuple[Floats, Floats] = validate_data(self, X, y, y_numeric=True, **settings)
+        return checked
+
+    def _check_new(self, X: Floats) -> Floats:
+        check_is_fitted(self)
+        checked: Floats = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
+        return checked
+
+
+class GatedRegressor(_Composite):
     """Predicts with a base model, and with a second one where all gate columns are 1.
 
     With base prediction b(x) and second model m, a row that passes the gate gets m(x) where m
@@ -79,6 +94,7 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Floats, y: Floats) -> GatedRegressor:
         """Fit all models; X of shape (n_rows, n_features), y of shape (n_rows,)."""
+        X, y = self._check_training(X, y)
         gated = self._passes(X)
         base_X, second_X = X[:, self.base_columns], X[:, self.second_columns]
         self.base_ = _recall(_fit, self.base, base_X, y)
@@ -102,6 +118,7 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Floats) -> Floats:
         """Return predictions of shape (n_rows,) for X of shape (n_rows, n_features)."""
+        X = self._check_new(X)
         predicted = np.asarray(self.base_.predict(X[:, self.base_columns]), dtype=np.float64)
         gated = self._passes(X)
         if self.second_ is None or not gated.any():
@@ -134,7 +151,7 @@ class GatedRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return predicted
 
 
-class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class EnsembleRegressor(_Composite):
     """The mean of several models' predictions, or what a combiner makes of them.
 
     The combiner is trained on predictions that the members make of rows that they were not fitted
@@ -187,6 +204,9 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
         Members that take no weights, such as neighbours, are fitted without.
         """
+        X, y = self._check_training(X, y, least=1 if self.combiner is None else 2)
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight, dtype=np.float64)
         self.members_ = {
             name: _fit(model, X[:, self.columns[name]], y, sample_weight)
             for name, model in self.members.items()
@@ -203,6 +223,7 @@ class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Floats) -> Floats:
         """Return predictions of shape (n_rows,) for X of shape (n_rows, n_features)."""
+        X = self._check_new(X)
         predicted = [
             model.predict(X[:, self.columns[name]]) for name, model in self.members_.items()
         ]

@@ -14,6 +14,7 @@ from hpo.estimators.construction import PASSTHROUGH, describe_put_before, make_m
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import (
     REGISTRY,
+    extra_packages,
     find,
     find_entry,
     parameter_names,
@@ -97,6 +98,11 @@ class BoundEstimator:
             for part, model in self.spec.parts.items()
         ]
         return [*dict.fromkeys(filter(None, found))]
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that its predictions depend on, beside those that are always installed."""
+        return extra_packages(self.spec)
 
     def load(self) -> None:
         """Load the packages of its models, which the first fit would load otherwise."""

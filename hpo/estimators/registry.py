@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 from hpo.errors import SpecError, suggest
 from hpo.estimators.names import nearest, sklearn_classes
 from hpo.plugins import find_module, resolve
-from hpo.spec.estimators import EstimatorSpec
+from hpo.spec.estimators import EstimatorSpec, named_estimators
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,20 @@ def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, An
             f"'hpo[{EXTRAS[package]}]'"
         )
     return entry, resolve(entry.factory, what)
+
+
+def extra_packages(spec: EstimatorSpec) -> tuple[str, ...]:
+    """Return the installed distributions of extras that an estimator is made by, and its parts."""
+    inner = {part: (one.name, one.params, one.steps) for part, one in spec.parts.items()}
+    names = {name for name, _, _ in inner.values()}
+    for _, params, steps in inner.values():
+        within = [params, *(step.model_dump() for step in steps)]
+        names |= {name for _, name in named_estimators("", within)}
+    entries = [entry for name in names if (entry := lookup(name)) is not None]
+    packages = {entry.factory.partition(":")[0] for entry in entries} & EXTRAS.keys()
+    # XGBoost without its parts for GPUs is a distribution of its own.
+    installed = importlib.metadata.packages_distributions() if packages else {}
+    return tuple(sorted(dist for package in packages for dist in installed.get(package, [package])))
 
 
 def find_entry(spec: EstimatorSpec) -> Registered | None:

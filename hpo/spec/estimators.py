@@ -21,7 +21,7 @@ class StepSpec(Section):
 
     name: str = Field(min_length=1)
     params: dict[str, JsonValue] = Field({})
-    step: str = ""
+    step: str = Field("", exclude_if=lambda step: not step)
 
     @property
     def key(self) -> str:
@@ -223,10 +223,10 @@ AnyEstimatorSpec = Annotated[
 
 
 def named_estimators(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield what a section, a parameter or a choice names as `module:attribute`, and where."""
+    """Yield every estimator, transformer or kernel that a section or a value names, and where."""
     if isinstance(value, Mapping):
         name = value.get("name")
-        if isinstance(name, str) and ":" in name and value.keys() <= {*EstimatorSpec.model_fields}:
+        if isinstance(name, str) and value.keys() <= {*EstimatorSpec.model_fields}:
             yield f"{where} name", name
         for key, inner in value.items():
             yield from named_estimators(f"{where} {key}", inner)

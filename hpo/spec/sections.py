@@ -129,14 +129,13 @@ class StudySpec(Section):
         estimator = self.estimator
         for part, model in (estimator.parts if estimator else {}).items():
             below = f".{estimator.section(part)}" if isinstance(estimator, CompositeSpec) else ""
-            if ":" in model.name:
-                named[f"[estimator{below}] name"] = model.name
+            named[f"[estimator{below}] name"] = model.name
             inner = {"params": model.params, "steps": [one.model_dump() for one in model.steps]}
-            named |= named_estimators(f"[estimator{below}]", inner)
+            named |= dict(named_estimators(f"[estimator{below}]", inner))
         for name, dimension in self.space.items():
             if estimator is not None and isinstance(dimension, CategoricalDimension):
-                named |= named_estimators(f"[space] {name} choice", dimension.choices)
-        return named
+                named |= dict(named_estimators(f"[space] {name} choice", dimension.choices))
+        return {what: name for what, name in named.items() if ":" in name}
 
     @property
     def named_callbacks(self) -> dict[str, str]:

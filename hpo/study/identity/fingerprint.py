@@ -9,6 +9,7 @@ from types import MappingProxyType
 from features.table import FeatureTable
 from hpo.errors import ConflictError, ObjectiveError, SpecError, suggest
 from hpo.estimators import trees
+from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
 from hpo.plugins import find_module
 from hpo.spec.loading import canonical
@@ -43,9 +44,11 @@ SCORING_MODULES = (
     "hpo.estimators.protocol",
     "hpo.estimators.probabilities",
     "hpo.estimators.registry",
+    "hpo.estimators.searched_families",
     "hpo.estimators.factory",
     "hpo.estimators.boosting",
     "hpo.estimators.composite",
+    "hpo.estimators.construction",
     "hpo.estimators.lightgbm_ranker",
     "hpo.estimators.sklearn_private",
     "hpo.estimators.staged_trees",
@@ -86,7 +89,10 @@ def fingerprint_of_spec(spec: StudySpec, objective: AnyObjective | None = None) 
 
     An objective of the user's own is asked for modules and packages that its scores depend on.
     """
-    packages = versions((*SCORING_PACKAGES, *getattr(objective, "scoring_packages", ())))
+    own = getattr(objective, "scoring_packages", ())
+    if isinstance(objective, CrossValidation):
+        own = objective.bound.packages
+    packages = versions((*SCORING_PACKAGES, *own))
     sources = _sources(spec, getattr(objective, "scoring_modules", ()))
     return {
         "space": sha256(*(f"{name}={canonical(d)}" for name, d in sorted(spec.space.items()))),
