@@ -13,8 +13,7 @@ from hpo.errors import SpecError
 from hpo.estimators import registry
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.factory import make_estimator, prepare
-from hpo.estimators.names import nearest, sklearn_classes
-from hpo.estimators.registry import REGISTRY, find, lookup
+from hpo.estimators.registry import REGISTRY, find, lookup, nearest, sklearn_classes
 from hpo.objectives.factory import make_objective
 from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.loading import canonical, validate
