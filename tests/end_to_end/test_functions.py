@@ -86,7 +86,8 @@ def kill_a_holder(storage, run, rng, killed):
 def test_an_example_runs_unchanged_though_workers_are_killed(hpo, storage, kind):
     settings, package = functions.EXAMPLES[kind]
     need_package(package)
-    Path("mine.py").write_text(Path(functions.__file__).read_text())
+    source = Path(functions.__file__) if kind in vars(functions) else functions.FITTED
+    Path("mine.py").write_text(source.read_text())
     options = ["--trials", str(BUDGET), "--workers", "4"]
     for setting in ("checkpoint_s=0", "max_deaths=9", *settings):
         options += ["--set", setting]

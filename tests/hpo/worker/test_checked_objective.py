@@ -77,7 +77,10 @@ class Bench:
     """A study that never ends, on a database of its own, and an objective with a script."""
 
     def __init__(self, url):
-        self.record = begin_without_table(url, trials=1, max_failures=10**9, max_deaths=2)
+        # No sampler that learns: it would read and model all earlier trials for every new one.
+        drawn = {"sampler": {"name": "random"}}
+        limits = {"max_failures": 10**9, "max_deaths": 2}
+        self.record = begin_without_table(url, trials=1, **limits, **drawn)
         self.objective = Scripted()
         self.n_trials = 0
 
@@ -88,9 +91,15 @@ class Bench:
         worker = Worker(self.record, self.objective, f"w{uuid.uuid4()}")
         outcome = worker.run(WorkerRun("here", 1))
         assert outcome == "the budget is finished"
-        trials = self.record.optuna_study().get_trials()[self.n_trials :]
-        self.n_trials += len(trials)
-        return trials
+        return [*self.new_trials()]
+
+    def new_trials(self):
+        """Read the trials that have come since the last call, and no others."""
+        storage, counts = self.record.storage, self.record.ledger.counts()
+        while self.n_trials < counts.finished + counts.failed:
+            its = (self.record.study_id, self.n_trials)
+            self.n_trials += 1
+            yield storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*its))
 
     def reason(self, **script):
         """Return why the first of the trials failed; the one after it must be complete."""
