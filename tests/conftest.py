@@ -24,6 +24,7 @@ from tests.support.databases import fresh_database
 from tests.support.requirements import SHARED_DATA, unavailable
 from tests.support.slurm.cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
 from tests.support.studies import ROOT, make_spec, run_hpo
+from tests.support.warm import Warm, warm_python
 
 # What a fixture needs is a marker of the tests that ask for it.
 NEEDS = {
@@ -97,14 +98,26 @@ def hand_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def hpo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[..., Any]:
     """Run `hpo ARGUMENTS` in an empty folder, as a user does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for variable in [name for name in os.environ if name.startswith(("HPO_", "WANDB_"))]:
         if not variable.startswith("HPO_TEST_"):
             monkeypatch.delenv(variable)
+    if "warm" in request.fixturenames:
+        run: Callable[..., Any] = request.getfixturevalue("warm").run
+        return run
     return run_hpo
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What `hpo` runs commands by where a file asks for it: see `tests.support.warm`."""
+    with warm_python() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import optuna
 import psutil
+import pytest
 from optuna.trial import TrialState
 
 from hpo.storage.events import EventKind
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
 from tests.support.trials import claims, finished_trials
+
+# Many commands, none of which is about how it begins.
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 def states(name="x") -> Counter[TrialState]:

@@ -48,6 +48,13 @@ def command(*arguments: str) -> list[str]:
 def run_hpo(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `hpo ARGUMENTS`, which must end with that code and without a stack trace."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    return check_done(done, code)
+
+
+def check_done(
+    done: subprocess.CompletedProcess[str], code: int
+) -> subprocess.CompletedProcess[str]:
+    """Assert that a command ended as it must, and return it."""
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
