@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.storage.schema import CLAIMS, WORKERS
-from tests.support import functions
 from tests.support.chaos.processes import MARK, wait_until_gone
+from tests.support.functions import plain as functions
 from tests.support.samplers import need_package
 from tests.support.studies import command, wait_until
 

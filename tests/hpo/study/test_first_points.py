@@ -87,7 +87,7 @@ def test_defaults_need_an_estimator():
         "name": "x",
         "trials": 3,
         "start_with_defaults": True,
-        "objective": {"function": "tests.support.functions:quadratic"},
+        "objective": {"function": "tests.support.functions.plain:quadratic"},
     }
     with pytest.raises(SpecError, match=r"start_with_defaults needs an \[estimator\]"):
         validate(raw, "x.toml")
@@ -169,7 +169,7 @@ def test_of_several_objectives_it_is_the_front_that_comes_first(other):
 def test_a_function_is_given_all_parameters_of_the_other_study(other):
     spec = make_spec(
         **dict.fromkeys(("table", "cv", "estimator", "space")),
-        objective={"function": "tests.support.functions:quadratic"},
+        objective={"function": "tests.support.functions.plain:quadratic"},
         warm_start=["other"],
     )
     assert first_points(spec, None, other).points[:2] == [

@@ -83,7 +83,7 @@ def test_a_study_file_is_refused_whose_points_are_not_within_its_space(points, s
 
 def test_points_of_a_function_are_taken_by_any_name_but_not_of_any_kind():
     parts = dict.fromkeys(("table", "cv", "estimator", "space"))
-    spec = make_spec(**parts, objective={"function": "tests.support.functions:quadratic"})
+    spec = make_spec(**parts, objective={"function": "tests.support.functions.plain:quadratic"})
     assert check_points(spec, [{"anything": 3, "else": "a"}]) == [{"anything": 3, "else": "a"}]
     with pytest.raises(SpecError, match="must be a number, a text, true or false"):
         check_points(spec, [{"anything": {"a": 1}}])
@@ -187,7 +187,7 @@ def test_points_of_a_study_file_are_enqueued_once_and_new_ones_with_the_file(rec
 def test_a_function_and_a_program_try_the_points_of_their_study_files_first(hpo):
     point = "\n[[enqueue]]\nx = 2.0\n\n[[enqueue]]\nx = 1.5\ny = 1\n"
     Path("f.toml").write_text(
-        f'trials = 3\n{point}[objective]\nfunction = "tests.support.functions:quadratic"'
+        f'trials = 3\n{point}[objective]\nfunction = "tests.support.functions.plain:quadratic"'
     )
     Path("p.toml").write_text(
         'trials = 3\n[objective]\ncommand = ["echo", "{x} {y}"]\nscore = {regex = "^(.*) "}'

@@ -151,7 +151,7 @@ def test_a_sampler_of_one_objective_is_refused_with_two():
 @pytest.mark.parametrize("name", ["BruteForceSampler", "QMCSampler", "NSGAIIISampler"])
 def test_a_function_whose_space_is_not_known_may_have_any_sampler(name):
     without = {"table": None, "cv": None, "estimator": None, "space": None}
-    function = {"objective": {"function": "tests.support.functions:quadratic"}}
+    function = {"objective": {"function": "tests.support.functions.plain:quadratic"}}
     check_search(make_spec(**without, **function, sampler={"name": name}), 6)
 
 

@@ -147,7 +147,7 @@ def test_a_study_ends_where_its_terminator_says_so(kind, hpo):
         write_study(trials=400, delay_s=0.05)
         Path("x.toml").write_text(Path("x.toml").read_text() + section)
     else:
-        function = "tests.support.functions:witnessed"
+        function = "tests.support.functions.plain:witnessed"
         Path("x.toml").write_text(f'trials = 400\n[objective]\nfunction = "{function}"\n{section}')
     done = hpo("run", "x.toml", "--workers", "2")
     assert "ended: [terminator] Terminator expects no better trial (after trial" in done.stderr

@@ -45,7 +45,7 @@ def study(url):
 
 def record_of(url, **changes):
     without = {"table": None, "cv": None, "estimator": None, "space": None}
-    function = {"objective": {"function": "tests.support.functions:quadratic"}}
+    function = {"objective": {"function": "tests.support.functions.plain:quadratic"}}
     spec = make_spec(**(function | without | {"trials": 1} | changes))
     return begin(open_storage(url, Access.CREATE), spec, Source("x.toml", (), None), None)
 

@@ -76,7 +76,7 @@ def witnessed(trial):
 NSGA = "sampler.name=NSGAIISampler"
 # Those that fit models are in a file of their own: what they import takes a worker longer than all
 # else that it does, and most workers can do without.
-FITTED = Path(__file__).with_name("fitted_functions.py")
+FITTED = Path(__file__).with_name("fitted.py")
 # What each is run with, and the package that this needs.
 EXAMPLES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "classified": (("objective.direction=maximize",), None),

@@ -1,0 +1,1 @@
+"""Objectives written for `Study.optimize`, of every kind."""
