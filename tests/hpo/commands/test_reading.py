@@ -51,7 +51,7 @@ READING: dict[str, tuple[tuple[str, ...], int]] = {
 # These begin or change something, or open no storage.
 OTHERS = {
     "run", "resume", "worker", "submit", "refill", "stop", "budget", "delete", "nested", "wandb",
-    "adopt", "enqueue", "check", "features", "db", "bench",
+    "adopt", "enqueue", "check", "features", "db", "bench", "init",
 }  # fmt: skip
 
 

@@ -21,6 +21,9 @@ from hpo.storage.backends import open_storage
 from hpo.study.record import find
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
 
+# Many commands, none of which is about how it begins.
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.mark.slow
 def test_a_study_is_submitted_as_one_array_and_finished(hpo, site):
