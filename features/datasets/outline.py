@@ -41,7 +41,13 @@ _FOLDS = re.compile(r"(cv_?|test_?)?fold")
 _TARGETS = re.compile(r"target|label|class|output|response|y")
 _PROPERTIES = re.compile(
     r".*(conductivity|sigma|band_?gap|(^|_)gap|hardness|modulus|energy|seebeck|(^|_)zt|yield|"
-    r"critical_temp|(^|_)tc($|_)|strength|capacity|density|activity|efficiency|property).*"
+    r"critical_temp|(^|_)tc($|_)|strength|capacity|density|activity|efficiency|property|(^|_)e_?g($|_)|"
+    r"voltage|resistivity|mobility|lifetime|toughness|permittivity|dielectric|magneti[sz]ation|melting).*"
+)
+# What is set or noted when something is made or measured, rather than found out.
+_CONDITIONS = re.compile(
+    r"(t|p|temp|temperature|pressure|time|duration|year|rate|atmosphere|thickness)(_.*)?|"
+    r".*(sinter|anneal|calcin|synthesis|process|measurement|_temp|_temperature|_time|_pressure).*"
 )
 
 
@@ -246,8 +252,15 @@ def _target(
         if found:
             return found[-1], f"{why}" + (" (the last such column)" if len(found) > 1 else "")
     numbers = [name for name in able if roles[name][0] == "number"]
-    if numbers:
-        return numbers[-1], "it is the last column of numbers"
+    found_out = [name for name in numbers if not _CONDITIONS.fullmatch(_plain(name))]
+    full = [name for name in found_out if kinds[name].n_missing == 0]
+    for found, which in (
+        (full, " without gaps that is no condition"),
+        (found_out, ""),
+        (numbers, ""),
+    ):
+        if found:
+            return found[-1], f"it is the last column of numbers{which if found != numbers else ''}"
     classes = [name for name in able if kinds[name].n_different <= MAX_CLASSES]
     return (classes or able)[-1], "it is the last column of classes"
 

@@ -52,6 +52,14 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         {"target": "sigma (S/cm)", "target_unit": "S/cm", "columns": ["T (K)"]},
     ),
     "tabs": (table(*USUAL, sep="\t"), {"target": "y_measured"}),
+    "conditions": (
+        table(("formula", FORMULAS), ("Eg (eV)", Y), ("T.K", X)),
+        {"target": "Eg (eV)", "target_unit": "eV", "columns": ["T.K"]},
+    ),
+    "conditions behind": (
+        table(("z", Y), ("w", ["", *X[1:]]), ("T_sinter", X), ("time (h)", X[::-1])),
+        {"target": "z", "columns": ["w", "T_sinter", "time (h)"]},
+    ),
     "no formula": (table(("a", X), ("b", ROUTE), ("z", Y)), {"columns": ["a"], "target": "z"}),
     "formula and target alone": (table(("material", FORMULAS), ("gap", Y)), {"target": "gap"}),
     "classes": (

@@ -235,9 +235,8 @@ CORPUS = [
     table("no CSV", "there is no file .*mine.csv", None),
     table("empty CSV", "the file is empty", ""),
     table("header alone", "no row below the header", "formula,target\n"),
-    table("spreadsheet", "a spreadsheet or an archive", b"PK\x03\x04rest"),
+    table("spreadsheet", "a broken spreadsheet or archive", b"PK\x03\x04rest"),
     table("binary", "no text file", b"formula,target\n\x00\x01\x02"),
-    table("open quotation", "a quotation mark opens a field", CSV + 'LiF,"3\n'),
     table(
         "one column missing",
         "no column 'target' for the target; the nearest is 'tagret'",
@@ -294,9 +293,14 @@ CORPUS = [
         (PATH, f'{PATH}\nsplit = "part"'),
     ),
     table(
+        "target that never changes",
+        "the target is 7 in all 10 training rows",
+        re.sub(r"(?m)\d+$", "7", CSV),
+    ),
+    table(
         "values that cannot be ranked",
         "have one value, which cannot be ranked",
-        re.sub(r"(?m)\d+$", "7", CSV),
+        re.sub(r"(?m)\d+$", "7", CSV).replace(",7", ",8", 3),
         ("[space]", '[objective]\nname = "spearman"\n[space]'),
     ),
     table(
