@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from features.table import describe_failure
-from hpo.errors import SpecError, StopRequested
+from hpo.errors import SpecError, StopRequested, suggest
 
 # Imports one module after the other, each said before and all said at the end: a module that ends
 # the process cannot pass for one that was imported, whatever the exit code. One that raises is
@@ -54,6 +55,36 @@ _tried: set[str] = set()
 _added: list[str] = []
 # File and content of modules that were imported by their files.
 _imported: dict[str, tuple[str | None, bytes]] = {}
+
+
+def check_params(cls: type, params: Iterable[str], where: str) -> None:
+    """Refuse parameters that the constructor of a class does not take.
+
+    Raises
+    ------
+    SpecError
+        If one has another name; `where` is the section of the study file.
+    """
+    parameters = inspect.signature(cls).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in params:
+        if name not in parameters:
+            raise SpecError(
+                f"[{where}] params.{name}: {cls.__name__} has no such parameter; "
+                f"{suggest(name, parameters)}"
+            )
+
+
+def missing_params(cls: type, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the parameters that the constructor of a class needs and is not given."""
+    return [
+        name
+        for name, one in inspect.signature(cls).parameters.items()
+        if one.default is one.empty
+        and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        and name not in arguments
+    ]
 
 
 def make_importable(study_file: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import HpoError, ObjectiveError, SpecError, suggest
-from hpo.plugins import resolve
+from hpo.plugins import check_params, missing_params, resolve
 from hpo.spec.cv import SplitterCv
 from hpo.wording import one_line
 
@@ -104,26 +104,13 @@ def split(
 def _make(cv: SplitterCv, rows: Rows, seed: int) -> Any:
     cls = _find(cv.splitter)
     parameters = inspect.signature(cls).parameters
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    for name in cv.params:
-        if name not in parameters and not takes_any:
-            raise SpecError(
-                f"[cv] params.{name}: {cls.__name__} has no such parameter; "
-                f"{suggest(name, parameters)}"
-            )
+    check_params(cls, cv.params, "cv")
     arguments = dict(cv.params)
     if "test_fold" in parameters and "test_fold" not in arguments and rows.test_fold is not None:
         arguments["test_fold"] = rows.test_fold
     if "random_state" in parameters and _draws(parameters, arguments):
         arguments.setdefault("random_state", seed)
-    missing = [
-        name
-        for name, one in parameters.items()
-        if one.default is one.empty
-        and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-        and name not in arguments
-    ]
-    if missing:
+    if missing := missing_params(cls, arguments):
         raise SpecError(f"[cv] {cls.__name__} needs params.{' and params.'.join(missing)}")
     try:
         made = cls(**arguments)

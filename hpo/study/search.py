@@ -41,7 +41,7 @@ from optuna.terminator import BaseTerminator, Terminator
 from optuna.trial import FrozenTrial, create_trial
 
 from hpo.errors import SpecError, suggest
-from hpo.plugins import resolve
+from hpo.plugins import check_params, missing_params, resolve
 from hpo.records import part_key
 from hpo.spec.objectives import ProgramSpec
 from hpo.spec.search import OptunaSpec, PrunerSpec, SamplerSpec, TerminatorSpec, named_classes
@@ -194,7 +194,6 @@ def _make(base: str, spec: OptunaSpec, where: str, drawing: _Drawing) -> Any:
     """Return an instance of a subclass of `base`, one of `_BASES`."""
     cls = _find(base, spec.name, where)
     parameters = inspect.signature(cls).parameters
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     if "seed" in spec.params:
         raise SpecError(f"[{where}] params.seed: seed is the study's: write seed = ... above all")
     if issubclass(cls, PartialFixedSampler):
@@ -203,26 +202,15 @@ def _make(base: str, spec: OptunaSpec, where: str, drawing: _Drawing) -> Any:
             drawing, space={name: at for name, at in drawing.space.items() if name not in fixed}
         )
     arguments = drawing.arguments(cls, parameters)
+    check_params(cls, spec.params, where)
     for name, value in spec.params.items():
-        if name not in parameters and not takes_any:
-            raise SpecError(
-                f"[{where}] params.{name}: {cls.__name__} has no such parameter; "
-                f"{suggest(name, parameters)}"
-            )
         inner = _base_of(parameters.get(name), value)
         below = f"{where}.params.{name}"
         arguments[name] = (
             _make(inner, _as_section(value, below), below, drawing) if inner else value
         )
     with _refusing(where, spec.name), _quietly():
-        missing = [
-            name
-            for name, one in parameters.items()
-            if one.default is one.empty
-            and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-            and name not in arguments
-        ]
-        if missing:
+        if missing := missing_params(cls, arguments):
             raise TypeError(f"needs params.{' and params.'.join(missing)}")
         return cls(**arguments)
 
