@@ -162,7 +162,9 @@ def find_structures(
         for family in describing:
             if load_block(tables_dir, family, block_key(family, rows), len(rows)) is None:
                 pending[family.name] = (family, family_version(family))
-        cifs = distinct_cifs(rows) if pending else {}
+        if pending:
+            pending[CHECKS.name] = (CHECKS, family_version(CHECKS))
+            cifs = distinct_cifs(rows)
     names = tuple(family.name for family in describing)
     return Structures(request, table, names, pending, cifs, tables_dir)
 

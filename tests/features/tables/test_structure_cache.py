@@ -181,7 +181,8 @@ def test_a_build_does_not_wait_for_a_process_that_is_at_work_for_ever(here):
     digests = [hashlib.sha256(cif).hexdigest() for cif in cifs][:2]
     with holding("tables", "li_environment", digests):
         shared = find_structures(spec, tables_dir=Path("tables"), **folders)
-        assert shared.describe(1, lambda line: None) == 1
+        # The checks of all three, and the family's values of the one that nobody holds.
+        assert shared.describe(1, lambda line: None) == 3 + 1
         assert shared.count_missing() == 2
         built = build(spec, tables_dir=Path("tables"), **folders)
     assert read(built.path).hash == build(spec, tables_dir=Path("alone"), **folders).hash
@@ -198,11 +199,12 @@ def written(tables="tables"):
 def test_structures_are_described_by_themselves_and_the_build_takes_them(hpo, tmp_path):
     write_dataset(tmp_path, 4, families="ratios,li_environment")
     said = hpo("features", "build", "mine.toml", "--structures-only").stdout
-    assert said == "4 of 4 descriptions made\n"
+    # Of each structure the family's values, and what the checks say.
+    assert said == "8 of 8 descriptions made\n"
     before = written()
-    assert len(before) == 4
+    assert len(before) == 8
     said = hpo("features", "build", "mine.toml", "--structures-only", "--json").stdout
-    assert json.loads(said) == {"total": 4, "described": 0, "missing": 0}
+    assert json.loads(said) == {"total": 8, "described": 0, "missing": 0}
     assert not list(Path("tables").glob("csv-*"))
     built = hpo("features", "build", "mine.toml")
     assert "li_environment: 4 of 4 CIFs from the cache" in built.stderr
@@ -283,17 +285,17 @@ def jobs_of(said):
 def test_jobs_share_the_structures_and_one_may_be_killed(hpo, site, tmp_path):
     write_dataset(tmp_path, 24, (2, 2, 1), "li_environment,physics_report")
     done = hpo("features", "build", "mine.toml", "--workers", "3", "--cluster", "test")
-    assert done.stdout.startswith("48 of 48 descriptions missing, 0 jobs there, 3 submitted: job ")
+    assert done.stdout.startswith("72 of 72 descriptions missing, 0 jobs there, 3 submitted: job ")
     assert len(jobs_of(done.stdout)) == 3
     wait_until(lambda: all(job.state == "RUNNING" for job in jobs_of(done.stdout)))
     job = jobs_of(done.stdout)[0]
     wait_until(lambda: len(written()) > 24)
     for pid in site.find_tasks(job.raw_id):
         os.kill(pid, signal.SIGKILL)
-    assert len(written()) < 48
+    assert len(written()) < 72
     wait_until(lambda: not any(job.active for job in jobs_of(done.stdout)), 120)
     described = written()
-    assert len(described) >= 47
+    assert len(described) >= 71
     (folder,) = re.findall(r"what they print: (\S+)", done.stderr)
     logs = [path.read_text() for path in Path(folder).glob("*.out")]
     assert sum("CIFs described here" in log for log in logs) >= 2
@@ -303,7 +305,7 @@ def test_jobs_share_the_structures_and_one_may_be_killed(hpo, site, tmp_path):
     assert words[0] == "hpo"
     built = json.loads(hpo(*words[1:], "--json").stdout)
     assert written().items() >= described.items()
-    assert len(written()) == 48
+    assert len(written()) == 72
     alone = hpo("features", "build", "mine.toml", "--tables", "alone", "--json").stdout
     assert built["hash"] == json.loads(alone)["hash"]
 
@@ -313,15 +315,15 @@ def test_jobs_that_are_there_are_not_submitted_again(hpo, site, tmp_path):
     write_dataset(tmp_path, 4)
     submit = ("features", "build", "mine.toml", "--cluster", "test", "--slurm", "extra.hold=true")
     assert ", 0 jobs there, 2 submitted: job " in hpo(*submit, "--workers", "2").stdout
-    assert hpo(*submit, "--workers", "2").stdout == "4 of 4 descriptions missing, 2 jobs there\n"
+    assert hpo(*submit, "--workers", "2").stdout == "8 of 8 descriptions missing, 2 jobs there\n"
     told = json.loads(hpo(*submit, "--workers", "9", "--json").stdout)
-    assert (told["missing"], told["active"], len(told["submitted"])) == (4, 2, 2)
+    assert (told["missing"], told["active"], len(told["submitted"])) == (8, 2, 6)
 
 
 @pytest.mark.slow
 def test_a_build_that_waits_ends_with_the_table(hpo, site, tmp_path):
     write_dataset(tmp_path, 4)
     done = hpo("features", "build", "mine.toml", "--cluster", "test", "--workers", "2", "--wait")
-    assert "jobs are over: 4 of 4 descriptions were made, 0 are left" in done.stderr
+    assert "jobs are over: 8 of 8 descriptions were made, 0 are left" in done.stderr
     assert "li_environment: 4 of 4 CIFs from the cache" in done.stderr
     assert "4 rows, 8 features, built" in done.stdout

@@ -64,7 +64,7 @@ def cif_of(length: float | str) -> bytes:
     return LICL.replace(b"5.14", str(length).encode())
 
 
-def write_dataset(folder: Path, materials: list[Any] = MATERIALS, shift: float = 0.0) -> None:
+def write_dataset(folder: Path, materials: list[Any] = MATERIALS, shift: float = 1.0) -> None:
     (folder / "cifs").mkdir(exist_ok=True)
     with (folder / "mine.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)

@@ -95,7 +95,9 @@ def test_check_says_what_is_right_and_what_is_wrong_and_runs_nothing(capsys):
     Path("wrong.toml").write_text(STUDY.replace("folds", "foldz"))
     code, out, err = run(capsys, "check", "right.toml", "wrong.toml")
     assert code == 2
-    assert out == "right.toml: ok, study 'right', 0 dimensions\n"
+    said, put_in = out.splitlines()
+    assert said == "right.toml: ok, study 'right', 0 dimensions"
+    assert put_in.startswith("  SimpleImputer and StandardScaler are put before ridge; ")
     assert "wrong.toml: cv.foldz: unknown key; did you mean 'folds'?" in err
     assert sorted(path.name for path in Path().iterdir()) == [
         "mine.csv",
