@@ -91,7 +91,7 @@ class Prepared:
         scores = [part["score"] for part in parts]
         return {
             "Scores in a row": go.Figure(go.Scatter(y=scores, x=[*range(len(scores))])),
-            "A map": go.Figure(go.Heatmap(z=[scores])),
+            "A map": go.Figure(go.Contour(z=[scores, scores])),
         }
 
 

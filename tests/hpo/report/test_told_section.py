@@ -54,7 +54,7 @@ def test_a_page_shows_totals_beside_the_baseline_predictions_and_figures(page, t
     assert "width (m): R² 0.914, ρ 1, 6 rows" in shown.text
     assert shown.plots["parity"] == 2
     assert shown.plots["own_0_scores_in_a_row"] == shown.plots["own_1_a_map"] == 1
-    assert "'A map' is on this page alone: a heatmap trace cannot be drawn" in shown.text
+    assert "'A map' is on this page alone: a contour trace cannot be drawn" in shown.text
     folder = tmp_path / "reports" / "small"
     files = {path.name for path in (folder / "figures").iterdir()}
     assert {"parity_width_m.png", "parity_height_m.svg", "own_0_scores_in_a_row.svg"} <= files
