@@ -14,7 +14,7 @@ from features.families.named.featurizers import NAMED, FeaturizerSpec, featurize
 from features.families.own_columns import COLUMNS as OWN_COLUMNS
 from features.families.own_columns import number_column
 from features.families.registry import FAMILIES, TRANSFER, TRANSFER_COLUMNS, FamilyInfo, Need
-from features.records import Column
+from features.records import Column, Target
 
 TransportTarget = Literal[
     "seebeck_p",
@@ -310,6 +310,9 @@ class CsvSpec(_StructuresSpec):
     that needs none asks for it. Without `split`, whole groups are held out, `test_fraction` of the
     rows in all; without `group`, rows of the same reduced formula are a group.
 
+    `target` may be a list of several columns, which are numbers; a row that lacks one of them is
+    skipped. `target_unit` and `log10` are then of all, or lists of one for each.
+
     With `task` classification, what `target` holds are labels of two classes or more, texts or
     numbers. `columns` are numbers and `categorical` texts that are features as they are; `weight`
     is what a row counts in a fit, and `fold` the fold that validates it, for [cv] splitter
@@ -321,9 +324,9 @@ class CsvSpec(_StructuresSpec):
     dataset: Literal["csv"]
     path: Path
     formula: str | None = None
-    target: str = "target"
-    target_unit: str = ""
-    log10: bool = False
+    target: str | tuple[str, ...] = "target"
+    target_unit: str | tuple[str, ...] = ""
+    log10: bool | tuple[bool, ...] = False
     task: Literal["regression", "classification"] = Field(
         default="regression", exclude_if=lambda task: task == "regression"
     )
@@ -350,6 +353,39 @@ class CsvSpec(_StructuresSpec):
         if self.cifs is not None and self.id is None:
             raise ValueError(
                 "`cifs` needs `id`, the column whose value names each row's <id>.cif file"
+            )
+        return self
+
+    @field_validator("target", "target_unit", "log10")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        # A list of one is that one: a table has one hash.
+        return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is to be predicted, without classes, which the rows alone name."""
+        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        units = _for_each(self.target_unit, len(names))
+        logs = _for_each(self.log10, len(names))
+        return tuple(map(Target, names, units, logs))
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        if len({*names}) < max(1, len(names)):
+            raise ValueError(f"target: must be one column or several, each once, got {list(names)}")
+        for key in ("target_unit", "log10"):
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != len(names):
+                raise ValueError(
+                    f"{key}: there are {len(value)} for {len(names)} targets; give one for each, "
+                    "or one for all without brackets"
+                )
+        if self.classifies and len(names) > 1:
+            raise ValueError(
+                f"task 'classification' takes one target, got {len(names)}: {', '.join(names)}; "
+                "make a study for each"
             )
         return self
 
@@ -380,11 +416,12 @@ class CsvSpec(_StructuresSpec):
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
         named = (*self.columns, *self.categorical)
-        used = {"target": self.target, "split": self.split, "fold": self.fold}
+        used = [("target", target.name) for target in self.targets]
+        used += [("split", self.split or ""), ("fold", self.fold or "")]
         for position, name in enumerate(named):
             if name in named[:position]:
                 raise ValueError(f"column {name!r} is listed twice; list each column once")
-            for purpose, column in used.items():
+            for purpose, column in used:
                 if name == column:
                     raise ValueError(
                         f"column {name!r} is the {purpose}, and so no feature; leave it out of "
@@ -407,6 +444,10 @@ class CsvSpec(_StructuresSpec):
                 "give one or the other"
             )
         return self
+
+
+def _for_each(value: Any, n_targets: int) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * n_targets
 
 
 class OwnSpec(BaseModel):

@@ -139,6 +139,7 @@ def _outline(spec: Spec, rows: Rows) -> TableRows:
         is_train=rows.is_train,
         columns=_columns(spec, rows),
         target=rows.target,
+        more_targets=rows.more_targets,
         skipped=rows.skipped,
         **row_settings(rows.weights, rows.test_fold),
     )
@@ -232,6 +233,7 @@ def _make(
         is_train=rows.is_train,
         columns=_columns(spec, rows),
         target=rows.target,
+        more_targets=rows.more_targets,
         skipped=rows.skipped,
         partial=partial,
         provenance=account,
