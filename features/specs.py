@@ -8,7 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from features.families.named.featurizers import NAMED, FeaturizerSpec, featurizer_of
 from features.families.own_columns import COLUMNS as OWN_COLUMNS
@@ -43,29 +50,6 @@ DATASETS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-CITATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "transport": (
-            "Ricci et al., An ab initio electronic transport database for inorganic materials, "
-            "Scientific Data 4, 170085 (2017), as distributed with matminer: Ward et al., "
-            "Computational Materials Science 152, 60 (2018)"
-        ),
-        "obelix": (
-            "Therrien et al., OBELiX: a curated dataset of crystal structures and experimentally "
-            "measured ionic conductivities for lithium solid-state electrolytes, arXiv:2502.14234, "
-            "CC-BY-4.0"
-        ),
-        "band_gap": (
-            "measured gaps: Zhuo, Mansouri Tehrani & Brgoch, Predicting the band gaps of inorganic "
-            "solids by machine learning, J. Phys. Chem. Lett. 9, 1668 (2018), as cleaned by Dunn "
-            "et al., Benchmarking materials property prediction methods, npj Computational "
-            "Materials 6, 138 (2020); structures of binary crystals: Wyckoff, Crystal Structures 1 "
-            "(1963); computed gaps: Jain et al., The Materials Project, APL Materials 1, 011002 "
-            "(2013)"
-        ),
-    }
-)
-
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,6 +77,11 @@ class _Spec(BaseModel):
     def classifies(self) -> bool:
         """Whether the target is known to have classes before any row is read."""
         return False
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets, as far as it is known before any row is read."""
+        return 1
 
     @property
     def all_families(self) -> list[FamilyInfo]:
@@ -356,10 +345,19 @@ class CsvSpec(_StructuresSpec):
             )
         return self
 
-    @field_validator("target", "target_unit", "log10")
+    @field_validator("target", "target_unit", "log10", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, named = (bool, "true, false") if info.field_name == "log10" else (str, "a text")
+        listed = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, kind) for one in listed):
+            raise ValueError(f"must be {named} or a list with one for each target, got {value!r}")
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("target")
     @classmethod
     def _one_alone(cls, value: Any) -> Any:
-        # A list of one is that one: a table has one hash.
+        # A list of one is that one.
         return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
     @property
@@ -369,6 +367,11 @@ class CsvSpec(_StructuresSpec):
         units = _for_each(self.target_unit, len(names))
         logs = _for_each(self.log10, len(names))
         return tuple(map(Target, names, units, logs))
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
@@ -467,6 +470,11 @@ class OwnSpec(BaseModel):
     def classifies(self) -> bool:
         """False: whether the target has classes, the function alone knows."""
         return False
+
+    @property
+    def n_targets(self) -> int:
+        """One: how many targets there are, the function alone knows."""
+        return 1
 
     @property
     def declared_columns(self) -> tuple[Column, ...]:

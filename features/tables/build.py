@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.atomic_files import clear_dead_scratch
-from features.datasets.sources import Source
+from features.datasets.sources import CITATIONS, Source
 from features.errors import DatasetError, FamilyError
 from features.families.own_columns import COLUMNS
 from features.families.registry import FamilyInfo, Need
@@ -26,7 +26,7 @@ from features.records import (
     row_settings,
 )
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
-from features.specs import CITATIONS, FamiliesSpec, TransportSpec
+from features.specs import FamiliesSpec, TransportSpec
 from features.tables.cache import (
     block_key,
     code_version,

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.table import columns_of
 from hpo.errors import ObjectiveError
+from hpo.estimators.construction import of_one_target
 from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
@@ -24,7 +26,7 @@ from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
 from hpo.objectives.folds import Fold, hash_folds
-from hpo.objectives.metrics import METRICS, RANK_METRICS, Metric, score_all
+from hpo.objectives.metrics import METRICS, RANK_METRICS, Metric, score_all, target_metrics
 from hpo.objectives.protocol import Params, Scores
 from hpo.objectives.scoring import Scoring
 from hpo.objectives.splitters import Indices
@@ -50,7 +52,8 @@ class CrossValidation(ABC):
     Parameters
     ----------
     X, y
-        The training rows: arrays of shape (n_rows, n_features) and (n_rows,).
+        The training rows: arrays of shape (n_rows, n_features) and (n_rows,), or
+        (n_rows, n_targets) of several targets.
     folds
         Their division.
     bound
@@ -65,6 +68,8 @@ class CrossValidation(ABC):
         all rows count alike.
     classes
         Labels, of which `y` holds positions; empty if it holds numbers.
+    targets
+        Names of the targets that the columns of `y` are; empty if it is one.
 
     Attributes
     ----------
@@ -96,9 +101,10 @@ class CrossValidation(ABC):
         groups: NDArray[np.str_] | None = None,
         weights: Floats | None = None,
         classes: Sequence[str] = (),
+        targets: Sequence[str] = (),
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
-        self.classes = tuple(classes)
+        self.classes, self.targets = tuple(classes), tuple(targets)
         self.scoring: Scoring | None = None
         self.X_new = X if X_new is None else X_new
         self.groups, self.weights = groups, weights
@@ -107,12 +113,20 @@ class CrossValidation(ABC):
             self.metrics, self.headline = RANK_METRICS, "spearman"
         if self.classes:
             self._take_classes()
-        elif np.ptp(y) == 0:
-            raise ObjectiveError(f"the target is {y[0]:g} in all {len(y)} training rows")
+        else:
+            self._refuse_constant_targets()
+        if self.targets:
+            self.metrics = target_metrics(self.targets, y, self.metrics)
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
         self._boosted: dict[int, BoostedRows] = {}
         self._said: set[str] = set()
+
+    def _refuse_constant_targets(self) -> None:
+        for name, values in zip(self.targets or ("",), columns_of(self.y), strict=True):
+            if np.ptp(values) == 0:
+                what = f"target {name!r}" if name else "the target"
+                raise ObjectiveError(f"{what} is {values[0]:g} in all {len(values)} training rows")
 
     def _take_classes(self) -> None:
         """Keep the metrics of classes, and refuse folds that train on some of them alone."""
@@ -179,10 +193,11 @@ class CrossValidation(ABC):
 
     def _fit(self, model: Regressor, rows: Indices | slice) -> Regressor:
         settings: dict[str, Any] = {}
-        if self.groups is not None and getattr(model, "takes_groups", False):
+        fitted = of_one_target(model)
+        if self.groups is not None and getattr(fitted, "takes_groups", False):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
-            settings[weight_argument(model)] = self.weights[rows]
+            settings[weight_argument(fitted)] = self.weights[rows]
         model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
 
@@ -196,10 +211,17 @@ class CrossValidation(ABC):
 
         Returns
         -------
-        array of shape (n_rows,), or of (n_rows, n_classes) the probabilities
+        array of shape (n_rows,), or of (n_rows, n_classes) the probabilities, or
+        (n_rows, n_targets)
         """
         if not self.classes:
-            return np.asarray(model.predict(X), dtype=np.float64)
+            predicted = np.asarray(model.predict(X), dtype=np.float64)
+            if self.targets and predicted.shape != (len(X), len(self.targets)):
+                raise ObjectiveError(
+                    f"[estimator] {self.estimator.name}: must predict {len(self.targets)} targets, "
+                    f"returned the shape {predicted.shape} for {len(X)} rows"
+                )
+            return predicted
         if self.gives_probabilities and not hasattr(model, "predict_proba"):
             raise ObjectiveError(
                 f"[estimator] {self.estimator.name}: gives no probabilities with these parameters, "
@@ -309,10 +331,11 @@ class CrossValidation(ABC):
     def _refuse_constant(self, what: str, why: str) -> None:
         """Refuse folds that validate rows of one value only, such as one row."""
         for k, fold in enumerate(self.folds):
-            if np.ptp(self.y[fold.validation]) == 0:
+            if any(np.ptp(values) == 0 for values in columns_of(self.y[fold.validation])):
+                of = " of a target" if self.targets else ""
                 raise ObjectiveError(
                     f"{what}: all {count_of(len(fold.validation), 'row')} that fold {k} validates "
-                    f"have one value, which {why}"
+                    f"have one value{of}, which {why}"
                 )
 
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:

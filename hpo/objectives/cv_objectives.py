@@ -13,7 +13,7 @@ from hpo.estimators.factory import prepare
 from hpo.estimators.protocol import Floats
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import folds_of, shared_group_fraction, weigh_groups
-from hpo.objectives.metrics import MAXIMISED, quantile_metrics, spearman
+from hpo.objectives.metrics import MAXIMISED, quantile_metrics
 from hpo.objectives.protocol import Params, Scores
 from hpo.objectives.scoring import Scoring, find_scoring
 from hpo.spec.cv import GroupKFoldCv, LikeTestCv, SplitterCv
@@ -30,8 +30,9 @@ class PenalisedCv(CrossValidation):
 
     with the metric's value v_k on the validation and t_k on the training part of the fold; for a
     metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). So it is for
-    what `scoring` names, in place of the metric. A trial scores the mean over folds. Other
-    arguments are those of `CrossValidation`.
+    what `scoring` names, in place of the metric. A trial scores the mean over folds. Of several
+    targets the metric is a mean over them, of rmse and mae in units of their standard deviations:
+    `hpo.objectives.metrics.TargetMetric`. Other arguments are those of `CrossValidation`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PenalisedCv(CrossValidation):
         maximises = scoring is not None or metric in MAXIMISED
         self.direction = "maximize" if maximises else "minimize"
         name = scoring or metric
+        name += f" over {len(self.targets)} targets" if self.targets else ""
         self.score_name = f"penalised {name}" if penalty else name
 
     def _find_scoring(self, name: str) -> Scoring:
@@ -104,8 +106,9 @@ class SpearmanCv(CrossValidation):
     A trial scores the rank correlation (Spearman, Am. J. Psychol. 15, 72 (1904)) over all
     validated rows at once. That is not the mean over folds, for which there is `penalised_cv`
     with metric spearman: it ranks rows of different folds against one another, too, as a list of
-    candidates will be ranked. Each fold's own rho is the score of its part, and `spearman_pooled`
-    is rho over this fold and those before it; that of the last fold is the trial's.
+    candidates will be ranked. Of several targets it is the mean of their correlations. Each fold's
+    own rho is the score of its part, and `spearman_pooled` is rho over this fold and those before
+    it; that of the last fold is the trial's.
 
     Predictions of earlier folds are kept in memory while one worker scores a trial, not stored:
     they would be as many numbers per trial as the table has rows, read by every sampler and every
@@ -139,7 +142,7 @@ class SpearmanCv(CrossValidation):
                 self._predicted[earlier] = self._fit_fold(params, earlier)[1]
         so_far = range(part + 1)
         y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
-        pooled = spearman(y, np.concatenate([self._predicted[k] for k in so_far]))
+        pooled = self.metrics["spearman"](y, np.concatenate([self._predicted[k] for k in so_far]))
         return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
@@ -154,7 +157,13 @@ def cross_validation(
     if spec.cv is None:
         raise ObjectiveError(f"objective {objective.name} needs [cv]")
     train = table.train
-    bound = prepare(spec, table.columns, classifies=bool(table.target.classes))
+    several = tuple(target.name for target in table.targets) if table.more_targets else ()
+    bound = prepare(
+        spec,
+        table.columns,
+        classifies=bool(table.target.classes),
+        n_targets=len(table.targets),
+    )
     bound.check_rows(train.X)
     folds = folds_of(spec.cv, table, spec.seed)
     over = (train.X, train.y, folds, bound)
@@ -166,6 +175,7 @@ def cross_validation(
         "groups": train.groups if keeps_groups else None,
         "weights": _weights(spec, train),
         "classes": table.target.classes,
+        "targets": several,
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
