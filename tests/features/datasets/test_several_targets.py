@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import features.table
 from features.records import TableRows
-from features.table import CsvSpec, FeatureTable, TableError, Target
+from features.table import CsvSpec, FeatureTable, OwnSpec, TableError, Target
 from features.tables.checks import check_rows
 
 ROWS = "x,a,b\n" + "".join(f"{k},{k * k % 17},{10 ** (k % 5)}\n" for k in range(20))
@@ -121,3 +121,39 @@ def test_rows_must_hold_what_they_say(tmp_path: Path) -> None:
     ):
         with pytest.raises(TableError, match=message):
             check_rows(replace(rows, **change))
+
+
+LOADER = """
+import numpy as np
+from features.table import Column, OwnRows, Target
+
+def rows(data_dir, n=2):
+    y = np.arange(12.0).reshape(6, 2)[:, :n]
+    targets = [Target("a", "K"), Target("b", log10=True)][:n]
+    names = [f"r{k}" for k in range(6)]
+    columns = [Column(f"x{k}", "own") for k in range(6)]
+    return OwnRows(names, names, names, np.eye(6), y, columns, targets)
+"""
+
+
+def test_a_function_of_the_study_s_own_returns_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "several_own.py").write_text(LOADER)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def build(n: int) -> FeatureTable:
+        spec = OwnSpec(dataset="own", loader="several_own:rows", params={"n": n})
+        built = features.table.build(
+            spec, data_dir=None, tables_dir=tmp_path / "tables", base_dir=tmp_path
+        )
+        return features.table.read(built.path)
+
+    table = build(2)
+    assert table.targets == (Target("a", "K"), Target("b", log10=True))
+    np.testing.assert_array_equal(table.y, np.arange(12.0).reshape(6, 2))
+    held_out = table.holding_out(np.array([0, 1]))
+    assert held_out.targets == table.targets
+    assert held_out.test.y.shape == (2, 2)
+    alone = build(1)
+    assert (alone.y.ndim, alone.more_targets) == (1, ())
