@@ -118,10 +118,12 @@ class FeatureTable:
     X_new : array of shape (n_rows, n_features)
         The features that each row would have, were nothing else of its group known: what folds of
         whole groups validate on. It is `X` itself where rows borrow nothing from one another.
-    y : array of shape (n_rows,)
+    y : array of shape (n_rows,), or (n_rows, n_targets) of several targets
         The target, in the unit and scale that `target` names; positions among its classes.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
+    target, more_targets
+        The first target, and those beside it, which are none but numbers.
     weights : array of shape (n_rows,) or None
         What each row counts in a fit, above 0; None if the dataset says nothing of it.
     test_fold : array of shape (n_rows,) or None
@@ -149,6 +151,12 @@ class FeatureTable:
     manifest: Mapping[str, Any]
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    more_targets: tuple[Target, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every target, in the order of the columns of `y`."""
+        return (self.target, *self.more_targets)
 
     @property
     def n_rows(self) -> int:
@@ -198,6 +206,7 @@ class FeatureTable:
         for array in (*arrays.values(), is_train):
             array.setflags(write=False)
         pieces = {**arrays, "columns": self.columns, "target": self.target, "is_train": is_train}
+        pieces["more_targets"] = self.more_targets
         return replace(self, **pieces, hash=content_hash(**pieces))
 
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
@@ -221,11 +230,11 @@ class TableRows:
         Name of the dataset.
     ids, formulas, groups : tuples of length n_rows
         As in `FeatureTable`.
-    y : array of shape (n_rows,)
+    y : array of shape (n_rows,), or (n_rows, n_targets) of several targets
         The target.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
-    columns, target, skipped, weights, test_fold
+    columns, target, more_targets, skipped, weights, test_fold
         As in `FeatureTable`.
     X : array of shape (n_rows, n_features) or None
         The features of a table of a study's own, which come with its rows; None for others.
@@ -243,6 +252,7 @@ class TableRows:
     X: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    more_targets: tuple[Target, ...] = ()
 
     def with_features(self, X: NDArray[np.float64]) -> FeatureTable:
         """Return a table of these rows in memory alone, with features of shape (n_rows, n)."""
@@ -262,6 +272,7 @@ class TableRows:
             y=y,
             columns=self.columns,
             target=self.target,
+            more_targets=self.more_targets,
             **settings,
         )
         return FeatureTable(
@@ -281,6 +292,7 @@ class TableRows:
             skipped=self.skipped,
             partial=(),
             manifest={},
+            more_targets=self.more_targets,
             **settings,
         )
 
@@ -311,11 +323,11 @@ class OwnRows:
         reader would say it: what other tables have a formula for.
     X : array of shape (n_rows, n_features)
         Finite, or NaN where a value is not known.
-    y : array of shape (n_rows,)
-        The target.
+    y : array of shape (n_rows,), or (n_rows, n_targets)
+        The target, or several, which are all numbers.
     columns, target
-        What `X` and `y` hold. A column that was measured with the target, such as a second
-        target, is `derived_from_target`.
+        What `X` and `y` hold: a target for each column of `y`. A column that was measured with the
+        target, such as a second target, is `derived_from_target`.
     is_train : array of shape (n_rows,)
         False for rows to hold out; None if there are none.
     skipped
@@ -334,13 +346,18 @@ class OwnRows:
     X: NDArray[np.float64]
     y: NDArray[np.float64]
     columns: Sequence[Column]
-    target: Target
+    target: Target | Sequence[Target]
     is_train: NDArray[np.bool_] | None = None
     skipped: Sequence[SkippedRow] = ()
     sources: Sequence[Path] = ()
     citation: str = ""
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+
+
+def columns_of(y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the values of each target, of shape (n_rows,)."""
+    return [*np.ascontiguousarray(y.reshape(len(y), -1).T)]
 
 
 def row_settings(
@@ -368,6 +385,7 @@ class ContentHash:
         y: NDArray[np.float64],
         columns: Sequence[Column],
         target: Target,
+        more_targets: Sequence[Target] = (),
         weights: NDArray[np.float64] | None = None,
         test_fold: NDArray[np.int64] | None = None,
     ) -> None:
@@ -381,6 +399,8 @@ class ContentHash:
             "shape": [len(ids), len(columns)],
             **row_settings(weights, test_fold),
         }
+        if more_targets:
+            head["more_targets"] = {"of": [target.as_dict() for target in more_targets]}
         self._digest = hashlib.sha256()
         for separator, name in zip(["{"] + [", "] * len(head), sorted(head), strict=False):
             self._digest.update(f'{separator}"{name}": '.encode())
@@ -424,6 +444,7 @@ def content_hash(
     y: NDArray[np.float64],
     columns: Sequence[Column],
     target: Target,
+    more_targets: Sequence[Target] = (),
     X_new: NDArray[np.float64] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
@@ -437,6 +458,7 @@ def content_hash(
         y=y,
         columns=columns,
         target=target,
+        more_targets=more_targets,
         weights=weights,
         test_fold=test_fold,
     )

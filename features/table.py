@@ -36,6 +36,7 @@ from features.records import (
     TableRows,
     TableView,
     Target,
+    columns_of,
     content_hash,
 )
 from features.specs import (
@@ -88,6 +89,7 @@ __all__ = [
     "atomic_fractions",
     "build",
     "changed_families",
+    "columns_of",
     "content_hash",
     "datasets",
     "describe_failure",

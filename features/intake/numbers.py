@@ -229,10 +229,13 @@ def _refuse_none(plain: str, text: str, what: str) -> None:
         raise ValueError(f"{what} {text!r}: it is infinite")
 
 
-def parse_target(text: str, *, log10: bool, style: NumberStyle = POINT) -> tuple[float, bool]:
+def parse_target(
+    text: str, *, log10: bool, style: NumberStyle = POINT, what: str = "target"
+) -> tuple[float, bool]:
     """Return the target's value, and whether it was given as a threshold such as `<1E-10`.
 
-    A threshold counts as the value. With `log10` the value is the decimal logarithm.
+    A threshold counts as the value. With `log10` the value is the decimal logarithm. Reasons call
+    it `what`.
 
     Raises
     ------
@@ -240,10 +243,10 @@ def parse_target(text: str, *, log10: bool, style: NumberStyle = POINT) -> tuple
         With the reason why `text` gives no value.
     """
     threshold = _THRESHOLD.fullmatch(text.strip())
-    value = parse_number(threshold.group(2) if threshold else text, "target", style)
+    value = parse_number(threshold.group(2) if threshold else text, what, style)
     if not log10:
         return value, threshold is not None
-    return log10_of(value, "target"), threshold is not None
+    return log10_of(value, what), threshold is not None
 
 
 def log10_of(value: float, what: str) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.objectives.class_metrics import CLASS_METRICS, ClassMetric
-from hpo.objectives.metrics import METRICS, Interval, Metric, score_all
+from hpo.objectives.metrics import METRICS, Interval, Metric, TargetMetric, score_all
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -60,7 +60,8 @@ def bootstrap_intervals(
     Parameters
     ----------
     y, predicted
-        Arrays of shape (n_rows,), or of (n_rows, n_classes) the predicted probabilities.
+        Arrays of shape (n_rows,), or of (n_rows, n_classes) the predicted probabilities; both of
+        (n_rows, n_targets) of several targets.
     groups
         Array of shape (n_rows,). If given, whole groups are drawn rather than rows, which
         allows for rows that come from one paper or one composition.
@@ -96,6 +97,13 @@ def _score_each(y: Floats, predicted: Floats, counts: Ints, metric: Metric) -> F
     """
     if isinstance(metric, ClassMetric):
         return metric.of_resamples(y, predicted, counts)
+    if isinstance(metric, TargetMetric):
+
+        def score(values: Floats, guesses: Floats) -> Floats:
+            found = score_resamples(values, guesses[:, None], counts, (metric.name,))
+            return found[metric.name][:, 0]
+
+        return np.asarray(metric.of(score, y, predicted), dtype=np.float64)
     written = (np.repeat(np.arange(len(y)), of_one) for of_one in counts)
     return np.array([metric(y[rows], predicted[rows]) for rows in written], dtype=np.float64)
 

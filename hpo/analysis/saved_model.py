@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -59,7 +59,7 @@ class Calibration:
     ----------
     y, predicted
         Arrays of shape (n_rows,), in units of the target; of classes, `predicted` has the shape
-        (n_rows, n_classes).
+        (n_rows, n_classes); both have (n_rows, n_targets) of several targets.
     fold, groups
         Arrays of shape (n_rows,): whose model predicted the row, and its group.
     rows
@@ -73,6 +73,10 @@ class Calibration:
     groups: NDArray[np.str_]
     rows: NDArray[np.int64]
 
+    def of_target(self, position: int) -> Calibration:
+        """Return the same of one of several targets."""
+        return replace(self, y=self.y[:, position], predicted=self.predicted[:, position])
+
     @property
     def held_out(self) -> HeldOut:
         """The same for intervals that take every row for one of its own.
@@ -81,7 +85,7 @@ class Calibration:
         """
         ids = self.rows.astype(str)
         repeated = ids if len(np.unique(ids)) < len(ids) else None
-        classes = self.predicted.ndim == 2
+        classes = self.predicted.ndim > self.y.ndim
         values = conformity_scores(self.y, self.predicted) if classes else self.predicted
         return HeldOut(self.y, values[:, None], self.fold, ids, repeated)
 
@@ -242,6 +246,7 @@ def _fit(
     estimator = objective.fit(params)
     found = predict_folds(objective, params)
     rows = found.rows
+    several = bool(table.more_targets)
     calibration = Calibration(train.y[rows], found.predicted, found.fold, train.groups[rows], rows)
     manifest = {
         "format": MODEL_FORMAT,
@@ -257,6 +262,7 @@ def _fit(
         "table": {"name": table.name, "hash": table.hash},
         "columns": [asdict(column) for column in table.columns],
         "target": table.target.as_dict(),
+        **({"more_targets": [t.as_dict() for t in table.more_targets]} if several else {}),
         "training_rows": len(train.y),
         "scores": score_all(calibration.y, calibration.predicted, objective.metrics),
         "intervals": bootstrap_intervals(
@@ -397,11 +403,13 @@ def _folder_name(record: StudyRecord, trial: int, params: Mapping[str, Any]) -> 
 
 
 def _summary(calibration: Calibration) -> dict[str, Any]:
+    rows = {"rows": len(np.unique(calibration.rows))}
     if calibration.predicted.ndim == 2:
-        return {"rows": len(np.unique(calibration.rows))}
+        # Of classes there are no residuals, and of several targets none of all together.
+        return rows
     residuals = calibration.y - calibration.predicted
     return {
-        "rows": len(np.unique(calibration.rows)),
+        **rows,
         "mean_residual": float(np.mean(residuals)),
         "absolute_residual_quantiles": {
             f"{level:g}": float(np.quantile(np.abs(residuals), level)) for level in _SUMMARY_LEVELS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +89,68 @@ def quantile_metrics(level: float) -> Mapping[str, Metric]:
     """Return the metrics of a predicted quantile: its loss, its coverage and the usual ones."""
     pinball = functools.partial(pinball_loss, level=level)
     return MappingProxyType({"pinball": pinball, "coverage": coverage, **METRICS})
+
+
+@dataclass(frozen=True)
+class TargetMetric:
+    """A metric of one of several targets, or its mean over all of them.
+
+    The mean over the targets t is that of the metric on targets divided by their standard
+    deviations s_t over the training rows,
+
+        m = (1 / n_targets) * sum over t of metric(y_t / s_t, predicted_t / s_t)
+
+    which adds up errors in different units as shares of what the targets vary; r2 and spearman have
+    no unit, and are averaged as they are.
+
+    Attributes
+    ----------
+    metric, name
+        The metric of one target, and what it is called.
+    scales
+        For each target what it is divided by: of one target alone nothing.
+    position
+        Of the one target; None for the mean.
+    """
+
+    metric: Metric
+    name: str
+    scales: tuple[float, ...]
+    position: int | None = None
+
+    def __call__(self, y: Floats, predicted: Floats) -> float:
+        """Return the score of predictions; arrays of shape (n_rows, n_targets)."""
+        return float(self.of(self.metric, y, predicted))
+
+    def of(self, score: Callable[[Floats, Floats], Any], y: Floats, predicted: Floats) -> Any:
+        """Return what the metric is by another way to compute it for one target."""
+        if self.position is not None:
+            return score(y[:, self.position], predicted[:, self.position])
+        found = [score(y[:, k] / s, predicted[:, k] / s) for k, s in enumerate(self.scales)]
+        return sum(found[1:], start=found[0]) / len(found)
+
+
+def target_metrics(
+    targets: Sequence[str], y: Floats, metrics: Mapping[str, Metric] = METRICS
+) -> Mapping[str, Metric]:
+    """Return metrics of several targets: means by the plain names, then those of each target.
+
+    Parameters
+    ----------
+    targets
+        Their names; the rmse of target a is `rmse_a`.
+    y
+        Array of shape (n_rows, n_targets): the training rows, by whose standard deviations targets
+        are divided.
+    metrics
+        Of one target.
+    """
+    scales = tuple(float(column.std()) for column in y.T)
+    found = {name: TargetMetric(metric, name, scales) for name, metric in metrics.items()}
+    for position, target in enumerate(targets):
+        for name, metric in metrics.items():
+            found[f"{name}_{target}"] = TargetMetric(metric, name, scales, position)
+    return MappingProxyType(found)
 
 
 def score_all(

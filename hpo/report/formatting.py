@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from features.table import Target
@@ -35,6 +35,13 @@ def name_target(target: Target | None) -> tuple[str, str]:
     if target.log10:
         return f"log₁₀ {target.name}{unit}", "decades"
     return f"{target.name}{unit}", target.unit
+
+
+def name_targets(targets: Sequence[Target]) -> tuple[str, str]:
+    """Return the targets as a reader sees them, and the unit of an error over all of them."""
+    if len(targets) <= 1:
+        return name_target(targets[0] if targets else None)
+    return ", ".join(name_target(target)[0] for target in targets), "standard deviations"
 
 
 def shown_metrics(names: Collection[str]) -> tuple[str, ...]:

@@ -104,9 +104,12 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
 
 
 def _put_before(objective: AnyObjective) -> list[str]:
-    """Return what is put before the estimator of a study, and how to leave that out."""
-    found = objective.bound.put_before if isinstance(objective, CrossValidation) else []
-    return [f"{line}; impute and scale in [estimator] say it otherwise" for line in found]
+    """Return what is put before and around the estimator of a study, and how to leave it out."""
+    if not isinstance(objective, CrossValidation):
+        return []
+    found = objective.bound.put_before
+    before = [f"{line}; impute and scale in [estimator] say it otherwise" for line in found]
+    return [*before, *objective.bound.put_around]
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -124,8 +127,9 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         check_enqueued(spec)
         columns = expected_columns(spec)
         if columns:
-            classifies = spec.table is not None and spec.table.classifies
-            check_estimator(spec, columns, classifies=classifies)
+            assert spec.table is not None  # which declares them
+            classifies, n_targets = spec.table.classifies, spec.table.n_targets
+            check_estimator(spec, columns, classifies=classifies, n_targets=n_targets)
             refuse_leaks(spec, columns)
 
 
@@ -154,7 +158,8 @@ def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     columns = table.columns if table else ()
     if not expected_columns(spec):
         classifies = table is not None and bool(table.target.classes)
-        check_estimator(spec, columns, classifies=classifies)
+        n_targets = len(table.targets) if table is not None else 1
+        check_estimator(spec, columns, classifies=classifies, n_targets=n_targets)
     refuse_leaks(spec, columns)
     objective = objective_of(spec, table)
     if faults := find_faults(objective):

@@ -263,12 +263,12 @@ def show(options: argparse.Namespace) -> int:
         print_line(json.dumps(features.table.read_manifest(options.table), indent=1))
         return 0
     table = features.table.read(options.table)
-    target = f"log10({table.target.name}" if table.target.log10 else f"({table.target.name}"
-    unit = f" / {table.target.unit}" if table.target.unit else ""
     print_line(f"table {table.name}")
     print_line(f"  dataset {table.dataset}, hash {table.hash}")
     print_line(f"  {len(table.train.y)} training rows, {len(table.test.y)} held-out rows")
-    print_line(f"  target {target}{unit})")
+    for target in table.targets:
+        unit = f" / {target.unit}" if target.unit else ""
+        print_line(f"  target {'log10' if target.log10 else ''}({target.name}{unit})")
     for at, label in enumerate(table.target.classes):
         print_line(f"  class {label}: {int((table.y == at).sum())} rows")
     for family in dict.fromkeys(column.family for column in table.columns):

@@ -36,6 +36,7 @@ SCORING_MODULES = (
     "hpo.objectives.protocol",
     "hpo.objectives.factory",
     "hpo.objectives.cross_validation",
+    "hpo.objectives.cv_objectives",
     "hpo.objectives.folds",
     "hpo.objectives.splitters",
     "hpo.objectives.metrics",
