@@ -231,7 +231,21 @@ class _StructuresSpec(_Spec):
     )
 
 
-class ObelixSpec(_StructuresSpec):
+class _MeasuredSpec(_StructuresSpec):
+    censored: Literal["as_value", "interval"] = Field(
+        default="as_value",
+        exclude_if=lambda censored: censored == "as_value",
+        description="whether a target that is a limit (<1e-10, >=5) counts as that value, or is "
+        "an interval, as 1e-10..1e-9 is",
+    )
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether limits and ranges are intervals."""
+        return self.censored == "interval"
+
+
+class ObelixSpec(_MeasuredSpec):
     """Measured Li-ion conductivities, in the train and test split that OBELiX publishes."""
 
     dataset: Literal["obelix"]
@@ -301,7 +315,7 @@ class CellColumns(BaseModel):
     formula_units: str | None = None
 
 
-class CsvSpec(_StructuresSpec):
+class CsvSpec(_MeasuredSpec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
@@ -361,6 +375,7 @@ class CsvSpec(_StructuresSpec):
     @model_validator(mode="after")
     def _check_task(self) -> Self:
         given = [name for name in ("log10", "target_unit") if getattr(self, name)]
+        given += ["censored"] if self.keeps_bounds else []
         if self.classifies and given:
             raise ValueError(f"`{given[0]}` is for numbers, and task is 'classification'")
         return self

@@ -6,9 +6,9 @@ import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.chemistry.cell_geometry import cell_volume
 from features.chemistry.composition import composition_key
@@ -18,7 +18,7 @@ from features.datasets.groups import linked_groups
 from features.errors import DatasetError
 from features.intake.csv_parsing import CsvFile, Record
 from features.intake.formulas import Formula, read_formula
-from features.intake.numbers import NumberStyle, parse_number, parse_target
+from features.intake.numbers import NumberStyle, parse_interval, parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
@@ -32,7 +32,8 @@ class Layout:
     The functions take a record's fields by column name; `read_formula` may raise ValueError
     with a reason to skip the row. So may `read_target`, which takes the target's text and returns
     its value and whether that is a threshold; None reads numbers. Without
-    a group token, a row is a group of its own. `cell` names the column of each cell field that
+    a group token, a row is a group of its own. With `keeps_bounds`, a target that is a limit or a
+    range is an interval, not a value. `cell` names the column of each cell field that
     there is, `kept` those whose texts are kept.
     """
 
@@ -46,6 +47,7 @@ class Layout:
     read_target: Callable[[str], tuple[float, bool]] | None = None
     kept: Mapping[str, str] = field(default_factory=dict)  # column to purpose
     weight: str | None = None
+    keeps_bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Kept:
     cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
     cells: dict[str, list[str]] = field(default_factory=dict)
     weights: array[float] = field(default_factory=lambda: array("d"))
+    bounds: array[float] = field(default_factory=lambda: array("d"))  # lower, upper, lower, ...
     by_id: dict[str, int] = field(default_factory=dict)
 
 
@@ -131,7 +134,14 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         file_remarks=tuple(file_remarks),
         cells=kept.cells,
         weights=None if layout.weight is None else np.array(kept.weights),
+        bounds=_bounds_of(kept) if layout.keeps_bounds else None,
     )
+
+
+def _bounds_of(kept: _Kept) -> NDArray[np.float64] | None:
+    """Return bounds of shape (n_rows, 2); None if every row is measured."""
+    bounds = np.array(kept.bounds).reshape(-1, 2)
+    return bounds if (bounds[:, 0] < bounds[:, 1]).any() else None
 
 
 def _purposes(layout: Layout) -> dict[str, str]:
@@ -182,10 +192,7 @@ def _read_record(
 ) -> None:
     """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
-    read_target = layout.read_target or partial(
-        parse_target, log10=layout.target.log10, style=styles[layout.target_column]
-    )
-    y, is_coerced = read_target(fields[layout.target_column])
+    y, lower, upper, is_coerced = _read_target(layout, styles, fields[layout.target_column])
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell, styles)
     tokens = layout.group_tokens(fields, formula) or (row_id,)
@@ -206,10 +213,27 @@ def _read_record(
     kept.formulas.append(formula.text)
     kept.amounts.append(formula.amounts)
     kept.y.append(y)
+    if layout.keeps_bounds:
+        kept.bounds.extend((lower, upper))
     kept.is_coerced.append(is_coerced)
     kept.is_train.append(is_train)
     kept.tokens.append(tokens)
     kept.by_id[row_id] = row
+
+
+def _read_target(
+    layout: Layout, styles: Mapping[str, NumberStyle], text: str
+) -> tuple[float, float, float, bool]:
+    """Return the target's value, its bounds, and whether it is no measured value."""
+    if layout.read_target is not None:
+        y, is_coerced = layout.read_target(text)
+        return y, y, y, is_coerced
+    style, log10 = styles[layout.target_column], layout.target.log10
+    if layout.keeps_bounds:
+        y, lower, upper = parse_interval(text, log10=log10, style=style)
+        return y, lower, upper, lower < upper
+    y, is_coerced = parse_target(text, log10=log10, style=style)
+    return y, y, y, is_coerced
 
 
 def _read_weight(

@@ -140,7 +140,7 @@ def _outline(spec: Spec, rows: Rows) -> TableRows:
         columns=_columns(spec, rows),
         target=rows.target,
         skipped=rows.skipped,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
     check_rows(outlined)
     return outlined
@@ -235,7 +235,7 @@ def _make(
         skipped=rows.skipped,
         partial=partial,
         provenance=account,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
 
 

@@ -50,7 +50,14 @@ MANIFEST_NAME = "manifest.json"
 
 PIECE_ROWS = 16_384  # of a row group, which is made, hashed and written at once
 _SPLITS = ("test", "train")
-_NAMES = {"weights": "sample_weight", "test_fold": "test_fold"}  # in the Parquet file
+# In the Parquet file; what has several columns is an array of so many.
+_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "weights": ("sample_weight",),
+        "test_fold": ("test_fold",),
+        "bounds": ("y_lower", "y_upper"),
+    }
+)
 
 # What differs between two builds of the same thing.
 _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "check"})
@@ -172,6 +179,7 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> Path:
     """Write a table under `tables_dir` and return its folder; `provenance` joins the manifest.
 
@@ -199,6 +207,7 @@ def write(
             target=target,
             weights=weights,
             test_fold=test_fold,
+            bounds=bounds,
         )
     )
     digest = ContentHash(
@@ -211,13 +220,15 @@ def write(
         target=target,
         weights=weights,
         test_fold=test_fold,
+        bounds=bounds,
     )
     own = _differing(X, X_new) if isinstance(X, np.ndarray) else []
     names = [*(c.name for c in columns), *(columns[position].name + NEW for position in own)]
     split = [_SPLITS[row] for row in is_train.astype(int).tolist()]
-    settings = row_settings(weights, test_fold)
+    settings = row_settings(weights, test_fold, bounds)
     its = {"id": ids, "formula": formulas, "y": y, "group": groups, "split": split}
-    its |= {_NAMES[name]: values for name, values in settings.items()}
+    for name, values in settings.items():
+        its |= dict(zip(_NAMES[name], np.atleast_2d(values.T), strict=True))
     try:
         with scratch_folder(tables_dir) as scratch:
             staged = scratch / "table"
@@ -357,14 +368,22 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = {"y": pa.float64(), "sample_weight": pa.float64(), "test_fold": pa.int64()}
+    texts = ("id", "formula", "group", "split")
+    numbers = {name: pa.float64() for name in its if name not in texts}
+    numbers |= {"test_fold": pa.int64()} if "test_fold" in its else {}
     kinds = {name: numbers.get(name, pa.string()) for name in its}
     schema = pa.schema([*kinds.items(), *((name, pa.float64()) for name in names)])
     start = 0
     with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
         for piece in pieces:
             rows = slice(start, start + len(piece))
-            own = [pa.array(values[rows], kinds[name]) for name, values in its.items()]
+            own = [
+                pa.array(
+                    np.ascontiguousarray(values[rows]) if name in numbers else values[rows],
+                    kinds[name],
+                )
+                for name, values in its.items()
+            ]
             features = [pa.array(column) for column in np.ascontiguousarray(piece.T)]
             writer.write_table(pa.Table.from_arrays([*own, *features], schema=schema))
             start = rows.stop
@@ -379,7 +398,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
     settings: dict[str, list[NDArray[Any]]] = {
         name: [] for name in manifest.get("row_settings", [])
     }
-    expected = ["id", "formula", "y", "group", "split", *(_NAMES[name] for name in settings)]
+    expected = ["id", "formula", "y", "group", "split"]
+    expected += [column for name in settings for column in _NAMES[name]]
     expected += [column.name for column in columns]
     expected += [name + NEW for name in new]
     if file.schema_arrow.names != expected:
@@ -397,7 +417,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
             texts[name] += table[name].to_pylist()
         y.append(_numbers(table["y"]))
         for name, pieces in settings.items():
-            pieces.append(_numbers(table[_NAMES[name]]))
+            found = [_numbers(table[column]) for column in _NAMES[name]]
+            pieces.append(np.column_stack(found) if len(found) > 1 else found[0])
         for position, column in enumerate(columns):
             X[rows, position] = _numbers(table[column.name])
             if new:
