@@ -85,7 +85,11 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
         predicted.append(objective.predict(model, table.test.X))
         folds.append(np.full(len(table.test.y), fold, dtype=np.int64))
     names = ("ids", "X", "X_new", "y", "groups")
-    rows = TableView(*(np.concatenate([getattr(view, name) for view in views]) for name in names))
+    bounds = [view.bounds for view in views if view.bounds is not None]
+    rows = TableView(
+        **{name: np.concatenate([getattr(view, name) for view in views]) for name in names},
+        bounds=np.concatenate(bounds) if bounds else None,
+    )
     return score_predictions(
         rows, np.concatenate(predicted), np.concatenate(folds), metrics, classes
     )

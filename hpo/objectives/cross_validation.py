@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable, TableView
+from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.estimators.factory import BoundEstimator, prepare
 from hpo.estimators.probabilities import class_probabilities
@@ -23,9 +23,12 @@ from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import weight_argument
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
+from hpo.objectives.censored.bounds import truth_of
+from hpo.objectives.censored.checks import bounds_argument, refuse_unordered, refuse_values_alone
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
-from hpo.objectives.folds import Fold, folds_of, hash_folds, shared_group_fraction, weigh_groups
+from hpo.objectives.folds import Fold, folds_of, hash_folds, row_weights, shared_group_fraction
 from hpo.objectives.metrics import (
+    BOUNDS_METRICS,
     MAXIMISED,
     METRICS,
     RANK_METRICS,
@@ -43,7 +46,6 @@ from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.objectives import Direction, PenalisedCvSpec, QuantileSpec, SpearmanSpec
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import distribution_of
-from hpo.wording import count_of
 
 if TYPE_CHECKING:
     from hpo.estimators.boosting import BoostedRows
@@ -76,6 +78,8 @@ class CrossValidation(ABC):
         all rows count alike.
     classes
         Labels, of which `y` holds positions; empty if it holds numbers.
+    bounds
+        Array of shape (n_rows, 2): what is known of the target; None if all rows were measured.
 
     Attributes
     ----------
@@ -107,15 +111,20 @@ class CrossValidation(ABC):
         groups: NDArray[np.str_] | None = None,
         weights: Floats | None = None,
         classes: Sequence[str] = (),
+        bounds: Floats | None = None,
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
         self.classes = tuple(classes)
         self.scoring: Scoring | None = None
         self.X_new = X if X_new is None else X_new
-        self.groups, self.weights = groups, weights
+        self.groups, self.weights, self.bounds = groups, weights, bounds
+        self.truth = truth_of(y, bounds)
         self.bound, self.staged = bound, bound.staged
         if bound.ranks_only:
             self.metrics, self.headline = RANK_METRICS, "spearman"
+        if bounds is not None:
+            self.metrics = {**self.metrics, **BOUNDS_METRICS}
+            self.headline = self.headline if bound.ranks_only else "concordance"
         if self.classes:
             self._take_classes()
         elif np.ptp(y) == 0:
@@ -194,6 +203,8 @@ class CrossValidation(ABC):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
             settings[weight_argument(model)] = self.weights[rows]
+        if self.bounds is not None and (argument := bounds_argument(model)):
+            settings[argument] = self.bounds[rows]
         model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
 
@@ -230,7 +241,7 @@ class CrossValidation(ABC):
             ("val", validated, fold.validation),
             ("train", trained, fold.train),
         ):
-            for name, value in score_all(self.y[rows], predicted, self.metrics).items():
+            for name, value in score_all(self.truth[rows], predicted, self.metrics).items():
                 scores[f"{name}_{side}"] = value
         return scores
 
@@ -317,15 +328,6 @@ class CrossValidation(ABC):
             )
         return self._boosted[part]
 
-    def _refuse_constant(self, what: str, why: str) -> None:
-        """Refuse folds that validate rows of one value only, such as one row."""
-        for k, fold in enumerate(self.folds):
-            if np.ptp(self.y[fold.validation]) == 0:
-                raise ObjectiveError(
-                    f"{what}: all {count_of(len(fold.validation), 'row')} that fold {k} validates "
-                    f"have one value, which {why}"
-                )
-
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""
         validation, train = float(scores[f"{metric}_val"]), float(scores[f"{metric}_train"])
@@ -359,9 +361,8 @@ class PenalisedCv(CrossValidation):
         if scoring is not None:
             self.scoring = self._find_scoring(scoring)
         elif metric in MAXIMISED:
-            self._refuse_constant(
-                f"metric {metric}", "leaves it undefined; take rmse or mae, or other [cv] folds"
-            )
+            why = "leaves it undefined; take rmse or mae, or other [cv] folds"
+            refuse_unordered(self.truth, self.folds, metric, f"metric {metric}", why)
         maximises = scoring is not None or metric in MAXIMISED
         self.direction = "maximize" if maximises else "minimize"
         name = scoring or metric
@@ -369,6 +370,7 @@ class PenalisedCv(CrossValidation):
 
     def _find_scoring(self, name: str) -> Scoring:
         """Return a scorer that can score every fold."""
+        refuse_values_alone(self.bounds, f"[objective] scoring {name}: a scorer sees")
         found = find_scoring(name, len(self.classes))
         if self.staged is not None and found.asks_model:
             raise ObjectiveError(
@@ -400,6 +402,7 @@ class QuantileCv(CrossValidation):
 
     def __init__(self, *over: Any, level: float, penalty: float = 0.0, **settings: Any) -> None:
         super().__init__(*over, **settings)
+        refuse_values_alone(self.bounds, '[objective] name = "quantile": its loss is of')
         self.level, self.penalty = level, penalty
         self.metrics = quantile_metrics(level)
         self.direction = "minimize"
@@ -437,7 +440,8 @@ class SpearmanCv(CrossValidation):
 
     def __init__(self, *over: Any, **settings: Any) -> None:
         super().__init__(*over, **settings)
-        self._refuse_constant("objective spearman", "cannot be ranked; use fewer [cv] folds")
+        why = "cannot be ranked; use fewer [cv] folds"
+        refuse_unordered(self.truth, self.folds, "spearman", "objective spearman", why)
         self._of_params: dict[str, Any] = {}
         self._predicted: dict[int, Floats] = {}
 
@@ -450,8 +454,8 @@ class SpearmanCv(CrossValidation):
             if earlier not in self._predicted:
                 self._predicted[earlier] = self._fit_fold(params, earlier)[1]
         so_far = range(part + 1)
-        y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
-        pooled = spearman(y, np.concatenate([self._predicted[k] for k in so_far]))
+        rows = np.concatenate([self.folds[k].validation for k in so_far])
+        pooled = spearman(self.truth[rows], np.concatenate([self._predicted[k] for k in so_far]))
         return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
@@ -476,8 +480,9 @@ def cross_validation(
     settings: dict[str, Any] = {
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
-        "weights": _weights(spec, train),
+        "weights": row_weights(spec, train),
         "classes": table.target.classes,
+        "bounds": train.bounds,
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
@@ -490,11 +495,3 @@ def cross_validation(
         penalty=objective.penalty,
         **settings,
     )
-
-
-def _weights(spec: StudySpec, train: TableView) -> Floats | None:
-    """Return what each training row counts in a fit: by the table, by its group, or by both."""
-    if spec.fit is None:
-        return train.weights
-    by_group = weigh_groups(train.groups, spec.fit.group_weight)
-    return by_group if train.weights is None else by_group * train.weights

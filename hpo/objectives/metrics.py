@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.objectives.bounds import Truth, concordance, measured, residuals
+from hpo.objectives.censored.bounds import Truth, concordance, measured, residuals
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]

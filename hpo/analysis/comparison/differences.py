@@ -147,7 +147,7 @@ def _pairs_of(reference: ScoredStudy, others: Iterable[ScoredStudy], of: str) ->
     for members in together.values():
         rows, mine = reference.rows[of], members[0][1]
         found = paired_differences(
-            rows.y[mine],
+            rows.truth[mine],
             rows.predicted[mine],
             [study.rows[of].predicted[theirs] for study, _, theirs in members],
             rows.groups[mine],
@@ -184,7 +184,7 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
     if len(shared) < 2:
         raise _UnpairedError(f"no rows that {reference.name} validates, too")
     first, second = np.array(shared, dtype=np.int64).T
-    if not np.array_equal(mine.y[first], theirs.y[second]):
+    if not np.array_equal(mine.ends[first], theirs.ends[second]):
         raise _UnpairedError(f"other measured values than {reference.name} for the same rows")
     return first, second
 

@@ -53,7 +53,14 @@ _DASHES: dict[str, Any] = {
 }
 _DASHES["longdash"] = (0, (9, 3))
 _STEPS = {"hv": "steps-post", "vh": "steps-pre"}
-_SYMBOLS = {"circle": "o", "square": "s", "diamond": "D"}
+_SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-left": "<",
+    "triangle-right": ">",
+}
+_OPEN = "-open"  # behind the name of a symbol that is not filled
 _POINTS_PER_PIXEL = 0.75
 _STYLE: Any = {
     "font.family": ["DejaVu Sans"],
@@ -243,14 +250,17 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
             drawstyle=_STEPS.get(trace.line.shape or "", "default"),
         )
     if "markers" in mode:
+        symbol, colour = trace.marker.symbol or "circle", _colour(trace.marker.color or line_colour)
+        is_open = symbol.endswith(_OPEN)
         axes.scatter(
             x,
             y,
             s=(0.6 * (trace.marker.size or 6)) ** 2,
-            color=_colour(trace.marker.color or line_colour),
+            facecolors="none" if is_open else colour,
+            edgecolors=colour,
             alpha=trace.marker.opacity,
-            marker=_SYMBOLS[trace.marker.symbol or "circle"],
-            linewidths=0,
+            marker=_SYMBOLS[symbol.removesuffix(_OPEN)],
+            linewidths=0.6 if is_open else 0,
             zorder=2.5,
         )
 

@@ -68,9 +68,9 @@ def residuals(y: Truth, predicted: Floats) -> Floats:
 
 
 def measured(y: Truth, predicted: Floats) -> tuple[Floats, Floats]:
-    """Return the values and the predictions of the rows that were measured; all are, without bounds.
+    """Return the values and the predictions of the rows that were measured.
 
-    `predicted` is of shape (n_rows,) or (n_rows, n_models).
+    Without bounds these are all. `predicted` is of shape (n_rows,) or (n_rows, n_models).
     """
     if not isinstance(y, Bounds):
         return y, predicted
@@ -134,7 +134,8 @@ def _pairs_in_order(below: Floats, above: Floats, predicted: Floats) -> Floats:
     Parameters
     ----------
     below, above
-        Arrays of shape (n_sets, n): what each place of the list counts as a pair's first and second.
+        Arrays of shape (n_sets, n): what a place of the list counts as the first of a pair, and as
+        the second.
     predicted
         Array of shape (n,).
     """
