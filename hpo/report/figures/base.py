@@ -259,11 +259,11 @@ def by_symbol(
 ) -> Iterator[tuple[dict[str, str], NDArray[np.int64]]]:
     """Yield rows by the symbol that a marker has for them.
 
-    Those that were measured have the usual one; open ones are for intervals.
+    Open ones are for intervals; those that were measured have the usual one, and come last, on top.
     """
     lower, upper = predictions.ends[rows].T
     kinds = np.select([lower == upper, np.isinf(lower), np.isinf(upper)], [0, 1, 2], default=3)
-    for kind, symbol in enumerate(SYMBOLS):
+    for kind, symbol in reversed([*enumerate(SYMBOLS)]):
         if (kinds == kind).any() or (kind == 0 and predictions.bounds is None):
             yield ({"symbol": symbol} if symbol else {}), rows[kinds == kind]
 

@@ -250,8 +250,8 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
             drawstyle=_STEPS.get(trace.line.shape or "", "default"),
         )
     if "markers" in mode:
-        symbol, colour = trace.marker.symbol or "circle", _colour(trace.marker.color or line_colour)
-        is_open = symbol.endswith(_OPEN)
+        symbol, is_open = _symbol(trace)
+        colour = _colour(trace.marker.color or line_colour)
         axes.scatter(
             x,
             y,
@@ -259,10 +259,16 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
             facecolors="none" if is_open else colour,
             edgecolors=colour,
             alpha=trace.marker.opacity,
-            marker=_SYMBOLS[symbol.removesuffix(_OPEN)],
+            marker=symbol,
             linewidths=0.6 if is_open else 0,
             zorder=2.5,
         )
+
+
+def _symbol(trace: Any) -> tuple[str, bool]:
+    """Return matplotlib's marker for the one of a trace, and whether it is open."""
+    name = trace.marker.symbol or "circle"
+    return _SYMBOLS[name.removesuffix(_OPEN)], name.endswith(_OPEN)
 
 
 def _draw_cells(axes: Axes, trace: Any) -> None:
@@ -366,7 +372,7 @@ def _add_legend(to: Axes | Canvas, traces: Sequence[Any], place: Any) -> None:
             [],
             color=_colour(trace.line.color or trace.marker.color or BLUE),
             linestyle=_DASHES[trace.line.dash or "solid"] if "lines" in (trace.mode or "") else "",
-            marker="" if trace.mode == "lines" else _SYMBOLS[trace.marker.symbol or "circle"],
+            marker="" if trace.mode == "lines" else _symbol(trace)[0],
             markersize=4,
         )
         for trace in traces
