@@ -362,7 +362,8 @@ class PenalisedCv(CrossValidation):
             self.scoring = self._find_scoring(scoring)
         elif metric in MAXIMISED:
             why = "leaves it undefined; take rmse or mae, or other [cv] folds"
-            refuse_unordered(self.truth, self.folds, metric, f"metric {metric}", why)
+            what = f"metric {metric}"
+            refuse_unordered(self.truth, self.folds, self.metrics, metric, what, why)
         maximises = scoring is not None or metric in MAXIMISED
         self.direction = "maximize" if maximises else "minimize"
         name = scoring or metric
@@ -441,7 +442,8 @@ class SpearmanCv(CrossValidation):
     def __init__(self, *over: Any, **settings: Any) -> None:
         super().__init__(*over, **settings)
         why = "cannot be ranked; use fewer [cv] folds"
-        refuse_unordered(self.truth, self.folds, "spearman", "objective spearman", why)
+        what = "objective spearman"
+        refuse_unordered(self.truth, self.folds, self.metrics, "spearman", what, why)
         self._of_params: dict[str, Any] = {}
         self._predicted: dict[int, Floats] = {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.protocol import Floats
 from hpo.objectives.censored.bounds import Bounds, Truth
 from hpo.objectives.folds import Fold
-from hpo.objectives.metrics import BOUNDS_METRICS, METRICS
 from hpo.wording import count_of
 
 # An estimator whose `fit` takes `bounds`, of shape (n_rows, 2), has this attribute, and it is true.
@@ -45,21 +44,28 @@ def refuse_values_alone(bounds: Floats | None, what: str) -> None:
         )
 
 
-def refuse_unordered(truth: Truth, folds: Sequence[Fold], metric: str, what: str, why: str) -> None:
+def refuse_unordered(
+    truth: Truth,
+    folds: Sequence[Fold],
+    metrics: Mapping[str, Callable[[Any, Floats], float]],
+    metric: str,
+    what: str,
+    why: str,
+) -> None:
     """Refuse folds whose validated rows have no order that a metric could be of, such as one row.
 
     Raises
     ------
     ObjectiveError
-        Beginning with `what` and ending with `why`; or if the metric is of intervals alone, and
-        all rows were measured.
+        Beginning with `what` and ending with `why`; or if the metric is not among the `metrics`
+        that there are, as it is of intervals alone, and all rows were measured.
     """
-    if metric in BOUNDS_METRICS and not isinstance(truth, Bounds):
+    if metric not in metrics:
         raise ObjectiveError(
             f"{what}: is of targets that are known as intervals, and all {len(truth)} training "
             "rows have a value; use spearman"
         )
-    score = {**METRICS, **BOUNDS_METRICS}[metric]
+    score = metrics[metric]
     for k, fold in enumerate(folds):
         rows = truth[fold.validation]
         if math.isnan(score(rows, np.arange(len(rows), dtype=np.float64))):
@@ -67,7 +73,7 @@ def refuse_unordered(truth: Truth, folds: Sequence[Fold], metric: str, what: str
             found = f"all {n_rows} that fold {k} validates have one value"
             if isinstance(rows, Bounds):
                 found = f"no two of the {n_rows} that fold {k} validates are known to differ"
-                found += "" if metric in BOUNDS_METRICS else " in a measured value"
+                found += "" if metric == "concordance" else " in a measured value"
             raise ObjectiveError(f"{what}: {found}, which {why}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from features.table import Column, FeatureTable, TableRows, Target
+from hpo.analysis import nested_cv
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import bootstrap_intervals, paired_differences, resample_counts
 from hpo.analysis.discovery_metrics import value_study
@@ -200,8 +202,8 @@ def test_an_estimator_that_takes_bounds_is_fitted_to_those_of_its_rows(estimator
     table = table_of()
     objective = objective_of(table, estimator)
     rows = objective.folds[1].train
-    fitted = objective.fit({}, rows)
-    last = fitted.steps[-1][1] if isinstance(estimator, dict) else fitted  # type: ignore[attr-defined]
+    fitted: Any = objective.fit({}, rows)
+    last = fitted.steps[-1][1] if isinstance(estimator, dict) else fitted
     assert table.train.bounds is not None
     np.testing.assert_array_equal(last.bounds_, table.train.bounds[rows])
     np.testing.assert_array_equal(last.y_, table.train.y[rows])
@@ -270,6 +272,23 @@ def test_a_threshold_counts_the_rows_that_are_known_to_be_on_one_side() -> None:
     assert (by_row.rows, by_row.above) == (4, 2)
 
 
+def test_outer_folds_are_pooled_with_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of()
+    monkeypatch.setattr(nested_cv, "best_trial", lambda _record: SimpleNamespace(params={}))
+    records: list[Any] = []
+    for k in range(2):
+        outer = table.holding_out(np.arange(k, 32, 2))
+        opened = (outer, objective_of(outer, "ridge"))
+        records.append(SimpleNamespace(name=f"outer{k}", open_objective=lambda o=opened: o))
+    pooled = nested_cv.pool(records)
+    assert table.train.bounds is not None
+    np.testing.assert_array_equal(
+        pooled.ends, np.concatenate([table.train.bounds[k::2] for k in range(2)])
+    )
+    assert pooled.scores == score_all(pooled.truth, pooled.predicted, EVERY)
+    assert pooled.group_intervals["concordance"][0] <= pooled.scores["concordance"]
+
+
 # XGBoost's failure time loss ----------------------------------------------------------------------
 
 
@@ -284,7 +303,11 @@ def test_boosting_learns_from_limits() -> None:
     open_ = y > 0
     stated = np.where(open_, -1.0, y)
     bounds = np.column_stack([stated, np.where(open_, INF, y)])
-    settings_ = {"n_estimators": 80, "max_depth": 2, "aft_loss_distribution_scale": 0.3}
+    settings_: dict[str, Any] = {
+        "n_estimators": 80,
+        "max_depth": 2,
+        "aft_loss_distribution_scale": 0.3,
+    }
     model = XGBAFTRegressor(**settings_).fit(X, stated, bounds=bounds)
     by_value = XGBAFTRegressor(**settings_).fit(X, stated)
     new = np.array([[-2.0], [2.5]])
