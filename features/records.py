@@ -99,6 +99,7 @@ class TableView:
     groups: NDArray[np.str_]
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,10 @@ class FeatureTable:
     test_fold : array of shape (n_rows,) or None
         The fold that validates each row, from 0; -1 for one that none validates. None if the
         dataset says nothing of it.
+    bounds : array of shape (n_rows, 2) or None
+        What is known of the target, in its unit and scale: both are `y` where it was measured, one
+        is infinite where a limit alone is known. `y` lies between them: it is the limit, or the
+        middle of an interval. None if all rows were measured.
 
     All arrays are read-only.
     """
@@ -151,6 +156,7 @@ class FeatureTable:
     manifest: Mapping[str, Any]
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
     more_targets: tuple[Target, ...] = ()
 
     @property
@@ -175,8 +181,8 @@ class FeatureTable:
 
     @property
     def row_settings(self) -> dict[str, NDArray[Any]]:
-        """What the dataset says of how rows are used, by name: weights and folds, if it does."""
-        return row_settings(self.weights, self.test_fold)
+        """What the dataset says of rows beside their values, by name, if it does."""
+        return row_settings(self.weights, self.test_fold, self.bounds)
 
     @property
     def train(self) -> TableView:
@@ -234,7 +240,7 @@ class TableRows:
         The target.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
-    columns, target, more_targets, skipped, weights, test_fold
+    columns, target, more_targets, skipped, weights, test_fold, bounds
         As in `FeatureTable`.
     X : array of shape (n_rows, n_features) or None
         The features of a table of a study's own, which come with its rows; None for others.
@@ -252,6 +258,7 @@ class TableRows:
     X: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
     more_targets: tuple[Target, ...] = ()
 
     def with_features(self, X: NDArray[np.float64]) -> FeatureTable:
@@ -260,7 +267,7 @@ class TableRows:
             np.array(texts, dtype=np.str_) for texts in (self.ids, self.groups, self.formulas)
         )
         X, y, is_train = X.copy(), self.y.copy(), self.is_train.copy()
-        settings = row_settings(self.weights, self.test_fold)
+        settings = row_settings(self.weights, self.test_fold, self.bounds)
         for array in (ids, groups, formulas, X, y, is_train, *settings.values()):
             array.setflags(write=False)
         content = content_hash(
@@ -336,7 +343,7 @@ class OwnRows:
         The files that were read, for their names and hashes.
     citation : str
         Where the data are from.
-    weights, test_fold
+    weights, test_fold, bounds
         As in `FeatureTable`.
     """
 
@@ -353,6 +360,7 @@ class OwnRows:
     citation: str = ""
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
 
 
 def columns_of(y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -361,10 +369,12 @@ def columns_of(y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 
 def row_settings(
-    weights: NDArray[np.float64] | None, test_fold: NDArray[np.int64] | None
+    weights: NDArray[np.float64] | None,
+    test_fold: NDArray[np.int64] | None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Return those of the two that there are, by name."""
-    named = {"weights": weights, "test_fold": test_fold}
+    """Return those of the three that there are, by name."""
+    named = {"weights": weights, "test_fold": test_fold, "bounds": bounds}
     return {name: values for name, values in named.items() if values is not None}
 
 
@@ -388,6 +398,7 @@ class ContentHash:
         more_targets: Sequence[Target] = (),
         weights: NDArray[np.float64] | None = None,
         test_fold: NDArray[np.int64] | None = None,
+        bounds: NDArray[np.float64] | None = None,
     ) -> None:
         head: dict[str, Any] = {
             "columns": [asdict(column) for column in columns],
@@ -397,7 +408,7 @@ class ContentHash:
             "groups": groups,
             "is_train": is_train,
             "shape": [len(ids), len(columns)],
-            **row_settings(weights, test_fold),
+            **row_settings(weights, test_fold, bounds),
         }
         if more_targets:
             head["more_targets"] = {"of": [target.as_dict() for target in more_targets]}
@@ -448,6 +459,7 @@ def content_hash(
     X_new: NDArray[np.float64] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> str:
     """Return the hash of a whole table; see `ContentHash`."""
     digest = ContentHash(
@@ -461,6 +473,7 @@ def content_hash(
         more_targets=more_targets,
         weights=weights,
         test_fold=test_fold,
+        bounds=bounds,
     )
     digest.add(X)
     if X_new is not None and not np.array_equal(X, X_new, equal_nan=True):

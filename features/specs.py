@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -38,17 +36,6 @@ TransportTarget = Literal[
 
 # What becomes of structures that fail a check of `features.intake.structure_checks`.
 FailedStructures = Literal["leave_out", "use"]
-
-DATASETS: Mapping[str, str] = MappingProxyType(
-    {
-        "transport": "47,737 computed electronic transport properties, installed with matminer",
-        "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
-        "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
-        "structures from Materials Project",
-        "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
-        "own": "what a function of the study's own reads and describes; formulas are not needed",
-    }
-)
 
 
 class _Spec(BaseModel):
@@ -220,7 +207,21 @@ class _StructuresSpec(_Spec):
     )
 
 
-class ObelixSpec(_StructuresSpec):
+class _MeasuredSpec(_StructuresSpec):
+    censored: Literal["as_value", "interval"] = Field(
+        default="as_value",
+        exclude_if=lambda censored: censored == "as_value",
+        description="whether a target that is a limit (<1e-10, >=5) counts as that value, or is "
+        "an interval, as 1e-10..1e-9 is",
+    )
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether limits and ranges are intervals."""
+        return self.censored == "interval"
+
+
+class ObelixSpec(_MeasuredSpec):
     """Measured Li-ion conductivities, in the train and test split that OBELiX publishes."""
 
     dataset: Literal["obelix"]
@@ -290,7 +291,7 @@ class CellColumns(BaseModel):
     formula_units: str | None = None
 
 
-class CsvSpec(_StructuresSpec):
+class CsvSpec(_MeasuredSpec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
@@ -385,9 +386,10 @@ class CsvSpec(_StructuresSpec):
                     f"{key}: there are {len(value)} for {len(names)} targets; give one for each, "
                     "or one for all without brackets"
                 )
-        if self.classifies and len(names) > 1:
+        alone = "task 'classification'" if self.classifies else "censored 'interval'"
+        if (self.classifies or self.keeps_bounds) and len(names) > 1:
             raise ValueError(
-                f"task 'classification' takes one target, got {len(names)}: {', '.join(names)}; "
+                f"{alone} takes one target, got {len(names)}: {', '.join(names)}; "
                 "make a study for each"
             )
         return self
@@ -400,6 +402,7 @@ class CsvSpec(_StructuresSpec):
     @model_validator(mode="after")
     def _check_task(self) -> Self:
         given = [name for name in ("log10", "target_unit") if getattr(self, name)]
+        given += ["censored"] if self.keeps_bounds else []
         if self.classifies and given:
             raise ValueError(f"`{given[0]}` is for numbers, and task is 'classification'")
         return self

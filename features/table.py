@@ -40,7 +40,6 @@ from features.records import (
     content_hash,
 )
 from features.specs import (
-    DATASETS,
     AnySpec,
     BandGapSpec,
     CellColumns,
@@ -380,6 +379,8 @@ def families() -> Mapping[str, FamilyInfo]:
 
 def datasets() -> Mapping[str, str]:
     """Return a one-line description of every dataset by name."""
+    from features.datasets.sources import DATASETS
+
     return DATASETS
 
 

@@ -87,6 +87,7 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         kept=dict.fromkeys((*spec.columns, *spec.categorical), "feature")
         | ({} if spec.fold is None else {spec.fold: "fold"}),
         weight=spec.weight,
+        keeps_bounds=spec.keeps_bounds,
     )
     csv = csv.naming(layout.kept)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.chemistry.cell_geometry import cell_volume
 from features.chemistry.composition import composition_key
@@ -17,7 +18,7 @@ from features.datasets.groups import linked_groups
 from features.errors import DatasetError
 from features.intake.csv_parsing import CsvFile, Record
 from features.intake.formulas import Formula, read_formula
-from features.intake.numbers import NumberStyle, parse_number, parse_target
+from features.intake.numbers import NumberStyle, parse_interval, parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
@@ -31,7 +32,8 @@ class Layout:
     The functions take a record's fields by column name; `read_formula` may raise ValueError
     with a reason to skip the row. So may `read_target`, which takes the target's text and returns
     its value and whether that is a threshold; None reads numbers. Without
-    a group token, a row is a group of its own. `cell` names the column of each cell field that
+    a group token, a row is a group of its own. With `keeps_bounds`, a target that is a limit or a
+    range is an interval, not a value. `cell` names the column of each cell field that
     there is, `kept` those whose texts are kept.
     """
 
@@ -46,6 +48,7 @@ class Layout:
     kept: Mapping[str, str] = field(default_factory=dict)  # column to purpose
     weight: str | None = None
     more_targets: tuple[Target, ...] = ()  # numbers, in columns of their names
+    keeps_bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class _Kept:
     cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
     cells: dict[str, list[str]] = field(default_factory=dict)
     weights: array[float] = field(default_factory=lambda: array("d"))
+    bounds: array[float] = field(default_factory=lambda: array("d"))  # lower, upper, lower, ...
     by_id: dict[str, int] = field(default_factory=dict)
 
 
@@ -133,7 +137,14 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         file_remarks=tuple(file_remarks),
         cells=kept.cells,
         weights=None if layout.weight is None else np.array(kept.weights),
+        bounds=_bounds_of(kept) if layout.keeps_bounds else None,
     )
+
+
+def _bounds_of(kept: _Kept) -> NDArray[np.float64] | None:
+    """Return bounds of shape (n_rows, 2); None if every row is measured."""
+    bounds = np.array(kept.bounds).reshape(-1, 2)
+    return bounds if (bounds[:, 0] < bounds[:, 1]).any() else None
 
 
 def _purposes(layout: Layout) -> dict[str, str]:
@@ -185,7 +196,7 @@ def _read_record(
 ) -> None:
     """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
-    y, is_coerced = _read_targets(fields, layout, styles)
+    y, ends, is_coerced = _read_targets(fields, layout, styles)
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell, styles)
     tokens = layout.group_tokens(fields, formula) or (row_id,)
@@ -206,6 +217,7 @@ def _read_record(
     kept.formulas.append(formula.text)
     kept.amounts.append(formula.amounts)
     kept.y.extend(y)
+    kept.bounds.extend(ends)
     kept.is_coerced.append(is_coerced)
     kept.is_train.append(is_train)
     kept.tokens.append(tokens)
@@ -214,11 +226,15 @@ def _read_record(
 
 def _read_targets(
     fields: Mapping[str, str], layout: Layout, styles: Mapping[str, NumberStyle]
-) -> tuple[list[float], bool]:
-    """Return the value of every target, and whether one of them is a threshold."""
+) -> tuple[list[float], tuple[float, ...], bool]:
+    """Return the value of every target, its two bounds if kept, and whether one is not measured."""
     if layout.read_target is not None:
-        value, is_threshold = layout.read_target(fields[layout.target_column])
-        return [value], is_threshold
+        value, is_coerced = layout.read_target(fields[layout.target_column])
+        return [value], (), is_coerced
+    if layout.keeps_bounds:
+        text, style = fields[layout.target_column], styles[layout.target_column]
+        value, lower, upper = parse_interval(text, log10=layout.target.log10, style=style)
+        return [value], (lower, upper), lower < upper
     found = []
     named = [(layout.target_column, layout.target)]
     named += [(target.name, target) for target in layout.more_targets]
@@ -227,7 +243,7 @@ def _read_targets(
         found.append(
             parse_target(fields[column], log10=target.log10, style=styles[column], what=what)
         )
-    return [value for value, _ in found], any(is_threshold for _, is_threshold in found)
+    return [value for value, _ in found], (), any(is_threshold for _, is_threshold in found)
 
 
 def _read_weight(

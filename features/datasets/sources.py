@@ -14,6 +14,17 @@ from features.datasets.cif_files import CifSet
 from features.errors import DatasetError
 from features.intake.foreign_files import expand_home, read_bounded
 
+DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "transport": "47,737 computed electronic transport properties, installed with matminer",
+        "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
+        "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
+        "structures from Materials Project",
+        "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
+        "own": "what a function of the study's own reads and describes; formulas are not needed",
+    }
+)
+
 # What data of a dataset are to be cited as; own files have none.
 CITATIONS: Mapping[str, str] = MappingProxyType(
     {

@@ -141,7 +141,7 @@ def _outline(spec: Spec, rows: Rows) -> TableRows:
         target=rows.target,
         more_targets=rows.more_targets,
         skipped=rows.skipped,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
     check_rows(outlined)
     return outlined
@@ -239,7 +239,7 @@ def _make(
         skipped=rows.skipped,
         partial=partial,
         provenance=account,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
 
 

@@ -65,7 +65,7 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
         "columns": rows.columns,
         "target": rows.target,
         "more_targets": rows.more_targets,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     }
     folder = tables_dir / table_name(NAME, rows.columns, content_hash(**content))
     reused = holds_table(folder)
@@ -108,6 +108,7 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             skipped=tuple(made.skipped),
             weights=_numbers(made.weights, np.float64),
             test_fold=_numbers(made.test_fold, np.int64),
+            bounds=_numbers(made.bounds, np.float64),
         )
         check_rows(rows)
     except (TypeError, ValueError, AttributeError) as exc:
@@ -115,6 +116,8 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             f"[table] loader {spec.loader}: what it returned makes no table: {exc}"
         ) from exc
     check_features(X, n_rows, len(rows.columns))
+    if rows.bounds is not None and not np.ptp(rows.bounds, axis=1).any():
+        rows = replace(rows, bounds=None)  # all are measured
     return rows, X
 
 

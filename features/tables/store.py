@@ -51,7 +51,14 @@ MANIFEST_NAME = "manifest.json"
 
 PIECE_ROWS = 16_384  # of a row group, which is made, hashed and written at once
 _SPLITS = ("test", "train")
-_NAMES = {"weights": "sample_weight", "test_fold": "test_fold"}  # in the Parquet file
+# In the Parquet file; what has several columns is an array of so many.
+_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "weights": ("sample_weight",),
+        "test_fold": ("test_fold",),
+        "bounds": ("y_lower", "y_upper"),
+    }
+)
 
 # What differs between two builds of the same thing.
 _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "check"})
@@ -175,6 +182,7 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> Path:
     """Write a table under `tables_dir` and return its folder; `provenance` joins the manifest.
 
@@ -203,6 +211,7 @@ def write(
             more_targets=tuple(more_targets),
             weights=weights,
             test_fold=test_fold,
+            bounds=bounds,
         )
     )
     digest = ContentHash(
@@ -216,15 +225,17 @@ def write(
         more_targets=more_targets,
         weights=weights,
         test_fold=test_fold,
+        bounds=bounds,
     )
     own = _differing(X, X_new) if isinstance(X, np.ndarray) else []
     names = [*(c.name for c in columns), *(columns[position].name + NEW for position in own)]
     split = [_SPLITS[row] for row in is_train.astype(int).tolist()]
-    settings = row_settings(weights, test_fold)
+    settings = row_settings(weights, test_fold, bounds)
     its: dict[str, Any] = {"id": ids, "formula": formulas}
     its |= dict(zip(target_columns(1 + len(more_targets)), columns_of(y), strict=True))
     its |= {"group": groups, "split": split}
-    its |= {_NAMES[name]: values for name, values in settings.items()}
+    for name, values in settings.items():
+        its |= dict(zip(_NAMES[name], columns_of(values), strict=True))
     try:
         with scratch_folder(tables_dir) as scratch:
             staged = scratch / "table"
@@ -373,7 +384,13 @@ def _write_parquet(
     with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
         for piece in pieces:
             rows = slice(start, start + len(piece))
-            own = [pa.array(values[rows], kinds[name]) for name, values in its.items()]
+            own = [
+                pa.array(
+                    np.ascontiguousarray(values[rows]) if name not in texts else values[rows],
+                    kinds[name],
+                )
+                for name, values in its.items()
+            ]
             features = [pa.array(column) for column in np.ascontiguousarray(piece.T)]
             writer.write_table(pa.Table.from_arrays([*own, *features], schema=schema))
             start = rows.stop
@@ -391,7 +408,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
     more_targets = tuple(Target(**record) for record in manifest.get("more_targets", []))
     y_names = target_columns(1 + len(more_targets))
     expected = ["id", "formula", *y_names, "group", "split"]
-    expected += [_NAMES[name] for name in settings]
+    expected += [column for name in settings for column in _NAMES[name]]
     expected += [column.name for column in columns]
     expected += [name + NEW for name in new]
     if file.schema_arrow.names != expected:
@@ -411,7 +428,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
         for position, name in enumerate(y_names):
             y[rows, position] = _numbers(table[name])
         for name, pieces in settings.items():
-            pieces.append(_numbers(table[_NAMES[name]]))
+            found = [_numbers(table[column]) for column in _NAMES[name]]
+            pieces.append(np.column_stack(found) if len(found) > 1 else found[0])
         for position, column in enumerate(columns):
             X[rows, position] = _numbers(table[column.name])
             if new:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from features.table import FeatureTable, TableView, anion_classes
 from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.errors import StorageError
+from hpo.objectives.censored.bounds import Bounds, Truth, residuals, truth_of
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
 from hpo.objectives.folds import shared_group_fraction
@@ -52,6 +53,9 @@ class Predictions:
         known without a model. Empty for numbers.
     targets
         Names of several targets; empty if it is one.
+    bounds
+        Array of shape (n_predictions, 2): what is known of the target, of which `y` is the limit
+        that is stated, or the middle; None if all rows were measured.
     """
 
     ids: NDArray[np.str_]
@@ -65,6 +69,7 @@ class Predictions:
     classes: tuple[str, ...] = ()
     baseline: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    bounds: NDArray[np.float64] | None = None
 
     def of_target(self, position: int) -> Predictions:
         """Return what is predicted of one of several targets, as if there were no other."""
@@ -82,6 +87,35 @@ class Predictions:
             group_intervals=own(self.group_intervals),
             targets=(),
         )
+
+    @property
+    def truth(self) -> Truth:
+        """What predictions are scored against: `y`, or what is known of it."""
+        return truth_of(self.y, self.bounds)
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """Bounds of shape (n_predictions, 2), equal where the target was measured."""
+        return np.column_stack([self.y, self.y]) if self.bounds is None else self.bounds
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Absolute errors of shape (n_predictions,), in units of the target; 0 within bounds."""
+        return np.abs(residuals(self.truth, self.predicted))
+
+    def take(self, rows: NDArray[np.bool_]) -> Predictions:
+        """Return some of them, with the scores of all; `rows` is of shape (n_predictions,)."""
+        names = ("ids", "y", "predicted", "groups", "fold")
+        arrays = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, **arrays, bounds=None if self.bounds is None else self.bounds[rows])
+
+    @property
+    def measured(self) -> Predictions | None:
+        """Those of rows that have a value, with the scores of all; None if no row has."""
+        if self.bounds is None:
+            return self
+        kept = Bounds(self.bounds).is_measured
+        return replace(self.take(kept), bounds=None) if kept.any() else None
 
     @property
     def n_rows(self) -> int:
@@ -235,7 +269,8 @@ def _score_folds(
     objective: CrossValidation, found: Validated, train: TableView, X: NDArray[np.float64]
 ) -> Predictions:
     rows = found.rows
-    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
+    bounds = None if train.bounds is None else train.bounds[rows]
+    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows], bounds=bounds)
     scored = score_predictions(
         validated,
         found.predicted,
@@ -283,11 +318,11 @@ def score_predictions(
     With `classes`, `predicted` has the shape (n_rows, n_classes), with `targets`
     (n_rows, n_targets).
     """
-    y, groups = rows.y, rows.groups
+    y, groups = truth_of(rows.y, rows.bounds), rows.groups
     scores = score_all(y, predicted, metrics)
     found = Predictions(
         rows.ids,
-        y,
+        rows.y,
         predicted,
         groups,
         fold,
@@ -296,6 +331,7 @@ def score_predictions(
         {},
         classes=tuple(classes),
         targets=tuple(targets),
+        bounds=rows.bounds,
     )
     return replace(
         found,

@@ -85,6 +85,10 @@ def _scores(manifest: Mapping[str, Any], record: StudyRecord) -> Iterator[str]:
         yield "of targets divided by their standard deviations."
     yield ""
     yield from _score_table(manifest["scores"], manifest["intervals"])
+    if left_out := calibration.get("known_as_intervals"):
+        yield ""
+        yield f"Of {count_of(left_out, 'more row')} the target is known as an interval: scores take"
+        yield "them; intervals of predictions are calibrated on the measured rows alone."
     looks = record.ledger.events(EventKind.TEST_EVALUATION)
     own = [look for look in looks if look["trial"] == manifest["trial"]]
     yield ""

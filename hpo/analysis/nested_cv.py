@@ -86,7 +86,11 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
         predicted.append(objective.predict(model, table.test.X))
         folds.append(np.full(len(table.test.y), fold, dtype=np.int64))
     names = ("ids", "X", "X_new", "y", "groups")
-    rows = TableView(*(np.concatenate([getattr(view, name) for view in views]) for name in names))
+    bounds = [view.bounds for view in views if view.bounds is not None]
+    rows = TableView(
+        **{name: np.concatenate([getattr(view, name) for view in views]) for name in names},
+        bounds=np.concatenate(bounds) if bounds else None,
+    )
     if targets:
         # By the standard deviations of all rows, not of those that one study trained on.
         own = {one.name: one.metric for one in metrics.values() if isinstance(one, TargetMetric)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,15 @@ import numpy as np
 
 from hpo.analysis.best_model import Evaluation, Predictions
 from hpo.errors import HpoError
+from hpo.objectives.censored.bounds import truth_of
 from hpo.objectives.class_metrics import CLASS_METRICS
-from hpo.objectives.metrics import METRICS, Metric, score_all, target_metrics
+from hpo.objectives.metrics import BOUNDS_METRICS, METRICS, Metric, score_all, target_metrics
 from hpo.wording import original_cell, plain_cell
 
 PREDICTIONS_NAME = "predictions.csv"
 COLUMNS = ("set", "id", "group", "fold", "actual", "predicted")
+# Behind them, where some rows are known as intervals; empty where a side is open.
+BOUNDS_COLUMNS = ("lower_bound", "upper_bound")
 # What stands before the label of a class in the column of its probabilities.
 PROBABILITY = "probability "
 
@@ -27,23 +31,36 @@ def predictions_csv(evaluation: Evaluation) -> str:
     """Return the predictions of a best trial as CSV; numbers in full precision.
 
     Of a target with classes, actual and predicted are labels, and probabilities are behind them. Of
-    several targets there are two columns for each, actual NAME and predicted NAME.
+    several targets there are two columns for each, actual NAME and predicted NAME. Where some rows
+    are known as intervals, actual is the limit that is stated, or the middle.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes, targets = evaluation.cv.classes, evaluation.cv.targets
     each = [f"{what} {plain_cell(name)}" for name in targets for what in COLUMNS[-2:]]
     common = (*COLUMNS[:-2], *each) if targets else COLUMNS
-    writer.writerow((*common, *(PROBABILITY + label for label in classes)))
-    for name, rows in (("cv", evaluation.cv), ("test", evaluation.test)):
+    has_bounds = any(rows is not None and rows.bounds is not None for rows in _sets(evaluation))
+    more = BOUNDS_COLUMNS if has_bounds else tuple(PROBABILITY + label for label in classes)
+    writer.writerow((*common, *more))
+    for name, rows in zip(("cv", "test"), _sets(evaluation), strict=True):
         if rows is None:
             continue
         folds = [fold if fold >= 0 else "" for fold in rows.fold.tolist()]
         columns = (rows.ids.tolist(), rows.groups.tolist(), folds, rows.y, rows.predicted)
-        for row_id, group, fold, actual, predicted in zip(*columns, strict=True):
+        ends = _ends(rows) if has_bounds else [()] * len(rows.y)
+        for row_id, group, fold, actual, predicted, known in zip(*columns, ends, strict=True):
             texts = (plain_cell(row_id), plain_cell(group))
-            writer.writerow((name, *texts, fold, *_values(actual, predicted, classes)))
+            writer.writerow((name, *texts, fold, *_values(actual, predicted, classes), *known))
     return text.getvalue()
+
+
+def _sets(evaluation: Evaluation) -> tuple[Predictions, Predictions | None]:
+    return evaluation.cv, evaluation.test
+
+
+def _ends(rows: Predictions) -> list[tuple[float | str, ...]]:
+    """Return the bounds of every row, empty where a side is open."""
+    return [tuple(end if math.isfinite(end) else "" for end in ends) for ends in rows.ends.tolist()]
 
 
 def _values(actual: Any, predicted: Any, classes: Sequence[str]) -> tuple[Any, ...]:
@@ -81,8 +98,10 @@ def read_predictions(
             return _of_targets(lines[1:], targets, recorded)
         if not lines or tuple(lines[0][: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-        classes = tuple(name.removeprefix(PROBABILITY) for name in lines[0][len(COLUMNS) :])
-        every: Mapping[str, Metric] = CLASS_METRICS if classes else METRICS
+        has_bounds = tuple(lines[0][len(COLUMNS) :]) == BOUNDS_COLUMNS
+        of_classes = () if has_bounds else lines[0][len(COLUMNS) :]
+        classes = tuple(name.removeprefix(PROBABILITY) for name in of_classes)
+        every: Mapping[str, Metric] = CLASS_METRICS if classes else {**METRICS, **BOUNDS_METRICS}
         metrics = {name: metric for name, metric in every.items() if name in recorded}
         sets = {
             name: _predictions([line for line in lines[1:] if line[0] == name], classes, metrics)
@@ -146,21 +165,29 @@ def _predictions(
 ) -> Predictions | None:
     if not lines:
         return None
-    _, ids, groups, folds, actual, predicted, *probabilities = zip(*lines, strict=True)
+    _, ids, groups, folds, actual, predicted, *more = zip(*lines, strict=True)
+    bounds = None
     if classes:
         places = {plain_cell(label): place for place, label in enumerate(classes)}
         y = np.array([places[label] for label in actual], dtype=np.float64)
-        found = np.array(probabilities, dtype=np.float64).T
+        found = np.array(more, dtype=np.float64).T
     else:
         y, found = np.array(actual, dtype=np.float64), np.array(predicted, dtype=np.float64)
+        if more:
+            signs = (-math.inf, math.inf)
+            ends = [
+                [float(end or sign) for end in of] for of, sign in zip(more, signs, strict=True)
+            ]
+            bounds = np.array(ends, dtype=np.float64).T
     return Predictions(
         ids=np.array([original_cell(text) for text in ids], dtype=np.str_),
         y=y,
         predicted=found,
         groups=np.array([original_cell(text) for text in groups], dtype=np.str_),
         fold=np.array([int(fold) if fold else -1 for fold in folds], dtype=np.int64),
-        scores=score_all(y, found, metrics),
+        scores=score_all(truth_of(y, bounds), found, metrics),
         row_intervals={},
         group_intervals={},
         classes=classes,
+        bounds=bounds,
     )

@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -30,6 +30,7 @@ from hpo.analysis.classification.prediction_sets import conformity_scores
 from hpo.analysis.conformal import HeldOut
 from hpo.analysis.model_card import write_card
 from hpo.errors import ConflictError, ModelError
+from hpo.objectives.censored.bounds import Bounds, truth_of
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, make_objective
 from hpo.objectives.folds import shared_group_fraction
@@ -248,6 +249,10 @@ def _fit(
     rows = found.rows
     several = bool(table.more_targets)
     calibration = Calibration(train.y[rows], found.predicted, found.fold, train.groups[rows], rows)
+    truth = truth_of(train.y, train.bounds)[rows]
+    of_all = calibration
+    if isinstance(truth, Bounds):
+        calibration = _of_measured(record, calibration, truth)
     manifest = {
         "format": MODEL_FORMAT,
         "study": record.name,
@@ -264,12 +269,17 @@ def _fit(
         "target": table.target.as_dict(),
         **({"more_targets": [t.as_dict() for t in table.more_targets]} if several else {}),
         "training_rows": len(train.y),
-        "scores": score_all(calibration.y, calibration.predicted, objective.metrics),
+        "scores": score_all(truth, of_all.predicted, objective.metrics),
         "intervals": bootstrap_intervals(
-            calibration.y, calibration.predicted, calibration.groups, metrics=objective.metrics
+            truth, of_all.predicted, of_all.groups, metrics=objective.metrics
         ),
         "calibration": {
             **_summary(calibration),
+            **(
+                {}
+                if of_all is calibration
+                else {"known_as_intervals": _left_out(of_all, calibration)}
+            ),
             "scheme": record.spec.cv.name if record.spec.cv else "",
             "folds": len(objective.folds),
             "shared_groups": shared_group_fraction(objective.folds, train.groups),
@@ -284,6 +294,21 @@ def _fit(
     }
     card = write_card(manifest, record, table)
     return _save(record, Model(folder, manifest, estimator, calibration, fitted_now=True), card)
+
+
+def _of_measured(record: StudyRecord, calibration: Calibration, truth: Bounds) -> Calibration:
+    """Return what intervals are calibrated on: the rows that have a value to be within them."""
+    kept = truth.is_measured
+    if not kept.any():
+        raise ModelError(
+            f"study '{record.name}': no row that its folds validate has a measured value, which "
+            " intervals of predictions are calibrated on"
+        )
+    return Calibration(*(getattr(calibration, one.name)[kept] for one in fields(Calibration)))
+
+
+def _left_out(of_all: Calibration, calibration: Calibration) -> int:
+    return len(np.unique(of_all.rows)) - len(np.unique(calibration.rows))
 
 
 def _open_objective(

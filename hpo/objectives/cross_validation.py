@@ -24,9 +24,18 @@ from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import weight_argument
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
+from hpo.objectives.censored.bounds import truth_of
+from hpo.objectives.censored.checks import bounds_argument
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
 from hpo.objectives.folds import Fold, hash_folds
-from hpo.objectives.metrics import METRICS, RANK_METRICS, Metric, score_all, target_metrics
+from hpo.objectives.metrics import (
+    BOUNDS_METRICS,
+    METRICS,
+    RANK_METRICS,
+    Metric,
+    score_all,
+    target_metrics,
+)
 from hpo.objectives.protocol import Params, Scores
 from hpo.objectives.scoring import Scoring
 from hpo.objectives.splitters import Indices
@@ -34,7 +43,6 @@ from hpo.records import ResolvedTrial
 from hpo.spec.estimators import EstimatorSpec
 from hpo.spec.objectives import Direction
 from hpo.spec.space import distribution_of
-from hpo.wording import count_of
 
 if TYPE_CHECKING:
     from hpo.estimators.boosting import BoostedRows
@@ -70,6 +78,8 @@ class CrossValidation(ABC):
         Labels, of which `y` holds positions; empty if it holds numbers.
     targets
         Names of the targets that the columns of `y` are; empty if it is one.
+    bounds
+        Array of shape (n_rows, 2): what is known of the target; None if all rows were measured.
 
     Attributes
     ----------
@@ -102,15 +112,20 @@ class CrossValidation(ABC):
         weights: Floats | None = None,
         classes: Sequence[str] = (),
         targets: Sequence[str] = (),
+        bounds: Floats | None = None,
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
         self.classes, self.targets = tuple(classes), tuple(targets)
         self.scoring: Scoring | None = None
         self.X_new = X if X_new is None else X_new
-        self.groups, self.weights = groups, weights
+        self.groups, self.weights, self.bounds = groups, weights, bounds
+        self.truth = truth_of(y, bounds)
         self.bound, self.staged = bound, bound.staged
         if bound.ranks_only:
             self.metrics, self.headline = RANK_METRICS, "spearman"
+        if bounds is not None:
+            self.metrics = {**self.metrics, **BOUNDS_METRICS}
+            self.headline = self.headline if bound.ranks_only else "concordance"
         if self.classes:
             self._take_classes()
         else:
@@ -198,6 +213,8 @@ class CrossValidation(ABC):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
             settings[weight_argument(fitted)] = self.weights[rows]
+        if self.bounds is not None and (argument := bounds_argument(fitted)):
+            settings[argument] = self.bounds[rows]
         model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
 
@@ -241,7 +258,7 @@ class CrossValidation(ABC):
             ("val", validated, fold.validation),
             ("train", trained, fold.train),
         ):
-            for name, value in score_all(self.y[rows], predicted, self.metrics).items():
+            for name, value in score_all(self.truth[rows], predicted, self.metrics).items():
                 scores[f"{name}_{side}"] = value
         return scores
 
@@ -327,16 +344,6 @@ class CrossValidation(ABC):
                 self.X[fold.train], self.y[fold.train], self.X_new[fold.validation], weights
             )
         return self._boosted[part]
-
-    def _refuse_constant(self, what: str, why: str) -> None:
-        """Refuse folds that validate rows of one value only, such as one row."""
-        for k, fold in enumerate(self.folds):
-            if any(np.ptp(values) == 0 for values in columns_of(self.y[fold.validation])):
-                of = " of a target" if self.targets else ""
-                raise ObjectiveError(
-                    f"{what}: all {count_of(len(fold.validation), 'row')} that fold {k} validates "
-                    f"have one value{of}, which {why}"
-                )
 
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from features.table import FeatureTable, TableView
+from features.table import FeatureTable
 from hpo.errors import ObjectiveError
 from hpo.estimators.factory import prepare
 from hpo.estimators.protocol import Floats
+from hpo.objectives.censored.checks import refuse_unordered, refuse_values_alone
 from hpo.objectives.cross_validation import CrossValidation
-from hpo.objectives.folds import folds_of, shared_group_fraction, weigh_groups
+from hpo.objectives.folds import folds_of, row_weights, shared_group_fraction
 from hpo.objectives.metrics import MAXIMISED, quantile_metrics
 from hpo.objectives.protocol import Params, Scores
 from hpo.objectives.scoring import Scoring, find_scoring
@@ -48,9 +49,9 @@ class PenalisedCv(CrossValidation):
         if scoring is not None:
             self.scoring = self._find_scoring(scoring)
         elif metric in MAXIMISED:
-            self._refuse_constant(
-                f"metric {metric}", "leaves it undefined; take rmse or mae, or other [cv] folds"
-            )
+            why = "leaves it undefined; take rmse or mae, or other [cv] folds"
+            what = f"metric {metric}"
+            refuse_unordered(self.truth, self.folds, self.metrics, metric, what, why)
         maximises = scoring is not None or metric in MAXIMISED
         self.direction = "maximize" if maximises else "minimize"
         name = scoring or metric
@@ -59,6 +60,7 @@ class PenalisedCv(CrossValidation):
 
     def _find_scoring(self, name: str) -> Scoring:
         """Return a scorer that can score every fold."""
+        refuse_values_alone(self.bounds, f"[objective] scoring {name}: a scorer sees")
         found = find_scoring(name, len(self.classes))
         if self.staged is not None and found.asks_model:
             raise ObjectiveError(
@@ -90,6 +92,7 @@ class QuantileCv(CrossValidation):
 
     def __init__(self, *over: Any, level: float, penalty: float = 0.0, **settings: Any) -> None:
         super().__init__(*over, **settings)
+        refuse_values_alone(self.bounds, '[objective] name = "quantile": its loss is of')
         self.level, self.penalty = level, penalty
         self.metrics = quantile_metrics(level)
         self.direction = "minimize"
@@ -128,7 +131,9 @@ class SpearmanCv(CrossValidation):
 
     def __init__(self, *over: Any, **settings: Any) -> None:
         super().__init__(*over, **settings)
-        self._refuse_constant("objective spearman", "cannot be ranked; use fewer [cv] folds")
+        why = "cannot be ranked; use fewer [cv] folds"
+        what = "objective spearman"
+        refuse_unordered(self.truth, self.folds, self.metrics, "spearman", what, why)
         self._of_params: dict[str, Any] = {}
         self._predicted: dict[int, Floats] = {}
 
@@ -141,8 +146,9 @@ class SpearmanCv(CrossValidation):
             if earlier not in self._predicted:
                 self._predicted[earlier] = self._fit_fold(params, earlier)[1]
         so_far = range(part + 1)
-        y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
-        pooled = self.metrics["spearman"](y, np.concatenate([self._predicted[k] for k in so_far]))
+        truth = self.truth[np.concatenate([self.folds[k].validation for k in so_far])]
+        predicted = np.concatenate([self._predicted[k] for k in so_far])
+        pooled = self.metrics["spearman"](truth, predicted)
         return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
 
     def combine(self, parts: Sequence[Scores]) -> Scores:
@@ -173,9 +179,10 @@ def cross_validation(
     settings: dict[str, Any] = {
         "X_new": train.X_new if keeps_groups else None,
         "groups": train.groups if keeps_groups else None,
-        "weights": _weights(spec, train),
+        "weights": row_weights(spec, train),
         "classes": table.target.classes,
         "targets": several,
+        "bounds": train.bounds,
     }
     if isinstance(objective, QuantileSpec):
         return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
@@ -188,11 +195,3 @@ def cross_validation(
         penalty=objective.penalty,
         **settings,
     )
-
-
-def _weights(spec: StudySpec, train: TableView) -> Floats | None:
-    """Return what each training row counts in a fit: by the table, by its group, or by both."""
-    if spec.fit is None:
-        return train.weights
-    by_group = weigh_groups(train.groups, spec.fit.group_weight)
-    return by_group if train.weights is None else by_group * train.weights

@@ -11,33 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.objectives.censored.bounds import Truth, concordance, measured, residuals
+
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-Metric = Callable[[Floats, Floats], float]
+Metric = Callable[[Any, Floats], float]
 
 
-def rmse(y: Floats, predicted: Floats) -> float:
-    """Root mean squared error, in units of the target; arrays of shape (n_rows,)."""
-    return float(np.sqrt(np.mean((y - predicted) ** 2)))
+def rmse(y: Truth, predicted: Floats) -> float:
+    """Root mean squared error, in units of the target; arrays of shape (n_rows,).
+
+    Of `Bounds`, the error is 0 within and the distance to the nearer bound beyond them.
+    """
+    return float(np.sqrt(np.mean(residuals(y, predicted) ** 2)))
 
 
-def mae(y: Floats, predicted: Floats) -> float:
-    """Mean absolute error, in units of the target; arrays of shape (n_rows,)."""
-    return float(np.mean(np.abs(y - predicted)))
+def mae(y: Truth, predicted: Floats) -> float:
+    """Mean absolute error, in units of the target; errors are those of `rmse`."""
+    return float(np.mean(np.abs(residuals(y, predicted))))
 
 
-def r2(y: Floats, predicted: Floats) -> float:
-    """Coefficient of determination against the mean of `y`; NaN for a constant `y`."""
+def r2(y: Truth, predicted: Floats) -> float:
+    """Coefficient of determination against the mean of `y`; NaN for a constant `y`.
+
+    Of `Bounds`, that of the rows that were measured.
+    """
+    y, predicted = measured(y, predicted)
+    if not len(y):
+        return float("nan")
     total = float(np.sum((y - np.mean(y)) ** 2))
     return 1.0 - float(np.sum((y - predicted) ** 2)) / total if total > 0 else float("nan")
 
 
-def spearman(y: Floats, predicted: Floats) -> float:
+def spearman(y: Truth, predicted: Floats) -> float:
     """Rank correlation, ties at their mean rank; 0 for predictions that rank nothing.
 
-    NaN for a constant `y`.
+    NaN for a constant `y`. Of `Bounds`, that of the rows that were measured.
     """
-    if np.ptp(y) == 0:
+    y, predicted = measured(y, predicted)
+    if not len(y) or np.ptp(y) == 0:
         return float("nan")
     if np.ptp(predicted) == 0:
         return 0.0
@@ -79,10 +91,13 @@ def _ranks(values: Floats) -> Floats:
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {"rmse": rmse, "mae": mae, "r2": r2, "spearman": spearman}
 )
-MAXIMISED = frozenset({"r2", "spearman"})
+MAXIMISED = frozenset({"r2", "spearman", "concordance"})
 
 # What can be said of predictions that have no unit, such as a ranker's scores.
 RANK_METRICS: Mapping[str, Metric] = MappingProxyType({"spearman": spearman})
+
+# What can be said beside them of a target that is known as intervals.
+BOUNDS_METRICS: Mapping[str, Metric] = MappingProxyType({"concordance": concordance})
 
 
 def quantile_metrics(level: float) -> Mapping[str, Metric]:
@@ -154,7 +169,7 @@ def target_metrics(
 
 
 def score_all(
-    y: Floats, predicted: Floats, metrics: Mapping[str, Metric] = METRICS
+    y: Truth, predicted: Floats, metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, float]:
     """Return every metric by name."""
     return {name: metric(y, predicted) for name, metric in metrics.items()}

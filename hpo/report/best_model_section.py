@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from features.table import FeatureTable, Target
@@ -60,6 +61,16 @@ SHARED = (
     " Here groups have rows on both sides of a fold: out-of-fold rows are easier than rows of a "
     "new group, and held-out rows may be missed more often."
 )
+
+MEASURED = (
+    " Rows whose target is known as an interval are left out: half-widths and coverage are of "
+    "measured rows."
+)
+CALIBRATION, INTERVALS = "Coverage of the intervals", "Intervals around the predictions"
+
+
+def _undrawn(titles: Mapping[str, str], why: str) -> tuple[Figure, ...]:
+    return tuple(Figure(key, title, why) for key, title in titles.items())
 
 
 def portray_targets(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestModelSection:
@@ -132,11 +143,17 @@ def portray(
         why = f"not drawn; the model predicts {what}, not the value."
         missing = {
             "errors": "How large the errors are",
-            "calibration": "Coverage of the intervals",
-            "intervals": "Intervals around the predictions",
+            "calibration": CALIBRATION,
+            "intervals": INTERVALS,
         }
-        details = tuple(Figure(key, title, why) for key, title in missing.items())
-        return BestModelSection(plot, details, (), "", "", importance)
+        return BestModelSection(plot, _undrawn(missing, why), (), "", "", importance)
+    errors = error_figure(cv, test, unit)
+    if cv.measured is None:
+        why = "not drawn; no row has a measured value to calibrate intervals on."
+        missing = {"calibration": CALIBRATION, "intervals": INTERVALS}
+        return BestModelSection(plot, (errors, *_undrawn(missing, why)), (), "", "", importance)
+    left_out = len(cv.y) - len(cv.measured.y)
+    cv, test = cv.measured, test.measured if test is not None else None
     calibrated = calibrate(cv, test)
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
     curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
@@ -146,12 +163,12 @@ def portray(
     return BestModelSection(
         parity=plot,
         details=(
-            error_figure(cv, test, unit),
+            errors,
             calibration_figure(curves, n_rows),
             interval_figure(calibrated, cv, test, target),
         ),
         tables=(coverage_table(calibrated, sets, classify(sets, table), unit),) if covers else (),
-        about=f"{ABOUT}{shared}" if covers else "",
+        about=f"{ABOUT}{shared}{MEASURED if left_out else ''}" if covers else "",
         note=calibrated.problem,
         importance=importance,
     )

@@ -12,6 +12,8 @@ from hpo.wording import plain_number
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
+# Beside them, where some rows are known as intervals.
+BOUNDS_LABELS = {"concordance": "Concordance"}
 
 CLASS_LABELS = {
     "roc_auc": "ROC AUC",
@@ -49,7 +51,9 @@ def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
 
     Of predicted quantiles nothing is shown that speaks of their distance from the value.
     """
-    labels = QUANTILE_LABELS if QUANTILE_LABELS.keys() <= {*names} else METRIC_LABELS
+    labels = {**METRIC_LABELS, **BOUNDS_LABELS}
+    if QUANTILE_LABELS.keys() <= {*names}:
+        labels = QUANTILE_LABELS
     if CLASS_LABELS.keys() & {*names}:
         labels = CLASS_LABELS
     return tuple(name for name in labels if name in names)
@@ -57,7 +61,8 @@ def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
 
 def label(metric: str) -> str:
     """Return what a metric is called."""
-    return {**METRIC_LABELS, **QUANTILE_LABELS, **CLASS_LABELS, "scoring": "Scoring"}[metric]
+    labels = {**METRIC_LABELS, **BOUNDS_LABELS, **QUANTILE_LABELS, **CLASS_LABELS}
+    return {**labels, "scoring": "Scoring"}[metric]
 
 
 def _label(metric: str, unit: str) -> str:

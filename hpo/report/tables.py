@@ -19,6 +19,7 @@ from hpo.analysis.calibration import Calibrated, Labels
 from hpo.analysis.conformal import Assessment, assess
 from hpo.records import WALL_KEY, part_key
 from hpo.report.formatting import (
+    BOUNDS_LABELS,
     CLASS_LABELS,
     METRIC_LABELS,
     NO_BREAK,
@@ -150,6 +151,9 @@ def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> st
         also = "" if headline == "balanced_accuracy" else " and balanced accuracy~"
         text = f"{CLASS_LABELS[headline]}~{number(scores[headline])} {interval}"
         text += f"{also}{number(scores['balanced_accuracy'])}" if also else ""
+    elif headline == "concordance":
+        text = f"concordance~{number(scores['concordance'])} {interval}"
+        text += f" and RMSE~{number(scores['rmse'])}~{unit} beyond what is known"
     elif headline == "spearman":
         text = f"Spearman ρ~{number(scores['spearman'])} {interval}"
     else:
@@ -282,7 +286,8 @@ def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
     """
     for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS), tuple(CLASS_LABELS)):
         if {f"{metric}_{side}" for metric in metrics for side in ("val", "train")} <= names:
-            return (*metrics, "scoring") if "scoring_val" in names else metrics
+            also = (*BOUNDS_LABELS, "scoring")
+            return (*metrics, *(name for name in also if f"{name}_val" in names))
     return ("spearman",) if names == {"spearman_val", "spearman_train", "spearman_pooled"} else ()
 
 

@@ -167,7 +167,7 @@ def _compare(
     ids = None if rows.shared_ids is None else rows.ids[mine]
     y, predicted, groups = rows.y[mine], rows.predicted[mine], rows.groups[mine]
     if not rows.targets:
-        return paired_differences(y, predicted, others, groups, ids)
+        return paired_differences(rows.truth[mine], predicted, others, groups, ids)
     found: list[dict[str, Difference]] = [{} for _ in others]
     for k, target in enumerate(rows.targets):
         of_target = paired_differences(
@@ -204,7 +204,7 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
     if len(shared) < 2:
         raise _UnpairedError(f"no rows that {reference.name} validates, too")
     first, second = np.array(shared, dtype=np.int64).T
-    if not np.array_equal(mine.y[first], theirs.y[second]):
+    if not np.array_equal(mine.ends[first], theirs.ends[second]):
         raise _UnpairedError(f"other measured values than {reference.name} for the same rows")
     return first, second
 
