@@ -144,7 +144,7 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             trees="n_estimators",
         ),
         "xgboost_aft": Registered(
-            "hpo.estimators.xgboost_aft:XGBAFTRegressor", {"n_jobs": 1}, needs="xgboost"
+            "hpo.estimators.extras.xgboost_aft:XGBAFTRegressor", {"n_jobs": 1}, needs="xgboost"
         ),
         "HistGradientBoostingClassifier": Registered(
             "sklearn.ensemble:HistGradientBoostingClassifier", trees="max_iter"

@@ -55,7 +55,7 @@ SCORING_MODULES = (
     "hpo.estimators.lightgbm_ranker",
     "hpo.estimators.sklearn_private",
     "hpo.estimators.staged_trees",
-    "hpo.estimators.xgboost_aft",
+    "hpo.estimators.extras.xgboost_aft",
     "hpo.estimators.trees",
     "hpo.spec.space",
     "hpo.worker.sampler",

@@ -14,8 +14,8 @@ from sklearn.utils.estimator_checks import check_estimator
 import hpo.estimators
 import studies
 from hpo.estimators.composite import EnsembleRegressor, GatedRegressor
+from hpo.estimators.extras.xgboost_aft import XGBAFTRegressor
 from hpo.estimators.lightgbm_ranker import LightGbmRanker
-from hpo.estimators.xgboost_aft import XGBAFTRegressor
 from tests.support.trials import need
 
 ONE_COLUMN = {

@@ -294,7 +294,7 @@ def test_outer_folds_are_pooled_with_their_bounds(monkeypatch: pytest.MonkeyPatc
 
 def test_boosting_learns_from_limits() -> None:
     pytest.importorskip("xgboost")
-    from hpo.estimators.xgboost_aft import XGBAFTRegressor
+    from hpo.estimators.extras.xgboost_aft import XGBAFTRegressor
 
     rng = np.random.default_rng(0)
     X = rng.uniform(-3, 3, size=(600, 1))

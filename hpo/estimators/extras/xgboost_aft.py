@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hpo.plugins import resolve
 
@@ -114,7 +115,13 @@ reg_alpha, reg_lambda, max_bin
         ends = np.column_stack([y, y]) if bounds is None else _checked(bounds, len(y))
         self._check_parameters()
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
+            sample_weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64)
+            if sample_weight.shape != y.shape:
+                raise ValueError(
+                    f"sample_weight must be of shape {y.shape}, got {sample_weight.shape}"
+                )
+            if not sample_weight.any():
+                raise ValueError("Sample weights must contain at least one non-zero number.")
         self.mean_ = float(np.average(y, weights=sample_weight))
         spread = float(np.sqrt(np.average((y - self.mean_) ** 2, weights=sample_weight)))
         reach = np.abs(ends[np.isfinite(ends)] - self.mean_).max(initial=0.0)
