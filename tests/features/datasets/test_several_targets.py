@@ -85,6 +85,7 @@ def test_a_row_without_one_of_them_is_skipped_by_its_name(
         ({"log10": "yes"}, "must be true, false or a list with one for each target, got 'yes'"),
         ({"target": ["a", 5]}, "must be a text or a list with one for each target, got ['a', 5]"),
         ({"task": "classification"}, "takes one target, got 2: a, b"),
+        ({"censored": "interval"}, "censored 'interval' takes one target, got 2: a, b"),
         ({"columns": ["x", "b"]}, "column 'b' is the target"),
     ],
 )
@@ -118,6 +119,7 @@ def test_rows_must_hold_what_they_say(tmp_path: Path) -> None:
         ({"more_targets": ()}, r"shape \(20,\)"),
         ({"more_targets": (Target("a"),)}, "names of their own"),
         ({"more_targets": (Target("c", classes=("no", "yes")),)}, "several targets must be number"),
+        ({"bounds": table.y}, "bounds are of one target, and there are 2"),
     ):
         with pytest.raises(TableError, match=message):
             check_rows(replace(rows, **change))
