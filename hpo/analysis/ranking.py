@@ -92,24 +92,18 @@ class Ranking:
 # Intervals ------------------------------------------------------------------------------------
 
 
-def residual_interval(
-    y: Floats, predicted: Floats, coverage: float, ids: NDArray[np.str_] | None = None
-) -> float:
+def half_width_of(scores: Floats, coverage: float, ids: NDArray[np.str_] | None = None) -> float:
     """Return the half-width of a two-sided interval around a prediction.
 
-    The conformal quantile of the absolute residuals: for rows that are exchangeable with the n
-    given ones, at least `coverage` of them lie within. `ids`, of shape (n,), says which row each
-    is, where several folds have validated some.
+    The conformal quantile of the absolute residuals, or of the scores of classes: for rows that are
+    exchangeable with the n given ones, at least `coverage` of them lie within. `ids`, of shape
+    (n,), says which row each is, where several folds have validated some.
 
     Raises
     ------
     ObjectiveError
         There are too few rows for that coverage.
     """
-    return _quantile_of(np.abs(y - predicted), coverage, ids)
-
-
-def _quantile_of(scores: Floats, coverage: float, ids: NDArray[np.str_] | None) -> float:
     half_width = conformal_quantile(scores, coverage, ids)
     if math.isinf(half_width):
         needed = math.ceil(round(coverage / (1.0 - coverage), 9))
@@ -183,7 +177,7 @@ def rank(
     place = find_class(wanted, labels) if labels else 0
     of_rows = known.held_out
     scores = of_rows.predicted[:, 0] if labels else np.abs(known.y - known.predicted)
-    half_width = _quantile_of(scores, coverage, of_rows.ids)
+    half_width = half_width_of(scores, coverage, of_rows.ids)
     n_lines = len(candidates.lines)
     reasons = list(candidates.reasons)
     unfit = _find_unfit(candidates, model, table)

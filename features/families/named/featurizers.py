@@ -48,9 +48,7 @@ class FeaturizerSpec(BaseModel):
     @property
     def takes(self) -> Input:
         """What it describes."""
-        structural = self.name.startswith(
-            ("matminer.featurizers.structure", "matminer.featurizers.bandstructure")
-        )
+        structural = self.name.startswith(_OF_STRUCTURES)
         return self.input or ("structure" if structural else "composition")
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import resample_counts
 from hpo.analysis.calibration import wilson_interval
-from hpo.objectives.class_metrics import Classified, cumulate, predicted_classes
+from hpo.objectives.class_metrics import Classified, cumulate
 
 Floats = NDArray[np.float64]
 
@@ -128,8 +128,3 @@ def reliability(rows: Predictions, k: int, n_bins: int = N_BINS) -> Reliability:
 def shares(rows: Predictions) -> NDArray[np.int64]:
     """Return how many rows there are of each class."""
     return np.bincount(rows.y.astype(np.int64), minlength=rows.predicted.shape[1])
-
-
-def most_likely(rows: Predictions) -> NDArray[np.int64]:
-    """Return the class that is predicted for each row."""
-    return predicted_classes(rows.predicted)

@@ -17,10 +17,10 @@ def test_residual_interval_by_hand() -> None:
     y = np.arange(9.0)
     predicted = y + np.array([1, -2, 3, -4, 5, -6, 7, -8, 9])
     # The ceil(10 * 0.8) = 8th and the ceil(10 * 0.9) = 9th smallest of nine.
-    assert ranking.residual_interval(y, predicted, 0.8) == 8.0
-    assert ranking.residual_interval(y, predicted, 0.9) == 9.0
+    assert ranking.half_width_of(np.abs(y - predicted), 0.8) == 8.0
+    assert ranking.half_width_of(np.abs(y - predicted), 0.9) == 9.0
     with pytest.raises(ObjectiveError, match=r"needs at least 19 validated rows.*have 9"):
-        ranking.residual_interval(y, predicted, 0.95)
+        ranking.half_width_of(np.abs(y - predicted), 0.95)
 
 
 def test_residual_intervals_cover_what_they_say() -> None:
@@ -28,7 +28,7 @@ def test_residual_intervals_cover_what_they_say() -> None:
     hits = []
     for _ in range(400):
         residuals = rng.standard_t(3, size=50)
-        half_width = ranking.residual_interval(residuals[:49], np.zeros(49), 0.9)
+        half_width = ranking.half_width_of(np.abs(residuals[:49]), 0.9)
         hits.append(abs(residuals[49]) <= half_width)
     assert 0.86 < np.mean(hits) < 0.94
 

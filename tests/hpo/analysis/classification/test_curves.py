@@ -10,7 +10,6 @@ from sklearn.calibration import calibration_curve
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.classification.curves import (
     confusion,
-    most_likely,
     precision_recall_curve,
     reliability,
     roc_curve,
@@ -18,6 +17,7 @@ from hpo.analysis.classification.curves import (
 from hpo.analysis.classification.prediction_sets import calibrated_sets
 from hpo.analysis.classification.ranked_classes import RankedClasses, find_class
 from hpo.errors import SpecError
+from hpo.objectives.class_metrics import predicted_classes
 
 
 def predictions(n_rows=400, n_classes=3, seed=0):
@@ -52,7 +52,7 @@ def test_curves_are_scikit_learns(n_classes):
         assert found is not None
         assert found.x[1:] == pytest.approx(recall[:-1][::-1])
         assert found.y[1:] == pytest.approx(precision[:-1][::-1])
-    assert (confusion(rows) == sk.confusion_matrix(rows.y, most_likely(rows))).all()
+    assert (confusion(rows) == sk.confusion_matrix(rows.y, predicted_classes(rows.predicted))).all()
 
 
 def test_a_class_that_is_not_there_has_no_curve():
