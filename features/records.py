@@ -99,6 +99,7 @@ class TableView:
     groups: NDArray[np.str_]
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +119,21 @@ class FeatureTable:
     X_new : array of shape (n_rows, n_features)
         The features that each row would have, were nothing else of its group known: what folds of
         whole groups validate on. It is `X` itself where rows borrow nothing from one another.
-    y : array of shape (n_rows,)
+    y : array of shape (n_rows,), or (n_rows, n_targets) of several targets
         The target, in the unit and scale that `target` names; positions among its classes.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
+    target, more_targets
+        The first target, and those beside it, which are none but numbers.
     weights : array of shape (n_rows,) or None
         What each row counts in a fit, above 0; None if the dataset says nothing of it.
     test_fold : array of shape (n_rows,) or None
         The fold that validates each row, from 0; -1 for one that none validates. None if the
         dataset says nothing of it.
+    bounds : array of shape (n_rows, 2) or None
+        What is known of the target, in its unit and scale: both are `y` where it was measured, one
+        is infinite where a limit alone is known. `y` lies between them: it is the limit, or the
+        middle of an interval. None if all rows were measured.
 
     All arrays are read-only.
     """
@@ -149,6 +156,13 @@ class FeatureTable:
     manifest: Mapping[str, Any]
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
+    more_targets: tuple[Target, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every target, in the order of the columns of `y`."""
+        return (self.target, *self.more_targets)
 
     @property
     def n_rows(self) -> int:
@@ -167,8 +181,8 @@ class FeatureTable:
 
     @property
     def row_settings(self) -> dict[str, NDArray[Any]]:
-        """What the dataset says of how rows are used, by name: weights and folds, if it does."""
-        return row_settings(self.weights, self.test_fold)
+        """What the dataset says of rows beside their values, by name, if it does."""
+        return row_settings(self.weights, self.test_fold, self.bounds)
 
     @property
     def train(self) -> TableView:
@@ -198,6 +212,7 @@ class FeatureTable:
         for array in (*arrays.values(), is_train):
             array.setflags(write=False)
         pieces = {**arrays, "columns": self.columns, "target": self.target, "is_train": is_train}
+        pieces["more_targets"] = self.more_targets
         return replace(self, **pieces, hash=content_hash(**pieces))
 
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
@@ -221,11 +236,11 @@ class TableRows:
         Name of the dataset.
     ids, formulas, groups : tuples of length n_rows
         As in `FeatureTable`.
-    y : array of shape (n_rows,)
+    y : array of shape (n_rows,), or (n_rows, n_targets) of several targets
         The target.
     is_train : array of shape (n_rows,)
         False for the held-out rows.
-    columns, target, skipped, weights, test_fold
+    columns, target, more_targets, skipped, weights, test_fold, bounds
         As in `FeatureTable`.
     X : array of shape (n_rows, n_features) or None
         The features of a table of a study's own, which come with its rows; None for others.
@@ -243,6 +258,8 @@ class TableRows:
     X: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
+    more_targets: tuple[Target, ...] = ()
 
     def with_features(self, X: NDArray[np.float64]) -> FeatureTable:
         """Return a table of these rows in memory alone, with features of shape (n_rows, n)."""
@@ -250,7 +267,7 @@ class TableRows:
             np.array(texts, dtype=np.str_) for texts in (self.ids, self.groups, self.formulas)
         )
         X, y, is_train = X.copy(), self.y.copy(), self.is_train.copy()
-        settings = row_settings(self.weights, self.test_fold)
+        settings = row_settings(self.weights, self.test_fold, self.bounds)
         for array in (ids, groups, formulas, X, y, is_train, *settings.values()):
             array.setflags(write=False)
         content = content_hash(
@@ -262,6 +279,7 @@ class TableRows:
             y=y,
             columns=self.columns,
             target=self.target,
+            more_targets=self.more_targets,
             **settings,
         )
         return FeatureTable(
@@ -281,6 +299,7 @@ class TableRows:
             skipped=self.skipped,
             partial=(),
             manifest={},
+            more_targets=self.more_targets,
             **settings,
         )
 
@@ -311,11 +330,11 @@ class OwnRows:
         reader would say it: what other tables have a formula for.
     X : array of shape (n_rows, n_features)
         Finite, or NaN where a value is not known.
-    y : array of shape (n_rows,)
-        The target.
+    y : array of shape (n_rows,), or (n_rows, n_targets)
+        The target, or several, which are all numbers.
     columns, target
-        What `X` and `y` hold. A column that was measured with the target, such as a second
-        target, is `derived_from_target`.
+        What `X` and `y` hold: a target for each column of `y`. A column that was measured with the
+        target, such as a second target, is `derived_from_target`.
     is_train : array of shape (n_rows,)
         False for rows to hold out; None if there are none.
     skipped
@@ -324,7 +343,7 @@ class OwnRows:
         The files that were read, for their names and hashes.
     citation : str
         Where the data are from.
-    weights, test_fold
+    weights, test_fold, bounds
         As in `FeatureTable`.
     """
 
@@ -334,20 +353,28 @@ class OwnRows:
     X: NDArray[np.float64]
     y: NDArray[np.float64]
     columns: Sequence[Column]
-    target: Target
+    target: Target | Sequence[Target]
     is_train: NDArray[np.bool_] | None = None
     skipped: Sequence[SkippedRow] = ()
     sources: Sequence[Path] = ()
     citation: str = ""
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
+
+
+def columns_of(y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the values of each target, of shape (n_rows,)."""
+    return [*np.ascontiguousarray(y.reshape(len(y), -1).T)]
 
 
 def row_settings(
-    weights: NDArray[np.float64] | None, test_fold: NDArray[np.int64] | None
+    weights: NDArray[np.float64] | None,
+    test_fold: NDArray[np.int64] | None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Return those of the two that there are, by name."""
-    named = {"weights": weights, "test_fold": test_fold}
+    """Return those of the three that there are, by name."""
+    named = {"weights": weights, "test_fold": test_fold, "bounds": bounds}
     return {name: values for name, values in named.items() if values is not None}
 
 
@@ -368,8 +395,10 @@ class ContentHash:
         y: NDArray[np.float64],
         columns: Sequence[Column],
         target: Target,
+        more_targets: Sequence[Target] = (),
         weights: NDArray[np.float64] | None = None,
         test_fold: NDArray[np.int64] | None = None,
+        bounds: NDArray[np.float64] | None = None,
     ) -> None:
         head: dict[str, Any] = {
             "columns": [asdict(column) for column in columns],
@@ -379,8 +408,10 @@ class ContentHash:
             "groups": groups,
             "is_train": is_train,
             "shape": [len(ids), len(columns)],
-            **row_settings(weights, test_fold),
+            **row_settings(weights, test_fold, bounds),
         }
+        if more_targets:
+            head["more_targets"] = {"of": [target.as_dict() for target in more_targets]}
         self._digest = hashlib.sha256()
         for separator, name in zip(["{"] + [", "] * len(head), sorted(head), strict=False):
             self._digest.update(f'{separator}"{name}": '.encode())
@@ -424,9 +455,11 @@ def content_hash(
     y: NDArray[np.float64],
     columns: Sequence[Column],
     target: Target,
+    more_targets: Sequence[Target] = (),
     X_new: NDArray[np.float64] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> str:
     """Return the hash of a whole table; see `ContentHash`."""
     digest = ContentHash(
@@ -437,8 +470,10 @@ def content_hash(
         y=y,
         columns=columns,
         target=target,
+        more_targets=more_targets,
         weights=weights,
         test_fold=test_fold,
+        bounds=bounds,
     )
     digest.add(X)
     if X_new is not None and not np.array_equal(X, X_new, equal_nan=True):

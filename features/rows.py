@@ -61,7 +61,7 @@ class Rows:
     ----------
     amounts : Compositions
         Atoms of each element in the formula as it is written; D and T count as H.
-    y : array of shape (n_rows,)
+    y : array of shape (n_rows,), or (n_rows, n_targets)
         In the unit and scale of `target`.
     is_coerced : array of shape (n_rows,)
         True where the target was given as a threshold.
@@ -79,7 +79,7 @@ class Rows:
         Column of the file to its texts, of length n_rows: those that a dataset asks for.
     own : OwnColumns or None
         The features that are columns of the file.
-    weights, test_fold
+    weights, test_fold, bounds, more_targets
         As in `features.records.FeatureTable`.
     structure_remarks : dict
         Row to the checks that its CIF fails; where it is left out for them, it is not in `cifs`.
@@ -108,6 +108,8 @@ class Rows:
     own: OwnColumns | None = None
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
+    bounds: NDArray[np.float64] | None = None
+    more_targets: tuple[Target, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,6 +136,7 @@ class Rows:
             own=None,
             weights=None,
             test_fold=None,
+            bounds=None,
             structure_remarks={},
         )
 

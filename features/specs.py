@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from features.families.named.featurizers import NAMED, FeaturizerSpec, featurizer_of
 from features.families.own_columns import COLUMNS as OWN_COLUMNS
 from features.families.own_columns import number_column
 from features.families.registry import FAMILIES, TRANSFER, TRANSFER_COLUMNS, FamilyInfo, Need
-from features.records import Column
+from features.records import Column, Target
 
 TransportTarget = Literal[
     "seebeck_p",
@@ -31,40 +36,6 @@ TransportTarget = Literal[
 
 # What becomes of structures that fail a check of `features.intake.structure_checks`.
 FailedStructures = Literal["leave_out", "use"]
-
-DATASETS: Mapping[str, str] = MappingProxyType(
-    {
-        "transport": "47,737 computed electronic transport properties, installed with matminer",
-        "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
-        "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
-        "structures from Materials Project",
-        "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
-        "own": "what a function of the study's own reads and describes; formulas are not needed",
-    }
-)
-
-CITATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "transport": (
-            "Ricci et al., An ab initio electronic transport database for inorganic materials, "
-            "Scientific Data 4, 170085 (2017), as distributed with matminer: Ward et al., "
-            "Computational Materials Science 152, 60 (2018)"
-        ),
-        "obelix": (
-            "Therrien et al., OBELiX: a curated dataset of crystal structures and experimentally "
-            "measured ionic conductivities for lithium solid-state electrolytes, arXiv:2502.14234, "
-            "CC-BY-4.0"
-        ),
-        "band_gap": (
-            "measured gaps: Zhuo, Mansouri Tehrani & Brgoch, Predicting the band gaps of inorganic "
-            "solids by machine learning, J. Phys. Chem. Lett. 9, 1668 (2018), as cleaned by Dunn "
-            "et al., Benchmarking materials property prediction methods, npj Computational "
-            "Materials 6, 138 (2020); structures of binary crystals: Wyckoff, Crystal Structures 1 "
-            "(1963); computed gaps: Jain et al., The Materials Project, APL Materials 1, 011002 "
-            "(2013)"
-        ),
-    }
-)
 
 
 class _Spec(BaseModel):
@@ -93,6 +64,11 @@ class _Spec(BaseModel):
     def classifies(self) -> bool:
         """Whether the target is known to have classes before any row is read."""
         return False
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets, as far as it is known before any row is read."""
+        return 1
 
     @property
     def all_families(self) -> list[FamilyInfo]:
@@ -231,7 +207,21 @@ class _StructuresSpec(_Spec):
     )
 
 
-class ObelixSpec(_StructuresSpec):
+class _MeasuredSpec(_StructuresSpec):
+    censored: Literal["as_value", "interval"] = Field(
+        default="as_value",
+        exclude_if=lambda censored: censored == "as_value",
+        description="whether a target that is a limit (<1e-10, >=5) counts as that value, or is "
+        "an interval, as 1e-10..1e-9 is",
+    )
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether limits and ranges are intervals."""
+        return self.censored == "interval"
+
+
+class ObelixSpec(_MeasuredSpec):
     """Measured Li-ion conductivities, in the train and test split that OBELiX publishes."""
 
     dataset: Literal["obelix"]
@@ -301,7 +291,7 @@ class CellColumns(BaseModel):
     formula_units: str | None = None
 
 
-class CsvSpec(_StructuresSpec):
+class CsvSpec(_MeasuredSpec):
     """Your own CSV file.
 
     `path` and `cifs` (a folder or a `.tar.gz` of `<id>.cif` files) are relative to the
@@ -309,6 +299,9 @@ class CsvSpec(_StructuresSpec):
     columns. Without `formula`, the column of that name is taken, if the file has it; no family
     that needs none asks for it. Without `split`, whole groups are held out, `test_fraction` of the
     rows in all; without `group`, rows of the same reduced formula are a group.
+
+    `target` may be a list of several columns, which are numbers; a row that lacks one of them is
+    skipped. `target_unit` and `log10` are then of all, or lists of one for each.
 
     With `task` classification, what `target` holds are labels of two classes or more, texts or
     numbers. `columns` are numbers and `categorical` texts that are features as they are; `weight`
@@ -321,9 +314,9 @@ class CsvSpec(_StructuresSpec):
     dataset: Literal["csv"]
     path: Path
     formula: str | None = None
-    target: str = "target"
-    target_unit: str = ""
-    log10: bool = False
+    target: str | tuple[str, ...] = "target"
+    target_unit: str | tuple[str, ...] = ""
+    log10: bool | tuple[bool, ...] = False
     task: Literal["regression", "classification"] = Field(
         default="regression", exclude_if=lambda task: task == "regression"
     )
@@ -353,6 +346,54 @@ class CsvSpec(_StructuresSpec):
             )
         return self
 
+    @field_validator("target", "target_unit", "log10", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, named = (bool, "true, false") if info.field_name == "log10" else (str, "a text")
+        listed = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, kind) for one in listed):
+            raise ValueError(f"must be {named} or a list with one for each target, got {value!r}")
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("target")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        # A list of one is that one.
+        return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is to be predicted, without classes, which the rows alone name."""
+        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        units = _for_each(self.target_unit, len(names))
+        logs = _for_each(self.log10, len(names))
+        return tuple(map(Target, names, units, logs))
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        if len({*names}) < max(1, len(names)):
+            raise ValueError(f"target: must be one column or several, each once, got {list(names)}")
+        for key in ("target_unit", "log10"):
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != len(names):
+                raise ValueError(
+                    f"{key}: there are {len(value)} for {len(names)} targets; give one for each, "
+                    "or one for all without brackets"
+                )
+        alone = "task 'classification'" if self.classifies else "censored 'interval'"
+        if (self.classifies or self.keeps_bounds) and len(names) > 1:
+            raise ValueError(
+                f"{alone} takes one target, got {len(names)}: {', '.join(names)}; "
+                "make a study for each"
+            )
+        return self
+
     @property
     def classifies(self) -> bool:
         """Whether the target has classes."""
@@ -361,6 +402,7 @@ class CsvSpec(_StructuresSpec):
     @model_validator(mode="after")
     def _check_task(self) -> Self:
         given = [name for name in ("log10", "target_unit") if getattr(self, name)]
+        given += ["censored"] if self.keeps_bounds else []
         if self.classifies and given:
             raise ValueError(f"`{given[0]}` is for numbers, and task is 'classification'")
         return self
@@ -380,11 +422,12 @@ class CsvSpec(_StructuresSpec):
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
         named = (*self.columns, *self.categorical)
-        used = {"target": self.target, "split": self.split, "fold": self.fold}
+        used = [("target", target.name) for target in self.targets]
+        used += [("split", self.split or ""), ("fold", self.fold or "")]
         for position, name in enumerate(named):
             if name in named[:position]:
                 raise ValueError(f"column {name!r} is listed twice; list each column once")
-            for purpose, column in used.items():
+            for purpose, column in used:
                 if name == column:
                     raise ValueError(
                         f"column {name!r} is the {purpose}, and so no feature; leave it out of "
@@ -409,6 +452,10 @@ class CsvSpec(_StructuresSpec):
         return self
 
 
+def _for_each(value: Any, n_targets: int) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * n_targets
+
+
 class OwnSpec(BaseModel):
     """A table that a function of the study's own makes.
 
@@ -426,6 +473,11 @@ class OwnSpec(BaseModel):
     def classifies(self) -> bool:
         """False: whether the target has classes, the function alone knows."""
         return False
+
+    @property
+    def n_targets(self) -> int:
+        """One: how many targets there are, the function alone knows."""
+        return 1
 
     @property
     def declared_columns(self) -> tuple[Column, ...]:

@@ -36,10 +36,10 @@ from features.records import (
     TableRows,
     TableView,
     Target,
+    columns_of,
     content_hash,
 )
 from features.specs import (
-    DATASETS,
     AnySpec,
     BandGapSpec,
     CellColumns,
@@ -88,6 +88,7 @@ __all__ = [
     "atomic_fractions",
     "build",
     "changed_families",
+    "columns_of",
     "content_hash",
     "datasets",
     "describe_failure",
@@ -378,6 +379,8 @@ def families() -> Mapping[str, FamilyInfo]:
 
 def datasets() -> Mapping[str, str]:
     """Return a one-line description of every dataset by name."""
+    from features.datasets.sources import DATASETS
+
     return DATASETS
 
 

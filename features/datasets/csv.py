@@ -30,7 +30,7 @@ from features.intake.formulas import Formula
 from features.intake.labels import Labels
 from features.intake.numbers import is_missing, parse_number
 from features.intake.text import fold_name
-from features.records import CONTROL, Target
+from features.records import CONTROL
 from features.rows import Log, Rows
 from features.specs import CellColumns, CsvSpec
 
@@ -71,12 +71,14 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         columns[spec.group] = "group"
     if spec.split is not None:
         columns[spec.split] = "split"
-    labels = Labels(f"{file.name}: column {spec.target!r}")
+    target, *more_targets = spec.targets
+    labels = Labels(f"{file.name}: column {target.name!r}")
     classifies = spec.task == "classification"
     layout = Layout(
         columns=columns,
-        target_column=spec.target,
-        target=Target(spec.target, spec.target_unit, spec.log10),
+        target_column=target.name,
+        target=target,
+        more_targets=tuple(more_targets),
         read_target=labels.read if classifies else None,
         read_formula=no_formula if formula is None else plain_formula(formula),
         group_tokens=_grouping(spec, formula),
@@ -85,6 +87,7 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         kept=dict.fromkeys((*spec.columns, *spec.categorical), "feature")
         | ({} if spec.fold is None else {spec.fold: "fold"}),
         weight=spec.weight,
+        keeps_bounds=spec.keeps_bounds,
     )
     csv = csv.naming(layout.kept)
     try:
@@ -97,7 +100,7 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         ) from exc
     if classifies:
         classes, y = labels.finish(rows.y)
-        rows = replace(rows, y=y, target=Target(spec.target, classes=classes))
+        rows = replace(rows, y=y, target=replace(target, classes=classes))
     if spec.split is None:
         rows = replace(rows, is_train=hold_out(rows.groups, spec.test_fraction, spec.seed))
     made = own_columns(

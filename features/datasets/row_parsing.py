@@ -6,9 +6,9 @@ import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.chemistry.cell_geometry import cell_volume
 from features.chemistry.composition import composition_key
@@ -18,7 +18,7 @@ from features.datasets.groups import linked_groups
 from features.errors import DatasetError
 from features.intake.csv_parsing import CsvFile, Record
 from features.intake.formulas import Formula, read_formula
-from features.intake.numbers import NumberStyle, parse_number, parse_target
+from features.intake.numbers import NumberStyle, parse_interval, parse_number, parse_target
 from features.records import CONTROL, SkippedRow, Target
 from features.rows import CELL_FIELDS, Remark, Rows
 
@@ -32,7 +32,8 @@ class Layout:
     The functions take a record's fields by column name; `read_formula` may raise ValueError
     with a reason to skip the row. So may `read_target`, which takes the target's text and returns
     its value and whether that is a threshold; None reads numbers. Without
-    a group token, a row is a group of its own. `cell` names the column of each cell field that
+    a group token, a row is a group of its own. With `keeps_bounds`, a target that is a limit or a
+    range is an interval, not a value. `cell` names the column of each cell field that
     there is, `kept` those whose texts are kept.
     """
 
@@ -46,6 +47,8 @@ class Layout:
     read_target: Callable[[str], tuple[float, bool]] | None = None
     kept: Mapping[str, str] = field(default_factory=dict)  # column to purpose
     weight: str | None = None
+    more_targets: tuple[Target, ...] = ()  # numbers, in columns of their names
+    keeps_bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class _Kept:
     formulas: list[str] = field(default_factory=list)
     amounts: GrowingCompositions = field(default_factory=GrowingCompositions)
     formula_remarks: dict[int, str] = field(default_factory=dict)
-    y: array[float] = field(default_factory=lambda: array("d"))
+    y: array[float] = field(default_factory=lambda: array("d"))  # of one row after the other
     is_coerced: bytearray = field(default_factory=bytearray)
     is_train: bytearray = field(default_factory=bytearray)
     tokens: list[tuple[str, ...]] = field(default_factory=list)
@@ -74,6 +77,7 @@ class _Kept:
     cell_problems: dict[tuple[int, str], str] = field(default_factory=dict)
     cells: dict[str, list[str]] = field(default_factory=dict)
     weights: array[float] = field(default_factory=lambda: array("d"))
+    bounds: array[float] = field(default_factory=lambda: array("d"))  # lower, upper, lower, ...
     by_id: dict[str, int] = field(default_factory=dict)
 
 
@@ -96,7 +100,8 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
     file_remarks: list[Remark] = []
     for part in parts:
         csv = part.csv.naming({**layout.columns, **_purposes(layout)})
-        targets = () if layout.read_target else (layout.target_column,)
+        targets = [] if layout.read_target else [layout.target_column]
+        targets += [target.name for target in layout.more_targets]
         weights = () if layout.weight is None else (layout.weight,)
         numbers = (*targets, *weights, *layout.cell.values())
         styles = {column: csv.style(column) for column in numbers}
@@ -117,11 +122,12 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         lines=tuple(record.line for record in kept.records),
         formulas=tuple(kept.formulas),
         amounts=kept.amounts.finish(),
-        y=np.array(kept.y),
+        y=np.array(kept.y).reshape((len(kept.ids), -1) if layout.more_targets else -1),
         is_coerced=np.array(kept.is_coerced, dtype=bool),
         groups=tuple(groups),
         is_train=np.array(kept.is_train, dtype=bool),
         target=layout.target,
+        more_targets=layout.more_targets,
         cell={name: np.array(values) for name, values in kept.cell.items()},
         cell_problems=kept.cell_problems,
         cifs=cifs,
@@ -131,11 +137,19 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         file_remarks=tuple(file_remarks),
         cells=kept.cells,
         weights=None if layout.weight is None else np.array(kept.weights),
+        bounds=_bounds_of(kept) if layout.keeps_bounds else None,
     )
+
+
+def _bounds_of(kept: _Kept) -> NDArray[np.float64] | None:
+    """Return bounds of shape (n_rows, 2); None if every row is measured."""
+    bounds = np.array(kept.bounds).reshape(-1, 2)
+    return bounds if (bounds[:, 0] < bounds[:, 1]).any() else None
 
 
 def _purposes(layout: Layout) -> dict[str, str]:
     purposes = {layout.target_column: "target"}
+    purposes |= {target.name: "target" for target in layout.more_targets}
     purposes |= {c: what for c, what in ((layout.id, "id"), (layout.weight, "weight")) if c}
     return (
         purposes
@@ -182,10 +196,7 @@ def _read_record(
 ) -> None:
     """Add one row; or raise ValueError with a reason, and add nothing."""
     formula = layout.read_formula(fields)
-    read_target = layout.read_target or partial(
-        parse_target, log10=layout.target.log10, style=styles[layout.target_column]
-    )
-    y, is_coerced = read_target(fields[layout.target_column])
+    y, ends, is_coerced = _read_targets(fields, layout, styles)
     is_train = part.is_train(row_id, fields)
     cell, problems = read_cell(fields, layout.cell, styles)
     tokens = layout.group_tokens(fields, formula) or (row_id,)
@@ -205,11 +216,34 @@ def _read_record(
     kept.ids.append(row_id)
     kept.formulas.append(formula.text)
     kept.amounts.append(formula.amounts)
-    kept.y.append(y)
+    kept.y.extend(y)
+    kept.bounds.extend(ends)
     kept.is_coerced.append(is_coerced)
     kept.is_train.append(is_train)
     kept.tokens.append(tokens)
     kept.by_id[row_id] = row
+
+
+def _read_targets(
+    fields: Mapping[str, str], layout: Layout, styles: Mapping[str, NumberStyle]
+) -> tuple[list[float], tuple[float, ...], bool]:
+    """Return the value of every target, its two bounds if kept, and whether one is not measured."""
+    if layout.read_target is not None:
+        value, is_coerced = layout.read_target(fields[layout.target_column])
+        return [value], (), is_coerced
+    if layout.keeps_bounds:
+        text, style = fields[layout.target_column], styles[layout.target_column]
+        value, lower, upper = parse_interval(text, log10=layout.target.log10, style=style)
+        return [value], (lower, upper), lower < upper
+    found = []
+    named = [(layout.target_column, layout.target)]
+    named += [(target.name, target) for target in layout.more_targets]
+    for column, target in named:
+        what = f"target {column!r}" if layout.more_targets else "target"
+        found.append(
+            parse_target(fields[column], log10=target.log10, style=styles[column], what=what)
+        )
+    return [value for value, _ in found], (), any(is_threshold for _, is_threshold in found)
 
 
 def _read_weight(

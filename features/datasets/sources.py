@@ -4,13 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from features.datasets.cif_files import CifSet
 from features.errors import DatasetError
 from features.intake.foreign_files import expand_home, read_bounded
+
+DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "transport": "47,737 computed electronic transport properties, installed with matminer",
+        "obelix": "599 measured Li-ion conductivities with cells and 321 CIFs (OBELiX)",
+        "band_gap": "measured band gaps by formula (expt_gap.csv), or computed ones with "
+        "structures from Materials Project",
+        "csv": "your own CSV file of formulas and a measured target, with CIFs if you have them",
+        "own": "what a function of the study's own reads and describes; formulas are not needed",
+    }
+)
+
+# What data of a dataset are to be cited as; own files have none.
+CITATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "transport": (
+            "Ricci et al., An ab initio electronic transport database for inorganic materials, "
+            "Scientific Data 4, 170085 (2017), as distributed with matminer: Ward et al., "
+            "Computational Materials Science 152, 60 (2018)"
+        ),
+        "obelix": (
+            "Therrien et al., OBELiX: a curated dataset of crystal structures and experimentally "
+            "measured ionic conductivities for lithium solid-state electrolytes, arXiv:2502.14234, "
+            "CC-BY-4.0"
+        ),
+        "band_gap": (
+            "measured gaps: Zhuo, Mansouri Tehrani & Brgoch, Predicting the band gaps of inorganic "
+            "solids by machine learning, J. Phys. Chem. Lett. 9, 1668 (2018), as cleaned by Dunn "
+            "et al., Benchmarking materials property prediction methods, npj Computational "
+            "Materials 6, 138 (2020); structures of binary crystals: Wyckoff, Crystal Structures 1 "
+            "(1963); computed gaps: Jain et al., The Materials Project, APL Materials 1, 011002 "
+            "(2013)"
+        ),
+    }
+)
 
 
 @dataclass(frozen=True)

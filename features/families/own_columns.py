@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from features.errors import DatasetError
 from features.intake.numbers import POINT, NumberStyle, is_missing, parse_number
-from features.records import CONTROL, Column
+from features.records import CONTROL, Column, columns_of
 from features.rows import OwnColumns, Remark
 
 COLUMNS = "columns"  # the family of all of them
@@ -143,7 +143,8 @@ def own_columns(
     numbers, categorical
         Headers of columns of either kind, and how numbers are written in them.
     is_train, y
-        Arrays of shape (n_rows,): what categories are taken from, and what no column may be.
+        Arrays of shape (n_rows,), `y` also of (n_rows, n_targets): what categories are taken from,
+        and what no column may be.
     classes
         Whether `y` are codes of classes.
 
@@ -173,8 +174,9 @@ def own_columns(
         return None
     X = np.hstack(blocks)
     is_made = names_class if classes else gives_away
+    targets = columns_of(y[is_train])
     columns = [
-        replace(column, derived_from_target=is_made(X[is_train, at], y[is_train]))
+        replace(column, derived_from_target=any(is_made(X[is_train, at], one) for one in targets))
         for at, column in enumerate(columns)
     ]
     return OwnColumns(tuple(columns), X, tuple(remarks))

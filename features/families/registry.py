@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Need = Literal["formula", "target", "cell", "cif"]
 
 # Names that the table itself uses in its Parquet file; no feature may take one.
-RESERVED_NAMES = frozenset({"id", "formula", "y", "group", "split", "sample_weight", "test_fold"})
+RESERVED_NAMES = frozenset(
+    {"id", "formula", "y", "group", "split", "sample_weight", "test_fold", "y_lower", "y_upper"}
+)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from features.intake.text import quote
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _THRESHOLD = re.compile(r"(<=|>=|<|>|≤|≥)\s*(.+)")
+# Between the ends of a range. A minus sign is none: 10-3 may be a power of ten, as copied.
+_RANGE = re.compile(r"(?<!\.)\.\.(?!\.)|…|–")
 _MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "missing", "-", "--", "?"})
 _INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "∞"})
 
@@ -154,7 +156,11 @@ def normalise(text: str) -> str:
 
 def is_number(text: str) -> bool:
     """Whether a field is a number, with whichever decimal sign."""
-    plain = normalise(_without_threshold(text))
+    return _is_plain(_without_threshold(text))
+
+
+def _is_plain(text: str) -> bool:
+    plain = normalise(text)
     return any(pattern.fullmatch(plain) for pattern in _READINGS.values())
 
 
@@ -229,10 +235,13 @@ def _refuse_none(plain: str, text: str, what: str) -> None:
         raise ValueError(f"{what} {text!r}: it is infinite")
 
 
-def parse_target(text: str, *, log10: bool, style: NumberStyle = POINT) -> tuple[float, bool]:
+def parse_target(
+    text: str, *, log10: bool, style: NumberStyle = POINT, what: str = "target"
+) -> tuple[float, bool]:
     """Return the target's value, and whether it was given as a threshold such as `<1E-10`.
 
-    A threshold counts as the value. With `log10` the value is the decimal logarithm.
+    A threshold counts as the value. With `log10` the value is the decimal logarithm. Reasons call
+    it `what`.
 
     Raises
     ------
@@ -240,10 +249,58 @@ def parse_target(text: str, *, log10: bool, style: NumberStyle = POINT) -> tuple
         With the reason why `text` gives no value.
     """
     threshold = _THRESHOLD.fullmatch(text.strip())
-    value = parse_number(threshold.group(2) if threshold else text, "target", style)
+    if threshold is None and _ends_of(text):
+        raise ValueError(
+            f'{what} {quote(text)}: it is a range, no value; censored = "interval" in [table] '
+            "takes it as one, of a single target"
+        )
+    value = parse_number(threshold.group(2) if threshold else text, what, style)
     if not log10:
         return value, threshold is not None
-    return log10_of(value, "target"), threshold is not None
+    return log10_of(value, what), threshold is not None
+
+
+def parse_interval(
+    text: str, *, log10: bool, style: NumberStyle = POINT
+) -> tuple[float, float, float]:
+    """Return the target's value, and the lower and the upper bound of what is known of it.
+
+    All three are one number where it is measured. Of a limit such as `<1E-10` the value is that
+    limit, and the other bound is infinite; of a range such as `1e-10..1e-9` or `1–2` it
+    is the middle. Ends belong to intervals. With `log10` all are decimal logarithms.
+
+    Raises
+    ------
+    ValueError
+        With the reason why `text` gives no interval.
+    """
+    threshold = _THRESHOLD.fullmatch(text.strip())
+    ends = None if threshold else _ends_of(text)
+    if ends is None:
+        value, is_limit = parse_target(text, log10=log10, style=style)
+        if threshold is None or not is_limit:
+            return value, value, value
+        below = threshold.group(1) in ("<", "<=", "≤")
+        return (value, -math.inf, value) if below else (value, value, math.inf)
+    lower, upper = (parse_target(end, log10=log10, style=style)[0] for end in ends)
+    if lower > upper:
+        raise ValueError(f"target {quote(text)}: a range must begin with its lower end")
+    middle = lower / 2.0 + upper / 2.0
+    value = round(middle, DECIMALS) if log10 else middle
+    # Halves of the smallest numbers are rounded, too.
+    return min(max(value, lower), upper), lower, upper
+
+
+def _ends_of(text: str) -> tuple[str, str] | None:
+    """Return the ends of a range; None for a number, and for what has not just two ends."""
+    if not _RANGE.search(text) or is_number(text):
+        return None
+    found = [
+        (text[: sign.start()], text[sign.end() :])
+        for sign in _RANGE.finditer(text)
+        if _is_plain(text[: sign.start()]) and _is_plain(text[sign.end() :])
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def log10_of(value: float, what: str) -> float:

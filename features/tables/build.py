@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.atomic_files import clear_dead_scratch
-from features.datasets.sources import Source
+from features.datasets.sources import CITATIONS, Source
 from features.errors import DatasetError, FamilyError
 from features.families.own_columns import COLUMNS
 from features.families.registry import FamilyInfo, Need
@@ -26,7 +26,7 @@ from features.records import (
     row_settings,
 )
 from features.rows import VALUE_DECIMALS, Block, Log, Remark, Rows
-from features.specs import CITATIONS, FamiliesSpec, TransportSpec
+from features.specs import FamiliesSpec, TransportSpec
 from features.tables.cache import (
     block_key,
     code_version,
@@ -139,8 +139,9 @@ def _outline(spec: Spec, rows: Rows) -> TableRows:
         is_train=rows.is_train,
         columns=_columns(spec, rows),
         target=rows.target,
+        more_targets=rows.more_targets,
         skipped=rows.skipped,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
     check_rows(outlined)
     return outlined
@@ -234,10 +235,11 @@ def _make(
         is_train=rows.is_train,
         columns=_columns(spec, rows),
         target=rows.target,
+        more_targets=rows.more_targets,
         skipped=rows.skipped,
         partial=partial,
         provenance=account,
-        **row_settings(rows.weights, rows.test_fold),
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     )
 
 

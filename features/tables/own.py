@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import DatasetError, FeaturesError, describe_failure
-from features.records import BuildResult, OwnRows, TableRows, content_hash, row_settings
+from features.records import (
+    BuildResult,
+    OwnRows,
+    TableRows,
+    Target,
+    content_hash,
+    row_settings,
+)
 from features.rows import Log
 from features.specs import OwnSpec
 from features.tables.cache import package_versions
@@ -57,7 +64,8 @@ def build_own(spec: OwnSpec, *, data_dir: Path | None, tables_dir: Path, log: Lo
         "is_train": rows.is_train,
         "columns": rows.columns,
         "target": rows.target,
-        **row_settings(rows.weights, rows.test_fold),
+        "more_targets": rows.more_targets,
+        **row_settings(rows.weights, rows.test_fold, rows.bounds),
     }
     folder = tables_dir / table_name(NAME, rows.columns, content_hash(**content))
     reused = holds_table(folder)
@@ -84,6 +92,9 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
         y = np.asarray(made.y, dtype=np.float64)
         n_rows = len(made.ids)
         held_out = made.is_train is not None
+        target, *more_targets = [made.target] if isinstance(made.target, Target) else made.target
+        if y.ndim == 2 and not more_targets:
+            y = y.reshape(n_rows)
         rows = TableRows(
             dataset=NAME,
             ids=tuple(str(text) for text in made.ids),
@@ -92,10 +103,12 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             y=y,
             is_train=np.asarray(made.is_train if held_out else np.ones(n_rows), dtype=bool),
             columns=tuple(made.columns),
-            target=made.target,
+            target=target,
+            more_targets=tuple(more_targets),
             skipped=tuple(made.skipped),
             weights=_numbers(made.weights, np.float64),
             test_fold=_numbers(made.test_fold, np.int64),
+            bounds=_numbers(made.bounds, np.float64),
         )
         check_rows(rows)
     except (TypeError, ValueError, AttributeError) as exc:
@@ -103,6 +116,8 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             f"[table] loader {spec.loader}: what it returned makes no table: {exc}"
         ) from exc
     check_features(X, n_rows, len(rows.columns))
+    if rows.bounds is not None and not np.ptp(rows.bounds, axis=1).any():
+        rows = replace(rows, bounds=None)  # all are measured
     return rows, X
 
 

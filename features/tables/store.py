@@ -35,10 +35,11 @@ from features.records import (
     SkippedRow,
     TableRows,
     Target,
+    columns_of,
     content_hash,
     row_settings,
 )
-from features.tables.checks import check_rows, misfit, refuse_infinite
+from features.tables.checks import check_rows, misfit, refuse_infinite, target_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,14 @@ MANIFEST_NAME = "manifest.json"
 
 PIECE_ROWS = 16_384  # of a row group, which is made, hashed and written at once
 _SPLITS = ("test", "train")
-_NAMES = {"weights": "sample_weight", "test_fold": "test_fold"}  # in the Parquet file
+# In the Parquet file; what has several columns is an array of so many.
+_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "weights": ("sample_weight",),
+        "test_fold": ("test_fold",),
+        "bounds": ("y_lower", "y_upper"),
+    }
+)
 
 # What differs between two builds of the same thing.
 _OF_THE_MOMENT = frozenset({"created_at", "wall_s", "cpu_s", "parquet_sha256", "check"})
@@ -77,6 +85,7 @@ def read(path: Path) -> FeatureTable:
         y=table.y,
         columns=table.columns,
         target=table.target,
+        more_targets=table.more_targets,
         X_new=table.X_new,
         **table.row_settings,
     )
@@ -166,12 +175,14 @@ def write(
     is_train: NDArray[np.bool_],
     columns: Sequence[Column],
     target: Target,
+    more_targets: Sequence[Target] = (),
     X_new: NDArray[np.float64] | None = None,
     skipped: Sequence[SkippedRow] = (),
     partial: Sequence[PartialRow] = (),
     provenance: Mapping[str, Any] | None = None,
     weights: NDArray[np.float64] | None = None,
     test_fold: NDArray[np.int64] | None = None,
+    bounds: NDArray[np.float64] | None = None,
 ) -> Path:
     """Write a table under `tables_dir` and return its folder; `provenance` joins the manifest.
 
@@ -197,8 +208,10 @@ def write(
             is_train=is_train,
             columns=tuple(columns),
             target=target,
+            more_targets=tuple(more_targets),
             weights=weights,
             test_fold=test_fold,
+            bounds=bounds,
         )
     )
     digest = ContentHash(
@@ -209,15 +222,20 @@ def write(
         y=y,
         columns=columns,
         target=target,
+        more_targets=more_targets,
         weights=weights,
         test_fold=test_fold,
+        bounds=bounds,
     )
     own = _differing(X, X_new) if isinstance(X, np.ndarray) else []
     names = [*(c.name for c in columns), *(columns[position].name + NEW for position in own)]
     split = [_SPLITS[row] for row in is_train.astype(int).tolist()]
-    settings = row_settings(weights, test_fold)
-    its = {"id": ids, "formula": formulas, "y": y, "group": groups, "split": split}
-    its |= {_NAMES[name]: values for name, values in settings.items()}
+    settings = row_settings(weights, test_fold, bounds)
+    its: dict[str, Any] = {"id": ids, "formula": formulas}
+    its |= dict(zip(target_columns(1 + len(more_targets)), columns_of(y), strict=True))
+    its |= {"group": groups, "split": split}
+    for name, values in settings.items():
+        its |= dict(zip(_NAMES[name], columns_of(values), strict=True))
     try:
         with scratch_folder(tables_dir) as scratch:
             staged = scratch / "table"
@@ -244,6 +262,7 @@ def write(
                 "n_train": int(np.count_nonzero(is_train)),
                 "n_groups": len(set(groups)),
                 "target": target.as_dict(),
+                **({"more_targets": [t.as_dict() for t in more_targets]} if more_targets else {}),
                 "columns": [asdict(column) for column in columns],
                 **({"new_columns": [columns[position].name for position in own]} if own else {}),
                 **({"row_settings": [*settings]} if settings else {}),
@@ -357,14 +376,21 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = {"y": pa.float64(), "sample_weight": pa.float64(), "test_fold": pa.int64()}
-    kinds = {name: numbers.get(name, pa.string()) for name in its}
+    texts = {"id", "formula", "group", "split"}
+    kinds = {name: pa.string() if name in texts else pa.float64() for name in its}
+    kinds |= {"test_fold": pa.int64()} if "test_fold" in its else {}
     schema = pa.schema([*kinds.items(), *((name, pa.float64()) for name in names)])
     start = 0
     with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
         for piece in pieces:
             rows = slice(start, start + len(piece))
-            own = [pa.array(values[rows], kinds[name]) for name, values in its.items()]
+            own = [
+                pa.array(
+                    np.ascontiguousarray(values[rows]) if name not in texts else values[rows],
+                    kinds[name],
+                )
+                for name, values in its.items()
+            ]
             features = [pa.array(column) for column in np.ascontiguousarray(piece.T)]
             writer.write_table(pa.Table.from_arrays([*own, *features], schema=schema))
             start = rows.stop
@@ -379,12 +405,16 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
     settings: dict[str, list[NDArray[Any]]] = {
         name: [] for name in manifest.get("row_settings", [])
     }
-    expected = ["id", "formula", "y", "group", "split", *(_NAMES[name] for name in settings)]
+    more_targets = tuple(Target(**record) for record in manifest.get("more_targets", []))
+    y_names = target_columns(1 + len(more_targets))
+    expected = ["id", "formula", *y_names, "group", "split"]
+    expected += [column for name in settings for column in _NAMES[name]]
     expected += [column.name for column in columns]
     expected += [name + NEW for name in new]
     if file.schema_arrow.names != expected:
         raise ValueError("the columns differ")
-    n_rows, y = file.metadata.num_rows, []
+    n_rows = file.metadata.num_rows
+    y = np.empty((n_rows, len(y_names)))
     texts: dict[str, list[str]] = defaultdict(list)
     X = np.empty((n_rows, len(columns)), dtype=np.float64)
     X_new = X.copy() if new else X
@@ -395,9 +425,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
         rows, stop = slice(stop, stop + table.num_rows), stop + table.num_rows
         for name in ("id", "group", "formula", "split"):
             texts[name] += table[name].to_pylist()
-        y.append(_numbers(table["y"]))
+        for position, name in enumerate(y_names):
+            y[rows, position] = _numbers(table[name])
         for name, pieces in settings.items():
-            pieces.append(_numbers(table[_NAMES[name]]))
+            found = [_numbers(table[column]) for column in _NAMES[name]]
+            pieces.append(np.column_stack(found) if len(found) > 1 else found[0])
         for position, column in enumerate(columns):
             X[rows, position] = _numbers(table[column.name])
             if new:
@@ -415,12 +447,13 @@ def _assemble(folder: Path, manifest: dict[str, Any], handle: BufferedIOBase) ->
         ids=text("id"),
         X=X,
         X_new=X_new,
-        y=np.concatenate(y),
+        y=y if more_targets else y[:, 0].copy(),
         groups=text("group"),
         is_train=text("split") == "train",
         formulas=text("formula"),
         columns=columns,
         target=Target(**manifest["target"]),
+        more_targets=more_targets,
         skipped=tuple(SkippedRow(**record) for record in manifest["skipped"]),
         partial=tuple(PartialRow(**record) for record in manifest["partial"]),
         manifest=MappingProxyType(manifest),

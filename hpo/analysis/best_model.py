@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from features.table import FeatureTable, TableView, anion_classes
 from hpo.analysis.bootstrap import bootstrap_intervals
 from hpo.errors import StorageError
+from hpo.objectives.censored.bounds import Bounds, Truth, residuals, truth_of
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
 from hpo.objectives.folds import shared_group_fraction
-from hpo.objectives.metrics import Metric, score_all
+from hpo.objectives.metrics import METRICS, Metric, score_all
 from hpo.storage.events import EventKind
 from hpo.study.snapshot import StudySnapshot
 
@@ -36,7 +37,8 @@ class Predictions:
     ids, y, predicted, groups
         Arrays of shape (n_predictions,), in units of the target; scores of a ranker have no unit.
         Of a target with classes `y` has their positions, and `predicted`, of shape
-        (n_predictions, n_classes), their probabilities.
+        (n_predictions, n_classes), their probabilities. Of several targets both have the shape
+        (n_predictions, n_targets).
     fold
         Array of shape (n_predictions,): the fold whose model predicted the row; -1 for held-out
         rows.
@@ -49,6 +51,11 @@ class Predictions:
     baseline
         Of classes, the same metrics for the shares of the classes among the training rows: what is
         known without a model. Empty for numbers.
+    targets
+        Names of several targets; empty if it is one.
+    bounds
+        Array of shape (n_predictions, 2): what is known of the target, of which `y` is the limit
+        that is stated, or the middle; None if all rows were measured.
     """
 
     ids: NDArray[np.str_]
@@ -61,6 +68,54 @@ class Predictions:
     group_intervals: Mapping[str, tuple[float, float]]
     classes: tuple[str, ...] = ()
     baseline: Mapping[str, float] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    bounds: NDArray[np.float64] | None = None
+
+    def of_target(self, position: int) -> Predictions:
+        """Return what is predicted of one of several targets, as if there were no other."""
+
+        def own(by_name: Mapping[str, Any]) -> dict[str, Any]:
+            names = {f"{name}_{self.targets[position]}": name for name in METRICS}
+            return {names[name]: value for name, value in by_name.items() if name in names}
+
+        return replace(
+            self,
+            y=np.ascontiguousarray(self.y[:, position]),
+            predicted=np.ascontiguousarray(self.predicted[:, position]),
+            scores=own(self.scores),
+            row_intervals=own(self.row_intervals),
+            group_intervals=own(self.group_intervals),
+            targets=(),
+        )
+
+    @property
+    def truth(self) -> Truth:
+        """What predictions are scored against: `y`, or what is known of it."""
+        return truth_of(self.y, self.bounds)
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """Bounds of shape (n_predictions, 2), equal where the target was measured."""
+        return np.column_stack([self.y, self.y]) if self.bounds is None else self.bounds
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Absolute errors of shape (n_predictions,), in units of the target; 0 within bounds."""
+        return np.abs(residuals(self.truth, self.predicted))
+
+    def take(self, rows: NDArray[np.bool_]) -> Predictions:
+        """Return some of them, with the scores of all; `rows` is of shape (n_predictions,)."""
+        names = ("ids", "y", "predicted", "groups", "fold")
+        arrays = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, **arrays, bounds=None if self.bounds is None else self.bounds[rows])
+
+    @property
+    def measured(self) -> Predictions | None:
+        """Those of rows that have a value, with the scores of all; None if no row has."""
+        if self.bounds is None:
+            return self
+        kept = Bounds(self.bounds).is_measured
+        return replace(self.take(kept), bounds=None) if kept.any() else None
 
     @property
     def n_rows(self) -> int:
@@ -113,6 +168,11 @@ class Evaluation:
     fold_models: tuple[Any, ...]
     X_validated: NDArray[np.float64]
     withheld: str = ""
+
+    def of_target(self, position: int) -> Evaluation:
+        """Return what there is to say of one of several targets; the models stay those of all."""
+        test = None if self.test is None else self.test.of_target(position)
+        return replace(self, cv=self.cv.of_target(position), test=test)
 
 
 def evaluate(
@@ -176,7 +236,8 @@ class Validated(NamedTuple):
     rows, fold
         Arrays of shape (n_predictions,): the position of the row, and the fold.
     predicted
-        Array of shape (n_predictions,), or of (n_predictions, n_classes) the probabilities.
+        Array of shape (n_predictions,), or of (n_predictions, n_classes) the probabilities, or of
+        (n_predictions, n_targets).
     """
 
     rows: NDArray[np.int64]
@@ -208,9 +269,15 @@ def _score_folds(
     objective: CrossValidation, found: Validated, train: TableView, X: NDArray[np.float64]
 ) -> Predictions:
     rows = found.rows
-    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows])
+    bounds = None if train.bounds is None else train.bounds[rows]
+    validated = TableView(train.ids[rows], X, X, train.y[rows], train.groups[rows], bounds=bounds)
     scored = score_predictions(
-        validated, found.predicted, found.fold, objective.metrics, objective.classes
+        validated,
+        found.predicted,
+        found.fold,
+        objective.metrics,
+        objective.classes,
+        objective.targets,
     )
     return _with_baseline(objective, scored)
 
@@ -222,7 +289,9 @@ def _predict_test(
     model = objective.fit(params)
     predicted = objective.predict(model, test.X)
     fold = np.full(len(test.y), -1, dtype=np.int64)
-    scored = score_predictions(test, predicted, fold, objective.metrics, objective.classes)
+    scored = score_predictions(
+        test, predicted, fold, objective.metrics, objective.classes, objective.targets
+    )
     return _with_baseline(objective, scored)
 
 
@@ -242,14 +311,28 @@ def score_predictions(
     fold: NDArray[np.int64],
     metrics: Mapping[str, Metric],
     classes: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> Predictions:
     """Score predictions of rows; `predicted` and `fold` are arrays of shape (n_rows,).
 
-    With `classes`, `predicted` has the shape (n_rows, n_classes).
+    With `classes`, `predicted` has the shape (n_rows, n_classes), with `targets`
+    (n_rows, n_targets).
     """
-    y, groups = rows.y, rows.groups
+    y, groups = truth_of(rows.y, rows.bounds), rows.groups
     scores = score_all(y, predicted, metrics)
-    found = Predictions(rows.ids, y, predicted, groups, fold, scores, {}, {}, tuple(classes))
+    found = Predictions(
+        rows.ids,
+        rows.y,
+        predicted,
+        groups,
+        fold,
+        scores,
+        {},
+        {},
+        classes=tuple(classes),
+        targets=tuple(targets),
+        bounds=rows.bounds,
+    )
     return replace(
         found,
         row_intervals=bootstrap_intervals(y, predicted, found.shared_ids, metrics=metrics),

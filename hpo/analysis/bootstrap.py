@@ -18,8 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.objectives.censored.bounds import Bounds, Truth, measured, weighted_concordance
 from hpo.objectives.class_metrics import CLASS_METRICS, ClassMetric
-from hpo.objectives.metrics import METRICS, Interval, Metric, score_all
+from hpo.objectives.metrics import (
+    BOUNDS_METRICS,
+    METRICS,
+    Interval,
+    Metric,
+    TargetMetric,
+    score_all,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,7 +54,7 @@ class Difference:
 
 
 def bootstrap_intervals(
-    y: Floats,
+    y: Truth,
     predicted: Floats,
     groups: NDArray[np.str_] | None = None,
     *,
@@ -60,7 +68,8 @@ def bootstrap_intervals(
     Parameters
     ----------
     y, predicted
-        Arrays of shape (n_rows,), or of (n_rows, n_classes) the predicted probabilities.
+        Arrays of shape (n_rows,), or of (n_rows, n_classes) the predicted probabilities; both of
+        (n_rows, n_targets) of several targets. `y` may be `Bounds` of so many rows.
     groups
         Array of shape (n_rows,). If given, whole groups are drawn rather than rows, which
         allows for rows that come from one paper or one composition.
@@ -77,7 +86,8 @@ def bootstrap_intervals(
     -----
     Resamples in which a metric is undefined are left out of its percentiles.
     """
-    usual = [name for name, metric in metrics.items() if METRICS.get(name) is metric]
+    known = {**METRICS, **BOUNDS_METRICS}
+    usual = [name for name, metric in metrics.items() if known.get(name) is metric]
     scores: dict[str, list[Floats]] = {name: [] for name in metrics}
     for counts in resample_counts(len(y), groups, n_resamples, seed):
         found = score_resamples(y, predicted[:, None], counts, usual) if usual else {}
@@ -89,19 +99,26 @@ def bootstrap_intervals(
     return {name: _percentiles(np.concatenate(parts), tail) for name, parts in scores.items()}
 
 
-def _score_each(y: Floats, predicted: Floats, counts: Ints, metric: Metric) -> Floats:
+def _score_each(y: Truth, predicted: Floats, counts: Ints, metric: Metric) -> Floats:
     """Return a metric of every resample; array of shape (n_resamples,).
 
     One that does not know many resamples at once is called with each of them, written out.
     """
-    if isinstance(metric, ClassMetric):
+    if isinstance(metric, ClassMetric) and not isinstance(y, Bounds):
         return metric.of_resamples(y, predicted, counts)
+    if isinstance(metric, TargetMetric) and not isinstance(y, Bounds):
+
+        def score(values: Floats, guesses: Floats) -> Floats:
+            found = score_resamples(values, guesses[:, None], counts, (metric.name,))
+            return found[metric.name][:, 0]
+
+        return np.asarray(metric.of(score, y, predicted), dtype=np.float64)
     written = (np.repeat(np.arange(len(y)), of_one) for of_one in counts)
     return np.array([metric(y[rows], predicted[rows]) for rows in written], dtype=np.float64)
 
 
 def paired_differences(
-    y: Floats,
+    y: Truth,
     reference: Floats,
     others: Sequence[Floats],
     groups: NDArray[np.str_],
@@ -116,7 +133,8 @@ def paired_differences(
     Parameters
     ----------
     y, groups
-        Arrays of shape (n_rows,): measured values, and groups of rows that belong together.
+        Arrays of shape (n_rows,): measured values, or `Bounds` of so many rows, and groups of rows
+        that belong together.
     reference, others
         Arrays of shape (n_rows,): predictions of the model to compare with, and of each other; or
         of shape (n_rows, n_classes), the probabilities.
@@ -132,7 +150,7 @@ def paired_differences(
     Resamples in which a metric is undefined are left out of its percentiles.
     """
     predicted = [reference, *others]
-    metrics: Mapping[str, Metric] = CLASS_METRICS if reference.ndim == 2 else METRICS
+    metrics: Mapping[str, Metric] = CLASS_METRICS if reference.ndim == 2 else metrics_of(y)
     plain = [score_all(y, of_model, metrics) for of_model in predicted]
     intervals = {
         kind: _intervals(y, predicted, of_kind, n_resamples, seed, level)
@@ -152,7 +170,7 @@ def paired_differences(
 
 
 def _intervals(
-    y: Floats,
+    y: Truth,
     predicted: Sequence[Floats],
     groups: NDArray[np.str_] | None,
     n_resamples: int,
@@ -172,9 +190,14 @@ def _intervals(
     return found
 
 
-def _score_models(y: Floats, predicted: Sequence[Floats], counts: Ints) -> Mapping[str, Floats]:
-    if predicted[0].ndim == 1:
-        return score_resamples(y, np.column_stack(predicted), counts)
+def metrics_of(y: Truth) -> Mapping[str, Metric]:
+    """Return the usual metrics of a number, and of intervals what there is beside them."""
+    return {**METRICS, **BOUNDS_METRICS} if isinstance(y, Bounds) else METRICS
+
+
+def _score_models(y: Truth, predicted: Sequence[Floats], counts: Ints) -> Mapping[str, Floats]:
+    if predicted[0].ndim == 1 or isinstance(y, Bounds):
+        return score_resamples(y, np.column_stack(predicted), counts, tuple(metrics_of(y)))
     return {
         name: np.column_stack([metric.of_resamples(y, one, counts) for one in predicted])
         for name, metric in CLASS_METRICS.items()
@@ -239,14 +262,14 @@ def resample_counts(
 
 
 def score_resamples(
-    y: Floats, predicted: Floats, counts: Ints, names: Collection[str] = tuple(METRICS)
+    y: Truth, predicted: Floats, counts: Ints, names: Collection[str] = tuple(METRICS)
 ) -> Mapping[str, Floats]:
     """Return metrics of every model on every resample, in arrays (n_resamples, n_models).
 
     Parameters
     ----------
     y
-        Array of shape (n_rows,).
+        Array of shape (n_rows,), or `Bounds` of so many rows.
     predicted
         Array of shape (n_rows, n_models).
     counts
@@ -256,17 +279,36 @@ def score_resamples(
     """
     weights = counts.astype(np.float64)
     total = weights.sum(axis=1, keepdims=True)
-    errors = predicted - y[:, None]
+    errors = y.residuals(predicted) if isinstance(y, Bounds) else predicted - y[:, None]
     squares = weights @ errors**2
     found: dict[str, Floats] = {}
+    if "concordance" in names:
+        of_models = [weighted_concordance(y, column, counts) for column in predicted.T]
+        found["concordance"] = np.column_stack(of_models)
     if "rmse" in names:
         found["rmse"] = np.sqrt(squares / total)
     if "mae" in names:
         found["mae"] = weights @ np.abs(errors) / total
+    if isinstance(y, Bounds):
+        return {**found, **_score_measured(y, predicted, counts, {"r2", "spearman"} & {*names})}
     if "r2" in names:
         found["r2"] = 1.0 - squares / _spread(y, weights, total[:, 0])[:, None]
     if "spearman" in names:
         found["spearman"] = _rank_correlations(y, predicted, weights)
+    return found
+
+
+def _score_measured(
+    y: Bounds, predicted: Floats, counts: Ints, names: Collection[str]
+) -> Mapping[str, Floats]:
+    """Return metrics over the measured rows of each resample; NaN where it holds none."""
+    values, of_these = measured(y, predicted)
+    found = {name: np.full((len(counts), predicted.shape[1]), np.nan) for name in names}
+    drawn = counts[:, y.is_measured]
+    holds_any = drawn.any(axis=1)
+    if names and holds_any.any():
+        for name, scores in score_resamples(values, of_these, drawn[holds_any], names).items():
+            found[name][holds_any] = scores
     return found
 
 

@@ -163,9 +163,17 @@ def value_study(rows: Mapping[str, Predictions], at: float) -> Values:
             ranking_value(part.y, part.predicted, at, part.shared_ids),
             ranking_value(part.y, part.predicted, at, part.groups),
         )
-        for of, part in rows.items()
+        for of, part in ((of, _on_one_side(found, at)) for of, found in rows.items())
         if 0 < np.count_nonzero(part.y > at) < len(part.y)
     }
+
+
+def _on_one_side(rows: Predictions, at: float) -> Predictions:
+    """Return the rows that are known to be above a threshold, or not to be."""
+    if rows.bounds is None:
+        return rows
+    lower, upper = rows.bounds.T
+    return rows.take((lower > at) | (upper <= at))
 
 
 def screening_cells(

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation
 from hpo.estimators.probabilities import class_probabilities
+from hpo.objectives.censored.bounds import Truth
 from hpo.objectives.class_metrics import CLASS_METRICS
-from hpo.objectives.metrics import pinball_loss, rmse, spearman
+from hpo.objectives.metrics import pinball_loss, rmse, spearman, target_metrics
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Error = Callable[[Floats, Floats], float]
+Error = Callable[[Any, Floats], float]
 
 N_REPEATS = 5
 N_COLUMNS = 20
@@ -87,12 +88,13 @@ class Validated:
         Array of shape (n_rows, n_features).
     y, predicted, fold
         Arrays of shape (n_rows,); of a target with classes, `predicted` has the shape
-        (n_rows, n_classes).
+        (n_rows, n_classes); of several targets, `y` and `predicted` have (n_rows, n_targets). `y`
+        may be `Bounds` of so many rows.
     """
 
     models: Sequence[Any]
     X: Floats
-    y: Floats
+    y: Truth
     predicted: Floats
     fold: Ints
 
@@ -106,7 +108,7 @@ class Validated:
 
     def predict(self, model: Any, X: Floats) -> Floats:
         """Return what a model predicts of rows, in the form of `predicted`."""
-        if self.predicted.ndim == 1:
+        if self.predicted.shape == self.y.shape:
             return np.asarray(model.predict(X), dtype=np.float64)
         return class_probabilities(model, X, self.predicted.shape[1])
 
@@ -126,9 +128,9 @@ def find_importances(evaluation: Evaluation, table: FeatureTable, *, seed: int) 
     seed
         Of the permutations.
     """
-    word, error = _choose_error(evaluation)
+    word, error = _choose_error(evaluation, table)
     cv, models = evaluation.cv, evaluation.fold_models
-    everything = Validated(models, evaluation.X_validated, cv.y, cv.predicted, cv.fold)
+    everything = Validated(models, evaluation.X_validated, cv.truth, cv.predicted, cv.fold)
     rows = everything.some(MAX_ROWS, seed)
     families: dict[str, list[int]] = {}
     for position, column in enumerate(table.columns):
@@ -205,8 +207,13 @@ def _chunks(jobs: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, 
         yield jobs[start : start + size]
 
 
-def _choose_error(evaluation: Evaluation) -> tuple[str, Error]:
-    level = evaluation.level
+def _choose_error(evaluation: Evaluation, table: FeatureTable) -> tuple[str, Error]:
+    level, targets = evaluation.level, evaluation.cv.targets
+    if targets:
+        metrics = target_metrics(targets, table.train.y)
+        if evaluation.headline == "spearman":
+            return "drop of the mean Spearman ρ", lambda y, p: -metrics["spearman"](y, p)
+        return "increase of the mean RMSE", metrics["rmse"]
     if level is not None:
         return "increase of the pinball loss", lambda y, p: pinball_loss(y, p, level)
     if "log_loss" in evaluation.cv.scores:

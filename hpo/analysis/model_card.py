@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from features.table import ELEMENTS, FeatureTable, atomic_fractions
+from features.table import ELEMENTS, FeatureTable, atomic_fractions, columns_of
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
 from hpo.wording import count_of, plain_number
@@ -44,10 +44,11 @@ def write_card(manifest: Mapping[str, Any], record: StudyRecord, table: FeatureT
 
 
 def _what(manifest: Mapping[str, Any]) -> Iterator[str]:
-    estimator, target = manifest["estimator"], manifest["target"]
-    unit = f" in {target['unit']}" if target["unit"] else ""
-    yield f"- Predicts: {'log10 of ' if target['log10'] else ''}{target['name']}{unit}"
-    for position, label in enumerate(target.get("classes", ())):
+    estimator = manifest["estimator"]
+    for target in (manifest["target"], *manifest.get("more_targets", ())):
+        unit = f" in {target['unit']}" if target["unit"] else ""
+        yield f"- Predicts: {'log10 of ' if target['log10'] else ''}{target['name']}{unit}"
+    for position, label in enumerate(manifest["target"].get("classes", ())):
         yield f"    - {position}: {label}"
     yield f"- Estimator: `{estimator['name']}`, random_state {estimator['seed']}"
     for name, value in {**estimator["fixed"], **estimator["params"]}.items():
@@ -79,8 +80,15 @@ def _scores(manifest: Mapping[str, Any], record: StudyRecord) -> Iterator[str]:
     by = f"{calibration['folds']} folds" + (f" ({calibration['scheme']})" if spec else "")
     yield f"Out of fold, {calibration['rows']} rows in {by}, with 95 % intervals from resampling"
     yield "whole groups. The trial was chosen by these folds, which flatters it."
+    if "more_targets" in manifest:
+        yield "Scores without the name of a target are means over all; rmse and mae are then"
+        yield "of targets divided by their standard deviations."
     yield ""
     yield from _score_table(manifest["scores"], manifest["intervals"])
+    if left_out := calibration.get("known_as_intervals"):
+        yield ""
+        yield f"Of {count_of(left_out, 'more row')} the target is known as an interval: scores take"
+        yield "them; intervals of predictions are calibrated on the measured rows alone."
     looks = record.ledger.events(EventKind.TEST_EVALUATION)
     own = [look for look in looks if look["trial"] == manifest["trial"]]
     yield ""
@@ -107,8 +115,11 @@ def _limits(manifest: Mapping[str, Any], table: FeatureTable) -> Iterator[str]:
     y = table.train.y
     for position, label in enumerate(table.target.classes):
         yield f"- Class {label}: {count_of(int((y == position).sum()), 'training row')}"
-    if not table.target.classes and y.ndim == 1:
-        yield f"- Training targets reach from {y.min():.4g} to {y.max():.4g}; trees predict no more"
+    for target, values in zip(table.targets, columns_of(y), strict=True):
+        if not target.classes:
+            low, high = f"{values.min():.4g}", f"{values.max():.4g}"
+            of = f" of {target.name}" if table.more_targets else ""
+            yield f"- Training targets{of} reach from {low} to {high}; trees predict no more"
     known = [text for text in table.formulas[table.is_train].tolist() if text]
     if known:
         seen = np.nansum(atomic_fractions(known), axis=0) > 0

@@ -17,7 +17,7 @@ from hpo.analysis.best_model import Predictions, score_predictions
 from hpo.errors import SpecError
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.folds import folds_of
-from hpo.objectives.metrics import Metric
+from hpo.objectives.metrics import Metric, TargetMetric, target_metrics
 from hpo.spec.cv import SplitterCv
 from hpo.spec.sections import StudySpec
 from hpo.storage.events import EventKind
@@ -75,19 +75,28 @@ def pool(records: Sequence[StudyRecord]) -> Predictions:
     views, predicted, folds = [], [], []
     metrics: Mapping[str, Metric] = {}
     classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     for fold, record in enumerate(records):
         table, objective = record.open_objective()
         if table is None or not isinstance(objective, CrossValidation):
             raise SpecError(f"study '{record.name}': its objective predicts no rows of a table")
         model = objective.fit(best_trial(record).params)
-        metrics, classes = objective.metrics, objective.classes
+        metrics, classes, targets = objective.metrics, objective.classes, objective.targets
         views.append(table.test)
         predicted.append(objective.predict(model, table.test.X))
         folds.append(np.full(len(table.test.y), fold, dtype=np.int64))
     names = ("ids", "X", "X_new", "y", "groups")
-    rows = TableView(*(np.concatenate([getattr(view, name) for view in views]) for name in names))
+    bounds = [view.bounds for view in views if view.bounds is not None]
+    rows = TableView(
+        **{name: np.concatenate([getattr(view, name) for view in views]) for name in names},
+        bounds=np.concatenate(bounds) if bounds else None,
+    )
+    if targets:
+        # By the standard deviations of all rows, not of those that one study trained on.
+        own = {one.name: one.metric for one in metrics.values() if isinstance(one, TargetMetric)}
+        metrics = target_metrics(targets, rows.y, own)
     return score_predictions(
-        rows, np.concatenate(predicted), np.concatenate(folds), metrics, classes
+        rows, np.concatenate(predicted), np.concatenate(folds), metrics, classes, targets
     )
 
 

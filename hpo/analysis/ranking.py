@@ -15,8 +15,8 @@ split on, to which a standardised feature space is blind.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from itertools import chain
 from typing import Any
@@ -25,14 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import get_tags
 
-from features.table import OWN_COLUMNS, Candidates, FeatureTable, families
+from features.table import OWN_COLUMNS, Candidates, FeatureTable, Target, families
 from hpo.analysis.applicability_domain import Domain, Floats, domain_of, look_around
 from hpo.analysis.classification.prediction_sets import coverage_across_folds as sets_across_folds
 from hpo.analysis.classification.prediction_sets import sets_at
 from hpo.analysis.classification.ranked_classes import RankedClasses, find_class
 from hpo.analysis.conformal import assess, conformal_quantile, cross_calibrate_residuals
 from hpo.analysis.saved_model import Calibration, Model
-from hpo.errors import HpoError, ModelError, ObjectiveError
+from hpo.errors import HpoError, ModelError, ObjectiveError, SpecError, suggest
+from hpo.estimators.construction import of_one_target
 from hpo.estimators.probabilities import class_probabilities
 from hpo.wording import count_of
 
@@ -73,6 +74,9 @@ class Ranking:
     classes
         What is predicted where the target has classes, and `predicted` is the probability of one
         of them; None where it is a number.
+    targets
+        What is predicted of several targets, of which `predicted` and `half_width` are those that
+        lines are ranked by; None where there is one.
     """
 
     rank: NDArray[np.int64]
@@ -87,6 +91,51 @@ class Ranking:
     limit: float
     keys: NDArray[np.uint64]
     classes: RankedClasses | None = None
+    targets: RankedTargets | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RankedTargets:
+    """What is predicted of every line of a file of candidates, of several targets.
+
+    Attributes
+    ----------
+    targets, by
+        The targets, and the position of the one that lines are ranked by.
+    predicted
+        Array of shape (n_lines, n_targets), in units of the targets; NaN without a rank.
+    half_widths
+        Of the intervals of each target, in its unit.
+    """
+
+    targets: Sequence[Target]
+    by: int
+    predicted: Floats
+    half_widths: Sequence[float]
+
+    @classmethod
+    def joined(cls, pieces: Sequence[RankedTargets]) -> RankedTargets:
+        """Return what is predicted of the lines of all pieces, in their order."""
+        return replace(pieces[0], predicted=np.concatenate([one.predicted for one in pieces]))
+
+    @property
+    def each(self) -> Iterator[tuple[Target, Floats, float]]:
+        """Every target with its predictions and the half-width of their intervals."""
+        return zip(self.targets, self.predicted.T, self.half_widths, strict=True)
+
+
+def find_target(name: str | None, targets: Sequence[Target]) -> int:
+    """Return the position of a target; the first one if none is named.
+
+    Raises
+    ------
+    SpecError
+        If there is no such target.
+    """
+    names = [target.name for target in targets]
+    if name is not None and name not in names:
+        raise SpecError(f"--by {name}: is no target of the study; {suggest(name, names)}")
+    return 0 if name is None else names.index(name)
 
 
 # Intervals ------------------------------------------------------------------------------------
@@ -116,7 +165,7 @@ def half_width_of(scores: Floats, coverage: float, ids: NDArray[np.str_] | None 
 
 def coverage_across_folds(calibration: Calibration, coverage: float) -> list[float]:
     """Return, for each fold, the share of its rows within intervals made from the other folds."""
-    if calibration.predicted.ndim == 2:
+    if calibration.predicted.ndim > calibration.y.ndim:
         return sets_across_folds(calibration.held_out, calibration.predicted, coverage)
     folds = [f"fold {fold}" for fold in calibration.fold]
     try:
@@ -160,11 +209,13 @@ def rank(
     ascending: bool = False,
     domain: Domain | None = None,
     wanted: str | None = None,
+    by: str | None = None,
     log: Callable[[str], None],
 ) -> Ranking:
     """Predict candidates and put them in order, the highest prediction first.
 
-    Of a target with classes, that is the probability of the `wanted` one, or of the last.
+    Of a target with classes, that is the probability of the `wanted` one, or of the last; of
+    several targets the prediction of that called `by`, or of the first.
 
     Raises
     ------
@@ -173,11 +224,12 @@ def rank(
     ObjectiveError
         There are too few validated rows for that coverage.
     """
-    known, labels = model.calibration, table.target.classes
-    place = find_class(wanted, labels) if labels else 0
-    of_rows = known.held_out
-    scores = of_rows.predicted[:, 0] if labels else np.abs(known.y - known.predicted)
-    half_width = half_width_of(scores, coverage, of_rows.ids)
+    labels, targets = table.target.classes, table.targets
+    place = find_class(wanted, labels) if labels else find_target(by, targets)
+    half_widths = [
+        _half_width(of_target, coverage, classes=bool(labels))
+        for of_target in calibrations(model, len(targets))
+    ]
     n_lines = len(candidates.lines)
     reasons = list(candidates.reasons)
     unfit = _find_unfit(candidates, model, table)
@@ -188,13 +240,15 @@ def rank(
     log(f"predicting {count_of(len(kept), 'candidate')}")
     predicted = np.full(n_lines, np.nan)
     probabilities = np.full((n_lines, len(labels)), np.nan)
+    of_targets = np.full((n_lines, len(targets)), np.nan)
     if len(kept):
         X = candidates.X if len(kept) == len(candidates.X) else candidates.X[kept]
         if labels:
             probabilities[lines] = class_probabilities(model.estimator, X, len(labels))
             predicted[lines] = probabilities[lines, place]
         else:
-            predicted[lines] = model.estimator.predict(X)
+            of_targets[lines] = model.estimator.predict(X).reshape(len(X), -1)
+            predicted = of_targets[:, place].copy()
     domain = domain or domain_of(table.formulas[table.is_train].tolist())
     distance = np.full(n_lines, np.nan)
     nearest = [""] * n_lines
@@ -214,7 +268,7 @@ def rank(
         rank=ranks,
         order=order,
         predicted=predicted,
-        half_width=half_width,
+        half_width=half_widths[0 if labels else place],
         distance=distance,
         nearest=tuple(nearest),
         foreign=foreign,
@@ -223,11 +277,27 @@ def rank(
         limit=domain.limit,
         keys=keys,
         classes=RankedClasses(
-            labels, place, probabilities, sets_at(probabilities, half_width, coverage)
+            labels, place, probabilities, sets_at(probabilities, half_widths[0], coverage)
         )
         if labels
         else None,
+        targets=RankedTargets(targets, place, of_targets, half_widths)
+        if len(targets) > 1
+        else None,
     )
+
+
+def calibrations(model: Model, n_targets: int) -> list[Calibration]:
+    """Return the out-of-fold predictions of each target of a model."""
+    if n_targets == 1:
+        return [model.calibration]
+    return [model.calibration.of_target(position) for position in range(n_targets)]
+
+
+def _half_width(known: Calibration, coverage: float, *, classes: bool) -> float:
+    of_rows = known.held_out
+    scores = of_rows.predicted[:, 0] if classes else np.abs(known.y - known.predicted)
+    return half_width_of(scores, coverage, of_rows.ids)
 
 
 def _order(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -283,6 +353,8 @@ def joined(pieces: Sequence[Ranking], lines: Sequence[int], *, ascending: bool =
             whole[field.name] = tuple(chain(*parts))
         elif isinstance(parts[0], RankedClasses):
             whole[field.name] = RankedClasses.joined(parts)
+        elif isinstance(parts[0], RankedTargets):
+            whole[field.name] = RankedTargets.joined(parts)
         else:
             whole[field.name] = parts[0]
     whole["rank"], whole["order"] = _order(whole["predicted"], ascending=ascending)
@@ -300,7 +372,7 @@ def _find_unfit(candidates: Candidates, model: Model, table: FeatureTable) -> di
     least 5 % of its training rows have the same, and, for NaN, if its estimator takes them. Each of
     the user's own columns, and of those of featurizers, is looked at by itself.
     """
-    takes_nan = _takes_nan(model.estimator)
+    takes_nan = _takes_nan(of_one_target(model.estimator))
     train = table.train.X
     unfit: dict[int, list[str]] = {}
     nowhere: list[str] = []
@@ -374,7 +446,7 @@ def describe_calibration(
     shares = coverage_across_folds(model.calibration, coverage)
     what, of = f"intervals: prediction ± {half_width:.3g} {unit}".rstrip(), "residuals"
     too_small = "the intervals are too narrow"
-    if model.calibration.predicted.ndim == 2:
+    if model.calibration.predicted.ndim > model.calibration.y.ndim:
         least = max(0.0, 1.0 - half_width)
         what, of = f"sets: every class with a probability of {least:.3g} or more", "probabilities"
         too_small = "the sets are too small"

@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -30,6 +30,7 @@ from hpo.analysis.classification.prediction_sets import conformity_scores
 from hpo.analysis.conformal import HeldOut
 from hpo.analysis.model_card import write_card
 from hpo.errors import ConflictError, ModelError
+from hpo.objectives.censored.bounds import Bounds, truth_of
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, make_objective
 from hpo.objectives.folds import shared_group_fraction
@@ -59,7 +60,7 @@ class Calibration:
     ----------
     y, predicted
         Arrays of shape (n_rows,), in units of the target; of classes, `predicted` has the shape
-        (n_rows, n_classes).
+        (n_rows, n_classes); both have (n_rows, n_targets) of several targets.
     fold, groups
         Arrays of shape (n_rows,): whose model predicted the row, and its group.
     rows
@@ -73,6 +74,10 @@ class Calibration:
     groups: NDArray[np.str_]
     rows: NDArray[np.int64]
 
+    def of_target(self, position: int) -> Calibration:
+        """Return the same of one of several targets."""
+        return replace(self, y=self.y[:, position], predicted=self.predicted[:, position])
+
     @property
     def held_out(self) -> HeldOut:
         """The same for intervals that take every row for one of its own.
@@ -81,7 +86,7 @@ class Calibration:
         """
         ids = self.rows.astype(str)
         repeated = ids if len(np.unique(ids)) < len(ids) else None
-        classes = self.predicted.ndim == 2
+        classes = self.predicted.ndim > self.y.ndim
         values = conformity_scores(self.y, self.predicted) if classes else self.predicted
         return HeldOut(self.y, values[:, None], self.fold, ids, repeated)
 
@@ -242,7 +247,12 @@ def _fit(
     estimator = objective.fit(params)
     found = predict_folds(objective, params)
     rows = found.rows
+    several = bool(table.more_targets)
     calibration = Calibration(train.y[rows], found.predicted, found.fold, train.groups[rows], rows)
+    truth = truth_of(train.y, train.bounds)[rows]
+    of_all = calibration
+    if isinstance(truth, Bounds):
+        calibration = _of_measured(record, calibration, truth)
     manifest = {
         "format": MODEL_FORMAT,
         "study": record.name,
@@ -257,13 +267,19 @@ def _fit(
         "table": {"name": table.name, "hash": table.hash},
         "columns": [asdict(column) for column in table.columns],
         "target": table.target.as_dict(),
+        **({"more_targets": [t.as_dict() for t in table.more_targets]} if several else {}),
         "training_rows": len(train.y),
-        "scores": score_all(calibration.y, calibration.predicted, objective.metrics),
+        "scores": score_all(truth, of_all.predicted, objective.metrics),
         "intervals": bootstrap_intervals(
-            calibration.y, calibration.predicted, calibration.groups, metrics=objective.metrics
+            truth, of_all.predicted, of_all.groups, metrics=objective.metrics
         ),
         "calibration": {
             **_summary(calibration),
+            **(
+                {}
+                if of_all is calibration
+                else {"known_as_intervals": _left_out(of_all, calibration)}
+            ),
             "scheme": record.spec.cv.name if record.spec.cv else "",
             "folds": len(objective.folds),
             "shared_groups": shared_group_fraction(objective.folds, train.groups),
@@ -278,6 +294,21 @@ def _fit(
     }
     card = write_card(manifest, record, table)
     return _save(record, Model(folder, manifest, estimator, calibration, fitted_now=True), card)
+
+
+def _of_measured(record: StudyRecord, calibration: Calibration, truth: Bounds) -> Calibration:
+    """Return what intervals are calibrated on: the rows that have a value to be within them."""
+    kept = truth.is_measured
+    if not kept.any():
+        raise ModelError(
+            f"study '{record.name}': no row that its folds validate has a measured value, which "
+            " intervals of predictions are calibrated on"
+        )
+    return Calibration(*(getattr(calibration, one.name)[kept] for one in fields(Calibration)))
+
+
+def _left_out(of_all: Calibration, calibration: Calibration) -> int:
+    return len(np.unique(of_all.rows)) - len(np.unique(calibration.rows))
 
 
 def _open_objective(
@@ -397,11 +428,13 @@ def _folder_name(record: StudyRecord, trial: int, params: Mapping[str, Any]) -> 
 
 
 def _summary(calibration: Calibration) -> dict[str, Any]:
+    rows = {"rows": len(np.unique(calibration.rows))}
     if calibration.predicted.ndim == 2:
-        return {"rows": len(np.unique(calibration.rows))}
+        # Of classes there are no residuals, and of several targets none of all together.
+        return rows
     residuals = calibration.y - calibration.predicted
     return {
-        "rows": len(np.unique(calibration.rows)),
+        **rows,
         "mean_residual": float(np.mean(residuals)),
         "absolute_residual_quantiles": {
             f"{level:g}": float(np.quantile(np.abs(residuals), level)) for level in _SUMMARY_LEVELS

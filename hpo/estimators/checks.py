@@ -7,17 +7,18 @@ from typing import Any
 
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError
+from hpo.estimators.construction import of_one_target
 from hpo.estimators.factory import BoundEstimator, prepare
 from hpo.spec.sections import StudySpec
 from hpo.spec.space import CategoricalDimension, FamiliesDimension, as_choice
 
 
 def check_estimator(
-    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False
+    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False, n_targets: int = 1
 ) -> None:
     """Try the estimator over a table's columns at both ends of every dimension, and the baseline.
 
-    `classifies` says whether the target has classes.
+    `classifies` says whether the target has classes, `n_targets` how many targets there are.
 
     Raises
     ------
@@ -27,7 +28,7 @@ def check_estimator(
     """
     if spec.estimator is None:
         return
-    bound = prepare(spec, columns, classifies=classifies)
+    bound = prepare(spec, columns, classifies=classifies, n_targets=n_targets)
     for params in (*_ends(spec), *([spec.baseline] if spec.baseline is not None else [])):
         _try(bound, params)
     weighing = [
@@ -65,7 +66,7 @@ def _ends(spec: StudySpec) -> list[dict[str, Any]]:
 def _try(bound: BoundEstimator, params: Mapping[str, Any]) -> None:
     try:
         model = bound.make(params)
-        _check_values(model)
+        _check_values(of_one_target(model))
         _check_kind(bound, model)
     except (SpecError, ObjectiveError):
         raise

@@ -69,6 +69,30 @@ def describe_put_before(spec: EstimatorSpec, section: str) -> str:
     return f"{named} {verb} put before {spec.name}"
 
 
+def for_targets(model: Regressor, n_targets: int) -> Regressor:
+    """Return an estimator of several targets: one for each if it takes one alone."""
+    if n_targets == 1 or not _takes_one(model):
+        return model
+    from sklearn.multioutput import MultiOutputRegressor
+
+    made: Regressor = MultiOutputRegressor(model)
+    return made
+
+
+def of_one_target(model: Any) -> Any:
+    """Return what is fitted to each target; the estimator itself if it takes all together."""
+    return model.estimator if type(model).__name__ == "MultiOutputRegressor" else model
+
+
+def _takes_one(model: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    try:
+        return not get_tags(model).target_tags.multi_output
+    except AttributeError:  # one of the user's own: if it can be copied, for each
+        return hasattr(model, "get_params")
+
+
 def _put_before(spec: EstimatorSpec, model: Any, *, scale: bool) -> list[Any]:
     """Return the transformers that an estimator needs, or that are asked for, fresh."""
     own = bool(spec.steps) or ":" in spec.name

@@ -10,7 +10,13 @@ from typing import Any
 
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
-from hpo.estimators.construction import PASSTHROUGH, describe_put_before, make_model
+from hpo.estimators.construction import (
+    PASSTHROUGH,
+    describe_put_before,
+    for_targets,
+    make_model,
+    of_one_target,
+)
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import (
     REGISTRY,
@@ -55,6 +61,8 @@ class BoundEstimator:
         Whether the target has classes.
     families
         The parameter that says which feature families are seen; None if there is none.
+    n_targets
+        Number of targets; an estimator of one target alone is made for each.
     """
 
     spec: EstimatorSpec
@@ -62,6 +70,7 @@ class BoundEstimator:
     staged: Staged | None = None
     classifies: bool = False
     families: SearchedFamilies | None = None
+    n_targets: int = 1
 
     @property
     def ranks_only(self) -> bool:
@@ -71,7 +80,7 @@ class BoundEstimator:
     @functools.cached_property
     def weight_argument(self) -> str:
         """What the weights of rows are called in its `fit`; "" if it takes none."""
-        return weight_argument(self.make({}))
+        return weight_argument(of_one_target(self.make({})))
 
     def make(self, params: Mapping[str, Any]) -> Regressor:
         """Return a fresh regressor with the fixed parameters and these.
@@ -81,6 +90,9 @@ class BoundEstimator:
         SpecError
             If the estimator's name or a parameter is unknown.
         """
+        return for_targets(self._make(params), self.n_targets)
+
+    def _make(self, params: Mapping[str, Any]) -> Regressor:
         seen = self.families
         if seen is None or seen.name not in params:
             return make_estimator(self.spec, params, self.seed)
@@ -98,6 +110,19 @@ class BoundEstimator:
             for part, model in self.spec.parts.items()
         ]
         return [*dict.fromkeys(filter(None, found))]
+
+    @property
+    def put_around(self) -> list[str]:
+        """What is put around it because it takes one target alone, in a sentence; or nothing."""
+        if self.n_targets == 1:
+            return []
+        made = self._make({})
+        if for_targets(made, self.n_targets) is made:
+            return []
+        return [
+            f"MultiOutputRegressor is put around {self.spec.name}, which takes one target: it fits "
+            f"one for each of the {self.n_targets}"
+        ]
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -129,11 +154,12 @@ class BoundEstimator:
 
 
 def prepare(
-    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False
+    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False, n_targets: int = 1
 ) -> BoundEstimator:
     """Return the estimator of a study over the columns of its table, in the table's order.
 
     `classifies` says whether the target has classes; then short names stand for classifiers.
+    `n_targets` is the number of targets.
 
     Raises
     ------
@@ -143,13 +169,24 @@ def prepare(
     """
     if classifies:
         spec = _classifying(spec)
+    if n_targets > 1 and isinstance(spec.objective, QuantileSpec):
+        raise SpecError(
+            f'[objective] name = "quantile" takes one target, and there are {n_targets}; make a '
+            "study for each"
+        )
     staged, families = _staged_of(spec), searched_families(spec.space, columns)
     if staged is not None and families is not None:
         raise SpecError(
             f"[space] {staged.name}: a staged dimension is of an estimator that sees all columns; "
             f'draw it (type = "int"), or leave {families.name} out'
         )
-    return BoundEstimator(_bind(_adapt(spec), columns), spec.seed, staged, classifies, families)
+    if staged is not None and n_targets > 1:
+        raise SpecError(
+            f"[space] {staged.name}: a staged dimension is of one target, and there are "
+            f'{n_targets}; draw it (type = "int")'
+        )
+    bound = _bind(_adapt(spec), columns)
+    return BoundEstimator(bound, spec.seed, staged, classifies, families, n_targets)
 
 
 def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Regressor:

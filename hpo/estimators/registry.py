@@ -44,6 +44,8 @@ class Registered:
         The parameter whose every value is scored by one fit of the largest; "" if there is none.
     classifier
         What it stands for where the target has classes, by its name here; "" if for nothing.
+    needs
+        The extra package that its module imports when it is fitted; "" if none.
     """
 
     factory: str
@@ -55,6 +57,12 @@ class Registered:
     ranks: bool = False
     trees: str = ""
     classifier: str = ""
+    needs: str = ""
+
+    @property
+    def package(self) -> str:
+        """The package that it is of, or that it needs."""
+        return self.needs or self.factory.partition(":")[0]
 
     @property
     def class_name(self) -> str:
@@ -134,6 +142,9 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
             LIGHTGBM_EXTRA | {"lambdarank_truncation_level"},
             ranks=True,
             trees="n_estimators",
+        ),
+        "xgboost_aft": Registered(
+            "hpo.estimators.extras.xgboost_aft:XGBAFTRegressor", {"n_jobs": 1}, needs="xgboost"
         ),
         "HistGradientBoostingClassifier": Registered(
             "sklearn.ensemble:HistGradientBoostingClassifier", trees="max_iter"
@@ -252,7 +263,7 @@ def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, An
             f"{what}: unknown '{name}'; {hint}(a class of scikit-learn's, LightGBM's, XGBoost's or "
             f"CatBoost's, {', '.join([*short, *also])}, or module:attribute)"
         )
-    package = entry.factory.partition(":")[0]
+    package = entry.package
     if package in EXTRAS and find_module(package) is None:
         raise SpecError(
             f"{what}: '{name}' needs the package {package}, which is not installed: pip install "
@@ -269,7 +280,7 @@ def extra_packages(spec: EstimatorSpec) -> tuple[str, ...]:
         within = [params, *(step.model_dump() for step in steps)]
         names |= {name for _, name in named_estimators("", within)}
     entries = [entry for name in names if (entry := lookup(name)) is not None]
-    packages = {entry.factory.partition(":")[0] for entry in entries} & EXTRAS.keys()
+    packages = {entry.package for entry in entries} & EXTRAS.keys()
     # XGBoost without its parts for GPUs is a distribution of its own.
     installed = importlib.metadata.packages_distributions() if packages else {}
     return tuple(sorted(dist for package in packages for dist in installed.get(package, [package])))

@@ -1,4 +1,4 @@
-"""Objectives scored fold by fold: penalised cross-validation, quantiles, rank correlation.
+"""Cross-validation of one estimator, fold by fold, whatever a fold scores.
 
 An objective names its parts, scores one of them for given parameters, and combines the scores.
 Reporting, checkpoints, restart in the middle and timing are the worker's, once for all of them.
@@ -15,35 +15,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable, TableView
+from features.table import columns_of
 from hpo.errors import ObjectiveError
-from hpo.estimators.factory import BoundEstimator, prepare
+from hpo.estimators.construction import of_one_target
+from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import weight_argument
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
+from hpo.objectives.censored.bounds import truth_of
+from hpo.objectives.censored.checks import bounds_argument
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
-from hpo.objectives.folds import Fold, folds_of, hash_folds, shared_group_fraction, weigh_groups
+from hpo.objectives.folds import Fold, hash_folds
 from hpo.objectives.metrics import (
-    MAXIMISED,
+    BOUNDS_METRICS,
     METRICS,
     RANK_METRICS,
     Metric,
-    quantile_metrics,
     score_all,
-    spearman,
+    target_metrics,
 )
 from hpo.objectives.protocol import Params, Scores
-from hpo.objectives.scoring import Scoring, find_scoring
+from hpo.objectives.scoring import Scoring
 from hpo.objectives.splitters import Indices
 from hpo.records import ResolvedTrial
-from hpo.spec.cv import GroupKFoldCv, LikeTestCv, SplitterCv
 from hpo.spec.estimators import EstimatorSpec
-from hpo.spec.objectives import Direction, PenalisedCvSpec, QuantileSpec, SpearmanSpec
-from hpo.spec.sections import StudySpec
+from hpo.spec.objectives import Direction
 from hpo.spec.space import distribution_of
-from hpo.wording import count_of
 
 if TYPE_CHECKING:
     from hpo.estimators.boosting import BoostedRows
@@ -61,7 +60,8 @@ class CrossValidation(ABC):
     Parameters
     ----------
     X, y
-        The training rows: arrays of shape (n_rows, n_features) and (n_rows,).
+        The training rows: arrays of shape (n_rows, n_features) and (n_rows,), or
+        (n_rows, n_targets) of several targets.
     folds
         Their division.
     bound
@@ -76,6 +76,10 @@ class CrossValidation(ABC):
         all rows count alike.
     classes
         Labels, of which `y` holds positions; empty if it holds numbers.
+    targets
+        Names of the targets that the columns of `y` are; empty if it is one.
+    bounds
+        Array of shape (n_rows, 2): what is known of the target; None if all rows were measured.
 
     Attributes
     ----------
@@ -107,23 +111,37 @@ class CrossValidation(ABC):
         groups: NDArray[np.str_] | None = None,
         weights: Floats | None = None,
         classes: Sequence[str] = (),
+        targets: Sequence[str] = (),
+        bounds: Floats | None = None,
     ) -> None:
         self.X, self.y, self.folds = X, y, tuple(folds)
-        self.classes = tuple(classes)
+        self.classes, self.targets = tuple(classes), tuple(targets)
         self.scoring: Scoring | None = None
         self.X_new = X if X_new is None else X_new
-        self.groups, self.weights = groups, weights
+        self.groups, self.weights, self.bounds = groups, weights, bounds
+        self.truth = truth_of(y, bounds)
         self.bound, self.staged = bound, bound.staged
         if bound.ranks_only:
             self.metrics, self.headline = RANK_METRICS, "spearman"
+        if bounds is not None:
+            self.metrics = {**self.metrics, **BOUNDS_METRICS}
+            self.headline = self.headline if bound.ranks_only else "concordance"
         if self.classes:
             self._take_classes()
-        elif np.ptp(y) == 0:
-            raise ObjectiveError(f"the target is {y[0]:g} in all {len(y)} training rows")
+        else:
+            self._refuse_constant_targets()
+        if self.targets:
+            self.metrics = target_metrics(self.targets, y, self.metrics)
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
         self._boosted: dict[int, BoostedRows] = {}
         self._said: set[str] = set()
+
+    def _refuse_constant_targets(self) -> None:
+        for name, values in zip(self.targets or ("",), columns_of(self.y), strict=True):
+            if np.ptp(values) == 0:
+                what = f"target {name!r}" if name else "the target"
+                raise ObjectiveError(f"{what} is {values[0]:g} in all {len(values)} training rows")
 
     def _take_classes(self) -> None:
         """Keep the metrics of classes, and refuse folds that train on some of them alone."""
@@ -190,10 +208,13 @@ class CrossValidation(ABC):
 
     def _fit(self, model: Regressor, rows: Indices | slice) -> Regressor:
         settings: dict[str, Any] = {}
-        if self.groups is not None and getattr(model, "takes_groups", False):
+        fitted = of_one_target(model)
+        if self.groups is not None and getattr(fitted, "takes_groups", False):
             settings["groups"] = self.groups[rows]
         if self.weights is not None:
-            settings[weight_argument(model)] = self.weights[rows]
+            settings[weight_argument(fitted)] = self.weights[rows]
+        if self.bounds is not None and (argument := bounds_argument(fitted)):
+            settings[argument] = self.bounds[rows]
         model.fit(self.X[rows], self.y_fitted[rows], **settings)
         return model
 
@@ -207,10 +228,17 @@ class CrossValidation(ABC):
 
         Returns
         -------
-        array of shape (n_rows,), or of (n_rows, n_classes) the probabilities
+        array of shape (n_rows,), or of (n_rows, n_classes) the probabilities, or
+        (n_rows, n_targets)
         """
         if not self.classes:
-            return np.asarray(model.predict(X), dtype=np.float64)
+            predicted = np.asarray(model.predict(X), dtype=np.float64)
+            if self.targets and predicted.shape != (len(X), len(self.targets)):
+                raise ObjectiveError(
+                    f"[estimator] {self.estimator.name}: must predict {len(self.targets)} targets, "
+                    f"returned the shape {predicted.shape} for {len(X)} rows"
+                )
+            return predicted
         if self.gives_probabilities and not hasattr(model, "predict_proba"):
             raise ObjectiveError(
                 f"[estimator] {self.estimator.name}: gives no probabilities with these parameters, "
@@ -230,7 +258,7 @@ class CrossValidation(ABC):
             ("val", validated, fold.validation),
             ("train", trained, fold.train),
         ):
-            for name, value in score_all(self.y[rows], predicted, self.metrics).items():
+            for name, value in score_all(self.truth[rows], predicted, self.metrics).items():
                 scores[f"{name}_{side}"] = value
         return scores
 
@@ -317,184 +345,8 @@ class CrossValidation(ABC):
             )
         return self._boosted[part]
 
-    def _refuse_constant(self, what: str, why: str) -> None:
-        """Refuse folds that validate rows of one value only, such as one row."""
-        for k, fold in enumerate(self.folds):
-            if np.ptp(self.y[fold.validation]) == 0:
-                raise ObjectiveError(
-                    f"{what}: all {count_of(len(fold.validation), 'row')} that fold {k} validates "
-                    f"have one value, which {why}"
-                )
-
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""
         validation, train = float(scores[f"{metric}_val"]), float(scores[f"{metric}_train"])
         sign = -1.0 if self.direction == "maximize" else 1.0
         return validation + sign * penalty * max(0.0, sign * (validation - train))
-
-
-class PenalisedCv(CrossValidation):
-    """Cross-validation with a penalty on the gap between validation and training.
-
-    For an error metric (rmse, mae) fold k scores
-
-        s_k = v_k + penalty * max(0, v_k - t_k)
-
-    with the metric's value v_k on the validation and t_k on the training part of the fold; for a
-    metric that is maximised (r2, spearman), s_k = v_k - penalty * max(0, t_k - v_k). So it is for
-    what `scoring` names, in place of the metric. A trial scores the mean over folds. Other
-    arguments are those of `CrossValidation`.
-    """
-
-    def __init__(
-        self,
-        *over: Any,
-        metric: str = "rmse",
-        scoring: str | None = None,
-        penalty: float = 0.2,
-        **settings: Any,
-    ) -> None:
-        super().__init__(*over, **settings)
-        self.metric, self.penalty = metric if scoring is None else "scoring", penalty
-        if scoring is not None:
-            self.scoring = self._find_scoring(scoring)
-        elif metric in MAXIMISED:
-            self._refuse_constant(
-                f"metric {metric}", "leaves it undefined; take rmse or mae, or other [cv] folds"
-            )
-        maximises = scoring is not None or metric in MAXIMISED
-        self.direction = "maximize" if maximises else "minimize"
-        name = scoring or metric
-        self.score_name = f"penalised {name}" if penalty else name
-
-    def _find_scoring(self, name: str) -> Scoring:
-        """Return a scorer that can score every fold."""
-        found = find_scoring(name, len(self.classes))
-        if self.staged is not None and found.asks_model:
-            raise ObjectiveError(
-                f"[objective] scoring {name}: asks the fitted model, and there is none for each "
-                f'number of trees; draw [space] {self.staged.name} (type = "int"), or wrap a '
-                "function of y and predictions by make_scorer"
-            )
-        found.try_out(self.y_fitted, self.folds, self.bound.make({}))
-        return found
-
-    def score_part(self, params: Params, part: int) -> Scores:
-        """Fit on the training part of a fold; score both of its parts by every metric."""
-        return self._score_penalised(params, part, self.metric, self.penalty)
-
-
-class QuantileCv(CrossValidation):
-    """Cross-validated pinball loss of one quantile, optionally with a penalty on the gap.
-
-    Fold k scores s_k = v_k + penalty * max(0, v_k - t_k) with the pinball loss v_k of the
-    validation and t_k of the training part of the fold (Koenker & Bassett, Econometrica 46, 33
-    (1978)); a trial scores the mean over folds. Each fold keeps the coverage, too: the fraction
-    of rows that are not above their predicted quantile. The usual metrics are kept beside them,
-    but say little: a quantile away from 0.5 is not meant to be near the value. The estimator is
-    one that predicts the quantile of that `level`, between 0 and 1, as
-    `hpo.estimators.factory.prepare` makes it. Other arguments are those of `CrossValidation`.
-    """
-
-    headline = "pinball"
-
-    def __init__(self, *over: Any, level: float, penalty: float = 0.0, **settings: Any) -> None:
-        super().__init__(*over, **settings)
-        self.level, self.penalty = level, penalty
-        self.metrics = quantile_metrics(level)
-        self.direction = "minimize"
-        self.score_name = f"{'penalised ' if penalty else ''}pinball loss at {level:g}"
-
-    def score_part(self, params: Params, part: int) -> Scores:
-        """Fit on the training part of a fold; score both of its parts by every metric."""
-        return self._score_penalised(params, part, "pinball", self.penalty)
-
-
-class SpearmanCv(CrossValidation):
-    """Spearman's rho of all out-of-fold predictions together.
-
-    A trial scores the rank correlation (Spearman, Am. J. Psychol. 15, 72 (1904)) over all
-    validated rows at once. That is not the mean over folds, for which there is `penalised_cv`
-    with metric spearman: it ranks rows of different folds against one another, too, as a list of
-    candidates will be ranked. Each fold's own rho is the score of its part, and `spearman_pooled`
-    is rho over this fold and those before it; that of the last fold is the trial's.
-
-    Predictions of earlier folds are kept in memory while one worker scores a trial, not stored:
-    they would be as many numbers per trial as the table has rows, read by every sampler and every
-    report. A worker that takes a trial over fits the folds before its first one again, which
-    gives the same predictions because a model depends on parameters, seed and fold alone.
-
-    Raises
-    ------
-    ObjectiveError
-        If a fold validates rows of one value only, which cannot be ranked.
-    """
-
-    direction: Direction = "maximize"
-    score_name = "out-of-fold Spearman rho"
-    headline = "spearman"
-    averaged = False
-
-    def __init__(self, *over: Any, **settings: Any) -> None:
-        super().__init__(*over, **settings)
-        self._refuse_constant("objective spearman", "cannot be ranked; use fewer [cv] folds")
-        self._of_params: dict[str, Any] = {}
-        self._predicted: dict[int, Floats] = {}
-
-    def score_part(self, params: Params, part: int) -> Scores:
-        """Fit on the training part of a fold; score it, and it together with earlier folds."""
-        if dict(params) != self._of_params:
-            self._of_params, self._predicted = dict(params), {}
-        scores, self._predicted[part] = self._fit_fold(params, part)
-        for earlier in range(part):
-            if earlier not in self._predicted:
-                self._predicted[earlier] = self._fit_fold(params, earlier)[1]
-        so_far = range(part + 1)
-        y = np.concatenate([self.y[self.folds[k].validation] for k in so_far])
-        pooled = spearman(y, np.concatenate([self._predicted[k] for k in so_far]))
-        return {"score": scores["spearman_val"], "spearman_pooled": pooled, **scores}
-
-    def combine(self, parts: Sequence[Scores]) -> Scores:
-        """Return rho over all folds together, and the mean over folds of every metric."""
-        return {**super().combine(parts), "score": parts[-1]["spearman_pooled"]}
-
-
-def cross_validation(
-    objective: PenalisedCvSpec | QuantileSpec | SpearmanSpec, spec: StudySpec, table: FeatureTable
-) -> CrossValidation:
-    """Return the cross-validation of a study over the training part of its table."""
-    if spec.cv is None:
-        raise ObjectiveError(f"objective {objective.name} needs [cv]")
-    train = table.train
-    bound = prepare(spec, table.columns, classifies=bool(table.target.classes))
-    bound.check_rows(train.X)
-    folds = folds_of(spec.cv, table, spec.seed)
-    over = (train.X, train.y, folds, bound)
-    keeps_groups = isinstance(spec.cv, GroupKFoldCv | LikeTestCv) or (
-        isinstance(spec.cv, SplitterCv) and shared_group_fraction(folds, train.groups) == 0
-    )
-    settings: dict[str, Any] = {
-        "X_new": train.X_new if keeps_groups else None,
-        "groups": train.groups if keeps_groups else None,
-        "weights": _weights(spec, train),
-        "classes": table.target.classes,
-    }
-    if isinstance(objective, QuantileSpec):
-        return QuantileCv(*over, level=objective.level, penalty=objective.penalty, **settings)
-    if isinstance(objective, SpearmanSpec):
-        return SpearmanCv(*over, **settings)
-    return PenalisedCv(
-        *over,
-        metric=objective.metric,
-        scoring=objective.scoring,
-        penalty=objective.penalty,
-        **settings,
-    )
-
-
-def _weights(spec: StudySpec, train: TableView) -> Floats | None:
-    """Return what each training row counts in a fit: by the table, by its group, or by both."""
-    if spec.fit is None:
-        return train.weights
-    by_group = weigh_groups(train.groups, spec.fit.group_weight)
-    return by_group if train.weights is None else by_group * train.weights

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, get_args
 
 from features.table import FeaturesError, FeatureTable, describe_failure
 from hpo.errors import HpoError, ObjectiveError
-from hpo.objectives.cross_validation import cross_validation
+from hpo.objectives.cv_objectives import cross_validation
 from hpo.objectives.function import FunctionObjective, function_objective
 from hpo.objectives.programs.program import Program
 from hpo.objectives.protocol import Objective

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.table import FeatureTable
+from features.table import FeatureTable, TableView
 from hpo.errors import ObjectiveError
 from hpo.objectives.splitters import Indices, Rows, split
 from hpo.spec.cv import AnyCv, GroupKFoldCv, InterleavedCv, KFoldCv, LikeTestCv, SplitterCv
@@ -111,6 +111,14 @@ def weigh_groups(groups: NDArray[np.str_], power: float) -> NDArray[np.float64]:
     _, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     weights = sizes[group_of_row].astype(np.float64) ** -power
     return np.asarray(weights / weights.mean(), dtype=np.float64)
+
+
+def row_weights(spec: StudySpec, train: TableView) -> NDArray[np.float64] | None:
+    """Return what each training row counts in a fit: by the table, by its group, or by both."""
+    if spec.fit is None:
+        return train.weights
+    by_group = weigh_groups(train.groups, spec.fit.group_weight)
+    return by_group if train.weights is None else by_group * train.weights
 
 
 def times_validated(folds: Sequence[Fold], n_rows: int) -> Indices:

@@ -58,7 +58,7 @@ class Scoring:
         X
             Array of shape (n_rows, n_features).
         y
-            Array of shape (n_rows,); whole numbers of a target with classes.
+            Array of shape (n_rows,) or (n_rows, n_targets); whole numbers of a target with classes.
         predicted
             What the model predicts of these rows: array of shape (n_rows,), or of
             (n_rows, n_classes) the probabilities. Of scikit-learn's scorers the model is then

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from features.table import FeatureTable
+from features.table import FeatureTable, Target
 from hpo.analysis.best_model import Evaluation, classify
 from hpo.analysis.calibration import calibrate, calibration_curve
 from hpo.analysis.importance import find_importances
@@ -15,7 +16,7 @@ from hpo.report.figures.model import (
     importance_figures,
     interval_figure,
 )
-from hpo.report.formatting import name_target
+from hpo.report.formatting import name_target, name_targets
 from hpo.report.tables import TextTable, coverage_table
 
 
@@ -26,7 +27,7 @@ class BestModelSection:
     Attributes
     ----------
     parity
-        Predicted against actual values, coloured by fold; None of classes.
+        Predicted against actual values, coloured by fold, of each target; none of classes.
     details
         Further figures; without panels, and with the reason, what cannot be drawn.
     tables, about
@@ -37,7 +38,7 @@ class BestModelSection:
         By feature family, and by column.
     """
 
-    parity: Figure | None
+    parity: tuple[Figure, ...]
     details: tuple[Figure, ...]
     tables: tuple[TextTable, ...]
     about: str
@@ -47,8 +48,7 @@ class BestModelSection:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Every figure."""
-        first = () if self.parity is None else (self.parity,)
-        return (*first, *self.details, *self.importance)
+        return (*self.parity, *self.details, *self.importance)
 
 
 ABOUT = (
@@ -62,9 +62,63 @@ SHARED = (
     "new group, and held-out rows may be missed more often."
 )
 
+MEASURED = (
+    " Rows whose target is known as an interval are left out: half-widths and coverage are of "
+    "measured rows."
+)
+CALIBRATION, INTERVALS = "Coverage of the intervals", "Intervals around the predictions"
 
-def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestModelSection:
-    """Return the figures of a best model.
+
+def _undrawn(titles: Mapping[str, str], why: str) -> tuple[Figure, ...]:
+    return tuple(Figure(key, title, why) for key, title in titles.items())
+
+
+def portray_targets(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestModelSection:
+    """Return the figures of a best model of one or several numbers; arguments as of `portray`.
+
+    Of several targets each has figures and intervals of its own; what the model relies on is told
+    by the mean over targets.
+    """
+    if not evaluation.cv.targets:
+        return portray(evaluation, table, table.target, seed=seed)
+    sections = [
+        _named(portray(evaluation.of_target(k), table, target), k, target)
+        for k, target in enumerate(table.targets)
+    ]
+    _, unit = name_targets(table.targets)
+    relies = importance_figures(find_importances(evaluation, table, seed=seed), unit)
+    notes = [f"{t.name}: {s.note}" for s, t in zip(sections, table.targets, strict=True) if s.note]
+    return BestModelSection(
+        parity=tuple(figure for section in sections for figure in section.parity),
+        details=tuple(figure for section in sections for figure in section.details),
+        tables=tuple(shown for section in sections for shown in section.tables),
+        about=next((section.about for section in sections if section.about), ""),
+        note="; ".join(notes),
+        importance=tuple(relies),
+    )
+
+
+def _named(section: BestModelSection, position: int, target: Target) -> BestModelSection:
+    """Return what is drawn of one of several targets, with its name in titles and files."""
+
+    def named(figure: Figure) -> Figure:
+        key, title = f"{figure.key}-{position + 1}", f"{target.name}: {figure.title}"
+        return replace(figure, key=key, title=title)
+
+    return replace(
+        section,
+        parity=tuple(map(named, section.parity)),
+        details=tuple(map(named, section.details)),
+        tables=tuple(
+            replace(shown, title=f"{target.name}: {shown.title}") for shown in section.tables
+        ),
+    )
+
+
+def portray(
+    evaluation: Evaluation, table: FeatureTable, of: Target, *, seed: int | None = None
+) -> BestModelSection:
+    """Return the figures of a best model of one number.
 
     Parameters
     ----------
@@ -72,23 +126,34 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestMo
         Its predictions, and the models of its folds.
     table
         The table of its study.
+    of
+        What is predicted.
     seed
-        Of the permutations that importance is told by.
+        Of the permutations that importance is told by; None to leave that out.
     """
     cv, test, level = evaluation.cv, evaluation.test, evaluation.level
-    target, unit = name_target(table.target)
-    importance = tuple(importance_figures(find_importances(evaluation, table, seed=seed), unit))
-    plot = parity(cv, test, target, level=level)
+    target, unit = name_target(of)
+    importance: tuple[Figure, ...] = ()
+    if seed is not None:
+        found = find_importances(evaluation, table, seed=seed)
+        importance = tuple(importance_figures(found, unit))
+    plot = (parity(cv, test, target, level=level),)
     if level is not None or "rmse" not in cv.scores:
         what = f"the {level:g} quantile" if level is not None else "scores without a unit"
         why = f"not drawn; the model predicts {what}, not the value."
         missing = {
             "errors": "How large the errors are",
-            "calibration": "Coverage of the intervals",
-            "intervals": "Intervals around the predictions",
+            "calibration": CALIBRATION,
+            "intervals": INTERVALS,
         }
-        details = tuple(Figure(key, title, why) for key, title in missing.items())
-        return BestModelSection(plot, details, (), "", "", importance)
+        return BestModelSection(plot, _undrawn(missing, why), (), "", "", importance)
+    errors = error_figure(cv, test, unit)
+    if cv.measured is None:
+        why = "not drawn; no row has a measured value to calibrate intervals on."
+        missing = {"calibration": CALIBRATION, "intervals": INTERVALS}
+        return BestModelSection(plot, (errors, *_undrawn(missing, why)), (), "", "", importance)
+    left_out = len(cv.y) - len(cv.measured.y)
+    cv, test = cv.measured, test.measured if test is not None else None
     calibrated = calibrate(cv, test)
     sets = {"cv": cv} if test is None else {"cv": cv, "test": test}
     curves = calibration_curve(lambda coverage: calibrate(cv, test, coverage), sets)
@@ -98,12 +163,12 @@ def portray(evaluation: Evaluation, table: FeatureTable, *, seed: int) -> BestMo
     return BestModelSection(
         parity=plot,
         details=(
-            error_figure(cv, test, unit),
+            errors,
             calibration_figure(curves, n_rows),
             interval_figure(calibrated, cv, test, target),
         ),
         tables=(coverage_table(calibrated, sets, classify(sets, table), unit),) if covers else (),
-        about=f"{ABOUT}{shared}" if covers else "",
+        about=f"{ABOUT}{shared}{MEASURED if left_out else ''}" if covers else "",
         note=calibrated.problem,
         importance=importance,
     )

@@ -28,7 +28,7 @@ def portray_classes(evaluation: Evaluation, table: FeatureTable, *, seed: int) -
     of_cv, of_test, problem = calibrated_sets(cv, test)
     sets = [("cv", cv, of_cv)] + ([] if test is None else [("test", test, of_test)])
     return BestModelSection(
-        parity=None,
+        parity=(),
         details=figures,
         tables=(_table(sets),),
         about=ABOUT if of_cv is not None or of_test is not None else "",

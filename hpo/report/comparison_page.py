@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from features.table import FeaturesError
-from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.differences import (
+    Pair,
+    ScoredStudy,
+    difference_cells,
+    kinds_of,
+    remarks,
+)
 from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
 from hpo.analysis.comparison.parts import PartPair, part_cells, part_remarks
 from hpo.analysis.comparison.reported import Reported
-from hpo.analysis.comparison.studies import CLASSES, INTERVALS_NOTE, NUMBERS, Outside
+from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
 from hpo.errors import HpoError
 from hpo.report.comparison_tables import (
@@ -94,7 +100,7 @@ def write_comparison(
         "parts": _parts(parts),
         "differences": [
             table
-            for shown in (NUMBERS, CLASSES)
+            for shown in kinds_of(pairs)
             if (table := _differences(difference_cells(pairs, shown))) is not None
         ],
         "variants": _variants(studies),

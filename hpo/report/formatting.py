@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from features.table import Target
@@ -12,6 +12,8 @@ from hpo.wording import plain_number
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 METRIC_LABELS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman ρ"}
+# Beside them, where some rows are known as intervals.
+BOUNDS_LABELS = {"concordance": "Concordance"}
 
 CLASS_LABELS = {
     "roc_auc": "ROC AUC",
@@ -37,12 +39,21 @@ def name_target(target: Target | None) -> tuple[str, str]:
     return f"{target.name}{unit}", target.unit
 
 
+def name_targets(targets: Sequence[Target]) -> tuple[str, str]:
+    """Return the targets as a reader sees them, and the unit of an error over all of them."""
+    if len(targets) <= 1:
+        return name_target(targets[0] if targets else None)
+    return ", ".join(name_target(target)[0] for target in targets), "standard deviations"
+
+
 def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
     """Return the metrics among `names` that a reader is shown, in their order.
 
     Of predicted quantiles nothing is shown that speaks of their distance from the value.
     """
-    labels = QUANTILE_LABELS if QUANTILE_LABELS.keys() <= {*names} else METRIC_LABELS
+    labels = {**METRIC_LABELS, **BOUNDS_LABELS}
+    if QUANTILE_LABELS.keys() <= {*names}:
+        labels = QUANTILE_LABELS
     if CLASS_LABELS.keys() & {*names}:
         labels = CLASS_LABELS
     return tuple(name for name in labels if name in names)
@@ -50,7 +61,8 @@ def shown_metrics(names: Collection[str]) -> tuple[str, ...]:
 
 def label(metric: str) -> str:
     """Return what a metric is called."""
-    return {**METRIC_LABELS, **QUANTILE_LABELS, **CLASS_LABELS, "scoring": "Scoring"}[metric]
+    labels = {**METRIC_LABELS, **BOUNDS_LABELS, **QUANTILE_LABELS, **CLASS_LABELS}
+    return {**labels, "scoring": "Scoring"}[metric]
 
 
 def _label(metric: str, unit: str) -> str:

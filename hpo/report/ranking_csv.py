@@ -13,6 +13,7 @@ import numpy as np
 from features.table import Candidates, Target
 from hpo.analysis.ranking import Ranking
 from hpo.errors import HpoError
+from hpo.estimators.protocol import Floats
 from hpo.system.atomic_files import is_stream, replace_file, replacing
 from hpo.wording import shown_cell
 
@@ -64,7 +65,8 @@ def top_rows(
     lines = [line for line in ranking.order[:count] if ranking.rank[line]]
     values = _ends(ranking, target)
     if ranking.classes is None:
-        values = {name: values[name] for name in ("prediction", "lower", "upper")}
+        ours = ("prediction", "lower", "upper")
+        values = {name: found for name, found in values.items() if name.startswith(ours)}
     neutral = _neutral(candidates)
     return [
         {
@@ -98,14 +100,25 @@ def _plain(value: Any) -> float | str:
 def _ends(ranking: Ranking, target: Target) -> Mapping[str, Any]:
     """Return prediction and interval in the target's own unit, and then in log10 if it has one.
 
-    Of classes, the most probable one, the probability of each, and the set of probable ones.
+    Of classes, the most probable one, the probability of each, and the set of probable ones. Of
+    several targets, these columns for each, with its name behind them.
     """
     if ranking.classes is not None:
         return ranking.classes.columns()
+    if ranking.targets is None:
+        return _ends_of(target, ranking.predicted, ranking.half_width)
+    return {
+        f"{name}_{one.name}": values
+        for one, predicted, half_width in ranking.targets.each
+        for name, values in _ends_of(one, predicted, half_width).items()
+    }
+
+
+def _ends_of(target: Target, predicted: Floats, half_width: float) -> dict[str, Floats]:
     plain = {
-        "prediction": ranking.predicted,
-        "lower": ranking.predicted - ranking.half_width,
-        "upper": ranking.predicted + ranking.half_width,
+        "prediction": predicted,
+        "lower": predicted - half_width,
+        "upper": predicted + half_width,
     }
     if not target.log10:
         return plain

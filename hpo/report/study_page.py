@@ -18,7 +18,7 @@ from hpo.objectives.cross_validation import CrossValidation
 from hpo.records import WALL_KEY
 from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
-from hpo.report.best_model_section import portray
+from hpo.report.best_model_section import portray_targets
 from hpo.report.class_section import portray_classes
 from hpo.report.figures.base import name_folds
 from hpo.report.figures.files import FOLDER_NAME, write_figures
@@ -129,7 +129,7 @@ def _context(
         "params": tables.param_rows(record.spec.space, search.best) if search.best else [],
         "fixed": estimator.fixed if estimator else {},
         "put_before": (
-            opened.objective.bound.put_before
+            [*opened.objective.bound.put_before, *opened.objective.bound.put_around]
             if isinstance(opened.objective, CrossValidation)
             else []
         ),
@@ -153,7 +153,8 @@ def _scores(
     *,
     holds_out: bool,
 ) -> dict[str, Any]:
-    _, unit = formatting.name_target(opened.table.target if opened.table else None)
+    targets = opened.table.targets if opened.table else ()
+    _, unit = formatting.name_targets(targets)
     scores: dict[str, Any] = {
         "result": tables.sum_up(search, evaluation, unit, holds_out=holds_out),
         "parts": tables.parts_table(search, search.best, unit) if search.best else None,
@@ -162,8 +163,8 @@ def _scores(
         "folds": [],
     }
     if evaluation is not None and opened.table is not None:
-        scores["scores"] = tables.score_rows(evaluation, unit)
-        draw = portray_classes if evaluation.cv.classes else portray
+        scores["scores"] = tables.score_rows(evaluation, targets)
+        draw = portray_classes if evaluation.cv.classes else portray_targets
         scores["portrait"] = draw(evaluation, opened.table, seed=record.spec.seed)
         scores["folds"] = list(name_folds(evaluation.cv).values())
     return scores

@@ -5,25 +5,29 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
+from features.table import Target
 from hpo.analysis.best_model import Evaluation, Predictions
 from hpo.analysis.calibration import Calibrated, Labels
 from hpo.analysis.conformal import Assessment, assess
 from hpo.records import WALL_KEY, part_key
 from hpo.report.formatting import (
+    BOUNDS_LABELS,
     CLASS_LABELS,
     METRIC_LABELS,
     NO_BREAK,
     QUANTILE_LABELS,
     _interval,
     _label,
+    name_target,
+    name_targets,
     number,
     shown_metrics,
 )
@@ -131,6 +135,11 @@ def _sum_up_front(search: Search, front: Front, *, of_model: bool) -> str:
 
 
 def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> str:
+    if predictions.targets:
+        one = replace(predictions, targets=())
+        return (
+            f"{_in_words(evaluation, unit, one)}, the mean over {len(predictions.targets)} targets,"
+        )
     headline, scores = evaluation.headline, predictions.scores
     low, high = predictions.row_intervals[headline]
     interval = f"(95~% interval {number(low)} to {number(high)})"
@@ -142,6 +151,9 @@ def _in_words(evaluation: Evaluation, unit: str, predictions: Predictions) -> st
         also = "" if headline == "balanced_accuracy" else " and balanced accuracy~"
         text = f"{CLASS_LABELS[headline]}~{number(scores[headline])} {interval}"
         text += f"{also}{number(scores['balanced_accuracy'])}" if also else ""
+    elif headline == "concordance":
+        text = f"concordance~{number(scores['concordance'])} {interval}"
+        text += f" and RMSE~{number(scores['rmse'])}~{unit} beyond what is known"
     elif headline == "spearman":
         text = f"Spearman ρ~{number(scores['spearman'])} {interval}"
     else:
@@ -178,8 +190,23 @@ def front_table(search: Search) -> TextTable | None:
 # Scores ---------------------------------------------------------------------------------------
 
 
-def score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
-    """Return a row per metric: its label, then score and intervals for each set of rows."""
+def score_rows(evaluation: Evaluation, targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """Return a row per metric: its label, then score and intervals for each set of rows.
+
+    Of several targets these are their means, and behind them a row per target and metric.
+    """
+    rows = _score_rows(evaluation, name_targets(targets)[1])
+    if not evaluation.cv.targets:
+        return rows
+    rows = [{**row, "label": f"Mean: {row['label']}"} for row in rows]
+    for position, target in enumerate(targets):
+        name, unit = name_target(target)
+        of_target = _score_rows(evaluation.of_target(position), unit)
+        rows += [{**row, "label": f"{name}: {row['label']}"} for row in of_target]
+    return rows
+
+
+def _score_rows(evaluation: Evaluation, unit: str) -> list[dict[str, Any]]:
     sets = [p for p in (evaluation.cv, evaluation.test) if p is not None]
     return [
         {
@@ -259,7 +286,8 @@ def _paired_metrics(names: Set[str]) -> tuple[str, ...]:
     """
     for metrics in (tuple(QUANTILE_LABELS), tuple(METRIC_LABELS), tuple(CLASS_LABELS)):
         if {f"{metric}_{side}" for metric in metrics for side in ("val", "train")} <= names:
-            return (*metrics, "scoring") if "scoring_val" in names else metrics
+            also = (*BOUNDS_LABELS, "scoring")
+            return (*metrics, *(name for name in also if f"{name}_val" in names))
     return ("spearman",) if names == {"spearman_val", "spearman_train", "spearman_pooled"} else ()
 
 

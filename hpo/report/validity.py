@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from features.table import FeatureTable
 from hpo.analysis.best_model import Evaluation
+from hpo.objectives.censored.checks import describe_bounds
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective
 from hpo.objectives.folds import mean_repeats, shared_group_fraction, times_validated
@@ -74,6 +75,7 @@ def findings(material: Evidence) -> list[ValidityFinding]:
     found = [_derived_columns(table, objective)] if table is not None else []
     if table is not None and isinstance(objective, CrossValidation):
         found += [_shared_groups(table, objective), *_validated_rows(objective)]
+        found += _known_as_intervals(objective)
     found.append(_test_evaluations(material))
     if material.search.finished:
         found.append(_selection(material.search, material.events, objective))
@@ -182,6 +184,19 @@ def _validated_rows(objective: CrossValidation) -> list[ValidityFinding]:
             "intervals resample rows."
         )
     return [ValidityFinding("note", "Rows that folds validate", " ".join(said))] if said else []
+
+
+def _known_as_intervals(objective: CrossValidation) -> list[ValidityFinding]:
+    """Say how rows are scored whose target is known as an interval, if there are any."""
+    told = describe_bounds(objective.bounds, objective.bound)
+    scored = (
+        "A prediction within the interval has no error, one beyond it the distance to the nearer "
+        "bound: RMSE and MAE are of that. R² and Spearman's ρ are of measured rows alone, as are "
+        "intervals of predictions. Concordance is the share of pairs of rows in their right order, "
+        "of those whose order is known."
+    )
+    title = "Targets that are known as intervals"
+    return [ValidityFinding("note", title, f"{one[0].upper()}{one[1:]}. {scored}") for one in told]
 
 
 def _test_evaluations(material: Evidence) -> ValidityFinding:
@@ -306,7 +321,7 @@ def _refit(
     worst = 0.0
     for fold in np.unique(evaluation.cv.fold):
         rows = evaluation.cv.fold == fold
-        again = score_all(evaluation.cv.y[rows], evaluation.cv.predicted[rows], metrics)
+        again = score_all(evaluation.cv.truth[rows], evaluation.cv.predicted[rows], metrics)
         then = stored[part_key(int(fold))]
         for name, value in again.items():
             before = then[f"{name}_val"]

@@ -28,7 +28,7 @@ from hpo.wording import abridge
 # `FILE.py:NAME` or `package.module:NAME`.
 NAMED = r"^[^:]*[^:.]:[\w.]+$"
 Direction = Literal["minimize", "maximize"]
-MetricName = Literal["rmse", "mae", "r2", "spearman"]
+MetricName = Literal["rmse", "mae", "r2", "spearman", "concordance"]
 # What classes are scored by if a study file does not say it.
 CLASS_SCORING = "neg_log_loss"
 

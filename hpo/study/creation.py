@@ -18,6 +18,7 @@ from features.table import FeaturesError, FeatureTable, TableRows
 from hpo.errors import ConflictError, ObjectiveError, PlainStudyError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.objectives.callbacks import callbacks_of
+from hpo.objectives.censored.checks import describe_bounds
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import AnyObjective, directions_of, names_of, objective_of
 from hpo.objectives.folds import hold_out
@@ -100,13 +101,18 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
             )
         objective = _make_sound(spec, None if rows is None else _stand_in(spec, rows))
         fingerprint_of_spec(spec, objective)
-        return [*_put_before(objective), *first_points(spec, None, storage).notes]
+        return [*_told_of(objective), *first_points(spec, None, storage).notes]
 
 
-def _put_before(objective: AnyObjective) -> list[str]:
-    """Return what is put before the estimator of a study, and how to leave that out."""
-    found = objective.bound.put_before if isinstance(objective, CrossValidation) else []
-    return [f"{line}; impute and scale in [estimator] say it otherwise" for line in found]
+def _told_of(objective: AnyObjective) -> list[str]:
+    """Return what is put before and around the estimator, and what it makes of intervals."""
+    if not isinstance(objective, CrossValidation):
+        return []
+    bound = objective.bound
+    before = [
+        f"{line}; impute and scale in [estimator] say it otherwise" for line in bound.put_before
+    ]
+    return [*before, *bound.put_around, *describe_bounds(objective.bounds, bound)]
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:
@@ -124,8 +130,9 @@ def check_declared(spec: StudySpec, source: Source) -> None:
         check_enqueued(spec)
         columns = expected_columns(spec)
         if columns:
-            classifies = spec.table is not None and spec.table.classifies
-            check_estimator(spec, columns, classifies=classifies)
+            assert spec.table is not None  # which declares them
+            classifies, n_targets = spec.table.classifies, spec.table.n_targets
+            check_estimator(spec, columns, classifies=classifies, n_targets=n_targets)
             refuse_leaks(spec, columns)
 
 
@@ -154,7 +161,8 @@ def _make_sound(spec: StudySpec, table: FeatureTable | None) -> AnyObjective:
     columns = table.columns if table else ()
     if not expected_columns(spec):
         classifies = table is not None and bool(table.target.classes)
-        check_estimator(spec, columns, classifies=classifies)
+        n_targets = len(table.targets) if table is not None else 1
+        check_estimator(spec, columns, classifies=classifies, n_targets=n_targets)
     refuse_leaks(spec, columns)
     objective = objective_of(spec, table)
     if faults := find_faults(objective):
@@ -371,7 +379,7 @@ def begin(
         store_totals(c, storage, study_id, prepared.objective)
     record = find(storage, spec.name)
     record.ledger.stop(None)
-    for line in _put_before(prepared.objective):
+    for line in _told_of(prepared.objective):
         log(line)
     if enqueued:
         log(f"{count_of(len(enqueued), 'point')} enqueued, to be tried first")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import Difference, paired_differences
-from hpo.analysis.comparison.studies import NUMBERS, Row, Shown
+from hpo.analysis.comparison.studies import CLASSES, NUMBERS, Row, Shown
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
 from hpo.errors import HpoError
 
@@ -49,8 +49,10 @@ class ScoredStudy:
 
     @property
     def predicts_value(self) -> bool:
-        """Whether it predicts the value itself rather than a quantile or a rank."""
-        return "cv" in self.rows and "rmse" in self.row.cv and "pinball" not in self.row.cv
+        """Whether it predicts one value itself rather than several, a quantile or a rank."""
+        if "cv" not in self.rows or self.rows["cv"].targets:
+            return False
+        return "rmse" in self.row.cv and "pinball" not in self.row.cv
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,34 @@ def _pairs_of(reference: ScoredStudy, others: Iterable[ScoredStudy], of: str) ->
         together.setdefault(mine.tobytes(), []).append((study, mine, theirs))
     for members in together.values():
         rows, mine = reference.rows[of], members[0][1]
-        found = paired_differences(
-            rows.y[mine],
-            rows.predicted[mine],
-            [study.rows[of].predicted[theirs] for study, _, theirs in members],
-            rows.groups[mine],
-            None if rows.shared_ids is None else rows.ids[mine],
-        )
+        predicted = [study.rows[of].predicted[theirs] for study, _, theirs in members]
+        found = _compare(rows, mine, predicted)
         for (study, _, _), differences in zip(members, found, strict=True):
             both = reference.rows[of].scores.keys() & study.rows[of].scores.keys()
             kept = {name: found for name, found in differences.items() if name in both}
             n_rows = len(np.unique(rows.ids[mine]))
             yield Pair(study.name, reference.name, of, n_rows, kept)
+
+
+def _compare(
+    rows: Predictions, mine: Ints, others: Sequence[NDArray[np.float64]]
+) -> list[dict[str, Difference]]:
+    """Return the differences of other predictions of some rows to these, by metric.
+
+    Of several targets they are of each target, by names such as `r2_a`.
+    """
+    ids = None if rows.shared_ids is None else rows.ids[mine]
+    y, predicted, groups = rows.y[mine], rows.predicted[mine], rows.groups[mine]
+    if not rows.targets:
+        return paired_differences(rows.truth[mine], predicted, others, groups, ids)
+    found: list[dict[str, Difference]] = [{} for _ in others]
+    for k, target in enumerate(rows.targets):
+        of_target = paired_differences(
+            y[:, k], predicted[:, k], [other[:, k] for other in others], groups, ids
+        )
+        for whole, one in zip(found, of_target, strict=True):
+            whole |= {f"{name}_{target}": difference for name, difference in one.items()}
+    return found
 
 
 class _UnpairedError(Exception):
@@ -177,6 +195,8 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
     mine, theirs = reference.rows[of], study.rows[of]
     if mine.classes != theirs.classes:
         raise _UnpairedError(f"another kind of target than {reference.name}, or other classes")
+    if mine.targets != theirs.targets:
+        raise _UnpairedError(f"other targets than {reference.name}")
     place = {key: position for position, key in enumerate(_numbered(theirs.ids.tolist()))}
     shared = [(k, place[i]) for k, i in enumerate(_numbered(mine.ids.tolist())) if i in place]
     if of == "test" and not len(shared) == len(mine.ids) == len(theirs.ids):
@@ -184,7 +204,7 @@ def _align(reference: ScoredStudy, study: ScoredStudy, of: str) -> tuple[Ints, I
     if len(shared) < 2:
         raise _UnpairedError(f"no rows that {reference.name} validates, too")
     first, second = np.array(shared, dtype=np.int64).T
-    if not np.array_equal(mine.y[first], theirs.y[second]):
+    if not np.array_equal(mine.ends[first], theirs.ends[second]):
         raise _UnpairedError(f"other measured values than {reference.name} for the same rows")
     return first, second
 
@@ -216,6 +236,24 @@ def _as_dict(pair: Pair) -> dict[str, Any]:
         "remark": pair.remark,
         **{name: asdict(found) for name, found in pair.metrics.items()},
     }
+
+
+def kinds_of(pairs: Sequence[Pair]) -> list[Shown]:
+    """Return what is shown of differences: for one number, for classes, and for each target."""
+    names = dict.fromkeys(name for pair in pairs for name in pair.metrics)
+    targets = [name.removeprefix("spearman_") for name in names if name.startswith("spearman_")]
+    return [
+        NUMBERS,
+        CLASSES,
+        *(
+            Shown(
+                tuple(f"{name}_{target}" for name in NUMBERS.names),
+                tuple(f"{head} {target}" for head in NUMBERS.heads),
+                (),
+            )
+            for target in targets
+        ),
+    ]
 
 
 def difference_cells(pairs: Sequence[Pair], shown: Shown = NUMBERS) -> list[list[str]]:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpo.analysis.comparison import differences, reported
-from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells, remarks
+from hpo.analysis.comparison.differences import (
+    Pair,
+    ScoredStudy,
+    difference_cells,
+    kinds_of,
+    remarks,
+)
 from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import as_dict, describe_line, prediction_cells
 from hpo.analysis.comparison.parts import (
@@ -19,8 +25,6 @@ from hpo.analysis.comparison.parts import (
 )
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
-    CLASSES,
-    NUMBERS,
     Outside,
     Row,
     as_dicts,
@@ -41,7 +45,7 @@ from hpo.commands.common import (
     print_line,
     say,
 )
-from hpo.errors import HpoError
+from hpo.errors import HpoError, SpecError
 from hpo.records import Access
 from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
@@ -255,6 +259,11 @@ def _value(
     by_name = {record.name: record for record in records}
     for study in studies:
         target = by_name[study.name].read_target() if study.rows else None
+        if any(rows.targets for rows in study.rows.values()):
+            raise SpecError(
+                f"--threshold {threshold:g}: is of one target, and study '{study.name}' has "
+                "several; hpo rank --by NAME --threshold says it of one"
+            )
         # Of classes the report says by itself how well they are found.
         if target is None or target.classes:
             continue
@@ -272,7 +281,7 @@ def _print_tables(
     if any(pair.metrics for pair in pairs):
         print_line("")
         print_line(f"differences to {pairs[0].against}, with paired 95 % bootstrap intervals")
-        for cells in (difference_cells(pairs, shown) for shown in (NUMBERS, CLASSES)):
+        for cells in (difference_cells(pairs, shown) for shown in kinds_of(pairs)):
             for line in align(cells) if len(cells) > 1 else ():
                 print_line(line)
     for line in remarks(studies, pairs):

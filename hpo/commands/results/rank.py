@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hpo.analysis import ranking
 from hpo.analysis.applicability_domain import domain_of
 from hpo.analysis.classification.ranked_classes import find_class
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
-from hpo.analysis.ranking import Ranking, describe_calibration
+from hpo.analysis.ranking import Ranking, calibrations, describe_calibration, find_target
 from hpo.analysis.saved_model import Model
 from hpo.commands.common import (
     add_json,
@@ -71,6 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="of a target with classes, rank by the probability of this one (default: the last)",
     )
+    parser.add_argument(
+        "--by", metavar="NAME", help="of several targets, rank by this one (default: the first)"
+    )
     add_model_options(parser)
     add_json(parser)
     add_trust(parser)
@@ -109,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
             coverage=options.coverage,
             ascending=options.ascending,
             wanted=options.wanted,
+            by=options.by,
             domain=domain,
             log=say,
         )
@@ -133,6 +138,10 @@ def _check_options(options: argparse.Namespace, table: FeatureTable) -> None:
     """Refuse what is for another kind of target."""
     if table.target.classes and options.threshold is not None:
         raise SpecError("--threshold: is for numbers, and the target has classes; use --class")
+    if options.by is not None:
+        if not table.more_targets:
+            raise SpecError("--by: is for studies of several targets, and this one has one")
+        find_target(options.by, table.targets)
     if options.wanted is not None:
         if not table.target.classes:
             raise SpecError("--class: is for targets with classes, and the target is a number")
@@ -163,7 +172,22 @@ def _summarise(
     left_out = Counter(
         reason for reason, ranks in zip(ranked.reasons, has_rank, strict=True) if not ranks
     )
-    _, unit = name_target(table.target)
+    at = find_target(options.by, table.targets)
+    calibrated = [
+        describe_calibration(
+            replace(model, calibration=known),
+            half_width,
+            options.coverage,
+            name_target(target)[1],
+        )
+        for target, known, half_width in zip(
+            table.targets,
+            calibrations(model, len(table.targets)),
+            ranked.targets.half_widths if ranked.targets else [ranked.half_width],
+            strict=True,
+        )
+    ]
+    more = {target.name: told for target, told in zip(table.targets, calibrated, strict=True)}
     return {
         "study": options.name,
         "model": {
@@ -175,7 +199,7 @@ def _summarise(
             "estimator": manifest["estimator"],
             "changed_since_study": manifest["changed_since_study"],
         },
-        "target": manifest["target"],
+        "target": (manifest["target"], *manifest.get("more_targets", ()))[at],
         "class": None if ranked.classes is None else ranked.classes.labels[ranked.classes.wanted],
         "order": "ascending" if options.ascending else "descending",
         "candidates": len(has_rank),
@@ -186,17 +210,21 @@ def _summarise(
         "ood": int(ranked.foreign.sum()),
         "not_neutral": int((candidates.neutral == 0).sum()),
         "ood_limit": ranked.limit,
-        "calibration": describe_calibration(model, ranked.half_width, options.coverage, unit),
-        "ranking_value": _value(options.threshold, model, table),
+        "calibration": calibrated[at],
+        "calibration_of_targets": more if table.more_targets else None,
+        "ranking_value": _value(options.threshold, model, table, at),
     }
 
 
-def _value(threshold: float | None, model: Model, table: FeatureTable) -> dict[str, Any] | None:
+def _value(
+    threshold: float | None, model: Model, table: FeatureTable, of: int
+) -> dict[str, Any] | None:
     """Return how well the out-of-fold predictions find what is above the threshold."""
     if threshold is None:
         return None
 
-    at, known = on_scale(threshold, table.target), model.calibration
+    at = on_scale(threshold, table.targets[of])
+    known = calibrations(model, len(table.targets))[of]
     by_row = ranking_value(known.y, known.predicted, at, known.held_out.ids)
     by_group = ranking_value(known.y, known.predicted, at, known.groups)
     return {"threshold": threshold, **describe(by_row, by_group)}
@@ -243,7 +271,8 @@ def _tell(summary: dict[str, Any]) -> Iterator[str]:
         yield f"  {count} not ranked: {reason}"
     if len(reasons) > N_REASONS:
         yield f"  and {count_of(len(reasons) - N_REASONS, 'more reason')}, in the file"
-    yield summary["calibration"]["text"]
+    for name, told in (summary["calibration_of_targets"] or {"": summary["calibration"]}).items():
+        yield f"{name}: {told['text']}" if name else told["text"]
     for caveat in summary["calibration"]["caveats"]:
         yield f"  {caveat}"
     if summary["ranking_value"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from hpo.wording import count_of
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="your own CSV file")
-    parser.add_argument("--target", metavar="COLUMN", help="what to predict (default: guessed)")
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="COLUMN",
+        help="what to predict (default: guessed)",
+    )
     add_output(parser, "FILE.toml here", "the study file, and none that is there already")
     add_json(parser)
 
@@ -28,7 +34,13 @@ def run(options: argparse.Namespace) -> int:
         raise occupied(output)
     if not output.parent.is_dir():
         raise SpecError(f"--output {output}: there is no folder {output.parent}")
-    made = draft(options.file, output, options.target)
+    targets = options.target or [None]
+    if len(targets) > 1:
+        raise SpecError(
+            f"--target: a study file is written for one, got {len(targets)}; write target = "
+            f"{json.dumps(targets, ensure_ascii=False)} into that of the first"
+        )
+    made = draft(options.file, output, targets[0])
     write_new(output, made.text)
     with beside_output(output):
         if options.json:

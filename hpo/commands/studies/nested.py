@@ -83,7 +83,10 @@ def _scores_of_whole(
 
 
 def _lines(pooled: Predictions, whole: Mapping[str, float] | None) -> list[str]:
-    """Return a line per metric: the search's score, and that of the best trial beside it."""
+    """Return a line per metric: the search's score, and that of the best trial beside it.
+
+    Of several targets these are means, and lines for each target follow.
+    """
     lines = []
     for name in shown_metrics(pooled.scores):
         row, group = pooled.row_intervals[name], pooled.group_intervals[name]
@@ -94,4 +97,12 @@ def _lines(pooled: Predictions, whole: Mapping[str, float] | None) -> list[str]:
         if whole is not None and name in whole:
             line += f"   (best trial's own folds: {whole[name]:.3f})"
         lines.append(line)
+    for position, target in enumerate(pooled.targets):
+        end = f"_{target}"
+        own = {
+            name.removesuffix(end): value
+            for name, value in (whole or {}).items()
+            if name.endswith(end)
+        }
+        lines += [target, *_lines(pooled.of_target(position), own)]
     return lines

@@ -28,6 +28,7 @@ from hpo.launch.slurm_jobs import active_jobs, name_jobs, submit_command, wait_f
 from hpo.plugins import make_importable, resolve
 from hpo.spec.loading import apply_overrides, load, validate_as
 from hpo.system.filesystem import find_local
+from hpo.wording import count_of
 from slurm.cluster import ClusterSpec, find_cluster
 from slurm.queue import node_hosts
 
@@ -263,12 +264,15 @@ def show(options: argparse.Namespace) -> int:
         print_line(json.dumps(features.table.read_manifest(options.table), indent=1))
         return 0
     table = features.table.read(options.table)
-    target = f"log10({table.target.name}" if table.target.log10 else f"({table.target.name}"
-    unit = f" / {table.target.unit}" if table.target.unit else ""
     print_line(f"table {table.name}")
     print_line(f"  dataset {table.dataset}, hash {table.hash}")
     print_line(f"  {len(table.train.y)} training rows, {len(table.test.y)} held-out rows")
-    print_line(f"  target {target}{unit})")
+    for target in table.targets:
+        unit = f" / {target.unit}" if target.unit else ""
+        print_line(f"  target {'log10' if target.log10 else ''}({target.name}{unit})")
+    if table.bounds is not None:
+        n_rows = int((table.bounds[:, 0] < table.bounds[:, 1]).sum())
+        print_line(f"  of {count_of(n_rows, 'row')} an interval alone is known of the target")
     for at, label in enumerate(table.target.classes):
         print_line(f"  class {label}: {int((table.y == at).sum())} rows")
     for family in dict.fromkeys(column.family for column in table.columns):

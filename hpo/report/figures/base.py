@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ MAX_AXIS_NAME = 34
 INK, MUTED, GRID = "#1d2329", "#5c6670", "#e3e7eb"
 BLUE, BEST, BROKEN = "#0b5394", "#d55e00", "#a9b1b8"
 # Okabe & Ito's palette, without its yellow, which white paper swallows.
+# Of rows that were measured, and of those that are known to be below, above, or between two values.
+SYMBOLS = ("", "triangle-left-open", "triangle-right-open", "diamond-open")
 FOLD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5c6670")
 # Light to dark blue: ordered in grey, too, and its light end is still seen on white.
 SCALE = ("#bcd7ee", "#85b6dd", "#4a90c8", "#1c68a8", "#08306b")
@@ -124,6 +127,11 @@ def parity(
         for s in sets
     )
     caption = _parity_caption(has_unit=has_unit, level=level, two=test is not None)
+    if any(s.rows.bounds is not None for s in sets):
+        caption += (
+            " Open symbols are rows whose target is known as an interval: a triangle stands at the "
+            "limit and points to where the target may lie, a diamond in the middle of a range."
+        )
     if max(len(s.rows.y) for s in sets) > MAX_POINTS:
         caption += (
             f" At most {MAX_POINTS} rows of a set are drawn, picked at random; "
@@ -219,18 +227,19 @@ def _parity_panel(
     rows = pick_rows(len(predictions.y))
     for fold, (name, colour) in name_folds(predictions).items():
         of_fold = rows[predictions.fold[rows] == fold]
-        labels = zip(predictions.ids[of_fold], predictions.groups[of_fold], strict=True)
-        figure.add_scatter(
-            x=predictions.y[of_fold].tolist(),
-            y=predictions.predicted[of_fold].tolist(),
-            mode="markers",
-            name=name,
-            marker={"color": colour, "size": 6, "opacity": 0.65},
-            # Plotly reads a little HTML in texts; an id is to be shown as it is.
-            text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
-            hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
-            f"<extra>{name}</extra>",
-        )
+        for symbol, drawn in by_symbol(predictions, of_fold):
+            labels = zip(predictions.ids[drawn], predictions.groups[drawn], strict=True)
+            figure.add_scatter(
+                x=predictions.y[drawn].tolist(),
+                y=predictions.predicted[drawn].tolist(),
+                mode="markers",
+                name=name,
+                marker={"color": colour, "size": 6, "opacity": 0.65, **symbol},
+                # Plotly reads a little HTML in texts; an id is to be shown as it is.
+                text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
+                hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
+                f"<extra>{name}</extra>",
+            )
     apply_style(figure)
     figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
     what = _predicted_name(has_unit=has_unit, level=level)
@@ -243,6 +252,20 @@ def _parity_panel(
         automargin=False,
     )
     return figure
+
+
+def by_symbol(
+    predictions: Predictions, rows: NDArray[np.int64]
+) -> Iterator[tuple[dict[str, str], NDArray[np.int64]]]:
+    """Yield rows by the symbol that a marker has for them.
+
+    Open ones are for intervals; those that were measured have the usual one, and come last, on top.
+    """
+    lower, upper = predictions.ends[rows].T
+    kinds = np.select([lower == upper, np.isinf(lower), np.isinf(upper)], [0, 1, 2], default=3)
+    for kind, symbol in reversed([*enumerate(SYMBOLS)]):
+        if (kinds == kind).any() or (kind == 0 and predictions.bounds is None):
+            yield ({"symbol": symbol} if symbol else {}), rows[kinds == kind]
 
 
 def name_folds(predictions: Predictions) -> dict[int, tuple[str, str]]:

@@ -53,7 +53,14 @@ _DASHES: dict[str, Any] = {
 }
 _DASHES["longdash"] = (0, (9, 3))
 _STEPS = {"hv": "steps-post", "vh": "steps-pre"}
-_SYMBOLS = {"circle": "o", "square": "s", "diamond": "D"}
+_SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-left": "<",
+    "triangle-right": ">",
+}
+_OPEN = "-open"  # behind the name of a symbol that is not filled
 _POINTS_PER_PIXEL = 0.75
 _STYLE: Any = {
     "font.family": ["DejaVu Sans"],
@@ -243,16 +250,25 @@ def _draw_scatter(axes: Axes, trace: Any) -> None:
             drawstyle=_STEPS.get(trace.line.shape or "", "default"),
         )
     if "markers" in mode:
+        symbol, is_open = _symbol(trace)
+        colour = _colour(trace.marker.color or line_colour)
         axes.scatter(
             x,
             y,
             s=(0.6 * (trace.marker.size or 6)) ** 2,
-            color=_colour(trace.marker.color or line_colour),
+            facecolors="none" if is_open else colour,
+            edgecolors=colour,
             alpha=trace.marker.opacity,
-            marker=_SYMBOLS[trace.marker.symbol or "circle"],
-            linewidths=0,
+            marker=symbol,
+            linewidths=0.6 if is_open else 0,
             zorder=2.5,
         )
+
+
+def _symbol(trace: Any) -> tuple[str, bool]:
+    """Return matplotlib's marker for the one of a trace, and whether it is open."""
+    name = trace.marker.symbol or "circle"
+    return _SYMBOLS[name.removesuffix(_OPEN)], name.endswith(_OPEN)
 
 
 def _draw_cells(axes: Axes, trace: Any) -> None:
@@ -356,7 +372,7 @@ def _add_legend(to: Axes | Canvas, traces: Sequence[Any], place: Any) -> None:
             [],
             color=_colour(trace.line.color or trace.marker.color or BLUE),
             linestyle=_DASHES[trace.line.dash or "solid"] if "lines" in (trace.mode or "") else "",
-            marker="" if trace.mode == "lines" else _SYMBOLS[trace.marker.symbol or "circle"],
+            marker="" if trace.mode == "lines" else _symbol(trace)[0],
             markersize=4,
         )
         for trace in traces

@@ -69,8 +69,7 @@ def error_figure(cv: Predictions, test: Predictions | None, unit: str) -> Figure
         for s in name_sets(cv, test)
     ]
     halves = [
-        f"{np.median(np.abs(s.rows.y - s.rows.predicted)):.3g} ({SHORT_NAMES[s.name]})"
-        for s in name_sets(cv, test)
+        f"{np.median(s.rows.errors):.3g} ({SHORT_NAMES[s.name]})" for s in name_sets(cv, test)
     ]
     caption = (
         "The share of rows whose prediction is at most so far off; the further up and left, the "
@@ -107,9 +106,9 @@ def draw_errors(
         Whether the plot names its curves.
     """
     figure = go.Figure()
-    reach = max(reach, *(float(np.abs(rows.y - rows.predicted).max()) for _, rows, _ in curves))
+    reach = max(reach, *(float(rows.errors.max()) for _, rows, _ in curves))
     for position, (name, rows, colour) in enumerate(curves):
-        errors, shares = cumulative(np.abs(rows.y - rows.predicted))
+        errors, shares = cumulative(rows.errors)
         figure.add_scatter(
             x=[*errors.tolist(), reach],
             y=[*shares.tolist(), 1.0],

@@ -76,6 +76,28 @@ def test_weights_and_folds_are_kept_with_the_rows(tmp_path: Path) -> None:
         write(tmp_path, **pieces(weights=np.array([1.0, 0.0, 2.0])))
 
 
+def test_bounds_are_kept_with_the_rows(tmp_path: Path) -> None:
+    bounds = np.array([[1.0, 1.0], [-np.inf, 2.0], [2.5, 3.5]])
+    table = read(write(tmp_path, **pieces(bounds=bounds)))
+    plain = read(write(tmp_path, **pieces()))
+    assert plain.bounds is None
+    assert table.hash != plain.hash
+    assert table.bounds is not None
+    assert table.bounds.tolist() == bounds.tolist()
+    held_out = table.holding_out(np.array([1]))
+    assert held_out.test.bounds is not None
+    assert held_out.test.bounds.tolist() == [[-np.inf, 2.0]]
+    assert held_out.hash != plain.holding_out(np.array([1])).hash
+    for wrong in ([2.0, 3.0], [-np.inf, np.inf], [np.nan, 1.0]):
+        with pytest.raises(TableError, match=r"bounds must be a lower .* those of 'a' are"):
+            write(tmp_path, **pieces(bounds=np.array([wrong, *bounds[1:]])))
+    with pytest.raises(TableError, match=r"of shape \(3, 2\)"):
+        write(tmp_path, **pieces(bounds=bounds[:, :1]))
+    target = Target("kind", classes=("a", "b", "c", "d"))
+    with pytest.raises(TableError, match="classes has no bounds"):
+        write(tmp_path, **pieces(bounds=bounds, target=target))
+
+
 @pytest.mark.parametrize("name", ["ids", "X", "y", "groups", "is_train", "formulas"])
 def test_arrays_are_read_only(tmp_path: Path, name: str) -> None:
     table: FeatureTable = read(write(tmp_path, **pieces()))

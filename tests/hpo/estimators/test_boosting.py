@@ -14,7 +14,8 @@ from hpo.estimators import boosting, trees
 from hpo.estimators.boosting import BoostedRows, judge
 from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
-from hpo.objectives.cross_validation import CrossValidation, PenalisedCv, QuantileCv
+from hpo.objectives.cross_validation import CrossValidation
+from hpo.objectives.cv_objectives import PenalisedCv, QuantileCv
 from hpo.objectives.folds import make_folds
 from hpo.spec.cv import InterleavedCv
 from hpo.spec.estimators import EstimatorSpec

@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import hpo.estimators
 import studies
 from hpo.estimators.composite import EnsembleRegressor, GatedRegressor
+from hpo.estimators.extras.xgboost_aft import XGBAFTRegressor
 from hpo.estimators.lightgbm_ranker import LightGbmRanker
 from tests.support.trials import need
 
@@ -46,6 +47,7 @@ CASES: dict[type, tuple[Any, dict[str, str]]] = {
             "before any row is read",
         },
     ),
+    XGBAFTRegressor: (lambda: XGBAFTRegressor(n_estimators=10, n_jobs=1), {}),
 }
 
 
@@ -77,6 +79,8 @@ def test_every_estimator_of_ours_is_among_them():
 def test_scikit_learns_checks_pass(kind):
     if kind is LightGbmRanker:
         need("lightgbm")
+    if kind is XGBAFTRegressor:
+        pytest.importorskip("xgboost")
     make, expected = CASES[kind]
     found = check_estimator(make(), expected_failed_checks=expected, on_skip=None)
     failed = {one["check_name"] for one in found if one["status"] == "xfail"}

@@ -12,7 +12,7 @@ import features.table
 from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.factory import BoundEstimator, make_estimator
-from hpo.objectives.cross_validation import PenalisedCv
+from hpo.objectives.cv_objectives import PenalisedCv
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import make_folds
 from hpo.objectives.metrics import mae, r2, rmse, spearman

@@ -21,7 +21,7 @@ from hpo.errors import ObjectiveError, SpecError
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.factory import BoundEstimator, make_estimator
 from hpo.estimators.lightgbm_ranker import MAX_QUERY_ROWS, grade
-from hpo.objectives.cross_validation import SpearmanCv
+from hpo.objectives.cv_objectives import SpearmanCv
 from hpo.objectives.factory import make_objective
 from hpo.objectives.folds import make_folds
 from hpo.objectives.metrics import METRICS
