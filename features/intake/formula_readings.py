@@ -15,16 +15,28 @@ Amounts = dict[str, float]
 
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)?\s*(.+)")
 _SOLVENT = re.compile(r"\(?(H2O|D2O|OH2|NH3|CH3OH|C2H5OH|HCl)\)?\d*")
-_HYDRATE = re.compile(r"(.+?)\.(\d+\.?\d*|\.\d+)?(H2O|D2O|NH3|CH3OH|C2H5OH|HCl)")
+_HYDRATE = re.compile(
+    r"(.+?)\.(\d+\.?\d*|\.\d+)?(H2O|D2O|NH3|CH3OH|C2H5OH|HCl|\((?:H2O|D2O|NH3|CH3OH|C2H5OH)\))"
+)
 _LOST_DOT = re.compile(r"(.*[A-Z)\]a-z]\d+?)(\d+)(H2O|D2O|NH3)")
 _ADDUCT = re.compile(r"[^.]+(?:\.\d*[^.\d][^.]*)+")
 _ION = re.compile(r"(.*[A-Za-z)\]])(\d*)([+-])")
-_ONE_OR_FIVE = re.compile(r"(?<=[a-zA-Z\d])\((?:I|V)\)")
+_SIZE_BEHIND = re.compile(r"(.*[A-Za-z\d)\]])([+-])([1-9])")
+_SIGNS_BEHIND = re.compile(r"(.*[A-Za-z\d)\]])(\+{2,3}|-{2,3})")
+_ONE_OR_FIVE = re.compile(r"(?<=[a-zA-Z\d])\((?:I|V)\)|(?<=[a-zA-Z\d])IV(?![a-z])")
+_FIRST_ZERO = re.compile(r"(?<=[A-Za-z)\]])0(?=\d)(?!\d*\.)")
+_LETTER_L = re.compile(r"CI(?![a-z])|C1(?![a-z\d])")
+_LARGE, _SMALL = 100, 25  # an amount like 204 behind small ones is rather 2O4
+_LAST_ZERO = re.compile(r"(?<=[A-Za-z)\]])([1-9]\d*)0$")
+_INNER_ZERO = re.compile(r"(?<=[A-Za-z)\]])([1-9]\d*?)0([1-9]\d*)$")
+_ORGANIC = frozenset("HNO")
 # Neighbours that are an element in the other case, as Co in LiCOO2; and those that are not as often
 # meant as written where the case of other elements is right.
 _SLIP = re.compile(r"(?:CO|NI|SN|PB|HF|IN|CS|BI|NB|SC|SI|CU|YB|OS|HO)(?![a-z])")
 _COVALENT = re.compile(r"(?:SN|SI|CS|OS)(?![a-z])")
-_MOST_MOLECULAR_CHARGE = 3
+# Pairs that hardly stand side by side as two elements, where a whole formula is in capitals.
+_HARDLY_TWO = frozenset("CU NI IN PB BI NB".split())  # noqa: SIM905
+_MOST_MOLECULAR_CHARGE, _MOST_OF_AN_ION = 3, 3
 _KNOWN = frozenset(ELEMENTS)
 
 
@@ -236,6 +248,14 @@ def read_ion(text: str) -> Reading | None:
     AmbiguousError
         The last digits may be of the charge or of the formula.
     """
+    behind = _SIZE_BEHIND.fullmatch(text) or _SIGNS_BEHIND.fullmatch(text)
+    if behind is not None:
+        sign, size = behind[2][0], behind[3] if behind.lastindex == 3 else str(len(behind[2]))
+        amounts = parse_plain(behind[1])
+        is_ion = amounts is not None and len(amounts) <= _MOST_OF_AN_ION
+        if amounts is None or not (is_ion and can_have_charge(amounts, float(f"{sign}{size}"))):
+            return None
+        return Reading(amounts, _without_charge(size, sign))
     found = _ION.fullmatch(text)
     if found is None:
         return None
@@ -293,14 +313,41 @@ def refuse_slips(text: str, literal: Amounts) -> None:
     AmbiguousError
         As in LiCOO2, which is LiCO3 as it is written and LiCoO2 in the other case.
     """
-    if len(literal) > 1 and _is_neutral(literal):
-        return
     has_cases = re.search("[a-z]", text) is not None
     pairs = [m.group() for m in _SLIP.finditer(text) if not (has_cases and _COVALENT.match(m[0]))]
+    if len(literal) > 1 and _is_neutral(literal):
+        pairs = [] if has_cases else [pair for pair in pairs if pair in _HARDLY_TWO]
     for pair in dict.fromkeys(pairs):
         other = parse_plain(re.sub(f"{pair}(?![a-z])", pair.capitalize(), text))
         if other and _is_meant(other) and other.keys() != literal.keys():
             raise AmbiguousError([Reading(literal), Reading(other)])
+
+
+def refuse_look_alikes(text: str, literal: Amounts) -> None:
+    """Refuse a formula with 0 that is likely to be O, or I or 1 that is likely to be l.
+
+    Raises
+    ------
+    AmbiguousError
+        An amount begins with 0, as in Li2C03; or it is chemical with the letter alone, as NaCI.
+    """
+    other = parse_plain(_FIRST_ZERO.sub("O", text))
+    if other and other.keys() != literal.keys():
+        raise AmbiguousError([Reading(literal), Reading(other)])
+    is_odd = not _is_neutral(literal)
+    changed = []
+    if is_odd or ("CI" in text and len(literal) > 2 and _ORGANIC.isdisjoint(literal)):
+        changed.append(_LETTER_L.sub("Cl", text))
+    if "O" not in literal and (len(literal) == 1 and "C" not in literal):
+        changed.append(_LAST_ZERO.sub(r"\1O", text))
+    elif "O" not in literal and is_odd:
+        changed.append(_INNER_ZERO.sub(r"\1O\2", text))
+    for other in map(parse_plain, changed):
+        if other and other.keys() != literal.keys():
+            *first, last = literal.values()
+            is_a_number = bool(first) and last >= _LARGE and max(first) < _SMALL
+            if _is_neutral(other) or is_a_number:
+                raise AmbiguousError([Reading(literal), Reading(other)])
 
 
 def _is_meant(amounts: Amounts) -> bool:

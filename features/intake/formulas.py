@@ -21,11 +21,13 @@ from features.intake.formula_readings import (
     read_mixture,
     read_one_or_five,
     read_raised_dots,
+    refuse_look_alikes,
     refuse_slips,
     show,
     without_blanks,
 )
 from features.intake.formula_text import plain_numbers, plain_typography, take_off
+from features.intake.formula_variables import put_in_values
 from features.intake.text import quote
 
 # What programs write for "nothing". Case counts: Na is sodium. NaN could be a nitride, but is not.
@@ -35,7 +37,7 @@ MOST_CHARACTERS = 1000
 # What a plain formula has to be looked at again for: brackets that may be oxidation numbers,
 # neighbours that may be one element, carbonates; further `_is_suspect`.
 _SUSPECT = re.compile(
-    r"\(I|\(V|CO(?![a-z])|NI(?![a-z])|SN(?![a-z])|PB(?![a-z])|HF(?![a-z])|IN(?![a-z])|"
+    r"\(I|\(V|II|IV|[A-Za-z)\]]0\d|C[I1](?![a-z\d])|CI\d|CO(?![a-z])|NI(?![a-z])|SN(?![a-z])|PB(?![a-z])|HF(?![a-z])|IN(?![a-z])|"
     r"CS(?![a-z])|BI(?![a-z])|NB(?![a-z])|SC(?![a-z])|SI(?![a-z])|CU(?![a-z])|YB(?![a-z])|"
     r"OS(?![a-z])|HO(?![a-z])|Co3$"
 )
@@ -43,7 +45,7 @@ _SOLVENTS = ("H2O", "D2O", "NH3")
 # Whole amounts of two elements or more on both sides of every point, or a solvent at the end.
 _PIECE = r"(?:[A-Z][a-z]?(?:[1-9]\d*)?|[(\[{]|[)\]}](?:[1-9]\d*)?){2,}"
 _DOTTED = re.compile(
-    rf"{_PIECE}(?:\.\d*{_PIECE})+|.+\.\d*(?:\.\d+)?(?:H2O|D2O|NH3|CH3OH|C2H5OH|HCl)"
+    rf"{_PIECE}(?:\.\d*{_PIECE})+|.+\.\d*(?:\.\d+)?(?:H2O|D2O|NH3|CH3OH|C2H5OH|HCl|\((?:H2O|D2O|NH3|CH3OH|C2H5OH)\))"
 )
 # Noble gases and what decays within hours to some thousand years.
 _RARE = frozenset(
@@ -70,7 +72,11 @@ _ABBREVIATIONS: Mapping[str, str] = {
 }
 _ALL_CAPITALS = re.compile(r"([A-Z]{3,})(?:\d{3,})?")
 _LONE_NUMBER = re.compile(r"[A-Z][a-z]?\d{3,}")
-_SPACE_GROUP = re.compile(r".*\s\([PCFIABR][\d\-/]+\)")
+_LAST_BRACKET = re.compile(r".*\s[(\[]([^()\[\]]+)[)\]]")
+_GROUPS_OF_ATOMS = frozenset(
+    "OH H2O D2O NH3 NH4 CN CO3 NO3 PO4 SO4 BH4 BO3 SiO4 ClO4".split()  # noqa: SIM905
+)
+_A_NUMBER = 100  # atoms of one element: rather the number of a phase or a steel
 _TOKENS = re.compile(r"[A-Z][a-z]*|[a-zα-ω]+")
 _VARIABLES = frozenset("xyzwnmkuvδε")
 _SYMBOLS = frozenset((*ELEMENTS, *HEAVIER))
@@ -125,6 +131,7 @@ def _is_suspect(text: str, amounts: Mapping[str, float]) -> bool:
         or _SUSPECT.search(text)
         or text.endswith(_SOLVENTS)
         or text.isupper()
+        or ("0" in text and "O" not in amounts)
         or ("." in text and _DOTTED.fullmatch(text))
     )
 
@@ -140,6 +147,7 @@ def _read_suspect(text: str, literal: dict[str, float]) -> Reading:
     if found is not None:
         return found
     read_lost_dot(text, literal)
+    refuse_look_alikes(text, literal)
     refuse_slips(text, literal)
     carbonate = parse_plain(f"{text[:-3]}CO3") if text.endswith("Co3") else None
     if carbonate and can_have_charge(carbonate):
@@ -153,18 +161,23 @@ def _read_unusual(text: str) -> Reading:
     plain = plain_typography(text)
     if plain in _BLANK:
         raise ValueError("it is empty; give the row a formula")
-    if _SPACE_GROUP.fullmatch(plain):
-        raise ValueError("its last bracket may be a space group or atoms; leave it out, or join it")
+    plain = put_in_values(plain, notes)
+    _refuse_last_bracket(plain)
     plain = take_off(plain, notes)
     plain = plain_numbers(plain, notes)
     if "^" in plain:
         raise ValueError("it has raised signs that are no charge; leave them out")
     if _TRITIUM.search(plain) and parse_plain(_TRITIUM.sub("H", plain)):
-        raise ValueError("T would be tritium, which hardly any formula holds; write H for that")
+        raise ValueError(
+            "T would be tritium, which hardly any formula holds; write H for that"
+            f"{_suggestion(plain)}"
+        )
     if re.search(r"D(?![a-z])", plain):
         notes.append("D counts as H")
         plain = re.sub(r"D(?![a-z])", "H", plain)
-    plain = re.sub(r"(?<=[A-Za-z\d)\]])@(?=[A-Z])", "", plain)
+    if re.search(r"[A-Za-z\d)\]]@[A-Z]", plain):
+        notes.append("@ is left out, both sides of it are counted")
+        plain = plain.replace("@", "")
     readings, problem = [], None
     for candidate in without_blanks(plain):
         try:
@@ -177,6 +190,14 @@ def _read_unusual(text: str) -> Reading:
         assert problem is not None
         raise problem
     return _with(choose(readings), notes)
+
+
+def _refuse_last_bracket(text: str) -> None:
+    last = _LAST_BRACKET.fullmatch(text)
+    if last and last[1].strip() not in _GROUPS_OF_ATOMS and parse_plain(last[1].replace("/", "")):
+        raise ValueError(
+            "its last bracket may be a name, a space group or atoms; leave it out, or join it"
+        )
 
 
 def _with(reading: Reading, notes: list[str]) -> Reading:
@@ -227,7 +248,7 @@ def _refuse_abbreviations(text: str, amounts: Mapping[str, float]) -> None:
                 f"it may be an abbreviation{meant}, or {show(amounts)}; write the formula with its "
                 "amounts"
             )
-    if _LONE_NUMBER.fullmatch(text):
+    if _LONE_NUMBER.fullmatch(text) or (len(amounts) == 1 and sum(amounts.values()) >= _A_NUMBER):
         raise ValueError(
             f"it may be the short name of a phase, or {show(amounts)}; write the whole formula"
         )
@@ -263,7 +284,7 @@ def _why_not(text: str) -> str:
     tokens = _TOKENS.findall(text)
     variable = next((name for name in map(_variable_of, tokens) if name), None)
     if variable is not None:
-        return f"it has a variable ({variable}); write its value"
+        return f"it has a variable ({variable}); write its value, as in La1-xSrxMnO3 (x = 0.3)"
     unknown = next((token for token in tokens if token not in _SYMBOLS), None)
     if unknown is not None and unknown[0].isupper():
         return f"{unknown!r} is no element; correct the formula{_suggestion(text)}"
@@ -275,7 +296,7 @@ def _why_not(text: str) -> str:
 
 _SIGNS = {
     ",": "amounts of what stands between commas are not given; write them out",
-    ":": "the amount of what stands behind the colon is not given; write it out",
+    ":": "what a colon parts may be added or replace atoms; write out all amounts without it",
     "/": "it has a stroke; write amounts as decimals, and one material a row",
     "+": "it is a mixture without amounts, or a charge within; write one formula with amounts",
     "-": "it is a mixture without amounts, or a difference; write one formula with amounts",
