@@ -124,13 +124,18 @@ def find_dialect(name: str, text: str) -> Dialect:
     cut = text.rfind("\n", start, stop) + 1 or stop
     whole = len(text) <= stop
     sample = text[start:] if whole else text[start:cut]
-    views = []
-    for separator in separators:
+
+    def view(separator: str) -> _View:
         read = list(islice(pieces(sample, separator, 0, line), _SAMPLED_RECORDS))
         if not whole:
             # Where the sample ends within a field, that is no record to judge by.
             read = list(takewhile(lambda piece: piece.problem != UNCLOSED, read))
-        views.append(_view(separator, read, comments))
+        return _view(separator, read, comments)
+
+    views = [view(separator) for separator in separators]
+    if not named and not any(map(_is_table, views)):
+        # Blanks, as R's write.table writes, are many things else, too.
+        views = [one for one in (view(" "),) if _is_of_blanks(one)] or views
     best = _best(name, views)
     if best.read and not best.commented and best.read[best.titles].problem:
         header = best.read[best.titles]
@@ -203,10 +208,24 @@ def _view(separator: str, read: list[Piece], comments: Sequence[str]) -> _View:
     )
 
 
+def _is_table(view: _View) -> bool:
+    return not _header_problem(view) and len(view.columns) > 1 and view.matching > 0.0
+
+
+def _is_of_blanks(view: _View) -> bool:
+    """Whether all records are separated by blanks, and there are numbers in a column of theirs."""
+    if not _is_table(view) or view.matching < 1.0:
+        return False
+    body = view.read if view.commented else view.read[view.titles + 1 :]
+    columns = zip(*(piece.fields for piece in body), strict=False)
+    values = [*columns][1 if view.has_row_names else 0 :]
+    return any(all(map(is_number, column)) for column in values)
+
+
 def _best(name: str, views: Sequence[_View]) -> _View:
     """Return the view in which the file is most like a table."""
     sound = [view for view in views if not _header_problem(view)]
-    tables = [view for view in sound if len(view.columns) > 1 and view.matching > 0.0]
+    tables = [view for view in sound if _is_table(view)]
     if not tables:
         # One column; or a header that no record fits, which is told of each record.
         single = [view for view in sound if len(view.columns) == 1 and view.matching == 1.0]
@@ -253,7 +272,8 @@ def _commented_header(
     """Return the header that the last line of a comment is, as NumPy writes it, or None."""
     if not comments:
         return None
-    first = next((piece for piece in pieces(comments[-1], separator)), None)
+    comment = comments[-1].lstrip("#") if separator == " " else comments[-1]
+    first = next((piece for piece in pieces(comment, separator)), None)
     if first is None or first.problem:
         return None
     head, *others = first.fields

@@ -35,6 +35,20 @@ _KINDS = (
     (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "an array of NumPy"),
     (b"SQLite format 3", "an SQLite database"),
+    (b"\x89PNG", "a picture (PNG)"),
+    (b"\xff\xd8\xff", "a picture (JPEG)"),
+    (b"GIF8", "a picture (GIF)"),
+    (b"II*\0", "a picture (TIFF)"),
+    (b"MM\0*", "a picture (TIFF)"),
+    (b"CPY", "an Origin project"),
+    (b"TDSm", "a LabVIEW file (.tdms)"),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
+    (b"CDF\x01", "a NetCDF file"),
+    (b"$FL2", "an SPSS file (.sav)"),
+    (b"<stata_dta>", "a Stata file (.dta)"),
+    (b"RDX", "a file of R (.RData)"),
+    (b"\x80\x04\x95", "a pickle of Python's"),
+    (b"\x80\x05\x95", "a pickle of Python's"),
     (b"%PDF", "a PDF document"),
     (b"{\\rtf", "a document of a word processor"),
     (b"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched (git lfs pull)"),
@@ -53,6 +67,7 @@ _BEGINNINGS = (
 )
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 _MANY_NULS = 0.2
+_NO_TEXT = "this is no text file; save it as CSV in UTF-8"
 
 
 class Text(NamedTuple):
@@ -115,7 +130,9 @@ def decode(name: str, data: bytes) -> Text:
         if wide is not None:
             return Text(data.decode(wide), wide)
         if data.count(b"\0") > _MANY_NULS * len(data) or _has_other_controls(data):
-            raise DatasetError(f"{name}: this is no text file; save it as CSV in UTF-8")
+            raise DatasetError(f"{name}: {_NO_TEXT}")
+    elif _has_other_controls(data.rstrip(b"\x1a")):  # with which files of DOS end
+        raise DatasetError(f"{name}: {_NO_TEXT}")
     try:
         return Text(data.decode("utf-8"), "utf-8-sig")
     except UnicodeDecodeError:

@@ -16,7 +16,16 @@ import numpy as np
 
 from hpo.errors import SpecError, suggest
 from hpo.estimators.protocol import Regressor
-from hpo.estimators.registry import Registered, check_names, find, parameter_names
+from hpo.estimators.registry import (
+    Registered,
+    check_names,
+    find,
+    find_entry,
+    is_function,
+    near,
+    parameter_names,
+)
+from hpo.plugins import resolve
 from hpo.spec.estimators import COMPOSITES, EstimatorSpec, StepSpec
 
 # The keys of a section that describes an estimator within another one.
@@ -24,8 +33,32 @@ _SECTION = frozenset({"name", "params"})
 PASSTHROUGH = "passthrough"
 
 
+@dataclass(frozen=True)
+class TableNames:
+    """What a study file may name of a table, in place of positions.
+
+    Attributes
+    ----------
+    columns
+        Names of all columns that an estimator sees, in their order; none where that is not known,
+        or where it does not see all.
+    labels
+        Labels of the target's classes, in their order; none where they are not known.
+    """
+
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+NO_NAMES = TableNames()
+
+
 def make_model(
-    spec: EstimatorSpec, params: Mapping[str, Any], seed: int, section: str
+    spec: EstimatorSpec,
+    params: Mapping[str, Any],
+    seed: int,
+    section: str,
+    names: TableNames = NO_NAMES,
 ) -> Regressor:
     """Return a fresh estimator with the fixed and the given parameters.
 
@@ -39,13 +72,15 @@ def make_model(
         `random_state` of it and of all within it, where the study file does not say it.
     section
         What errors call the section, as "[estimator]".
+    names
+        Of the table that it is of.
 
     Raises
     ------
     SpecError
         If the name of it, of something within it, or of a parameter is unknown.
     """
-    maker = _Maker(seed, section)
+    maker = _Maker(seed, section, names)
     decoded = {name: _decode(value) for name, value in params.items()}
     model: Regressor = maker.pipeline(spec, decoded) if spec.steps else maker.model(spec, decoded)
     before = _put_before(spec, model, scale=maker.needs_scale)
@@ -57,9 +92,9 @@ def make_model(
     return made
 
 
-def describe_put_before(spec: EstimatorSpec, section: str) -> str:
+def describe_put_before(spec: EstimatorSpec, section: str, names: TableNames) -> str:
     """Return in a sentence what is put before an estimator with its fixed parameters; or ""."""
-    maker = _Maker(0, section)
+    maker = _Maker(0, section, names)
     model = maker.pipeline(spec, {}) if spec.steps else maker.model(spec, {})
     before = _put_before(spec, model, scale=maker.needs_scale)
     if not before:
@@ -95,7 +130,8 @@ def _takes_one(model: Any) -> bool:
 
 def _put_before(spec: EstimatorSpec, model: Any, *, scale: bool) -> list[Any]:
     """Return the transformers that an estimator needs, or that are asked for, fresh."""
-    own = bool(spec.steps) or ":" in spec.name
+    entry = find_entry(spec)
+    own = entry is None or entry.own
     impute = spec.impute if spec.impute is not None else not own and _refuses_gaps(model)
     scaled = spec.scale if spec.scale is not None else not own and scale
     if not impute and not scaled:
@@ -134,7 +170,7 @@ class _Maker:
 
     Attributes
     ----------
-    seed, section
+    seed, section, names
         As of `make_model`.
     needs_scale
         Whether something that was made needs columns of equal scale, and is given them as they are.
@@ -142,6 +178,7 @@ class _Maker:
 
     seed: int
     section: str
+    names: TableNames = NO_NAMES
     needs_scale: bool = False
 
     def model(self, spec: EstimatorSpec, params: Mapping[str, Any]) -> Any:
@@ -194,13 +231,14 @@ class _Maker:
         deep = {k: v for k, v in params.items() if k not in shallow}
         shown = f"{self.section} {name}"
         check_names(shallow, valid, fixed, shown)
+        shallow = {k: self._by_name(k, v, f"{what}: {k}") for k, v in shallow.items()}
         given = {k: self._value(v, f"{what}: {k}", _of(factory, k)) for k, v in shallow.items()}
         if "random_state" in valid and not {"random_state", "random_seed"} & given.keys():
             fixed["random_state"] = self.seed
         if fixed.get("n_jobs") == 1 and "n_jobs" not in entry.fixed:
             # None is one, too, and the only value that some do not warn of.
             fixed.pop("n_jobs")
-        made = factory(**fixed, **given)
+        made = factory(**{**fixed, **given})
         if deep:
             self._set_deep(made, deep, shown)
         return made
@@ -218,12 +256,42 @@ class _Maker:
             if name not in known:
                 near = [key for key in known if "__" in key]
                 raise SpecError(f"{shown} has no parameter '{name}'; {suggest(name, near)}")
-            made.set_params(**{name: self._value(value, f"{shown}: {name}")})
+            what = f"{shown}: {name}"
+            named = self._by_name(name.rpartition("__")[2], value, what)
+            made.set_params(**{name: self._value(named, what)})
+
+    def _by_name(self, key: str, value: Any, what: str) -> Any:
+        """Return a parameter whose value is of classes by label, or of columns by name."""
+        if key == "class_weight" and isinstance(value, Mapping) and self.names.labels:
+            labels = self.names.labels
+            for label in value:
+                if label not in labels:
+                    raise SpecError(f"{what}: '{label}' is no class; {suggest(label, labels)}")
+            return {labels.index(label): weight for label, weight in value.items()}
+        if key == "transformers" and isinstance(value, list | tuple):
+            return [self._transformer(one, what) for one in value]
+        return value
+
+    def _transformer(self, value: Any, what: str) -> Any:
+        """Return what a ColumnTransformer has of some columns, these by their positions."""
+        columns = value[2] if isinstance(value, list | tuple) and len(value) == 3 else None
+        named = [columns] if isinstance(columns, str) else columns
+        if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+            return value
+        known = self.names.columns
+        for one in named:
+            if known and one not in known:
+                raise SpecError(f"{what}: the table has no column '{one}'; {near(one, known)}")
+        if not known:
+            return value
+        return [value[0], value[1], [known.index(one) for one in named]]
 
     def _value(self, value: Any, what: str, as_kind: Callable[[Any], Any] | None = None) -> Any:
         """Return a parameter's value with what stands for something else put right."""
         if value == "None" and isinstance(value, str):
             return None
+        if isinstance(value, str) and is_function(value):
+            return resolve(value, what)
         if _is_section(value):
             return self._make(value["name"], value.get("params", {}), what)
         if isinstance(value, Mapping) and value and all(map(_is_section, value.values())):

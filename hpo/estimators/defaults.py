@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from typing import Any
 
-from hpo.estimators.construction import PASSTHROUGH
+from hpo.estimators.construction import PASSTHROUGH, make_model
 from hpo.estimators.registry import find
 from hpo.spec.estimators import EstimatorSpec
 
@@ -27,14 +27,24 @@ def default_params(spec: EstimatorSpec) -> dict[str, Any]:
 
 
 def _defaults_of(model: EstimatorSpec) -> dict[str, Any]:
+    within: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # of what is within, as far as it can be made without data
+        plain = model.model_copy(update={"impute": False, "scale": False})
+        made: Any = make_model(plain, {}, 0, "[estimator]")
+        within = made.get_params(deep=True)
     if model.steps:
-        return {
-            f"{step.key}__{name}": value
-            for step in model.steps
-            if step.name != PASSTHROUGH
-            for name, value in _defaults_of_class(step.name).items()
-        }
-    return _defaults_of_class(model.name)
+        chosen = {step.key: step.model_dump(include={"name", "params"}) for step in model.steps}
+        return (
+            within
+            | chosen
+            | {
+                f"{step.key}__{name}": value
+                for step in model.steps
+                if step.name != PASSTHROUGH
+                for name, value in _defaults_of_class(step.name).items()
+            }
+        )
+    return within | _defaults_of_class(model.name)
 
 
 def _defaults_of_class(name: str) -> dict[str, Any]:

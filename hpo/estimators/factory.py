@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from features.table import Column
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.estimators.construction import (
+    NO_NAMES,
     PASSTHROUGH,
+    TableNames,
     describe_put_before,
     for_targets,
     make_model,
@@ -63,6 +65,8 @@ class BoundEstimator:
         The parameter that says which feature families are seen; None if there is none.
     n_targets
         Number of targets; an estimator of one target alone is made for each.
+    names
+        What may be named of the table.
     """
 
     spec: EstimatorSpec
@@ -71,6 +75,7 @@ class BoundEstimator:
     classifies: bool = False
     families: SearchedFamilies | None = None
     n_targets: int = 1
+    names: TableNames = NO_NAMES
 
     @property
     def ranks_only(self) -> bool:
@@ -95,18 +100,19 @@ class BoundEstimator:
     def _make(self, params: Mapping[str, Any]) -> Regressor:
         seen = self.families
         if seen is None or seen.name not in params:
-            return make_estimator(self.spec, params, self.seed)
+            return make_estimator(self.spec, params, self.seed, self.names)
         columns = seen.columns[as_choice(params[seen.name])]
         others = {name: value for name, value in params.items() if name != seen.name}
         if isinstance(self.spec, CompositeSpec):
-            return make_estimator(_seeing(self.spec, columns), others, self.seed)
-        return seeing(make_estimator(self.spec, others, self.seed), columns)
+            return make_estimator(_seeing(self.spec, columns), others, self.seed, self.names)
+        names = replace(self.names, columns=())
+        return seeing(make_estimator(self.spec, others, self.seed, names), columns)
 
     @property
     def put_before(self) -> list[str]:
         """What is put before its models by itself or as asked for, in a sentence for each."""
         found = [
-            describe_put_before(model, f"[estimator{f'.{part}' if part else ''}]")
+            describe_put_before(model, f"[estimator{f'.{part}' if part else ''}]", self.names)
             for part, model in self.spec.parts.items()
         ]
         return [*dict.fromkeys(filter(None, found))]
@@ -154,12 +160,17 @@ class BoundEstimator:
 
 
 def prepare(
-    spec: StudySpec, columns: Sequence[Column], *, classifies: bool = False, n_targets: int = 1
+    spec: StudySpec,
+    columns: Sequence[Column],
+    *,
+    classifies: bool = False,
+    n_targets: int = 1,
+    labels: Sequence[str] = (),
 ) -> BoundEstimator:
     """Return the estimator of a study over the columns of its table, in the table's order.
 
     `classifies` says whether the target has classes; then short names stand for classifiers.
-    `n_targets` is the number of targets.
+    `n_targets` is the number of targets, `labels` the classes' where they are known.
 
     Raises
     ------
@@ -186,10 +197,13 @@ def prepare(
             f'{n_targets}; draw it (type = "int")'
         )
     bound = _bind(_adapt(spec), columns)
-    return BoundEstimator(bound, spec.seed, staged, classifies, families, n_targets)
+    names = TableNames(tuple(column.name for column in columns), tuple(labels))
+    return BoundEstimator(bound, spec.seed, staged, classifies, families, n_targets, names)
 
 
-def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) -> Regressor:
+def make_estimator(
+    spec: EstimatorSpec, params: Mapping[str, Any], seed: int, names: TableNames = NO_NAMES
+) -> Regressor:
     """Return a fresh regressor with the fixed and the given parameters.
 
     Parameters
@@ -200,6 +214,8 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
         Parameters of a trial, or a subset; `part.parameter` for a part of a composite.
     seed
         Its `random_state`, where it has one and the study file does not set it.
+    names
+        What may be named of the table.
 
     Raises
     ------
@@ -209,12 +225,18 @@ def make_estimator(spec: EstimatorSpec, params: Mapping[str, Any], seed: int) ->
         If a composite estimator does not know the columns of its table.
     """
     if not isinstance(spec, CompositeSpec):
-        return make_model(spec, params, seed, "[estimator]")
+        return make_model(spec, params, seed, "[estimator]", names)
     if not isinstance(spec, BoundGatedSpec | BoundEnsembleSpec):
         raise ObjectiveError(f"[estimator] {spec.name}: needs the columns of a table (prepare)")
     by_part = _by_part(spec, params)
     made = {
-        part: make_model(model, by_part[part], seed, f"[estimator.{spec.section(part)}]")
+        part: make_model(
+            model,
+            by_part[part],
+            seed,
+            f"[estimator.{spec.section(part)}]",
+            replace(names, columns=()),  # a part need not see all
+        )
         for part, model in spec.parts.items()
     }
     # With scikit-learn's divisions, half a second that a plain estimator does not need.

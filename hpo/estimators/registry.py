@@ -6,6 +6,7 @@ import ast
 import contextlib
 import difflib
 import functools
+import importlib
 import importlib.metadata
 import inspect
 import re
@@ -168,6 +169,12 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
 EXTRAS: Mapping[str, str] = MappingProxyType({"xgboost": "xgboost", "catboost": "catboost"})
 
 
+# Classes of scikit-learn's that can be imported once another module of its has been.
+EXPERIMENTAL: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"IterativeImputer": ("sklearn.impute", "sklearn.experimental.enable_iterative_imputer")}
+)
+_THEIRS = frozenset(["sklearn", "lightgbm", "xgboost", "catboost"])
+_FUNCTION = re.compile(r"(?:numpy|scipy|sklearn)(?:\.[a-z]\w*)*:[a-z]\w*")
 _CLASS = re.compile(r"^class ([A-Z]\w+)\b", re.MULTILINE)
 _EXPORTED = re.compile(r"^__all__ = (\[.*?\])", re.MULTILINE | re.DOTALL)
 # What is no estimator, nor anything within one.
@@ -227,14 +234,29 @@ def lookup(name: str) -> Registered | None:
     """
     if name in REGISTRY:
         return REGISTRY[name]
-    if ":" in name:
-        return Registered(name, own=True)
+    module, colon, class_name = name.rpartition(":")
+    if colon:
+        # A class of theirs by its whole name is theirs, not the user's own.
+        known = lookup(class_name) if module.partition(".")[0] in _THEIRS else None
+        is_theirs = known is not None and known.factory == name
+        return known if is_theirs else Registered(name, own=True)
     for entry in REGISTRY.values():
         if entry.class_name == name:
             # What a short name is known to be used for, its class need not be.
             return replace(entry, scaled=None)
-    module = sklearn_classes().get(name)
-    return Registered(f"{module}:{name}") if module else None
+    place = EXPERIMENTAL[name][0] if name in EXPERIMENTAL else sklearn_classes().get(name)
+    return Registered(f"{place}:{name}") if place else None
+
+
+def near(wrong: str, valid: Iterable[str]) -> str:
+    """Return which valid name may be meant, of many."""
+    found = difflib.get_close_matches(wrong, sorted(valid), n=1, cutoff=0.5)
+    return f"did you mean '{found[0]}'?" if found else "check [table]"
+
+
+def is_function(text: str) -> bool:
+    """Return whether a parameter's text names a function of NumPy's, SciPy's or scikit-learn's."""
+    return _FUNCTION.fullmatch(text) is not None
 
 
 def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, Any]:
@@ -257,8 +279,10 @@ def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, An
     entry = lookup(name)
     if entry is None:
         short = [key for key in REGISTRY if key[0].islower()]
-        near = nearest(name, [*REGISTRY, *sklearn_classes(), *also])
-        hint = f"did you mean '{near}'? " if near else ""
+        known = [*REGISTRY, *sklearn_classes(), *EXPERIMENTAL, *also]
+        last = name.rpartition(".")[2]
+        meant = last if last in known else nearest(name, known)
+        hint = f"did you mean '{meant}'? " if meant else ""
         raise SpecError(
             f"{what}: unknown '{name}'; {hint}(a class of scikit-learn's, LightGBM's, XGBoost's or "
             f"CatBoost's, {', '.join([*short, *also])}, or module:attribute)"
@@ -269,6 +293,8 @@ def find(name: str, what: str, also: Iterable[str] = ()) -> tuple[Registered, An
             f"{what}: '{name}' needs the package {package}, which is not installed: pip install "
             f"'hpo[{EXTRAS[package]}]'"
         )
+    if entry.class_name in EXPERIMENTAL:
+        importlib.import_module(EXPERIMENTAL[entry.class_name][1])
     return entry, resolve(entry.factory, what)
 
 
@@ -328,8 +354,8 @@ def check_names(
     params: Mapping[str, Any], valid: frozenset[str], fixed: Mapping[str, Any], name: str
 ) -> None:
     """Refuse parameters that the estimator `name` has not, or that are `fixed`."""
-    for key in params:
-        if key in fixed:
+    for key, value in params.items():
+        if key in fixed and (value != fixed[key] or isinstance(value, bool)):
             raise SpecError(
                 f"{name}: '{key}' is set to {fixed[key]!r} by every worker and cannot be changed"
             )

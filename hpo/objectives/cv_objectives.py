@@ -169,6 +169,7 @@ def cross_validation(
         table.columns,
         classifies=bool(table.target.classes),
         n_targets=len(table.targets),
+        labels=table.target.classes or (),
     )
     bound.check_rows(train.X)
     folds = folds_of(spec.cv, table, spec.seed)

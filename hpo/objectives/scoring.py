@@ -92,9 +92,11 @@ class Scoring:
         if self.asks_model:
             return
         gives = [method for method in (_PROBABILITIES, _SCORES) if hasattr(model, method)]
+        steps = getattr(model, "steps", None)
+        name = type(steps[-1][1] if steps else model).__name__
         for k, fold in enumerate(folds):
             for side, rows in (("validates", fold.validation), ("trains on", fold.train)):
-                values = (self._try(y[rows], k, side, seed, gives) for seed in range(N_TRIED))
+                values = (self._try(y[rows], k, side, seed, gives, name) for seed in range(N_TRIED))
                 if not any(map(np.isfinite, values)):
                     raise ObjectiveError(
                         f"{SECTION} {self.name}: is undefined over the {len(rows)} rows that fold "
@@ -103,16 +105,23 @@ class Scoring:
                     )
 
     def _try(
-        self, y: NDArray[Any], fold: int, side: str, seed: int, gives: Collection[str]
+        self, y: NDArray[Any], fold: int, side: str, seed: int, gives: Collection[str], name: str
     ) -> float:
         drawn = np.random.default_rng(seed).permutation(y)
         predicted = drawn.astype(np.float64)
         if self.n_classes:
             predicted = 0.5 * np.eye(self.n_classes)[drawn] + 0.5 / self.n_classes
-        model = _stand_in(predicted, self.n_classes, gives)
+        model = _stand_in(predicted, self.n_classes, gives, name)
         try:
             return float(self(model, np.empty((len(y), 1)), y))
         except Exception as exc:  # scikit-learn's and the user's own say in many ways what is wrong
+            if self.n_classes and _PROBABILITIES not in gives and _PROBABILITIES in str(exc):
+                by_scores = f"{', roc_auc' if _SCORES in gives else ''}"
+                raise ObjectiveError(
+                    f"{SECTION} {self.name}: scores probabilities, and {name} as it is set gives "
+                    f"none; take one that does (voting = 'soft' and probability = true are of "
+                    f"those that may), or scoring = balanced_accuracy, f1_macro{by_scores}"
+                ) from exc
             raise ObjectiveError(
                 f"{SECTION} {self.name}: cannot score the rows that fold {fold} {side}"
                 f"{_of_classes(y, self.n_classes)}: {exc}"
@@ -179,10 +188,12 @@ def _of_classes(y: NDArray[Any], n_classes: int) -> str:
     return "" if present == n_classes else f", which are of {present} of the {n_classes} classes"
 
 
-def _stand_in(predicted: Floats, n_classes: int, gives: Collection[str] = ()) -> Any:
+def _stand_in(
+    predicted: Floats, n_classes: int, gives: Collection[str] = (), name: str = "Known"
+) -> Any:
     """Return an estimator that predicts what is known already, whatever rows it is asked for.
 
-    `gives` names what a classifier has beside `predict`.
+    `gives` names what a classifier has beside `predict`, `name` is what errors call it.
     """
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -203,4 +214,4 @@ def _stand_in(predicted: Floats, n_classes: int, gives: Collection[str] = ()) ->
     more = [one for one in (predict_proba, decision_function) if one.__name__ in gives]
     members = {one.__name__: one for one in (fit, predict, *more)}
     kind = ClassifierMixin if n_classes else RegressorMixin
-    return type("Known", (kind, BaseEstimator), {"classes_": np.arange(n_classes), **members})()
+    return type(name, (kind, BaseEstimator), {"classes_": np.arange(n_classes), **members})()

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 from hpo.errors import SpecError
 from hpo.estimators.defaults import default_params
 from hpo.spec.sections import StudySpec
-from hpo.spec.space import as_choice, distributions
+from hpo.spec.space import (
+    CategoricalDimension,
+    Dimension,
+    FamiliesDimension,
+    as_choice,
+    distributions,
+)
 from hpo.storage.storage import StudyStorage
 from hpo.study.points.checking import check_enqueued, check_value
 from hpo.study.points.warm_start import read_warm_points
@@ -71,7 +77,7 @@ def _default_point(spec: StudySpec) -> tuple[dict[str, Any], list[str]]:
     for name in space:
         value = defaults.get(name)
         try:
-            coded = as_choice(value)
+            coded = _choice_of(spec.space[name], value)
             if not isinstance(coded, bool | int | float | str):
                 raise SpecError("no value of a dimension")
             point[name] = check_value(name, coded, space, "start_with_defaults")
@@ -81,3 +87,25 @@ def _default_point(spec: StudySpec) -> tuple[dict[str, Any], list[str]]:
     if not point:
         raise SpecError("\n".join(["start_with_defaults: no default is in [space]", *notes]))
     return point, notes
+
+
+def _choice_of(dimension: Dimension, value: Any) -> Any:
+    """Return a default as Optuna stores it.
+
+    Of a step of a pipeline, the choice that is the same step; of families, that which has all of
+    the others.
+    """
+    if isinstance(dimension, FamiliesDimension):
+        widest = max(dimension.choices, key=len)
+        if all(set(choice) <= set(widest) for choice in dimension.choices):
+            return as_choice(widest)
+    if isinstance(dimension, CategoricalDimension) and isinstance(value, dict):
+        same = (choice for choice in dimension.choices if _as_step(choice) == value)
+        return as_choice(next(same, value))
+    return as_choice(value)
+
+
+def _as_step(choice: Any) -> Any:
+    if isinstance(choice, str):
+        return {"name": choice, "params": {}}
+    return {"params": {}, **choice} if isinstance(choice, dict) else choice

@@ -12,6 +12,7 @@ import features.table
 from hpo.errors import SpecError
 from hpo.estimators import registry
 from hpo.estimators.checks import check_estimator, expected_columns
+from hpo.estimators.construction import TableNames
 from hpo.estimators.factory import make_estimator, prepare
 from hpo.estimators.registry import REGISTRY, find, lookup, nearest, sklearn_classes
 from hpo.objectives.factory import make_objective
@@ -81,8 +82,8 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         ({"name": "RandomForestRegressor"}, ["RandomForestRegressor"]),
         ({"name": "RandomForestRegressor", "scale": True}, ["StandardScaler"]),
         ({"name": "GradientBoostingRegressor"}, ["SimpleImputer", "GradientBoostingRegressor"]),
-        ({"name": "sklearn.svm:SVR"}, ["SVR"]),
-        ({"name": "sklearn.svm:SVR", "impute": True}, ["SimpleImputer", "SVR"]),
+        ({"name": "sklearn.svm:SVR"}, ["SimpleImputer", "StandardScaler", "SVR"]),
+        ({"name": "sklearn.svm:SVR", "scale": False}, ["SimpleImputer", "SVR"]),
         (
             {"name": "BaggingRegressor", "params": {"estimator": {"name": "SVR"}}},
             ["SimpleImputer", "StandardScaler", "BaggingRegressor"],
@@ -259,6 +260,82 @@ def test_defaults_that_are_none_or_lists_are_points():
     assert "max_features is drawn" in " ".join(first.notes)
     layers = make_spec(estimator={"name": "MLPRegressor"}, space=LAYERS, start_with_defaults=True)
     assert first_points(layers).points == [{"hidden_layer_sizes": "[100]"}]
+
+
+# Names of the table, and functions -------------------------------------------------------------
+
+NAMES = TableNames(("a", "b", "c"), ("low", "mid", "top"))
+
+
+def named(given: dict[str, Any] | None = None, **section: Any) -> Any:
+    return make_estimator(EstimatorSpec.model_validate(section), given or {}, 5, NAMES)
+
+
+def test_class_weights_are_named_by_label():
+    weights = {"low": 1, "top": 5}
+    for section in (
+        {"name": "RandomForestClassifier", "params": {"class_weight": weights}},
+        {"steps": [{"name": "RandomForestClassifier", "params": {"class_weight": weights}}]},
+    ):
+        assert steps_of(named(**section))
+        model = named(**section)
+        forest = getattr(model, "steps", [("", model)])[-1][1]
+        assert forest.class_weight == {0: 1, 2: 5}
+    inner = {"rf": {"name": "RandomForestClassifier"}, "svm": {"name": "LinearSVC"}}
+    voting = named(
+        {"rf__class_weight": as_choice(weights), "svm__class_weight": "balanced"},
+        name="VotingClassifier",
+        params={"estimators": inner},
+        impute=False,
+        scale=False,
+    )
+    assert voting.estimators[0][1].class_weight == {0: 1, 2: 5}
+    assert voting.estimators[1][1].class_weight == "balanced"
+    with pytest.raises(SpecError, match=r"class_weight: 'tip' is no class; did you mean 'top'"):
+        named(name="LogisticRegression", params={"class_weight": {"tip": 2}})
+
+
+def test_columns_of_a_column_transformer_are_named():
+    params = {"transformers": [["some", {"name": "StandardScaler"}, ["c", "a"]]]}
+    steps = [{"name": "ColumnTransformer", "params": params}, {"name": "Ridge"}]
+    X = np.array([[1.0, 2.0, 30.0], [2.0, 5.0, 10.0], [4.0, 6.0, 20.0]])
+    first = named(steps=steps).steps[0][1].fit(X)
+    scaled = (X - X.mean(axis=0)) / X.std(axis=0)
+    np.testing.assert_allclose(first.transform(X), scaled[:, [2, 0]])
+    params["transformers"][0][2] = ["d"]
+    with pytest.raises(SpecError, match="transformers: the table has no column 'd'"):
+        named(steps=steps)
+
+
+def test_functions_of_numpy_and_scikit_learn_are_named():
+    ridge = {"regressor": {"name": "Ridge"}, "func": "numpy:exp", "inverse_func": "numpy:log"}
+    model = made(name="TransformedTargetRegressor", params=ridge, impute=False, scale=False)
+    assert model.func is np.exp
+    score = {"score_func": "sklearn.feature_selection:f_regression"}
+    chosen = made(steps=[{"name": "SelectKBest", "params": score}, {"name": "Ridge"}])
+    assert callable(chosen.steps[0][1].score_func)
+    with pytest.raises(SpecError, match="has no 'expp'"):
+        made(name="FunctionTransformer", params={"func": "numpy:expp"})
+
+
+def test_experimental_classes_are_found():
+    assert steps_of(made(steps=[{"name": "IterativeImputer"}, {"name": "Ridge"}])) == [
+        "IterativeImputer",
+        "Ridge",
+    ]
+
+
+def test_a_class_of_theirs_by_its_module_is_theirs():
+    assert steps_of(made(name="sklearn.linear_model:Ridge")) == steps_of(made(name="Ridge"))
+    assert made(name="lightgbm:LGBMRegressor").verbosity == -1
+    with pytest.raises(SpecError, match="did you mean 'Ridge'"):
+        made(name="sklearn.linear_model.Ridge")
+
+
+def test_what_every_worker_sets_may_be_said():
+    assert made(name="random_forest", params={"n_jobs": 1}).n_jobs == 1
+    with pytest.raises(SpecError, match="'n_jobs' is set to 1"):
+        made(name="random_forest", params={"n_jobs": -1})
 
 
 # Families --------------------------------------------------------------------------------------

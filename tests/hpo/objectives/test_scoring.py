@@ -200,7 +200,7 @@ def test_a_classifier_without_probabilities_has_metrics_of_labels_and_refuses_ot
     rows = made.folds[0].validation
     expected = get_scorer("roc_auc")(model, made.X[rows], made.y[rows])
     assert part["score"] == pytest.approx(expected)  # by its decision function
-    with pytest.raises(ObjectiveError, match="neg_log_loss: cannot score"):
+    with pytest.raises(ObjectiveError, match="neg_log_loss: scores probabilities, and LinearSVC"):
         scored("neg_log_loss", 2, None, {"C": 1.0}, **svc)
 
 

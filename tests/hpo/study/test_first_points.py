@@ -54,6 +54,28 @@ def test_defaults_of_parts_are_named_by_part():
     ]
 
 
+def test_defaults_of_steps_of_what_is_within_and_of_families():
+    forest = {"name": "RandomForestRegressor"}
+    steps = [{"name": "PCA", "step": "reduce", "params": {"n_components": 2}}, forest]
+    reduce = ["passthrough", {"name": "PCA", "params": {"n_components": 2}}, "StandardScaler"]
+    space = {
+        "reduce": {"type": "categorical", "choices": reduce},
+        "randomforestregressor__min_samples_leaf": ints(1, 9),
+        "seen": {"type": "families", "choices": [["a"], ["a", "b"]]},
+    }
+    (point,), notes = first_points(default_spec({"steps": steps}, **space))
+    assert point == {
+        "reduce": '{"name": "PCA", "params": {"n_components": 2}}',
+        "randomforestregressor__min_samples_leaf": 1,
+        "seen": '["a", "b"]',
+    }
+    assert not notes
+    within = {"name": "TransformedTargetRegressor", "params": {"regressor": {"name": "Ridge"}}}
+    alpha = {"type": "float", "low": 0.1, "high": 9.0}
+    (point,), _ = first_points(default_spec(within, regressor__alpha=alpha))
+    assert point == {"regressor__alpha": 1.0}
+
+
 def test_what_is_not_in_the_space_is_drawn_and_said():
     spec = default_spec(
         {"name": "hist_gradient_boosting"},

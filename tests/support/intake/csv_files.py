@@ -66,6 +66,15 @@ _READ = [
     _usual("QUOTE_NONNUMERIC of pandas", '"formula","y"\n"Li2O",1.5\n"LiF",-2.0\n'),
     _usual("pandas with its index", ",formula,y\n0,Li2O,1.5\n1,LiF,-2.0\n"),
     _usual("write.csv of R", '"","formula","y"\n"1","Li2O",1.5\n"2","LiF",-2\n'),
+    _usual(
+        "write.table of R",
+        '"formula" "y"\n"1" "Li2O" 1.5\n"2" "LiF" -2\n',
+        remark="names of the rows",
+    ),
+    _usual("write.table of R, without names", '"formula" "y"\n"Li2O" 1.5\n"LiF" -2\n'),
+    _usual("columns of one width", "formula    y\nLi2O     1.5\nLiF     -2.0\n"),
+    _usual("savetxt of NumPy, its header", "# formula y\nLi2O 1.5\nLiF -2\n", remark="comment"),
+    _usual("DOS, with its last sign", _BASE + "\x1a", skipped=(4,)),
     _usual("write.csv of R, row.names=FALSE", '"formula","y"\n"Li2O",1.5\n"LiF",-2\n'),
     _usual("write.csv2 of R", '"";"formula";"y"\n"1";"Li2O";1,5\n"2";"LiF";-2\n'),
     _usual(
@@ -240,7 +249,10 @@ _READ = [
     File("twice, not asked for", "z,z,y\n1,2,3\n", {"y": [3.0]}),
     File("none", "formulla,y\nLi2O,1\n", {"formula": []}, refused="nearest is 'formulla'"),
     File("no header", "Li2O,1.5\nLiF,2\n", {"formula": []}, refused="is the header missing"),
-    File("blanks as separators", "formula y\nLi2O 1\n", {"y": []}, refused="separated by blanks"),
+    File("blanks, not all", "formula y\nLi2O 1\nLi F 2\n", {"y": []}, refused="by blanks"),
+    File("a picture of a few bytes", b"\x89PNG\r\n\x1a\n", refused="a picture"),
+    File("a few bytes", b"\x01\x02\x03", refused="no text file"),
+    File("a LabVIEW file", b"TDSm" + bytes(40), refused="LabVIEW"),
     File(
         "many columns",
         ",".join(f"c{i}" for i in range(500)) + "\n" + "1," * 499 + "1\n",
