@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.table import FeaturesError
 from hpo.analysis.comparison.differences import (
     Pair,
     ScoredStudy,
-    difference_cells,
-    kinds_of,
     remarks,
 )
 from hpo.analysis.comparison.fronts import compare_fronts
 from hpo.analysis.comparison.leaderboard import describe_line, prediction_cells
 from hpo.analysis.comparison.parts import PartPair, part_cells, part_remarks
 from hpo.analysis.comparison.reported import Reported
-from hpo.analysis.comparison.studies import INTERVALS_NOTE, Outside
+from hpo.analysis.comparison.studies import INTERVALS_NOTE, Kind, Outside
 from hpo.analysis.discovery_metrics import Values, screening_cells
 from hpo.errors import HpoError
 from hpo.report.comparison_tables import (
+    TitledCells,
     describe_fronts,
+    difference_tables,
     front_cells,
     score_cells,
     tables_of,
     variant_cells,
 )
+from hpo.report.figures.base import Figure
 from hpo.report.figures.comparison import comparison_figures, draw_outside, styles
 from hpo.report.figures.files import write_figures
-from hpo.report.formatting import name_target, utc
+from hpo.report.formatting import name_targets, utc
 from hpo.report.html import render
 from hpo.report.tables import TextTable
-from hpo.study.record import StudyRecord
 from hpo.system.atomic_files import is_stream, replace_file
 
 PAGE_NAME = "comparison.html"
@@ -43,7 +43,6 @@ _METRICS = {"R2": "R²", "rho": "ρ"}
 
 
 def write_comparison(
-    records: Sequence[StudyRecord],
     studies: Sequence[ScoredStudy],
     pairs: Sequence[Pair],
     reported: Mapping[str, Reported],
@@ -58,8 +57,8 @@ def write_comparison(
 
     Parameters
     ----------
-    records, studies
-        The studies as their storage knows them, and as they are compared.
+    studies
+        The studies as they are compared.
     pairs
         Differences to one of them.
     reported
@@ -78,11 +77,9 @@ def write_comparison(
     HpoError
         If the files cannot be written.
     """
-    target, unit = _name_target(records)
-    figures = comparison_figures(studies, pairs, target, unit)
+    figures, keys = _draw(studies, pairs)
     figures += [draw_outside(found, k) for k, found in enumerate(outside)]
     folder = page.with_name(f"{page.stem}_figures")
-    drawn = [study for study in studies if study.predicts_value]
     predicting = [study.row for study in studies if not study.row.scores]
     context = {
         "names": [study.name for study in studies],
@@ -99,9 +96,8 @@ def write_comparison(
         "note": INTERVALS_NOTE if any(study.row.test_intervals for study in studies) else "",
         "parts": _parts(parts),
         "differences": [
-            table
-            for shown in kinds_of(pairs)
-            if (table := _differences(difference_cells(pairs, shown))) is not None
+            _table(_titled("Score less that of the other study", title), *_split(cells), ())
+            for title, cells in difference_tables(pairs, studies)
         ],
         "variants": _variants(studies),
         "screening": _screening(worth),
@@ -112,10 +108,7 @@ def write_comparison(
         ],
         "figures": figures,
         "folder": folder.name,
-        "key": [
-            (study.name if dash == "solid" else f"{study.name} ({dash})", colour)
-            for study, (colour, dash) in zip(drawn, styles(len(drawn)), strict=True)
-        ],
+        "keys": keys,
     }
     try:
         if is_stream(page):
@@ -129,16 +122,36 @@ def write_comparison(
     return page
 
 
-def _name_target(records: Sequence[StudyRecord]) -> tuple[str, str]:
-    """Return the target and the unit of its errors, from the first table that is still here."""
-    for record in records:
-        try:
-            target = record.read_target()
-        except (HpoError, FeaturesError):
-            continue
-        if target is not None:
-            return name_target(target)
-    return "", ""
+def _draw(
+    studies: Sequence[ScoredStudy], pairs: Sequence[Pair]
+) -> tuple[list[Figure], dict[str, list[tuple[str, str]]]]:
+    """Return the figures, those of each target apart, and the key to the lines of some."""
+    by_kind: dict[Kind, list[ScoredStudy]] = {}
+    for study in studies:
+        for one in study.each_target():
+            by_kind.setdefault(one.row.kind, []).append(one)
+    figures: list[Figure] = []
+    keys: dict[str, list[tuple[str, str]]] = {}
+    for k, ((targets, has_intervals), of_kind) in enumerate(by_kind.items()):
+        theirs: Sequence[Pair] = []
+        if any(pairs and study.name == pairs[0].against for study in of_kind):
+            several = any(s.name == pairs[0].against and len(s.row.targets) > 1 for s in studies)
+            theirs = [pair.of_target(targets[0].name) for pair in pairs] if several else pairs
+        name, unit = name_targets(targets)
+        suffix = f"-{k + 1}" if len(by_kind) > 1 else ""
+        of = f"{targets[0].name}{', intervals' if has_intervals else ''}: " if targets else ""
+        for figure in comparison_figures(of_kind, theirs, name, unit):
+            title = f"{of if suffix else ''}{figure.title}"
+            figures.append(replace(figure, key=f"{figure.key}{suffix}", title=title))
+        keys[f"errors{suffix}"] = _key([study for study in of_kind if study.predicts_value])
+    return figures, keys
+
+
+def _key(drawn: Sequence[ScoredStudy]) -> list[tuple[str, str]]:
+    return [
+        (study.name if dash == "solid" else f"{study.name} ({dash})", colour)
+        for study, (colour, dash) in zip(drawn, styles(len(drawn)), strict=True)
+    ]
 
 
 def _sources(
@@ -148,19 +161,21 @@ def _sources(
     return {name: (reported[name].name, reported[name].source) for name in names}
 
 
-def _scores(cells: Sequence[Sequence[str]]) -> TextTable:
-    heads, *rows = cells
+def _scores(table: TitledCells) -> TextTable:
+    heads, *rows = table.cells
     at = heads.index("n test")
     columns = [head.removeprefix("CV ").removeprefix("test ") for head in heads]
     columns[at] = "rows"
     return _table(
-        "Best trials", columns, rows, (("", 1), ("", 1), ("CV", at - 2), ("test", len(heads) - at))
+        _titled("Best trials", table.title),
+        columns,
+        rows,
+        (("", 1), ("", 1), ("CV", at - 2), ("test", len(heads) - at)),
     )
 
 
-def _differences(cells: Sequence[Sequence[str]]) -> TextTable | None:
-    heads, *rows = cells
-    return _table("Score less that of the other study", heads, rows, ()) if rows else None
+def _titled(title: str, of: str) -> str:
+    return f"{title}, {of}" if of else title
 
 
 def _parts(pairs: Sequence[PartPair]) -> TextTable | None:

@@ -3,30 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from features.table import Target
+from hpo.analysis.comparison.differences import Pair, ScoredStudy, difference_cells
 from hpo.analysis.comparison.fronts import ComparedFronts
 from hpo.analysis.comparison.reported import Reported
 from hpo.analysis.comparison.studies import (
     _VARIED,
     AS_IT_IS,
     CLASSES,
+    INTERVALS,
     INTERVALS_NOTE,
-    METRIC_NAMES,
     NUMBERS,
+    Kind,
     Row,
     Shown,
     _differences,
     _minus,
 )
+from hpo.report.formatting import name_targets
 from hpo.wording import plain_number
 
 
-def tables_of(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[list[list[str]]]:
-    """Return the comparison as tables, one for each kind of target; see `table_cells`."""
+class TitledCells(NamedTuple):
+    """A table of texts, heads first, and what it is of; "" where nothing has to be said."""
+
+    title: str
+    cells: list[list[str]]
+
+
+def tables_of(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[TitledCells]:
+    """Return the comparison as tables, one for each kind of target; see `table_cells`.
+
+    Errors in different units are in different tables, which then say the target and the unit. Of
+    several targets there is a table of the means over them, and one for each, which it shares with
+    studies of that target alone.
+    """
     of_classes = [row for row in rows if CLASSES.suits(row.cv)]
     others = [row for row in rows if row not in of_classes]
-    found = [table_cells(others, reported)] if others or not rows else []
-    return found + ([table_cells(of_classes, {}, CLASSES)] if of_classes else [])
+    # What has no scores stands in whichever table comes first.
+    usual = next((row.kind for row in others if row.cv), ((), False))
+    by_kind: dict[Kind, list[Row]] = {}
+    for row in others:
+        for one in (row, *row.of_each_target()):
+            by_kind.setdefault(one.kind if one.cv else usual, []).append(one)
+    found = [
+        TitledCells(
+            _title(targets, has_intervals) if len(by_kind) > 1 else "",
+            table_cells(of_kind, reported, INTERVALS if has_intervals else NUMBERS),
+        )
+        for (targets, has_intervals), of_kind in by_kind.items()
+    ]
+    if not rows:
+        found = [TitledCells("", table_cells([], {}))]
+    return found + ([TitledCells("", table_cells(of_classes, {}, CLASSES))] if of_classes else [])
+
+
+def _title(targets: Sequence[Target], has_intervals: bool = False) -> str:
+    """Return what scores are of, and the unit of errors."""
+    if not targets:
+        return "targets that are not known, as their tables are not here"
+    name, unit = name_targets(targets)
+    of = f"means over {name}" if len(targets) > 1 else name
+    errors = f"RMSE and MAE in {unit}" if unit else ""
+    if has_intervals:
+        errors = f"{errors or 'RMSE and MAE'} from what is known as intervals"
+    return f"{of}: {errors}" if errors else of
+
+
+def difference_tables(pairs: Sequence[Pair], studies: Sequence[ScoredStudy]) -> list[TitledCells]:
+    """Return the differences as tables; of several targets one for each, which says the unit."""
+    against = [study for study in studies if pairs and study.name == pairs[0].against]
+    each = [target for study in against for target in study.row.targets]
+    of_one = INTERVALS if any("concordance" in pair.metrics for pair in pairs) else NUMBERS
+    found = [TitledCells("", difference_cells(pairs, shown)) for shown in (of_one, CLASSES)]
+    if len(each) > 1:
+        found += [
+            TitledCells(
+                _title([target]), difference_cells([p.of_target(target.name) for p in pairs])
+            )
+            for target in each
+        ]
+    return [table for table in found if len(table.cells) > 1]
 
 
 def table_cells(
@@ -39,8 +98,9 @@ def table_cells(
     table = [heads]
     for row in rows:
         table.append(_own_cells(row, shown))
-        if row.name in reported:
-            table.extend(_reported_cells(row, reported[row.name]))
+        # A reported error has a unit; the mean over several targets has none.
+        if row.name in reported and len(row.targets) < 2:
+            table.extend(_reported_cells(row, reported[row.name], shown))
     return table
 
 
@@ -79,8 +139,8 @@ def lines(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[str]:
     """Return the comparison as aligned text, and what there is to say about it."""
     others = [row for row in rows if not row.scores]
     text: list[str] = []
-    for table in tables_of(others, reported) if others or not rows else ():
-        text += [*([""] if text else []), *align(table)]
+    for title, cells in tables_of(others, reported) if others or not rows else ():
+        text += [*([""] if text else []), *([title] if title else []), *align(cells)]
     if own := score_cells(rows, reported):
         text += [*([""] if text else []), *align(own)]
     if any(row.test_intervals for row in rows):
@@ -158,7 +218,7 @@ def _own_cells(row: Row, shown: Shown) -> list[str]:
     return cells
 
 
-def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
+def _reported_cells(row: Row, reported: Reported, shown: Shown) -> list[list[str]]:
     difference = _differences(row, reported)
     theirs = ["  reported", _count(reported.n_features)]
     ours_less_theirs = ["  difference", ""]
@@ -166,10 +226,10 @@ def _reported_cells(row: Row, reported: Reported) -> list[list[str]]:
         if side == "test":
             theirs.append("")
             ours_less_theirs.append("")
-        for name in METRIC_NAMES:
-            gap = [""] if side == "test" and name in NUMBERS.intervals else []
-            theirs += [_number(getattr(figures, name)), *gap]
-            ours_less_theirs += [_number(difference[side][name], signed=True), *gap]
+        for name in shown.names:
+            gap = [""] if side == "test" and name in shown.intervals else []
+            theirs += [_number(getattr(figures, name, None)), *gap]
+            ours_less_theirs += [_number(difference[side].get(name), signed=True), *gap]
     return [theirs, ours_less_theirs]
 
 

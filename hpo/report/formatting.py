@@ -33,7 +33,9 @@ def name_target(target: Target | None) -> tuple[str, str]:
     """Return the target as an axis names it, and the unit of an error in it."""
     if target is None:
         return "", ""
-    unit = f" ({target.unit})" if target.unit else ""
+    # A header may end with its unit.
+    told = target.name.endswith((f"({target.unit})", f"[{target.unit}]"))
+    unit = f" ({target.unit})" if target.unit and not told else ""
     if target.log10:
         return f"log₁₀ {target.name}{unit}", "decades"
     return f"{target.name}{unit}", target.unit

@@ -137,11 +137,14 @@ class StudyRecord:
         """Read the feature table of the study; None if it has none."""
         return read_table_of(self.spec, self.table_path)
 
-    def read_target(self) -> Target | None:
-        """Read what the feature table of the study says of its target; None if it has none."""
+    def read_targets(self) -> tuple[Target, ...]:
+        """Read what the feature table of the study says of its targets; empty if it has none."""
         if self.table_path is None:
-            return None
-        return Target(**features.table.read_manifest(self.table_path)["target"])
+            return ()
+        manifest = features.table.read_manifest(self.table_path)
+        return tuple(
+            Target(**record) for record in (manifest["target"], *manifest.get("more_targets", ()))
+        )
 
     def admit_code(self, accepted: Sequence[str] = ()) -> None:
         """Let modules that the study names be imported, if they may be; see `hpo.study.identity`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.bootstrap import Difference, paired_differences
-from hpo.analysis.comparison.studies import CLASSES, NUMBERS, Row, Shown
+from hpo.analysis.comparison.studies import NUMBERS, Row, Shown, of_target
 from hpo.analysis.predictions_csv import PREDICTIONS_NAME, read_predictions
 from hpo.errors import HpoError
 
@@ -54,6 +54,13 @@ class ScoredStudy:
             return False
         return "rmse" in self.row.cv and "pinball" not in self.row.cv
 
+    def each_target(self) -> list[ScoredStudy]:
+        """Return it for each of its targets, as if there were no other."""
+        return [
+            replace(self, row=row, rows={of: rows.of_target(k) for of, rows in self.rows.items()})
+            for k, row in enumerate(self.row.of_each_target())
+        ] or [self]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -77,6 +84,10 @@ class Pair:
     n_rows: int = 0
     metrics: Mapping[str, Difference] = field(default_factory=dict)
     remark: str = ""
+
+    def of_target(self, target: str) -> Pair:
+        """Return the differences of one of several targets."""
+        return replace(self, metrics=of_target(self.metrics, target))
 
 
 # Predictions ----------------------------------------------------------------------------------
@@ -238,28 +249,10 @@ def _as_dict(pair: Pair) -> dict[str, Any]:
     }
 
 
-def kinds_of(pairs: Sequence[Pair]) -> list[Shown]:
-    """Return what is shown of differences: for one number, for classes, and for each target."""
-    names = dict.fromkeys(name for pair in pairs for name in pair.metrics)
-    targets = [name.removeprefix("spearman_") for name in names if name.startswith("spearman_")]
-    return [
-        NUMBERS,
-        CLASSES,
-        *(
-            Shown(
-                tuple(f"{name}_{target}" for name in NUMBERS.names),
-                tuple(f"{head} {target}" for head in NUMBERS.heads),
-                (),
-            )
-            for target in targets
-        ),
-    ]
-
-
 def difference_cells(pairs: Sequence[Pair], shown: Shown = NUMBERS) -> list[list[str]]:
     """Return the differences as a table of texts, heads first: a line by row and one by group.
 
-    Those of one kind of target; heads alone if there are none.
+    Those of one kind of scores; heads alone if there are none.
     """
     heads = ["study", "set", "rows", "resampled"]
     for head in shown.heads:

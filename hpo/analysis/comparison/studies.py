@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from optuna.trial import FrozenTrial
 
+from features.table import FeaturesError, Target
 from hpo.analysis.best_model import Evaluation, Predictions, evaluate, foreign_params
 from hpo.analysis.comparison.leaderboard import MIN_POINTS, Line, Point, as_dict, fit_line
 from hpo.analysis.comparison.reported import External, Reported, ReportedFile
 from hpo.analysis.told_trial import totals_of_trial
+from hpo.errors import HpoError
 from hpo.objectives.metrics import Interval
 from hpo.objectives.told import Total
 from hpo.storage.best import Front
@@ -49,11 +51,17 @@ class Shown:
 
 
 NUMBERS = Shown(METRIC_NAMES, HEADS, ("r2", "spearman"))
+# Of numbers some of which are known as intervals.
+INTERVALS = Shown(
+    (*METRIC_NAMES, "concordance"), (*HEADS, "C index"), ("r2", "spearman", "concordance")
+)
 CLASSES = Shown(
     ("roc_auc", "average_precision", "log_loss", "balanced_accuracy", "matthews_corrcoef"),
     ("ROC AUC", "AP", "log loss", "bal. acc.", "MCC"),
     ("roc_auc", "balanced_accuracy"),
 )
+# Studies whose errors are of one kind may stand in one table.
+Kind: TypeAlias = tuple[tuple[Target, ...], bool]
 AS_IT_IS = "as it is"
 # What is shown of variants: the rows, the metric and its name.
 _VARIED = (
@@ -90,6 +98,8 @@ class Row:
         Why something is missing; "" if nothing is.
     front, directions
         The Pareto front of a study with several objectives, and which of each value are better.
+    targets
+        What it predicts; empty if it predicts nothing, or its table is not here.
     """
 
     name: str
@@ -108,6 +118,35 @@ class Row:
     remark: str = ""
     front: Front | None = None
     directions: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What its errors are of: targets, and whether some are intervals, and errors distances."""
+        return self.targets, "concordance" in self.cv
+
+    def of_each_target(self) -> list[Row]:
+        """Return the scores of each of several targets, as if there were no other; else none."""
+        if len(self.targets) < 2:
+            return []
+        return [
+            replace(
+                self,
+                targets=(target,),
+                cv=of_target(self.cv, target.name),
+                test=of_target(self.test, target.name),
+                test_intervals={
+                    kind: of_target(ends, target.name) for kind, ends in self.test_intervals.items()
+                },
+            )
+            for target in self.targets
+        ]
+
+
+def of_target(by_metric: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """Return what is by metrics of one of several targets, by the plain names of these."""
+    names = {f"{name}_{target}": name for name in METRIC_NAMES}
+    return {names[name]: value for name, value in by_metric.items() if name in names}
 
 
 # Scores from outside --------------------------------------------------------------------------
@@ -186,10 +225,12 @@ def compare_study(record: StudyRecord) -> Row:
     Figures on held-out rows are those of the one look that a finished study has had.
     """
     snapshot = take_snapshot(record)
+    best = _compare_best(record, snapshot)
     row = replace(
-        _compare_best(record, snapshot),
+        best,
         front=snapshot.status.front,
         directions=tuple(direction.name.lower() for direction in snapshot.directions),
+        targets=_targets(record, best.cv),
     )
     if snapshot.counts.outside and not row.remark:
         return replace(row, remark="the best trial was chosen among all of them")
@@ -250,6 +291,15 @@ def _compare_best(record: StudyRecord, snapshot: StudySnapshot) -> Row:
     return replace(row, **known)
 
 
+def _targets(record: StudyRecord, scores: Mapping[str, float]) -> tuple[Target, ...]:
+    """Return what a study predicts, as far as its table, or else the names of scores, tell it."""
+    try:
+        return record.read_targets()
+    except (HpoError, FeaturesError):
+        head = "spearman_"
+        return tuple(Target(name[len(head) :]) for name in scores if name.startswith(head))
+
+
 def _predicts_nothing(record: StudyRecord, trial: FrozenTrial) -> bool:
     """Return whether the objective is of the user's own, and no cross-validation of a target."""
     validates = any(name.endswith("_val") for name in trial.user_attrs)
@@ -295,11 +345,13 @@ def _from_evaluation(
 
 
 def _chosen(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
+    kept = (*INTERVALS.intervals, *CLASSES.intervals)
+    of_each = tuple(f"{name}_" for name in NUMBERS.intervals)
     return {
         kind: {
-            name: (float(ends[name][0]), float(ends[name][1]))
-            for name in (*NUMBERS.intervals, *CLASSES.intervals)
-            if name in ends
+            name: (float(low), float(high))
+            for name, (low, high) in ends.items()
+            if name in kept or name.startswith(of_each)
         }
         for kind, ends in intervals.items()
     }

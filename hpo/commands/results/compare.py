@@ -10,8 +10,6 @@ from hpo.analysis.comparison import differences, reported
 from hpo.analysis.comparison.differences import (
     Pair,
     ScoredStudy,
-    difference_cells,
-    kinds_of,
     remarks,
 )
 from hpo.analysis.comparison.fronts import compare_fronts
@@ -49,7 +47,13 @@ from hpo.errors import HpoError, SpecError
 from hpo.records import Access
 from hpo.report import comparison_tables
 from hpo.report.comparison_page import PAGE_NAME, write_comparison
-from hpo.report.comparison_tables import align, describe_fronts, front_cells, variant_cells
+from hpo.report.comparison_tables import (
+    align,
+    describe_fronts,
+    difference_tables,
+    front_cells,
+    variant_cells,
+)
 from hpo.study.plain import PlainStudy, read_plain
 from hpo.study.record import StudyRecord, find, names
 from hpo.study.report_folder import report_folder
@@ -150,7 +154,7 @@ def print_comparison(
     if not rows:
         return
     page = write_comparison(
-        ours, studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside, parts
+        studies, pairs, known, output or reports_dir / PAGE_NAME, worth, outside, parts
     )
     with beside_output(output):
         (say if as_json else print_line)(f"comparison: {page}")
@@ -258,16 +262,16 @@ def _value(
     found: dict[str, Values] = {}
     by_name = {record.name: record for record in records}
     for study in studies:
-        target = by_name[study.name].read_target() if study.rows else None
+        targets = by_name[study.name].read_targets() if study.rows else ()
         if any(rows.targets for rows in study.rows.values()):
             raise SpecError(
                 f"--threshold {threshold:g}: is of one target, and study '{study.name}' has "
                 "several; hpo rank --by NAME --threshold says it of one"
             )
         # Of classes the report says by itself how well they are found.
-        if target is None or target.classes:
+        if not targets or targets[0].classes:
             continue
-        if values := value_study(study.rows, on_scale(threshold, target)):
+        if values := value_study(study.rows, on_scale(threshold, targets[0])):
             found[study.name] = values
     return found
 
@@ -281,8 +285,8 @@ def _print_tables(
     if any(pair.metrics for pair in pairs):
         print_line("")
         print_line(f"differences to {pairs[0].against}, with paired 95 % bootstrap intervals")
-        for cells in (difference_cells(pairs, shown) for shown in kinds_of(pairs)):
-            for line in align(cells) if len(cells) > 1 else ():
+        for title, cells in difference_tables(pairs, studies):
+            for line in (*([title] if title else []), *align(cells)):
                 print_line(line)
     for line in remarks(studies, pairs):
         print_line(line)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison.differences import Pair, ScoredStudy
-from hpo.analysis.comparison.studies import CLASSES, NUMBERS, Outside
+from hpo.analysis.comparison.studies import CLASSES, INTERVALS, Outside
 from hpo.report.figures.base import (
     BEST,
     BLUE,
@@ -192,7 +192,7 @@ def _errors(drawn: Sequence[ScoredStudy], unit: str) -> Figure:
 def _forest(pairs: Sequence[Pair], unit: str) -> Figure:
     title = f"Differences to {pairs[0].against}" if pairs else ""
     names = list(dict.fromkeys(pair.name for pair in pairs))
-    shown = (*NUMBERS.names, *CLASSES.names)
+    shown = (*INTERVALS.names, *CLASSES.names)
     metrics = [name for name in shown if any(name in pair.metrics for pair in pairs)]
     panels = tuple(
         Panel(_forest_panel(pairs, names, metric, unit), label(metric), metric)

@@ -281,7 +281,7 @@ def test_studies_without_predictions_are_still_a_page(finish, tmp_path, capsys, 
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(HpoError, match="cannot be written"):
-        write_comparison([], [study("one")], [], {}, blocked / "page.html", {})
+        write_comparison([study("one")], [], {}, blocked / "page.html", {})
 
 
 # Ranking value ---------------------------------------------------------------------------------

@@ -123,6 +123,10 @@ def test_studies_are_compared_on_what_is_known(capsys):
         assert pair[name]["value"] == pytest.approx(
             told["lasso"]["cv"][name] - told["ridge"]["cv"][name]
         )
+    assert main(["compare", "ridge", "lasso"]) == 0
+    out = capsys.readouterr().out
+    assert f"{told['ridge']['cv']['concordance']:.3f}" in out
+    assert out.count("C index") == 3  # of both sets of rows, and of the difference
 
 
 @pytest.mark.usefixtures("study")

@@ -125,8 +125,18 @@ def test_studies_are_compared_target_by_target(capsys):
         both = [told[name]["cv"][f"r2_{target}"] for name in ("boosted", "linear")]
         assert pair[f"r2_{target}"]["value"] == pytest.approx(both[0] - both[1])
     assert main(["compare", "linear", "boosted"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"R2 {target}" in out for target in TARGETS)
+    lines = capsys.readouterr().out.splitlines()
+    # No table has errors in two units: the means over targets, and each of them.
+    of_each = ["gap (eV): RMSE and MAE in eV", "log₁₀ sigma, cold (S/cm): RMSE and MAE in decades"]
+    of_all = "means over gap (eV), log₁₀ sigma, cold (S/cm): RMSE and MAE in standard deviations"
+    assert [line for line in lines if ": RMSE and MAE in" in line] == [of_all, *of_each, *of_each]
+    for title, target in zip(of_each, TARGETS, strict=True):
+        row = lines[lines.index(title) + 2].split()
+        assert (row[0], row[3]) == ("linear", f"{told['linear']['cv'][f'rmse_{target}']:.3f}")
+    page = Page(Path("reports/comparison.html"))
+    for position in (1, 2):
+        for key in ("parity_cv", "errors", "differences"):
+            assert page.plots[f"{key}-{position}"] > 0
     assert main(["compare", "linear", "boosted", "--threshold", "1"]) == 2
     assert "hpo rank --by" in capsys.readouterr().err
 
