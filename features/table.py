@@ -202,7 +202,7 @@ def read_rows(
     return read(spec, data_dir=data_dir, base_dir=base_dir, log=log)
 
 
-def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
+def outline_csv(path: Path, targets: Sequence[str] = ()) -> CsvOutline:
     """Look at a CSV file, and guess what its columns are.
 
     Raises
@@ -212,7 +212,7 @@ def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
     """
     from features.datasets.outline import outline_csv as look
 
-    return look(path, target)
+    return look(path, targets)
 
 
 def find_structures(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from features.families.own_columns import MAX_CATEGORIES, number_column
 from features.families.registry import RESERVED_NAMES
 from features.intake.csv_parsing import CsvFile, parse_csv
 from features.intake.labels import MAX_CLASSES
-from features.intake.numbers import is_missing, is_number, parse_target
+from features.intake.numbers import is_interval, is_missing, is_number, parse_interval
 from features.records import CONTROL
 
 Kind = Literal["number", "text", "formula", "empty", "constant"]
@@ -59,63 +59,72 @@ class OutlinedColumn:
     kind: Kind
     n_missing: int
     n_different: int
+    n_intervals: int = 0  # limits and ranges, such as <1e-10
     role: Role = "left out"
     why: str = ""
 
 
 @dataclass(frozen=True)
 class CsvOutline:
-    """A file, its columns, and the settings of a `[table]` that take them for what they seem."""
+    """A file, its columns, and the settings of a `[table]` that take them for what they seem.
+
+    `more_targets` are columns that are features, and may be meant as targets, too.
+    """
 
     name: str
     n_rows: int
     columns: tuple[OutlinedColumn, ...]
     settings: dict[str, Any]
     remarks: tuple[str, ...]
+    more_targets: tuple[str, ...] = ()
 
     def role(self, name: str) -> OutlinedColumn:
         """Return the column of this name."""
         return next(column for column in self.columns if column.name == name)
 
 
-def outline_csv(path: Path, target: str | None = None) -> CsvOutline:
+def outline_csv(path: Path, targets: Sequence[str] = ()) -> CsvOutline:
     """Look at a CSV file.
 
     Parameters
     ----------
     path
         The file.
-    target
-        The column of the target; guessed without it.
+    targets
+        The columns of the targets; one is guessed without them.
 
     Raises
     ------
     DatasetError
-        The file cannot be read, has no column of that name, or none that can be a target, or none
-        beside it that can be a feature.
+        The file cannot be read, has no column of such a name, or none that can be a target, or none
+        beside them that can be a feature.
     """
     csv = parse_csv(path.name, read_source(path, "file").data)
-    if target is not None:
-        csv = csv.naming({target: "target"})
+    csv = csv.naming(dict.fromkeys(targets, "target"))
     if all(map(is_number, csv.columns)):
         raise DatasetError(
             f"{csv.name}: its first line has numbers alone ({csv.listed()}): write a header above"
         )
     kinds = {name: _look(csv, name) for name in dict.fromkeys(csv.columns)}
     roles = _roles(csv, kinds)
-    chosen, why = _target(csv, kinds, roles, target)
-    roles[chosen] = ("target", why)
+    chosen = _targets(csv, kinds, roles, targets)
+    roles |= {name: ("target", why) for name, why in chosen.items()}
+    for name, column in kinds.items():
+        if roles[name][0] == "number" and 2 * column.n_intervals > len(csv.records):
+            roles[name] = ("left out", "holds limits or ranges, which a target alone may be")
     columns = tuple(
         OutlinedColumn(**{**vars(column), "role": roles[name][0], "why": roles[name][1]})
         for name, column in kinds.items()
     )
-    found = CsvOutline(csv.name, len(csv.records), columns, {}, csv.remarks)
-    found.settings.update(_settings(csv, found, chosen))
+    also = [c for c in columns if c.role == "number" and _PROPERTIES.fullmatch(_plain(c.name))]
+    more = tuple(c.name for c in also if not targets and not _CONDITIONS.fullmatch(_plain(c.name)))
+    found = CsvOutline(csv.name, len(csv.records), columns, {}, csv.remarks, more)
+    found.settings.update(_settings(csv, found, [*chosen]))
     if not {"formula", "number", "category"} & {column.role for column in columns}:
-        others = [f"{c.name!r} {c.why}" for c in columns if c.name != chosen] or ["there is none"]
+        others = [f"{c.name!r} {c.why}" for c in columns if c.name not in chosen]
         raise DatasetError(
-            f"{csv.name}: beside the target {chosen!r} no column can be a feature: "
-            f"{'; '.join(others)}"
+            f"{csv.name}: beside the target {', '.join(map(repr, chosen))} no column can be a "
+            f"feature: {'; '.join(others or ['there is none'])}"
         )
     return found
 
@@ -136,11 +145,12 @@ def _look(csv: CsvFile, name: str) -> OutlinedColumn:
         kind = "empty"
     elif len(different) == 1:
         kind = "constant"
-    elif sum(map(is_number, given)) > len(given) / 2:
+    elif sum(is_number(text) or is_interval(text) for text in given) > len(given) / 2:
         kind = "number"
     elif _are_formulas(sorted(different)):
         kind = "formula"
-    return OutlinedColumn(name, kind, len(texts) - len(given), len(different))
+    n_intervals = sum(map(is_interval, given)) if kind == "number" else 0
+    return OutlinedColumn(name, kind, len(texts) - len(given), len(different), n_intervals)
 
 
 def _are_formulas(texts: Sequence[str]) -> bool:
@@ -228,17 +238,27 @@ def _names_rows(csv: CsvFile, column: OutlinedColumn) -> bool:
     return column.kind == "text" or all(text.isdecimal() for text in csv.values(column.name))
 
 
-def _target(
+def _targets(
     csv: CsvFile,
     kinds: dict[str, OutlinedColumn],
     roles: dict[str, tuple[Role, str]],
-    named: str | None,
+    named: Iterable[str],
+) -> dict[str, str]:
+    """Return the columns that are to be predicted, and why those."""
+    found = dict.fromkeys(named, "it was named")
+    for name in found:
+        if kinds[name].kind in ("empty", "constant"):
+            raise DatasetError(f"{csv.name}: target {name!r} {roles[name][1]}")
+        if len(found) > 1 and kinds[name].kind != "number":
+            raise DatasetError(
+                f"{csv.name}: several targets are numbers, and {name!r} holds texts; name it alone"
+            )
+    return found or dict([_guess_target(csv, kinds, roles)])
+
+
+def _guess_target(
+    csv: CsvFile, kinds: dict[str, OutlinedColumn], roles: dict[str, tuple[Role, str]]
 ) -> tuple[str, str]:
-    """Return the column that is to be predicted, and why that."""
-    if named is not None:
-        if kinds[named].kind in ("empty", "constant"):
-            raise DatasetError(f"{csv.name}: target {named!r} {roles[named][1]}")
-        return named, "it was named"
     able = [name for name, (role, _) in roles.items() if role in ("number", "category")]
     able += [name for name in kinds if name == "y" and kinds[name].kind == "number"]
     if not able:
@@ -252,6 +272,8 @@ def _target(
         if found:
             return found[-1], f"{why}" + (" (the last such column)" if len(found) > 1 else "")
     numbers = [name for name in able if roles[name][0] == "number"]
+    if limits := [name for name in numbers if kinds[name].n_intervals]:
+        return limits[-1], "some of it are limits or ranges, as of what is measured"
     found_out = [name for name in numbers if not _CONDITIONS.fullmatch(_plain(name))]
     full = [name for name in found_out if kinds[name].n_missing == 0]
     for found, which in (
@@ -265,20 +287,26 @@ def _target(
     return (classes or able)[-1], "it is the last column of classes"
 
 
-def _settings(csv: CsvFile, found: CsvOutline, target: str) -> dict[str, Any]:
+def _settings(csv: CsvFile, found: CsvOutline, targets: Sequence[str]) -> dict[str, Any]:
     by_role: dict[str, list[str]] = {}
     for column in found.columns:
         by_role.setdefault(column.role, []).append(column.name)
     single = ("formula", "id", "group", "split", "weight", "fold")
     settings: dict[str, Any] = {role: by_role[role][0] for role in single if role in by_role}
-    settings["target"] = target
-    column = found.role(target)
-    if column.kind != "number" or column.n_different == 2:
+    settings["target"] = targets[0] if len(targets) == 1 else [*targets]
+    column = found.role(targets[0])
+    if len(targets) > 1:
+        units = [number_column(target).unit for target in targets]
+        decades = [_spans_decades(csv, target) for target in targets]
+        settings |= {"target_unit": units} if any(units) else {}
+        settings |= {"log10": decades} if any(decades) else {}
+    elif column.kind != "number" or column.n_different == 2:
         settings["task"] = "classification"
     else:
-        unit = number_column(target).unit
+        unit = number_column(targets[0]).unit
         settings |= {"target_unit": unit} if unit else {}
-        settings |= {"log10": True} if _spans_decades(csv, target) else {}
+        settings |= {"log10": True} if _spans_decades(csv, targets[0]) else {}
+        settings |= {"censored": "interval"} if column.n_intervals else {}
     lists = {"columns": by_role.get("number"), "categorical": by_role.get("category")}
     return settings | {key: names for key, names in lists.items() if names}
 
@@ -292,6 +320,6 @@ def _values(csv: CsvFile, column: str) -> Iterator[float]:
     style = csv.style(column)
     for text in set(csv.values(column)):
         try:
-            yield parse_target(text, log10=False, style=style)[0]
+            yield parse_interval(text, log10=False, style=style)[0]
         except ValueError:
             continue

@@ -159,6 +159,11 @@ def is_number(text: str) -> bool:
     return _is_plain(_without_threshold(text))
 
 
+def is_interval(text: str) -> bool:
+    """Whether a field is a limit or a range of numbers, as `parse_interval` reads them."""
+    return is_number(text) if _THRESHOLD.fullmatch(text.strip()) else _ends_of(text) is not None
+
+
 def _is_plain(text: str) -> bool:
     plain = normalise(text)
     return any(pattern.fullmatch(plain) for pattern in _READINGS.values())

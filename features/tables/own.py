@@ -24,6 +24,7 @@ from features.records import (
     OwnRows,
     TableRows,
     Target,
+    columns_of,
     content_hash,
     row_settings,
 )
@@ -110,15 +111,26 @@ def _outline(spec: OwnSpec, made: OwnRows) -> tuple[TableRows, NDArray[np.float6
             test_fold=_numbers(made.test_fold, np.int64),
             bounds=_numbers(made.bounds, np.float64),
         )
+        if rows.bounds is not None and _is_measured(rows.bounds, y):
+            rows = replace(rows, bounds=None)
         check_rows(rows)
     except (TypeError, ValueError, AttributeError) as exc:
         raise DatasetError(
             f"[table] loader {spec.loader}: what it returned makes no table: {exc}"
         ) from exc
     check_features(X, n_rows, len(rows.columns))
-    if rows.bounds is not None and not np.ptp(rows.bounds, axis=1).any():
-        rows = replace(rows, bounds=None)  # all are measured
     return rows, X
+
+
+def _is_measured(bounds: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+    """Return whether bounds are the values themselves, of all targets or one, and so say nothing.
+
+    `bounds` are of shape (n_rows, 2), or (n_rows, n_targets, 2).
+    """
+    if bounds.shape == (*y.shape, 2):
+        return bool((bounds == y[..., None]).all())
+    of_one = bounds.shape == (len(y), 2)
+    return of_one and any((bounds == values[:, None]).all() for values in columns_of(y))
 
 
 def _numbers(values: Any, kind: type[np.generic]) -> NDArray[Any] | None:

@@ -15,13 +15,26 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hpo.estimators.protocol import Floats, Regressor
-from hpo.estimators.registry import weight_argument
+from hpo.estimators.registry import bounds_argument, weight_argument
 
 Columns = tuple[int, ...]
 
 
 class _Composite(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Rows as all of these take them: gaps are for the models that they are handed to."""
+    """Rows as all of these take them: gaps are for the models that they are handed to.
+
+    So are bounds of the target, for those of them that take any.
+    """
+
+    @property
+    def models(self) -> tuple[Regressor, ...]:
+        """The models that it is made of, as they were given."""
+        raise NotImplementedError
+
+    @property
+    def takes_bounds(self) -> bool:
+        """Whether one of its models is fitted to bounds of the target."""
+        return any(bounds_argument(model) for model in self.models)
 
     def _check_training(self, X: Floats, y: Floats, least: int = 1) -> tuple[Floats, Floats]:
         settings = {"ensure_all_finite": "allow-nan", "ensure_min_samples": least}
@@ -92,28 +105,37 @@ class GatedRegressor(_Composite):
         """The models that it is made of, as they were given."""
         return tuple(m for m in (self.base, self.second, self.combiner) if m is not None)
 
-    def fit(self, X: Floats, y: Floats) -> GatedRegressor:
-        """Fit all models; X of shape (n_rows, n_features), y of shape (n_rows,)."""
+    def fit(self, X: Floats, y: Floats, bounds: Floats | None = None) -> GatedRegressor:
+        """Fit all models; X of shape (n_rows, n_features), y of shape (n_rows,).
+
+        `bounds`, of shape (n_rows, 2), are what is known of y. Those of a residual are theirs less
+        the base prediction.
+        """
         X, y = self._check_training(X, y)
         gated = self._passes(X)
         base_X, second_X = X[:, self.base_columns], X[:, self.second_columns]
-        self.base_ = _recall(_fit, self.base, base_X, y)
+        self.base_ = _recall(_fit, self.base, base_X, y, None, bounds)
         self.second_, self.combiner_ = None, None
         rows = np.flatnonzero(gated) if self.rows == "gated" else np.arange(len(y))
         if int(gated.sum()) < 2:
             return self
         base = np.zeros(len(y))
         if self.predicts == "residual" or self.combiner is not None:
-            base = self._predict_training(self.base, self.base_, base_X, y)
-        target = y - base if self.predicts == "residual" else y
-        self.second_ = clone(self.second).fit(second_X[rows], target[rows])
+            base = self._predict_training(self.base, self.base_, base_X, y, bounds)
+        target, ends = y, bounds
+        if self.predicts == "residual":
+            target, ends = y - base, None if bounds is None else bounds - base[:, None]
+        of_second = (second_X[rows], target[rows])
+        second_ends = None if ends is None else ends[rows]
+        self.second_ = _fit(self.second, *of_second, None, second_ends)
         if self.combiner is not None:
             second = np.zeros(len(y))
             second[rows] = self._predict_training(
-                self.second, self.second_, second_X[rows], target[rows]
+                self.second, self.second_, *of_second, second_ends
             )
             inputs = self._combine(X, base, second)
-            self.combiner_ = clone(self.combiner).fit(inputs[gated], y[gated])
+            of_gated = None if bounds is None else bounds[gated]
+            self.combiner_ = _fit(self.combiner, inputs[gated], y[gated], None, of_gated)
         return self
 
     def predict(self, X: Floats) -> Floats:
@@ -141,13 +163,13 @@ class GatedRegressor(_Composite):
         return np.column_stack([base, corrected, X[:, self.combiner_columns]])
 
     def _predict_training(
-        self, model: Regressor, fitted: Regressor, X: Floats, y: Floats
+        self, model: Regressor, fitted: Regressor, X: Floats, y: Floats, bounds: Floats | None
     ) -> Floats:
         """Return predictions of the rows that a model is trained on."""
         if self.base_predictions == "in_sample":
             return np.asarray(fitted.predict(X), dtype=np.float64)
         fold = _interleave(len(y), self.inner_folds)
-        predicted: Floats = _recall(_predict_out_of_fold, model, X, y, fold)
+        predicted: Floats = _recall(_predict_out_of_fold, model, X, y, fold, None, bounds)
         return predicted
 
 
@@ -199,26 +221,31 @@ class EnsembleRegressor(_Composite):
         y: Floats,
         groups: NDArray[np.str_] | None = None,
         sample_weight: Floats | None = None,
+        bounds: Floats | None = None,
     ) -> EnsembleRegressor:
         """Fit all models; X of shape (n_rows, n_features), all else of shape (n_rows,).
 
-        Members that take no weights, such as neighbours, are fitted without.
+        Members that take no weights, such as neighbours, are fitted without, as are those that take
+        no `bounds`, of shape (n_rows, 2): what is known of y.
         """
         X, y = self._check_training(X, y, least=1 if self.combiner is None else 2)
         if sample_weight is not None:
             sample_weight = np.asarray(sample_weight, dtype=np.float64)
         self.members_ = {
-            name: _fit(model, X[:, self.columns[name]], y, sample_weight)
+            name: _fit(model, X[:, self.columns[name]], y, sample_weight, bounds)
             for name, model in self.members.items()
         }
         self.combiner_ = None
         if self.combiner is not None:
             fold = _divide(len(y), self.inner_folds, groups)
             predicted = [
-                _predict_out_of_fold(model, X[:, self.columns[name]], y, fold, sample_weight)
+                _predict_out_of_fold(
+                    model, X[:, self.columns[name]], y, fold, sample_weight, bounds
+                )
                 for name, model in self.members.items()
             ]
-            self.combiner_ = _fit(self.combiner, self._inputs(predicted, X), y, sample_weight)
+            inputs = self._inputs(predicted, X)
+            self.combiner_ = _fit(self.combiner, inputs, y, sample_weight, bounds)
         return self
 
     def predict(self, X: Floats) -> Floats:
@@ -259,10 +286,20 @@ def _recall(function: Callable[..., Any], *arguments: Any) -> Any:
     return _RECALLED[key]
 
 
-def _fit(model: Regressor, X: Floats, y: Floats, weights: Floats | None = None) -> Regressor:
-    """Return a clone of the model, fitted with weights of rows if it takes them."""
-    argument = weight_argument(model) if weights is not None else ""
-    fitted: Regressor = clone(model).fit(X, y, **({argument: weights} if argument else {}))
+def _fit(
+    model: Regressor,
+    X: Floats,
+    y: Floats,
+    weights: Floats | None = None,
+    bounds: Floats | None = None,
+) -> Regressor:
+    """Return a clone of the model, fitted with weights of rows and bounds of y if it takes them."""
+    settings: dict[str, Floats] = {}
+    if weights is not None and (argument := weight_argument(model)):
+        settings[argument] = weights
+    if bounds is not None and (argument := bounds_argument(model)):
+        settings[argument] = bounds
+    fitted: Regressor = clone(model).fit(X, y, **settings)
     return fitted
 
 
@@ -284,12 +321,17 @@ def _divide(n_rows: int, n_folds: int, groups: NDArray[np.str_] | None) -> NDArr
 
 
 def _predict_out_of_fold(
-    model: Regressor, X: Floats, y: Floats, fold: NDArray[np.int64], weights: Floats | None = None
+    model: Regressor,
+    X: Floats,
+    y: Floats,
+    fold: NDArray[np.int64],
+    weights: Floats | None = None,
+    bounds: Floats | None = None,
 ) -> Floats:
     """Predict every row by a clone of the model that was fitted on the other folds."""
     predicted = np.empty(len(y))
     for k in range(int(fold.max()) + 1):
         held = fold == k
-        of_rest = None if weights is None else weights[~held]
-        predicted[held] = _fit(model, X[~held], y[~held], of_rest).predict(X[held])
+        of_rest = [None if values is None else values[~held] for values in (weights, bounds)]
+        predicted[held] = _fit(model, X[~held], y[~held], *of_rest).predict(X[held])
     return predicted

@@ -22,6 +22,7 @@ from hpo.estimators.construction import (
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import (
     REGISTRY,
+    bounds_argument,
     extra_packages,
     find,
     find_entry,
@@ -86,6 +87,14 @@ class BoundEstimator:
     def weight_argument(self) -> str:
         """What the weights of rows are called in its `fit`; "" if it takes none."""
         return weight_argument(of_one_target(self.make({})))
+
+    @functools.cached_property
+    def take_bounds(self) -> dict[str, bool]:
+        """Whether its `fit` takes bounds of the target, or that of each of its parts, by name."""
+        return {
+            model.name: bool(bounds_argument(make_model(model, {}, self.seed, "[estimator]")))
+            for model in self.spec.parts.values()
+        }
 
     def make(self, params: Mapping[str, Any]) -> Regressor:
         """Return a fresh regressor with the fixed parameters and these.

@@ -165,6 +165,8 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         "CatBoostClassifier": Registered("catboost:CatBoostClassifier", CATBOOST),
     }
 )
+# An estimator whose `fit` takes `bounds`, of shape (n_rows, 2), has this attribute, and it is true.
+TAKES_BOUNDS = "takes_bounds"
 # Packages that are extras of this one.
 EXTRAS: Mapping[str, str] = MappingProxyType({"xgboost": "xgboost", "catboost": "catboost"})
 
@@ -375,3 +377,12 @@ def weight_argument(model: object) -> str:
     if not has_fit_parameter(last, "sample_weight"):
         return ""
     return f"{name}__sample_weight" if name else "sample_weight"
+
+
+def bounds_argument(model: Any) -> str:
+    """Return what bounds of the target are called in a model's `fit`; "" if it takes none."""
+    steps = getattr(model, "steps", None)
+    name, last = steps[-1] if steps else ("", model)
+    if not getattr(last, TAKES_BOUNDS, False):
+        return ""
+    return f"{name}__bounds" if name else "bounds"

@@ -21,11 +21,10 @@ from hpo.estimators.construction import of_one_target
 from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
-from hpo.estimators.registry import weight_argument
+from hpo.estimators.registry import bounds_argument, weight_argument
 from hpo.estimators.staged_trees import predict_staged, without_curve
 from hpo.estimators.suitability import declined
 from hpo.objectives.censored.bounds import truth_of
-from hpo.objectives.censored.checks import bounds_argument
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
 from hpo.objectives.folds import Fold, hash_folds
 from hpo.objectives.metrics import (

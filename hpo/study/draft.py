@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 import features.table
 from features.table import CsvSpec, TableRows
 from hpo.errors import HpoError, SpecError
+from hpo.plugins import find_module
 from hpo.spec.loading import validate
 from hpo.spec.objectives import CLASS_SCORING
 from hpo.study.creation import check
@@ -44,11 +45,12 @@ class Lines(NamedTuple):
 class Draft:
     """A study file that is not written yet, and what was found in the CSV file.
 
-    `columns` say of each one its name, kind, role and why; `rows` and `skipped` are numbers.
+    `target` is its column, or a list of several; `columns` say of each one its name, kind, role and
+    why; `rows` and `skipped` are numbers.
     """
 
     text: str
-    target: str
+    target: str | list[str]
     task: str
     rows: int
     skipped: int
@@ -61,7 +63,7 @@ def name_study(stem: str) -> str:
     return bare or "study"
 
 
-def draft(path: Path, output: Path, target: str | None = None) -> Draft:
+def draft(path: Path, output: Path, targets: Sequence[str] = ()) -> Draft:
     """Return a study file that `hpo run` takes as it is.
 
     Parameters
@@ -70,15 +72,15 @@ def draft(path: Path, output: Path, target: str | None = None) -> Draft:
         The CSV file.
     output
         Where the study file will be: what is named in it is relative to its folder.
-    target
-        The column of the target; guessed without it.
+    targets
+        The columns of the targets; one is guessed without them.
 
     Raises
     ------
     FeaturesError, HpoError
         The file makes no study, and why.
     """
-    outline = features.table.outline_csv(path, target)
+    outline = features.table.outline_csv(path, targets)
     columns = {column.name: {**vars(column)} for column in outline.columns}
     table: dict[str, Any] = {"dataset": "csv", "path": _relative(path, output.parent)}
     table |= outline.settings
@@ -94,7 +96,7 @@ def draft(path: Path, output: Path, target: str | None = None) -> Draft:
             f"{path}: {len(rows.ids)} of its {outline.n_rows} rows can be used, and {n_train} "
             f"trained on; a study needs {MIN_ROWS}"
         )
-    text = _write(path, output, table, columns, rows)
+    text = _write(path, output, table, columns, rows, outline.more_targets)
     name = name_study(output.stem)
     spec = validate({"name": name, **tomllib.loads(text)}, str(output))
     check(spec, Source(str(output.resolve()), (), None), "")
@@ -142,18 +144,12 @@ def _write(
     table: Mapping[str, Any],
     columns: Mapping[str, Mapping[str, Any]],
     rows: TableRows,
+    more_targets: Sequence[str],
 ) -> str:
     cv, groups = _cv(table, rows)
-    estimator, space = _estimator(int(rows.is_train.sum()))
+    estimator, space = _estimator(int(rows.is_train.sum()), knows_bounds=rows.bounds is not None)
     name = name_study(output.stem)
     classes = rows.target.classes
-    objective = (
-        Lines(
-            {"scoring": CLASS_SCORING}, {"scoring": "of probabilities; any scorer of scikit-learn"}
-        )
-        if classes
-        else Lines({"metric": "rmse"}, {"metric": "or mae, r2, spearman; or scoring, by name"})
-    )
     said = [
         f"# {path.name} as hpo init understood it: {len(rows.ids)} rows"
         + (f", and {len(rows.skipped)} that cannot be used" if rows.skipped else "")
@@ -167,9 +163,10 @@ def _write(
         *_lines(Lines({**head, "trials": TRIALS}, {})),
         *_section("table", Lines(dict(table), _comments(table, columns, groups))),
         *_left_out(columns),
+        *_more_targets(path, table, more_targets),
         *_section("cv", cv),
         *_section("estimator", estimator),
-        *_section("objective", objective),
+        *_section("objective", _objective(rows)),
         *_section("space", space),
     ]
     return "\n".join(body) + "\n"
@@ -204,8 +201,46 @@ def _cv(table: Mapping[str, Any], rows: TableRows) -> tuple[Lines, str]:
     return Lines({"scheme": "kfold", "folds": folds}, {"scheme": "shuffled rows"}), said
 
 
-def _estimator(n_train: int) -> tuple[Lines, Lines]:
+def _objective(rows: TableRows) -> Lines:
+    if rows.target.classes:
+        said = "of probabilities; any scorer of scikit-learn"
+        return Lines({"scoring": CLASS_SCORING}, {"scoring": said})
+    if rows.bounds is not None:
+        said = "of what is beyond the intervals; or mae, r2, spearman, concordance"
+    elif rows.more_targets:
+        said = "the mean over targets, in their standard deviations; or mae, r2, spearman"
+    else:
+        said = "or mae, r2, spearman; or scoring, by name"
+    return Lines({"metric": "rmse"}, {"metric": said})
+
+
+def _estimator(n_train: int, *, knows_bounds: bool) -> tuple[Lines, Lines]:
     """Return an estimator that takes gaps and needs no scaling, and what of it is searched."""
+    if knows_bounds and find_module("xgboost") is not None:
+        aft = {
+            "learning_rate": {"type": "float", "low": 0.02, "high": 0.3, "log": True},
+            "max_depth": {"type": "int", "low": 2, "high": 6},
+            "n_estimators": {"type": "int", "low": 50, "high": 300, "step": 10},
+            "aft_loss_distribution_scale": {
+                "type": "float",
+                "low": 0.1,
+                "high": 2.0,
+                "log": True,
+            },
+        }
+        said = "what is not explained, in standard deviations of the target"
+        return (
+            Lines({"name": "xgboost_aft"}, {"name": "it is fitted to limits and ranges, too"}),
+            Lines(aft, {"aft_loss_distribution_scale": said}),
+        )
+    estimator, space = _of_values(n_train)
+    if knows_bounds:
+        said = "it is fitted to limits as values; xgboost_aft (hpo[xgboost]) to intervals"
+        estimator.comments["name"] = said
+    return estimator, space
+
+
+def _of_values(n_train: int) -> tuple[Lines, Lines]:
     if n_train >= MIN_BOOSTED:
         space = {
             "learning_rate": {"type": "float", "low": 0.01, "high": 0.2, "log": True},
@@ -225,10 +260,12 @@ def _comments(
     table: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]], groups: str
 ) -> dict[str, str]:
     named = ("formula", "target", "id", "group", "split", "weight", "fold")
-    said = {key: columns[table[key]]["why"] for key in named if key in table}
+    single = [key for key in named if isinstance(table.get(key), str)]
+    said = {key: columns[table[key]]["why"] for key in single}
     said["families"] = "what is computed of formulas: hpo features list"
     said["log10"] = "it spans more than three decades"
     said["task"] = "its values are classes"
+    said["censored"] = "limits (<5) and ranges (1..2) are intervals; or as_value"
     said["columns"] = "numbers"
     said["categorical"] = "a column of 0 and 1 for each category"
     said["test_fraction"] = "held out, and looked at once, at the end"
@@ -241,6 +278,15 @@ def _left_out(columns: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, column in columns.items():
         if column["role"] == "left out":
             yield f"# left out: {_toml(name)} {column['why']}"
+
+
+def _more_targets(
+    path: Path, table: Mapping[str, Any], more_targets: Sequence[str]
+) -> Iterator[str]:
+    """Say how columns that seem to be properties, too, are predicted together with the target."""
+    if more_targets and "task" not in table and "censored" not in table:
+        named = [f"--target {_shell(name)}" for name in (*more_targets, table["target"])]
+        yield f"# several targets at once: hpo init {_shell(path.name)} {' '.join(named)}"
 
 
 def _section(name: str, lines: Lines) -> Iterable[str]:

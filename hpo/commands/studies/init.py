@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target",
         action="append",
         metavar="COLUMN",
-        help="what to predict (default: guessed)",
+        help="what to predict (default: guessed); several times for several targets at once",
     )
     add_output(parser, "FILE.toml here", "the study file, and none that is there already")
     add_json(parser)
@@ -34,13 +33,7 @@ def run(options: argparse.Namespace) -> int:
         raise occupied(output)
     if not output.parent.is_dir():
         raise SpecError(f"--output {output}: there is no folder {output.parent}")
-    targets = options.target or [None]
-    if len(targets) > 1:
-        raise SpecError(
-            f"--target: a study file is written for one, got {len(targets)}; write target = "
-            f"{json.dumps(targets, ensure_ascii=False)} into that of the first"
-        )
-    made = draft(options.file, output, targets[0])
+    made = draft(options.file, output, options.target or ())
     write_new(output, made.text)
     with beside_output(output):
         if options.json:
@@ -60,5 +53,7 @@ def _tell(made: Draft) -> Iterator[str]:
         why = f": {column['why']}" if column["why"] else ""
         gaps = f", {count_of(column['n_missing'], 'gap')}" if column["n_missing"] else ""
         yield f"{column['name']:{width}}  {column['kind']}{gaps}; {column['role']}{why}"
+    named = [made.target] if isinstance(made.target, str) else made.target
+    targets = ", ".join(map(repr, named))
     skipped = f", {count_of(made.skipped, 'row')} cannot be used" if made.skipped else ""
-    yield f"{count_of(made.rows, 'row')}{skipped}; {made.task} of {made.target!r}"
+    yield f"{count_of(made.rows, 'row')}{skipped}; {made.task} of {targets}"

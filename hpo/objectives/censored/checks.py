@@ -15,18 +15,7 @@ from hpo.objectives.censored.bounds import Bounds, Truth
 from hpo.objectives.folds import Fold
 from hpo.wording import count_of
 
-# An estimator whose `fit` takes `bounds`, of shape (n_rows, 2), has this attribute, and it is true.
-TAKES_BOUNDS = "takes_bounds"
 AS_VALUE = 'or let limits count as values: [table] censored = "as_value"'
-
-
-def bounds_argument(model: Any) -> str:
-    """Return what bounds of the target are called in a model's `fit`; "" if it takes none."""
-    steps = getattr(model, "steps", None)
-    name, last = steps[-1] if steps else ("", model)
-    if not getattr(last, TAKES_BOUNDS, False):
-        return ""
-    return f"{name}__bounds" if name else "bounds"
 
 
 def refuse_values_alone(bounds: Floats | None, what: str) -> None:
@@ -92,13 +81,17 @@ def describe_bounds(bounds: Floats | None, bound: BoundEstimator) -> list[str]:
     if bounds is None:
         return []
     of_rows = f"of {_share(bounds)} the target is known as an interval"
-    name = bound.spec.name
-    if bounds_argument(bound.make({})):
-        return [f"{of_rows}, which {name} is fitted to"]
-    return [
-        f"{of_rows}: {name}, which takes no bounds, is fitted to the limit that is stated, or to "
-        "the middle of a range; scores take the interval (xgboost_aft is fitted to it, too)"
-    ]
+    able = bound.take_bounds
+    taking, others = (" and ".join(n for n in able if able[n] == is_able) for is_able in (1, 0))
+    said = f"{of_rows}, which {taking} is fitted to" if taking else of_rows
+    if others:
+        said += (
+            f"{';' if taking else ':'} {others}, which takes no bounds, is fitted to the limit "
+            "that is stated, or to the middle of a range; scores take the interval"
+        )
+    if others and not taking:
+        said += " (xgboost_aft is fitted to it, too)"
+    return [said]
 
 
 def _share(bounds: Floats) -> str:

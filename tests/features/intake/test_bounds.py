@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from features.intake.numbers import NumberStyle, parse_interval, parse_target
-from features.table import Column, CsvSpec, OwnRows, OwnSpec, Target, build, read
+from features.table import Column, CsvSpec, FeaturesError, OwnRows, OwnSpec, Target, build, read
 
 COMMA = NumberStyle(",", is_known=True)
 INF = math.inf
@@ -124,9 +125,10 @@ def test_measured_rows_make_the_same_table_either_way(tmp_path) -> None:
     assert "censored" not in csv_spec().model_dump()
 
 
-def load_rows(data_dir: Any, upper: float) -> OwnRows:
+def load_rows(data_dir: Any, upper: float, more: str = "") -> OwnRows:
+    """Return rows with bounds; of two targets, these are of the first or of `more`."""
     del data_dir
-    return OwnRows(
+    rows = OwnRows(
         ids=["a", "b"],
         groups=["a", "b"],
         labels=["LiF", "LiCl"],
@@ -136,11 +138,25 @@ def load_rows(data_dir: Any, upper: float) -> OwnRows:
         target=Target("t"),
         bounds=np.array([[1.0, 1.0], [2.0, upper]]),
     )
+    if not more:
+        return rows
+    y = np.column_stack([rows.y, rows.y + 1])
+    bounds = rows.bounds if more == "first" else np.stack([y, y + np.array([0, upper - 2])], axis=2)
+    return replace(rows, y=y, target=[Target("t"), Target("u")], bounds=bounds)
 
 
 def test_a_table_of_ones_own_has_bounds_too(tmp_path) -> None:
-    def spec(upper: float) -> OwnSpec:
-        return OwnSpec(dataset="own", loader=f"{__name__}:load_rows", params={"upper": upper})
+    assert table_of(tmp_path, own_spec(upper=2.0)).bounds is None
+    assert table_of(tmp_path, own_spec(upper=INF)).bounds.tolist() == [[1, 1], [2, INF]]
 
-    assert table_of(tmp_path, spec(2.0)).bounds is None
-    assert table_of(tmp_path, spec(INF)).bounds.tolist() == [[1, 1], [2, INF]]
+
+def own_spec(**params: Any) -> OwnSpec:
+    return OwnSpec(dataset="own", loader=f"{__name__}:load_rows", params=params)
+
+
+@pytest.mark.parametrize("more", ["first", "all"])
+def test_bounds_that_say_nothing_are_none_of_several_targets_either(tmp_path, more: str) -> None:
+    table = table_of(tmp_path, own_spec(upper=2.0, more=more))
+    assert (table.bounds, table.y.tolist()) == (None, [[1, 2], [2, 3]])
+    with pytest.raises(FeaturesError, match="bounds are of one target, and there are 2"):
+        table_of(tmp_path, own_spec(upper=5.0, more=more))

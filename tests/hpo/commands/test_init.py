@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import numpy as np
 import pytest
 
 from hpo.cli import main
+from hpo.plugins import find_module
 
 N = 24
 RNG = np.random.default_rng(0)
 FORMULAS = [f"Li{k % 6 + 1}Zr{k % 3 + 1}O{k % 4 + 2}" for k in range(N)]
 X = [f"{value:.3f}" for value in RNG.uniform(0.0, 9.0, N)]
 Y = [f"{float(x) * 2 + RNG.normal():.3f}" for x in X]
+LIMITS = [
+    ("<2", y, ">=9", f"{y}..{float(y) + 1:.3f}")[k % 4 if k > 11 else 1] for k, y in enumerate(Y)
+]
+RANGES = [f"{float(y):.3f}..{float(y) + 1:.3f}" for y in Y]
 ROUTE = [("melt", "sol-gel", "spark")[k % 3] for k in range(N)]
 LABEL = ["metal" if float(x) > 4.5 else "insulator" for x in X]
 DOI = [f"10.1/{k // 2}" for k in range(N)]
@@ -113,6 +119,22 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         ),
         {"columns": ["a"], "categorical": None, "group": "doi"},
     ),
+    "limits and ranges": (
+        table(("T (K)", X), ("z", LIMITS), ("x", X[::-1])),
+        {"target": "z", "censored": "interval", "columns": ["T (K)", "x"]},
+    ),
+    "limits beside a target": (
+        table(("x", X), ("depth", LIMITS), ("target", Y[::-1])),
+        {"target": "target", "censored": None, "columns": ["x", "depth"]},
+    ),
+    "ranges alone": (
+        table(("x", X), ("band_gap (eV)", RANGES)),
+        {"target": "band_gap (eV)", "target_unit": "eV", "censored": "interval"},
+    ),
+    "ranges of what is no target": (
+        table(("x", X), ("year", RANGES), ("target", Y)),
+        {"target": "target", "columns": ["x"]},
+    ),
     "odd headers": (
         table(('a "quoted"', X), ("ä # b", ROUTE), ("c = [1]", Y)).replace('"quoted"', "'quoted'"),
         {"target": "c = [1]"},
@@ -151,6 +173,48 @@ def test_it_runs(folder: Path, kind: str) -> None:
     assert main(["run", "my.toml", "--trials", "2", "--workers", "1", *options]) == 0
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_limits_of_a_target_have_an_estimator_that_is_fitted_to_them_if_there_is_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr("hpo.study.draft.find_module", lambda _: None)
+    elif find_module("xgboost") is None:
+        pytest.skip("XGBoost is not installed")
+    (folder / "my.csv").write_text(FILES["limits and ranges"][0])
+    assert main(["init", "my.csv"]) == 0
+    text = (folder / "my.toml").read_text()
+    written = tomllib.loads(text)
+    assert written["estimator"]["name"] == ("xgboost_aft" if installed else "extra_trees")
+    assert ("aft_loss_distribution_scale" in written["space"]) == installed
+    assert ("xgboost_aft (hpo[xgboost]) to intervals" in text) != installed
+    assert main(["check", "my.toml"]) == 0
+
+
+def test_several_targets_are_written_as_they_are_named_and_offered_where_they_may_be(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sigma = [f"{10 ** float(x):.3e}" for x in X[::-1]]
+    (folder / "my.csv").write_text(table(("x", X), ("gap (eV)", Y), ("sigma_S", sigma)))
+    assert main(["init", "my.csv"]) == 0
+    said = "# several targets at once: hpo init "
+    (line,) = [one for one in Path("my.toml").read_text().splitlines() if one.startswith(said)]
+    assert main(["init", *shlex.split(line.removeprefix(said)), "--output", "both.toml"]) == 0
+    assert "regression of 'gap (eV)', 'sigma_S'" in capsys.readouterr().out
+    text = Path("both.toml").read_text()
+    assert tomllib.loads(text)["table"] == {
+        "dataset": "csv",
+        "path": "my.csv",
+        "target": ["gap (eV)", "sigma_S"],
+        "target_unit": ["eV", ""],
+        "log10": [False, True],
+        "columns": ["x"],
+        "test_fraction": 0.0,
+    }
+    assert said not in text
+    assert main(["check", "both.toml"]) == 0
+
+
 def test_nothing_is_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "my.csv").write_text(FILES["plain"][0])
     (folder / "my.toml").write_text("mine")
@@ -180,6 +244,11 @@ def test_nothing_is_written_over(folder: Path, capsys: pytest.CaptureFixture[str
         ("a,b\n", [], "no row below the header"),
         ("1.5,2\n3,4\n5,6\n", [], "first line has numbers alone"),
         ("a,b\n1,2\n", [], "no column can be the target, .*'a' has one value alone"),
+        (
+            table(("a", X), ("route", ROUTE), ("b", Y)),
+            ["--target", "b", "--target", "route"],
+            "several targets are numbers, and 'route' holds texts",
+        ),
         (table(("a", X), ("b", Y)), ["--output", "no/my.toml"], "there is no folder no"),
     ],
 )

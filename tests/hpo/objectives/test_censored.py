@@ -19,6 +19,7 @@ from hpo.analysis.bootstrap import bootstrap_intervals, paired_differences, resa
 from hpo.analysis.discovery_metrics import value_study
 from hpo.errors import ObjectiveError
 from hpo.objectives.censored.bounds import Bounds, concordance, weighted_concordance
+from hpo.objectives.censored.checks import describe_bounds
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
 from hpo.objectives.metrics import BOUNDS_METRICS, METRICS, score_all
@@ -208,6 +209,59 @@ def test_an_estimator_that_takes_bounds_is_fitted_to_those_of_its_rows(estimator
     np.testing.assert_array_equal(last.bounds_, table.train.bounds[rows])
     np.testing.assert_array_equal(last.y_, table.train.y[rows])
     assert objective_of(table_of(censored=False), estimator).fit({}).predict(table.X).shape == (40,)
+
+
+TAKING = {"name": f"{__name__}:Remembering"}
+ENSEMBLE = {
+    "name": "ensemble",
+    "members": {"taking": TAKING, "plain": {"name": "ridge"}},
+    "combiner": TAKING,
+}
+
+
+def test_models_of_an_ensemble_are_fitted_to_the_bounds_that_they_take() -> None:
+    table = table_of()
+    fitted: Any = objective_of(table, ENSEMBLE).fit({})
+    for model in (fitted.members_["taking"], fitted.combiner_):
+        np.testing.assert_array_equal(model.bounds_, table.train.bounds)
+    plain = {"name": "ensemble", "members": {k: {"name": k} for k in ("ridge", "extra_trees")}}
+    assert objective_of(table, plain).fit({}).predict(table.X).shape == (40,)
+
+
+@pytest.mark.parametrize("predicts", ["target", "residual"])
+def test_a_second_model_is_fitted_to_bounds_of_what_it_predicts(predicts: str) -> None:
+    table = gated_table()
+    second = {**TAKING, "rows": "all", "predicts": predicts}
+    gated = {"name": "gated", "gate": ["gate"], "base": TAKING, "second": second}
+    fitted: Any = objective_of(table, {**gated, "combiner": {**TAKING, "columns": []}}).fit({})
+    bounds, base = table.train.bounds, table.train.X[:, 0]  # which the base model predicts
+    assert bounds is not None
+    ends = bounds - base[:, None] if predicts == "residual" else bounds
+    np.testing.assert_array_equal(fitted.base_.bounds_, bounds)
+    np.testing.assert_array_equal(fitted.second_.bounds_, ends)
+    np.testing.assert_array_equal(fitted.combiner_.bounds_, bounds[table.train.X[:, 2] == 1])
+
+
+def gated_table() -> FeatureTable:
+    plain = table_of()
+    rows = TableRows(
+        dataset="hand",
+        ids=tuple(plain.ids),
+        formulas=tuple(plain.formulas),
+        groups=tuple(plain.groups),
+        y=plain.y,
+        is_train=plain.is_train,
+        columns=(*plain.columns, Column("gate", "own")),
+        target=plain.target,
+        bounds=plain.bounds,
+    )
+    return rows.with_features(np.column_stack([plain.X, np.arange(len(plain.y)) % 2]))
+
+
+def test_it_is_said_which_models_of_an_ensemble_take_bounds() -> None:
+    objective = objective_of(table_of(), ENSEMBLE)
+    (said,) = describe_bounds(objective.bounds, objective.bound)
+    assert f"which {__name__}:Remembering is fitted to; ridge, which takes no bounds, is" in said
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2", "spearman", "concordance"])

@@ -177,10 +177,3 @@ def test_nested_cross_validation_pools_each_target():
     )
     scaled = [pooled.of_target(k).scores["rmse"] / pooled.y[:, k].std() for k in range(2)]
     assert pooled.scores["rmse"] == pytest.approx(np.mean(scaled))
-
-
-def test_a_study_file_is_begun_with_one_target(capsys):
-    each = [word for target in TARGETS for word in ("--target", target)]
-    assert main(["init", "mine.csv", *each]) == 2
-    assert 'write target = ["gap", "sigma, cold"]' in capsys.readouterr().err
-    assert not Path("mine.toml").exists()
