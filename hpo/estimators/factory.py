@@ -26,13 +26,11 @@ from hpo.estimators.registry import (
     extra_packages,
     find,
     find_entry,
-    parameter_names,
     ranks_only,
     weight_argument,
 )
 from hpo.estimators.searched_families import SearchedFamilies, searched_families, seeing
-from hpo.estimators.staged_trees import Staged
-from hpo.plugins import resolve
+from hpo.estimators.staged_trees import Staged, staged_of
 from hpo.spec.estimators import (
     BoundEnsembleSpec,
     BoundGatedSpec,
@@ -44,7 +42,7 @@ from hpo.spec.estimators import (
 )
 from hpo.spec.objectives import ObjectiveSpec, PenalisedCvSpec, QuantileSpec, SpearmanSpec
 from hpo.spec.sections import StudySpec
-from hpo.spec.space import StagedDimension, as_choice
+from hpo.spec.space import as_choice
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,11 @@ class BoundEstimator:
     @functools.cached_property
     def take_bounds(self) -> dict[str, bool]:
         """Whether its `fit` takes bounds of the target, or that of each of its parts, by name."""
-        return {
-            model.name: bool(bounds_argument(make_model(model, {}, self.seed, "[estimator]")))
+        made = {
+            model.name: make_model(model, {}, self.seed, "[estimator]", self.names)
             for model in self.spec.parts.values()
         }
+        return {name: bool(bounds_argument(model)) for name, model in made.items()}
 
     def make(self, params: Mapping[str, Any]) -> Regressor:
         """Return a fresh regressor with the fixed parameters and these.
@@ -194,7 +193,7 @@ def prepare(
             f'[objective] name = "quantile" takes one target, and there are {n_targets}; make a '
             "study for each"
         )
-    staged, families = _staged_of(spec), searched_families(spec.space, columns)
+    staged, families = staged_of(spec), searched_families(spec.space, columns)
     if staged is not None and families is not None:
         raise SpecError(
             f"[space] {staged.name}: a staged dimension is of an estimator that sees all columns; "
@@ -437,42 +436,6 @@ def _adapt(spec: StudySpec) -> EstimatorSpec:
         }
         return estimator.model_copy(update={"members": members})
     return _predicting_quantile(estimator, objective.level, spec)
-
-
-def _staged_of(spec: StudySpec) -> Staged | None:
-    """Return the parameter of a study that is read off a curve; None if there is none."""
-    for name, dimension in spec.space.items():
-        if isinstance(dimension, StagedDimension):
-            trees = _trees_of(spec.estimator)
-            if name != trees:
-                able = [key for key, entry in REGISTRY.items() if entry.trees]
-                named = f"its '{trees}' alone" if trees else f"of {', '.join(able)}"
-                raise SpecError(
-                    f"[space] {name}: a staged dimension is a number of boosted trees, {named}, "
-                    "and of no model within another"
-                )
-            if isinstance(spec.objective, SpearmanSpec):
-                raise SpecError(
-                    f"[space] {name}: objective spearman ranks the rows of all folds together, "
-                    'which no fold\'s curve says; draw it (type = "int"), or use penalised_cv '
-                    'with metric = "spearman"'
-                )
-            return Staged(name, dimension)
-    return None
-
-
-def _trees_of(spec: EstimatorSpec | None) -> str:
-    """Return what a plain estimator calls its number of boosted trees; "" if it has none."""
-    if spec is None or isinstance(spec, CompositeSpec):
-        return ""
-    registered = find_entry(spec)
-    if registered is None or not registered.own:
-        return registered.trees if registered else ""
-    factory = resolve(spec.name, "[estimator] name")
-    if not hasattr(factory, "staged_predict"):
-        return ""
-    names = parameter_names(factory)
-    return next((name for name in ("max_iter", "n_estimators") if name in names), "")
 
 
 def _predicting_quantile(

@@ -20,8 +20,14 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from hpo.errors import SpecError
 from hpo.estimators.probabilities import class_probabilities, spread
 from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.registry import REGISTRY, find_entry, parameter_names
+from hpo.plugins import resolve
+from hpo.spec.estimators import CompositeSpec, EstimatorSpec
+from hpo.spec.objectives import SpearmanSpec
+from hpo.spec.sections import StudySpec
 from hpo.spec.space import StagedDimension
 
 CURVE_KEY = "curve"
@@ -142,3 +148,45 @@ def predict_staged(
 
 def _best(scores: Sequence[float], *, maximises: bool) -> int:
     return int(np.argmax(scores) if maximises else np.argmin(scores))
+
+
+def staged_of(spec: StudySpec) -> Staged | None:
+    """Return the parameter of a study that is read off a curve; None if there is none.
+
+    Raises
+    ------
+    SpecError
+        If it is no number of boosted trees, or the objective has no curve of it.
+    """
+    for name, dimension in spec.space.items():
+        if isinstance(dimension, StagedDimension):
+            trees = _trees_of(spec.estimator)
+            if name != trees:
+                able = [key for key, entry in REGISTRY.items() if entry.trees]
+                named = f"its '{trees}' alone" if trees else f"of {', '.join(able)}"
+                raise SpecError(
+                    f"[space] {name}: a staged dimension is a number of boosted trees, {named}, "
+                    "and of no model within another"
+                )
+            if isinstance(spec.objective, SpearmanSpec):
+                raise SpecError(
+                    f"[space] {name}: objective spearman ranks the rows of all folds together, "
+                    'which no fold\'s curve says; draw it (type = "int"), or use penalised_cv '
+                    'with metric = "spearman"'
+                )
+            return Staged(name, dimension)
+    return None
+
+
+def _trees_of(spec: EstimatorSpec | None) -> str:
+    """Return what a plain estimator calls its number of boosted trees; "" if it has none."""
+    if spec is None or isinstance(spec, CompositeSpec):
+        return ""
+    registered = find_entry(spec)
+    if registered is None or registered.trees or ":" not in spec.name:
+        return registered.trees if registered else ""
+    factory = resolve(spec.name, "[estimator] name")
+    if not hasattr(factory, "staged_predict"):
+        return ""
+    names = parameter_names(factory)
+    return next((name for name in ("max_iter", "n_estimators") if name in names), "")
