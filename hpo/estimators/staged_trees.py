@@ -125,6 +125,9 @@ def predict_staged(
 
     Of a target with classes these are the probabilities of each.
     """
+    if (steps := getattr(model, "steps", None)) is not None:
+        # What was put before it, as an imputer, sees the rows once.
+        X, model = cast(Any, model)[:-1].transform(X), steps[-1][1]
     if not isinstance(model, _Staging):
         numbered = cast(_Numbered, model)
         for number in numbers:
