@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from datetime import UTC
 from typing import Any
 
@@ -171,12 +172,16 @@ def trials(draw: Any) -> FrozenTrial:
     )
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("export")
+
+
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(added=st.lists(trials(), min_size=1, max_size=6))
-def test_an_export_is_what_optuna_reads(added, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    record = begin_without_table(f"sqlite:///{folder / 'hpo.db'}", name="s")
+def test_an_export_is_what_optuna_reads(added, folder):
+    record = begin_without_table(f"sqlite:///{folder / 'hpo.db'}", name=uuid.uuid4().hex)
     study = record.optuna_study()
     for trial in added:
         study.add_trial(trial)

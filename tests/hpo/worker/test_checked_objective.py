@@ -361,7 +361,7 @@ def as_stored(scores):
 
 
 @pytest.mark.slow
-@settings(RESTARTED, max_examples=60)
+@settings(RESTARTED, max_examples=40)
 @given(
     st.dictionaries(NAMES, NUMBERS | TEXTS, max_size=4),
     st.dictionaries(NAMES, NUMBERS, max_size=4),
@@ -411,7 +411,7 @@ ODD_SCORES = st.builds(
 
 
 @pytest.mark.slow
-@settings(RESTARTED, max_examples=120)
+@settings(RESTARTED, max_examples=60)
 @given(st.sampled_from([*PREFIXES]), ANYTHING | ODD_SCORES)
 def test_anything_is_stored_or_refused_and_work_goes_on(bench, where, told):
     first, *more = bench.run(**{where: (lambda: told)})

@@ -266,9 +266,9 @@ def read_anew(monkeypatch):
 def test_a_follower_sees_what_a_newcomer_sees(follow, read_anew, seed):
     source = random.Random(seed)
     studies = [follow("one", source), follow("two", source)]
-    for _ in range(180):
+    for _ in range(90):
         study = source.choice(studies)
-        for _ in range(source.randrange(1, 6)):
+        for _ in range(source.randrange(1, 11)):
             study.step(kinds(study))
         for seen, stored in study.views():
             assert seen == stored
