@@ -21,10 +21,11 @@ from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord
 from hpo.system.threads import use_threads
 from tests.support.databases import fresh_database
+from tests.support.pages import draw_in_one_format
 from tests.support.requirements import SHARED_DATA, unavailable
 from tests.support.slurm.cluster import PACKAGES, SlurmCluster, find_missing, running_cluster
-from tests.support.studies import ROOT, make_spec, run_hpo
-from tests.support.warm import Warm, warm_python
+from tests.support.studies import ROOT, make_spec
+from tests.support.warm import Warm
 
 # What a fixture needs is a marker of the tests that ask for it.
 NEEDS = {
@@ -98,26 +99,31 @@ def hand_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hpo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Callable[..., Any]:
-    """Run `hpo ARGUMENTS` in an empty folder, as a user does."""
+def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm) -> Callable[..., Any]:
+    """Run `hpo ARGUMENTS` in an empty folder, as a user does: see `tests.support.warm`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for variable in [name for name in os.environ if name.startswith(("HPO_", "WANDB_"))]:
         if not variable.startswith("HPO_TEST_"):
             monkeypatch.delenv(variable)
-    if "warm" in request.fixturenames:
-        run: Callable[..., Any] = request.getfixturevalue("warm").run
-        return run
-    return run_hpo
+    return warm.run
 
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm]:
-    """What `hpo` runs commands by where a file asks for it: see `tests.support.warm`."""
-    with warm_python() as running:
-        yield running
+    """What commands are forked from."""
+    running = Warm()
+    yield running
+    running.end()
+
+
+@pytest.fixture(autouse=True)
+def figures_in_one_format() -> Iterator[None]:
+    """Draw the figures of reports once: see `tests.support.pages`."""
+    # Of its own: what a test itself patches is undone before its other fixtures end.
+    with pytest.MonkeyPatch.context() as patch:
+        draw_in_one_format(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

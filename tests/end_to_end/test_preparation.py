@@ -14,9 +14,6 @@ import pytest
 from tests.support.prepared import N_UNITS, write_prepared
 from tests.support.studies import command, wait_until
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, monkeypatch):

@@ -12,15 +12,11 @@ from pathlib import Path
 
 import optuna
 import psutil
-import pytest
 from optuna.trial import TrialState
 
 from hpo.storage.events import EventKind
-from tests.support.studies import ROOT, command, journal, wait_until, write_study
+from tests.support.studies import ROOT, command, journal, run_hpo, wait_until, write_study
 from tests.support.trials import claims, finished_trials
-
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
 
 
 def states(name="x") -> Counter[TrialState]:
@@ -267,7 +263,7 @@ def test_a_worker_has_one_thread_and_no_chemistry(hpo, monkeypatch):
         Path(path).read_text().replace("tests.support.objectives:Parabola", "probe:Probe")
     )
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    hpo("run", path, "--set", "max_failures=0")
+    run_hpo("run", path, "--set", "max_failures=0")
     assert states() == {TrialState.COMPLETE: 1}
 
 

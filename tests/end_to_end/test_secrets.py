@@ -103,7 +103,7 @@ def find_hits(folder: Path, secrets: list[str], own: set[str]) -> list[str]:
 
 @pytest.mark.parametrize("how", ["local", "slurm"])
 def test_no_secret_leaves_the_place_where_it_was_put(
-    how, hpo, postgres_server, postgres_url, monkeypatch, tmp_path, request
+    how, hpo, warm, postgres_server, postgres_url, monkeypatch, tmp_path, request
 ):
     planted = {
         "environment": "plantedenvironment0001",
@@ -167,7 +167,7 @@ def test_no_secret_leaves_the_place_where_it_was_put(
         )
         for reads in reading:
             code = {"doctor": None}.get(reads[0], 0)
-            done = subprocess.run(command(*reads), capture_output=True, text=True)
+            done = warm.call(*reads)
             assert code is None or done.returncode == code, done.stderr
             said += done.stdout + done.stderr
         hpo("budget", "x", "7")

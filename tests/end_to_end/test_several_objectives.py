@@ -56,16 +56,16 @@ constraints = { off = { json = "result.json", key = "off", high = 1.5 } }
 
 @pytest.fixture
 def run(hpo, monkeypatch):
-    """Run a study of a kind, and return its record."""
+    """Run a study of a kind, and return its record and what was said."""
     opened = []
 
     def begin(kind, name="x", *options):
         Path("mine.py").write_text(PROGRAM if kind == "program" else FUNCTION)
         Path(f"{name}.toml").write_text(f"trials = 30\nsampler.name = 'random'\n{KINDS[kind]}")
-        assert main(["run", f"{name}.toml", "--workers", "2", *options]) == 0
+        said = hpo("run", f"{name}.toml", "--workers", "2", *options).stdout
         storage = open_storage(os.environ["HPO_STORAGE"], Access.READ)
         opened.append(storage)
-        return find(storage, name)
+        return find(storage, name), said
 
     monkeypatch.setenv("HPO_STORAGE", "sqlite:///hpo.db")
     yield begin
@@ -76,7 +76,7 @@ def run(hpo, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_front_is_told_everywhere(run, kind, capfd):
-    record = run(kind)
+    record, said = run(kind)
     study = optuna.load_study(study_name="x", storage=record.storage)
     trials = study.trials
     assert len(trials) == 30
@@ -90,8 +90,7 @@ def test_a_front_is_told_everywhere(run, kind, capfd):
     names = tuple(study.metric_names or ())
     assert names[1:] == ("cost",)
 
-    said = capfd.readouterr()
-    assert f"30 of 30 trials, {len(best)} trials on the Pareto front" in said.out
+    assert f"30 of 30 trials, {len(best)} trials on the Pareto front" in said
     assert main(["status", "x", "--json"]) == 0
     status = json.loads(capfd.readouterr().out)
     assert set(status["front"]["numbers"]) == best
@@ -122,7 +121,6 @@ def test_a_front_is_told_everywhere(run, kind, capfd):
 def test_fronts_are_compared_up_to_one_reference_point(run, capfd):
     for name, seed in (("x", 1), ("y", 2)):
         run("function", name, "--seed", str(seed))
-    capfd.readouterr()
     assert main(["compare", "x", "y", "--json"]) == 0
     rows = json.loads(capfd.readouterr().out)
     assert [row["directions"] for row in rows] == [["minimize", "minimize"]] * 2
@@ -139,25 +137,25 @@ def test_fronts_are_compared_up_to_one_reference_point(run, capfd):
 
 
 @pytest.mark.parametrize("kind", ["parts", "function"])
-def test_a_trial_that_breaks_a_constraint_is_never_the_best(run, kind, capfd):
+def test_a_trial_that_breaks_a_constraint_is_never_the_best(hpo, kind):
     text = KINDS[kind].replace('directions = { score = "minimize", cost = "minimize" }\n', "")
     function = FUNCTION.replace(", -alpha", "")
     # The smallest score of all is now out of reach.
     Path("mine.py").write_text(function.replace("1.5", "0.5"))
     Path("x.toml").write_text(f"trials = 20\nsampler.name = 'random'\n{text.replace('1.5', '0.5')}")
-    assert main(["run", "x.toml", "--workers", "2"]) == 0
+    said = hpo("run", "x.toml", "--workers", "2").stdout
     study = optuna.load_study(study_name="x", storage="sqlite:///hpo.db")
     best = study.best_trial
     assert best.constraints["off"] <= 0
     assert any(t.values[0] < best.value for t in study.trials)
-    assert f"(trial {best.number})" in capfd.readouterr().out
+    assert f"(trial {best.number})" in said
     assert "break" in Page(Path("reports/x/report.html")).text
 
 
-def test_a_study_without_a_trial_that_counts_says_so(run, capfd):
+def test_a_study_without_a_trial_that_counts_says_so(hpo, capfd):
     Path("mine.py").write_text(FUNCTION.replace("- 1.5", "+ 1.5").replace(", -alpha", ""))
-    assert main(["run", "mine.py:objective", "--trials", "3"]) == 0
-    assert "3 of 3 trials\n" in capfd.readouterr().out
+    said = hpo("run", "mine.py:objective", "--trials", "3").stdout
+    assert "3 of 3 trials\n" in said
     page = Page(Path("reports/mine/report.html"))
     assert "No best trial yet: constraints are broken by 3 finished trials" in page.text
     assert "no trial that has finished meets the constraints" in page.text

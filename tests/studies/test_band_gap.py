@@ -224,7 +224,7 @@ def test_a_study_of_structure_is_judged_and_explored(hpo, run):
     found = json.loads((folder / "figures.json").read_text())
     assert (found["variants"], found["found_by"]) in {(10, "icet"), (10, "pymatgen with enum.x")}
     for figure in (
-        "variants/figures/variants.png",
+        "variants/figures/variants.svg",
         "uncertainty/figures/uncertainty_structure.svg",
     ):
         assert (Path("bandgap") / figure).stat().st_size > 5000

@@ -441,8 +441,8 @@ def test_the_line_through_the_nine_submissions_is_scipys():
 @pytest.mark.slow
 def test_a_study_runs_and_is_compared_with_the_log(hpo, catechol_dir, capsys):
     arguments = ["--data", str(catechol_dir), "--workers", "1", "--trials", "2"]
-    assert main(["run", str(FOLDER / "kernel.toml"), *arguments]) == 0
-    assert "kernel: finished, 2 of 2 trials" in capsys.readouterr().out
+    told = hpo("run", str(FOLDER / "kernel.toml"), *arguments).stdout
+    assert "kernel: finished, 2 of 2 trials" in told
     page = Path("reports/kernel/report.html").read_text()
     for told in ("yield of SM: R²", "yield of Product 3: R²", "fold mean, ramps", "baseline"):
         assert told in page

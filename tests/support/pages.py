@@ -7,19 +7,39 @@ import signal
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 import features.table
 from features.table import Column, PartialRow, SkippedRow, Target
 from hpo.analysis.best_model import Evaluation, evaluate
 from hpo.objectives.function import FunctionObjective
 from hpo.records import WorkerRun
+from hpo.report.figures import files
 from hpo.storage.events import EventKind
 from hpo.study.record import StudyRecord
 from hpo.study.snapshot import take_snapshot
 from hpo.worker.worker import Worker, new_worker_id
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+_encode = files._encode
+
+
+def draw_in_one_format(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Write figures as SVG, and empty files instead of the same drawings as PDF and PNG.
+
+    Most of the time of a report goes into these, and `tests/hpo/report/test_figure_files.py` is
+    about all three.
+    """
+
+    def encode_svg(canvas: Canvas, suffix: str) -> bytes:
+        return _encode(canvas, suffix) if suffix == ".svg" else b""
+
+    (patch or pytest.MonkeyPatch()).setattr(files, "_encode", encode_svg)
 
 
 class Page(HTMLParser):

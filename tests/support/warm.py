@@ -1,77 +1,97 @@
 """`hpo ARGUMENTS` as a fork of a Python that has imported what commands import.
 
 Each is a process of its own, with its own folder, environment, output and exit code, that begins
-after some milliseconds instead of a second or two. For tests that call many commands and are not
-about how one begins: what it imports, or shows in `ps`.
+after some milliseconds instead of a second or two. What is about how a command begins, what it
+imports, or shows in `ps` starts one by `tests.support.studies.run_hpo`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from hpo.cli import main
+from hpo.cli import COMMANDS, main
 from hpo.launch.forkserver import load
+from tests.support.pages import draw_in_one_format
 from tests.support.studies import ROOT, check_done
 
 MODULES = (
     *("hpo.launch.worker_process", "hpo.report.at_end", "hpo.report.plain_page"),
-    *("hpo.commands.studies.run", "hpo.commands.results.compare", "hpo.commands.results.export"),
-    *("hpo.commands.cluster.submit", "hpo.commands.cluster.refill"),
+    *(f"hpo.commands.{module}" for module, _ in COMMANDS.values()),
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"),
+    *("features.tables.build", "features.tables.store", "pyarrow.parquet", "pymatgen.core"),
+    *("sklearn.linear_model", "sklearn.model_selection", "matplotlib.backends.backend_svg"),
 )
 LONGEST_S = 300.0
 _MOST = 1 << 20
 
 
 class Warm:
-    """Runs commands one after another."""
+    """Runs commands one after another; what they are forked from begins with the first."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        connection.settimeout(LONGEST_S)
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
 
     def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `hpo ARGUMENTS` as `tests.support.studies.run_hpo` does."""
-        order = {"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ)}
+        return check_done(self.call(*arguments), code)
+
+    def call(self, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `hpo ARGUMENTS` in a folder, or in the working directory, however it ends."""
+        connection = self._connection or self._begin()
+        where = str(folder or Path.cwd())
+        order = {"arguments": arguments, "folder": where, "environment": dict(os.environ)}
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
             message = json.dumps(order).encode()
-            socket.send_fds(self._connection, [message], [said.fileno(), complained.fileno()])
-            ended = int(self._connection.recv(_MOST))
+            try:
+                socket.send_fds(connection, [message], [said.fileno(), complained.fileno()])
+                ended = int(connection.recv(_MOST))
+            except BaseException:
+                # The answer that is still to come is not that of the next command.
+                self.end()
+                raise
             texts = []
             for file in (said, complained):
                 file.seek(0)
                 texts.append(file.read().decode())
-        return check_done(subprocess.CompletedProcess([*arguments], ended, *texts), code)
+        return subprocess.CompletedProcess([*arguments], ended, *texts)
 
+    def _begin(self) -> socket.socket:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.settimeout(LONGEST_S)
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+            )
+        return self._connection
 
-@contextlib.contextmanager
-def warm_python() -> Iterator[Warm]:
-    """Give what runs commands; its process ends with this block."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
-        theirs.close()
-        yield Warm(ours)
-    server.wait(timeout=60)
+    def end(self) -> None:
+        """End what commands are forked from, if there is any."""
+        if self._connection is None or self._server is None:
+            return
+        self._connection.close()
+        self._connection = None
+        try:
+            self._server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
 
 
 def serve(connection: socket.socket) -> None:
     """Fork a command for each order; returns when nobody is there any more, or in a command."""
     load(MODULES, 1)
+    draw_in_one_format()
     base = sys.path[1:]
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, _MOST, 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -16,7 +14,6 @@ from features.table import (
     read,
     read_candidates,
 )
-from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.spec.loading import validate
 from tests.support.tables.own_tables import CALLS
@@ -115,19 +112,16 @@ alpha = { type = "float", low = 0.1, high = 10.0 }
 
 
 @pytest.mark.slow
-def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path, capsys):
+def test_a_study_runs_on_a_table_of_its_own(hpo, tmp_path):
     (tmp_path / "beside_the_file.py").write_text(
         "from tests.support.tables.own_tables import load_rows\n"
     )
     (tmp_path / "own.toml").write_text(STUDY)
-    try:
-        assert main(["run", "own.toml", "--workers", "1", "--data", str(tmp_path)]) == 0
-        assert "own: finished, 3 of 3 trials" in capsys.readouterr().out
-        assert main(["features", "build", "own.toml", "--data", str(tmp_path)]) == 0
-        assert "unchanged, reused" in capsys.readouterr().out
-        # A column measured with the target is a feature only where the file says so.
-        (tmp_path / "leaky.toml").write_text(STUDY.replace('["twin"]', "[]"))
-        assert main(["run", "leaky.toml", "--workers", "1", "--data", str(tmp_path)]) == 2
-        assert "made from the target: 'twin'" in capsys.readouterr().err
-    finally:
-        sys.modules.pop("beside_the_file", None)
+    data = ("--data", str(tmp_path))
+    said = hpo("run", "own.toml", "--workers", "1", *data).stdout
+    assert "own: finished, 3 of 3 trials" in said
+    assert "unchanged, reused" in hpo("features", "build", "own.toml", *data).stdout
+    # A column measured with the target is a feature only where the file says so.
+    (tmp_path / "leaky.toml").write_text(STUDY.replace('["twin"]', "[]"))
+    refused = hpo("run", "leaky.toml", "--workers", "1", *data, code=2).stderr
+    assert "made from the target: 'twin'" in refused

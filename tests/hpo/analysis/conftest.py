@@ -18,11 +18,12 @@ from hpo.study.creation import begin
 from hpo.study.record import Source, StudyRecord, find
 from tests.support.pages import work
 from tests.support.rankings import OBJECTIVES, STUDY, formulas, write_csv
-from tests.support.studies import ROOT, run_hpo
+from tests.support.studies import ROOT
+from tests.support.warm import Warm
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
     """A folder with two finished studies: `mine` with grouped folds, `mixed` with others."""
     folder = tmp_path_factory.mktemp("finished")
     rng = np.random.default_rng(1)
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
-        run_hpo("run", "mine.toml", "--workers", "1")
+        warm.run("run", "mine.toml", "--workers", "1")
     storage = open_storage(f"sqlite:///{folder / 'hpo.db'}", Access.WORK)
     source = Source(str(folder / "mixed.toml"), (), None)
     table_path = find(storage, "mine").table_path

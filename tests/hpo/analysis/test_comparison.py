@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from hpo.analysis.comparison.reported import read_reported_file
 from hpo.analysis.comparison.studies import as_dicts, compare_study
-from hpo.cli import main
 from hpo.errors import SpecError
 from hpo.records import WorkerRun
 from hpo.report.comparison_tables import lines
@@ -180,13 +179,12 @@ def write_family(flag="", allowed="[]"):
 
 
 @pytest.fixture
-def run(hpo, capsys):
-    """Run a command in this process, in an empty folder; return its exit code and what it says."""
+def run(hpo, warm):
+    """Run a command in an empty folder; return its exit code and what it says."""
 
     def run_here(*arguments):
-        code = main(arguments)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        done = warm.call(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run_here
 

@@ -159,8 +159,7 @@ def test_studies_of_their_own_scores_are_compared_by_them(hpo, capsys):
     write_log()
     for name in ("one", "two"):
         Path(f"family/{name}.toml").write_text(STUDY)
-    assert main(["run", "family", "--workers", "1"]) == 0
-    told = capsys.readouterr().out
+    told = hpo("run", "family", "--workers", "1").stdout
     table = told[told.index("\nstudy") :].splitlines()
     assert table[1].split() == ["study", "score", "half"]
     ours, theirs, gap = [line.split() for line in table[2:5]]

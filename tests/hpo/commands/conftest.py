@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.studies import ROOT, run_hpo
+from tests.support.studies import ROOT
+from tests.support.warm import Warm
 
 STUDY = """
 trials = 3
@@ -25,7 +26,7 @@ alpha = { type = "float", low = 0.001, high = 10.0, log = true }
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
     """A folder with a finished study, its table and a saved model of it."""
     folder = tmp_path_factory.mktemp("finished")
     formulas = [f"Li{n}{element}O{n}" for element in ("Na", "K", "Mg", "Ca") for n in (1, 2, 3)]
@@ -35,6 +36,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
-        run_hpo("run", "t.toml", "--workers", "1")
-        run_hpo("rank", "t", "mine.csv", "--output", "ranked.csv")
+        warm.run("run", "t.toml", "--workers", "1")
+        warm.run("rank", "t", "mine.csv", "--output", "ranked.csv")
     return folder

@@ -18,9 +18,6 @@ from hpo.storage.backends import open_storage
 from hpo.study.record import find
 from tests.support.studies import write_study
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 STUDY = "sqlite:///hpo.db"
 
 

@@ -25,7 +25,7 @@ from tests.support.bad_input.broken_studies import (
     STUDY,
 )
 from tests.support.requirements import SHARED_DATA, unavailable
-from tests.support.studies import ROOT, run_hpo
+from tests.support.studies import ROOT
 from tests.support.trials import need
 
 
@@ -96,7 +96,7 @@ SOUND: dict[str, tuple[str, str | None, str | None]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOUND)
-def test_what_check_passes_can_be_run(name, capfd):
+def test_what_check_passes_can_be_run(name, capfd, warm):
     text, csv, source = SOUND[name]
     module = f"sound_{list(SOUND).index(name)}"
     write("x.toml", text.replace("MODULE", module))
@@ -106,7 +106,7 @@ def test_what_check_passes_can_be_run(name, capfd):
     assert main(["check", "x.toml"]) == 0
     assert listing() == before
     assert capfd.readouterr().out.startswith("x.toml: ok, study 'x', 1 dimension\n")
-    assert "x: finished, 2 of 2 trials" in run_hpo("run", "x.toml", "--workers", "1").stdout
+    assert "x: finished, 2 of 2 trials" in warm.run("run", "x.toml", "--workers", "1").stdout
 
 
 @pytest.mark.slow

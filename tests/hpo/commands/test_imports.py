@@ -17,7 +17,7 @@ from tests.support.bad_input.broken_studies import (
     OWN_OBJECTIVE,
     OWN_TABLE,
 )
-from tests.support.studies import ROOT, run_hpo
+from tests.support.studies import ROOT
 
 KINDS = {
     "objective": (OWN_OBJECTIVE, OBJECTIVE),
@@ -96,7 +96,7 @@ def test_what_a_module_does_at_import_leaves_the_command_as_it_was(hpo, tmp_path
 @pytest.mark.parametrize("name", ["../../x", "nosuch", "/tmp/x", "a/b"])
 @pytest.mark.parametrize("command", NAMING)
 def test_a_name_is_looked_up_before_anything_is_made(
-    begin_study, command, name, tmp_path, monkeypatch, capfd
+    begin_study, command, name, tmp_path, monkeypatch, capfd, warm
 ):
     begin_study()
     inner = tmp_path / "inner"
@@ -106,7 +106,7 @@ def test_a_name_is_looked_up_before_anything_is_made(
     more = {"rank": ["c.csv"], "budget": ["3"], "compare": ["small"]}.get(command, [])
     arguments = [command, name, *more, "--storage", f"sqlite:///{tmp_path / 'hpo.db'}"]
     if command == "worker":  # it prepares its process to be forked from
-        said = run_hpo(*arguments, code=2).stderr
+        said = warm.run(*arguments, code=2).stderr
     else:
         assert main(arguments) == 2
         said = capfd.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 
 from hpo.cli import main
 from hpo.plugins import find_module
+from tests.support.warm import Warm
 
 N = 24
 RNG = np.random.default_rng(0)
@@ -163,14 +164,14 @@ def test_a_study_file_is_written_that_runs(
 
 
 @pytest.mark.parametrize("kind", ["R's write.csv", "two values", "split, fold and weight"])
-def test_it_runs(folder: Path, kind: str) -> None:
+def test_it_runs(folder: Path, kind: str, warm: Warm) -> None:
     (folder / "my.csv").write_text(FILES[kind][0], encoding="utf-8")
     assert main(["init", "my.csv"]) == 0
     sets = ["estimator.params.n_estimators=5", "cv.folds=2"]
     if "splitter" in (folder / "my.toml").read_text():
         sets = sets[:1]
     options = [part for one in sets for part in ("--set", one)]
-    assert main(["run", "my.toml", "--trials", "2", "--workers", "1", *options]) == 0
+    warm.run("run", "my.toml", "--trials", "2", "--workers", "1", *options)
 
 
 @pytest.mark.parametrize("installed", [True, False])

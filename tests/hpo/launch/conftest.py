@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from hpo.launch.slurm_plan import is_ours
 from hpo.records import Access
 from hpo.storage.backends import open_storage
 from hpo.study.record import StudyRecord, find
+from hpo.study.status import Status, take_status
 from slurm.queue import list_jobs
 from slurm.scheduler import QueuedJob
 
@@ -33,21 +33,23 @@ def site(hpo, slurm_cluster, postgres_url, monkeypatch):
     """A folder with a cluster file, a database and a cluster that is at rest."""
     monkeypatch.setenv("HPO_STORAGE", postgres_url)
     Path("clusters.toml").write_text(CLUSTERS)
-    opened: list[StudyRecord] = []
+    opened: dict[str, StudyRecord] = {}
 
     class Site:
         cluster = slurm_cluster
 
         def record(self, name="x") -> StudyRecord:
-            opened.append(find(open_storage(postgres_url, Access.WORK), name))
-            return opened[-1]
+            if name not in opened:
+                opened[name] = find(open_storage(postgres_url, Access.WORK), name)
+            return opened[name]
 
         def liar(self, program: str, script: str) -> AbstractContextManager[None]:
             """Have a script stand before a program of SLURM on PATH; REAL is the program."""
             return stand_before(Path("liars"), program, script)
 
-        def status(self, name="x"):
-            return json.loads(hpo("status", name, "--json").stdout)
+        def status(self, name="x") -> Status:
+            """What `hpo status` shows: asked many times, and without a command of its own."""
+            return take_status(self.record(name))
 
         def jobs(self, name="x") -> list[QueuedJob]:
             """The jobs of a study that run or wait."""
@@ -58,7 +60,7 @@ def site(hpo, slurm_cluster, postgres_url, monkeypatch):
             return [job for job in self.jobs(name) if job.state == "RUNNING"]
 
     yield Site()
-    for record in opened:
+    for record in opened.values():
         record.storage.engine.dispose()
     slurm_cluster.wait_idle()
 

@@ -30,11 +30,11 @@ def test_a_study_is_prepared_by_one_of_its_jobs_and_not_by_submit(hpo, site):
     assert preparing is not None
     (job,) = (w.job for w in workers_of(record) if w.worker_id == preparing.worker)
     site.cluster.scancel("--signal=USR2", job)
-    wait_until(lambda: site.status()["state"] == "finished", 120)
+    wait_until(lambda: site.status().state == "finished", 120)
     units = Counter(line for line, _ in lines("unit"))
     assert set(units.values()) == {1}
     assert len(units) == N_UNITS
     assert len(lines("prepare")) == 2
     workers = {worker.pid for worker in workers_of(record)}
     assert {pid for _, pid in lines("")} <= workers
-    assert site.status()["told"]["baseline"]["scores"]["score"] == pytest.approx(10.0)
+    assert site.status().as_dict()["told"]["baseline"]["scores"]["score"] == pytest.approx(10.0)

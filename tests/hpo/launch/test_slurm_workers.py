@@ -20,9 +20,7 @@ from hpo.records import Access, WorkerRun
 from hpo.storage.backends import open_storage
 from hpo.study.record import find
 from tests.support.studies import ROOT, command, journal, wait_until, write_study
-
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
+from tests.support.trials import finished_trials
 
 
 @pytest.mark.slow
@@ -65,7 +63,7 @@ def test_a_worker_that_is_warned_gives_its_trial_back_and_is_requeued(hpo, site)
     wait_until(lambda: record.ledger.progress() >= 1)
     (job,) = site.running()
     site.cluster.scancel("--signal=USR2", job.job_id)
-    wait_until(lambda: site.status()["counts"]["finished"] == 4, 120)
+    wait_until(lambda: site.status().counts.finished == 4, 120)
     assert set(journal().values()) <= {1, 2}
     again = [part for part, times in journal().items() if times > 1]
     assert again == [] or len(again) == 1  # the part that the signal interrupted
@@ -97,7 +95,7 @@ def test_refill_submits_what_is_missing_and_nothing_else(hpo, site):
         process.communicate(timeout=60)
     assert len(site.jobs()) == 6
     hpo("refill", "x", "--watch", "--interval", "1")
-    assert site.status()["state"] == "finished"
+    assert site.status().state == "finished"
 
 
 @pytest.mark.slow
@@ -108,7 +106,7 @@ def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
     wait_until(lambda: record.ledger.counts().finished >= 2)
     said = hpo("stop", "x").stdout
     assert "3 workers finish their trials and leave, 0 jobs cancelled" in said
-    wait_until(lambda: site.status()["state"] == "stopped")
+    wait_until(lambda: site.status().state == "stopped")
     counts = record.ledger.counts()
     assert (counts.held, counts.free) == (0, 0)
     refused = hpo("refill", "x", code=2).stderr
@@ -121,7 +119,7 @@ def test_stop_ends_a_study_and_submit_goes_on_with_it(hpo, site):
     counts = record.ledger.counts()
     assert counts.free == 3
     hpo("submit", path, "--workers", "4", "--trials", str(counts.finished + 5))
-    wait_until(lambda: site.status()["state"] == "finished")
+    wait_until(lambda: site.status().state == "finished")
     assert record.ledger.counts().finished == counts.finished + 5
     # At the second stop each worker was at one part; nothing else was computed twice.
     assert sum(journal().values()) - len(journal()) <= 3
@@ -135,7 +133,7 @@ def test_a_budget_changes_while_workers_run(hpo, site):
     # More than can be finished before the command is carried out.
     said = hpo("budget", "x", "15").stdout
     assert "study 'x': budget 100 -> 15" in said
-    wait_until(lambda: site.status()["state"] == "finished", 120)
+    wait_until(lambda: site.status().state == "finished", 120)
     assert record.ledger.counts().finished == 15
     hpo("budget", "x", "17")
     hpo("refill", "x", "--watch", "--interval", "1")
@@ -156,7 +154,7 @@ def test_a_node_that_is_lost_costs_one_part_and_no_trial(hpo, site):
     began = time.monotonic()
     hpo("refill", "x", "--watch", "--interval", "1")
     assert time.monotonic() - began < 60.0
-    assert site.status()["counts"]["finished"] == 12
+    assert site.status().counts.finished == 12
 
 
 @pytest.mark.slow
@@ -185,7 +183,7 @@ def test_sbatch_by_hand_adds_a_worker(hpo, site, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setenv("HPO_VENV", "venv")
     subprocess.run(["sbatch", "--mem=500", ROOT / "slurm" / "worker.sbatch", "x"], check=True)
-    wait_until(lambda: site.status()["state"] == "finished")
+    wait_until(lambda: site.status().state == "finished")
     assert list(journal().values()) == [1] * 9
 
 
@@ -210,7 +208,7 @@ def test_a_script_for_sbatch_adds_a_job_as_submit_would(hpo, site):
     # It is the study's, and none of those that were asked for.
     assert [(found.job_id, found.state) for found in site.jobs()] == [(job, "PENDING")]
     site.cluster.run("scontrol", "release", job)
-    wait_until(lambda: site.status()["state"] == "finished")
+    wait_until(lambda: site.status().state == "finished")
     assert list(journal().values()) == [1] * 9
     wait_until(lambda: site.cluster.job_states()[job] == "COMPLETED")
     assert "prepared" in Path(f"slurm-{job}.out").read_text()
@@ -280,7 +278,7 @@ def test_a_worker_does_not_join_those_of_another_machine_on_a_sqlite_file(hpo):
 def test_slurm_on_a_single_machine_may_use_a_sqlite_file(hpo, slurm_cluster):
     path = write_study(trials=4)
     hpo("submit", path, "--workers", "2", "--slurm", "memory_gb=0.5")
-    wait_until(lambda: "finished" in hpo("status", "x").stdout)
+    wait_until(lambda: finished_trials() == 4)
     assert set(journal().values()) == {1}
     slurm_cluster.wait_idle()
 
@@ -311,6 +309,6 @@ def test_a_function_and_a_program_are_submitted_as_any_study(hpo, site):
     )
     hpo("submit", "prog.toml", "--workers", "2", "--cluster", "test")
     for name in ("train", "prog"):
-        wait_until(lambda name=name: "finished, " in hpo("status", name).stdout)
+        wait_until(lambda name=name: site.status(name).state == "finished")
         told = json.loads(hpo("provenance", name, "--json").stdout)
         assert {worker["cluster"] for worker in told["workers"]} == {"hpotest"}

@@ -58,7 +58,7 @@ def read_lines(path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, warm):
     """Two finished studies of the same rows, with their reports."""
     folder = tmp_path_factory.mktemp("censored")
     with pytest.MonkeyPatch.context() as patched:
@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
         write_rows()
         for name, fields in STUDIES.items():
             Path(f"{name}.toml").write_text(STUDY.format(**fields))
-            assert main(["run", f"{name}.toml", "--workers", "1"]) == 0
+            warm.run("run", f"{name}.toml", "--workers", "1")
     return folder
 
 

@@ -60,7 +60,7 @@ def write_rows(n_classes):
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def folder(request, tmp_path_factory):
+def folder(request, tmp_path_factory, warm):
     """Two finished studies of the same rows, with their reports."""
     folder = tmp_path_factory.mktemp("classes")
     with pytest.MonkeyPatch.context() as patched:
@@ -68,7 +68,7 @@ def folder(request, tmp_path_factory):
         write_rows(request.param)
         for name, fields in (("trees", TREES), ("logistic", LOGISTIC)):
             Path(f"{name}.toml").write_text(STUDY.format(**fields))
-            assert main(["run", f"{name}.toml", "--workers", "1"]) == 0
+            warm.run("run", f"{name}.toml", "--workers", "1")
     return folder, LABELS[request.param]
 
 
@@ -116,11 +116,11 @@ def test_predictions_are_labels_with_the_probability_of_each(labels):
 
 
 @pytest.mark.parametrize("folder", [2], indirect=True)
-def test_an_unsaid_scoring_is_the_log_loss_and_is_stored(labels, capsys):
+def test_an_unsaid_scoring_is_the_log_loss_and_is_stored(labels, capsys, warm):
     assert main(["show", "logistic"]) == 0
     assert 'scoring = "neg_log_loss"' in capsys.readouterr().out
-    assert main(["resume", "logistic", "--trials", "4", "--workers", "1"]) == 0
-    assert "4 of 4 trials" in capsys.readouterr().out
+    resumed = warm.run("resume", "logistic", "--trials", "4", "--workers", "1")
+    assert "4 of 4 trials" in resumed.stdout
 
 
 def test_studies_of_classes_are_compared_on_the_same_rows(labels, capsys):
@@ -176,6 +176,6 @@ def test_what_a_ranking_of_classes_refuses(labels, capsys, options, reason):
 
 
 @pytest.mark.parametrize("folder", [2], indirect=True)
-def test_a_nested_search_scores_classes(labels, capsys):
-    assert main(["nested", "logistic.toml", "--trials", "1", "--workers", "1"]) == 0
-    assert "Balanced accuracy" in capsys.readouterr().out
+def test_a_nested_search_scores_classes(labels, warm):
+    said = warm.run("nested", "logistic.toml", "--trials", "1", "--workers", "1").stdout
+    assert "Balanced accuracy" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,12 @@ from hpo.analysis.best_model import Predictions
 from hpo.objectives.metrics import score_all
 from hpo.report.figures.base import Figure, Panel, apply_style, parity
 from hpo.report.figures.files import DPI, SIZES, draw, write_figures
+from hpo.report.study_page import write_report
+
+
+@pytest.fixture(autouse=True)
+def figures_in_one_format() -> None:
+    """Here figures are drawn in all their formats."""
 
 
 def predictions(n_rows, folds, seed=0) -> Predictions:
@@ -55,6 +62,17 @@ def test_every_panel_is_a_pdf_a_png_and_an_svg_of_its_own(both, tmp_path):
     height, width, _ = imread(tmp_path / "parity_cv.png").shape
     assert (width, height) == tuple(round(DPI * inches) for inches in SIZES["square"])
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.slow
+def test_a_report_has_its_figures_in_every_format(run, tmp_path):
+    page = write_report(run(), tmp_path)
+    begin = {".pdf": b"%PDF-", ".png": b"\x89PNG", ".svg": b"<?xml"}
+    files = [*(page.parent / "figures").iterdir()]
+    assert Counter(path.suffix for path in files) == dict.fromkeys(begin, len(files) // 3)
+    assert len(files) > 3
+    for path in files:
+        assert path.read_bytes().startswith(begin[path.suffix])
 
 
 def test_the_same_figure_is_the_same_bytes(both, tmp_path):

@@ -60,19 +60,17 @@ def row_of(rng, k):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, warm):
     """Two finished studies of the same rows, with their reports."""
     folder = tmp_path_factory.mktemp("several")
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        # Each takes a second, and is like those of one target.
-        patched.setattr("hpo.report.study_page.write_figures", lambda *_: [])
         header = ["x1", "x2", "doi", *TARGETS]
         write_csv(Path("mine.csv"), header, [row_of(rng, k) for k in range(75)])
         for name, space in STUDIES.items():
             Path(f"{name}.toml").write_text(STUDY.format(name=NAMES[name], space=space))
-            assert main(["run", f"{name}.toml", "--workers", "1"]) == 0
+            warm.run("run", f"{name}.toml", "--workers", "1")
     return folder
 
 

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psycopg
@@ -30,7 +29,7 @@ from hpo.storage.postgres.server import Server
 from hpo.storage.schema import EVENTS
 from hpo.storage.urls import resolve_url
 from tests.support.databases import count_events, password
-from tests.support.studies import ROOT
+from tests.support.studies import ROOT, wait_until
 
 
 @pytest.fixture
@@ -54,13 +53,6 @@ def hpo(capsys):
 
 def server_pid(server: Server) -> int:
     return int((server.data / "postmaster.pid").read_text().splitlines()[0])
-
-
-def wait_until(condition, timeout_s=30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.studies import write_study
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 
 def make_older(name):
     """Store the fingerprint of a study as the version did that hashed code as text."""

@@ -14,9 +14,6 @@ from hpo.spec.loading import validate
 from hpo.study.points.first import first_points
 from tests.support.studies import make_spec
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 
 def default_spec(estimator, **space):
     return make_spec(estimator=estimator, space=space, start_with_defaults=True)

@@ -14,9 +14,6 @@ from tests.support.ledgers import begin_without_table
 from tests.support.studies import write_study
 from tests.support.trials import finish_trials
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 
 def optimize(url, name, n_trials, alpha):
     optuna.logging.set_verbosity(optuna.logging.ERROR)

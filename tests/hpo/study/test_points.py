@@ -19,9 +19,6 @@ from tests.support.ledgers import begin_without_table
 from tests.support.studies import make_spec, write_study
 from tests.support.trials import finish_trials
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 SPACE = {
     "alpha": {"type": "float", "low": 0.0, "high": 10.0},
     "depth": {"type": "int", "low": 2, "high": 10, "step": 4},

@@ -26,9 +26,6 @@ from hpo.worker.pruner import CompleteParts, Pruner, Rule, make_pruner
 from hpo.worker.worker import Worker
 from tests.support.studies import make_spec, write_study
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 RULE = Rule(percentile=75.0, after=1, startup_trials=4, maximises=False)
 COMPLETE = np.array([[1.0, 5.0, 0.0], [2.0, 2.0, 0.0], [3.0, 3.0, 0.0], [4.0, 0.0, 0.0]])
 PRUNING = {"startup_trials": 3, "percentile": 60}

@@ -8,9 +8,6 @@ from pathlib import Path
 import optuna
 import pytest
 
-# Many commands, none of which is about how it begins.
-pytestmark = pytest.mark.usefixtures("warm")
-
 OBJECTIVES = """
 from collections import Counter
 from pathlib import Path
