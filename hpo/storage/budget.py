@@ -333,53 +333,18 @@ class Budget:
             self.storage.record_event(c, self.study_id, EventKind.STOP, how=how, **why)
 
     def _wanted(self, c: sa.Connection, worker_id: str) -> Wanted:
-        return Wanted._make(c.execute(self._select_wanted(worker_id)).one())
+        asked = {"asking": worker_id, "its_study": self.study_id}
+        return Wanted._make(c.execute(_SELECT_WANTED, asked).one())
 
     def _look(self, c: sa.Connection, worker_id: str) -> View:
         """Return in one statement all that a claim is decided by."""
-        ours = CLAIMS.c.study_id == self.study_id
-        is_open = sa.and_(ours, CLAIMS.c.state == "open")
-
-        def count(state: str) -> sa.ScalarSelect[int]:
-            found = sa.select(sa.func.count()).where(ours, CLAIMS.c.state == state)
-            return found.select_from(CLAIMS).scalar_subquery()
-
-        def of_open(what: sa.ColumnElement[_T]) -> sa.ScalarSelect[_T]:
-            return sa.select(what).where(is_open).scalar_subquery()
-
-        held = CLAIMS.c.worker_id.is_not(None)
-        query = self._select_wanted(worker_id).add_columns(
-            self.storage.now_sql,
-            self.storage.up_since_sql,
-            *map(count, ("finished", "pruned", "failed", "open")),
-            of_open(sa.func.count(CLAIMS.c.worker_id)),
-            of_open(sa.func.count().filter(CLAIMS.c.worker_id == worker_id)),
-            of_open(sa.func.min(self._lease_end()).filter(held)),
-            sa.select(WORKERS.c.seen_at).where(WORKERS.c.worker_id == worker_id).scalar_subquery(),
-        )
-        return View._make(c.execute(query).one())
+        asked = {"asking": worker_id, "its_study": self.study_id, "lease_s": self.lease_s}
+        query = _select_view(self.storage.now_sql, self.storage.up_since_sql)
+        return View._make(c.execute(query, asked).one())
 
     def _lease_end(self) -> sa.ColumnElement[float]:
-        """Return when the lease of a held unit ends.
-
-        It is renewed by its worker's launcher and by what the worker stores: one that was halted
-        with its launcher may take a trial before that has renewed anything. A lease that lasts
-        longer than any is of the time before the database's clock was set back.
-        """
-        own = sa.select(WORKERS.c.seen_at + self.lease_s)
-        of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
-        longest = self.storage.now_sql + 2.0 * self.lease_s
-        renewed, told = (
-            sa.case((end <= longest, end), else_=0.0)
-            for end in (of_worker.scalar_subquery(), CLAIMS.c.lease_until)
-        )
-        return sa.case((renewed > told, renewed), else_=told)
-
-    def _select_wanted(self, worker_id: str) -> sa.Select[Any]:
-        ended = sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == worker_id)
-        return sa.select(STUDIES.c.budget, STUDIES.c.stop, ended.scalar_subquery()).where(
-            STUDIES.c.study_id == self.study_id
-        )
+        """Return when the lease of a held unit ends."""
+        return _lease_end(self.storage.now_sql, sa.literal(self.lease_s))
 
     def _open(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """Select the open units that a condition names, in the order of their numbers."""
@@ -388,6 +353,60 @@ class Budget:
             .where(condition)
             .order_by(CLAIMS.c.number)
         )
+
+
+# To make a statement takes up to twenty times as long as to execute it: these are made once.
+_ASKING = sa.bindparam("asking", type_=WORKERS.c.worker_id.type)
+_STUDY = sa.bindparam("its_study", type_=STUDIES.c.study_id.type)
+_SELECT_WANTED = sa.select(
+    STUDIES.c.budget,
+    STUDIES.c.stop,
+    sa.select(WORKERS.c.ended_at).where(WORKERS.c.worker_id == _ASKING).scalar_subquery(),
+).where(STUDIES.c.study_id == _STUDY)
+
+
+@functools.cache
+def _select_view(now: sa.ColumnElement[float], up_since: sa.ColumnElement[float]) -> sa.Select[Any]:
+    """Select a `View`."""
+    ours = CLAIMS.c.study_id == _STUDY
+    is_open = sa.and_(ours, CLAIMS.c.state == "open")
+
+    def count(state: str) -> sa.ScalarSelect[int]:
+        found = sa.select(sa.func.count()).where(ours, CLAIMS.c.state == state)
+        return found.select_from(CLAIMS).scalar_subquery()
+
+    def of_open(what: sa.ColumnElement[_T]) -> sa.ScalarSelect[_T]:
+        return sa.select(what).where(is_open).scalar_subquery()
+
+    lease_end = _lease_end(now, sa.bindparam("lease_s", type_=sa.Float))
+    return _SELECT_WANTED.add_columns(
+        now,
+        up_since,
+        *map(count, ("finished", "pruned", "failed", "open")),
+        of_open(sa.func.count(CLAIMS.c.worker_id)),
+        of_open(sa.func.count().filter(CLAIMS.c.worker_id == _ASKING)),
+        of_open(sa.func.min(lease_end).filter(CLAIMS.c.worker_id.is_not(None))),
+        sa.select(WORKERS.c.seen_at).where(WORKERS.c.worker_id == _ASKING).scalar_subquery(),
+    )
+
+
+def _lease_end(
+    now: sa.ColumnElement[float], lease_s: sa.ColumnElement[float]
+) -> sa.ColumnElement[float]:
+    """Return when the lease of a held unit ends.
+
+    It is renewed by its worker's launcher and by what the worker stores: one that was halted with
+    its launcher may take a trial before that has renewed anything. A lease that lasts longer than
+    any is of the time before the database's clock was set back.
+    """
+    own = sa.select(WORKERS.c.seen_at + lease_s)
+    of_worker = own.where(WORKERS.c.worker_id == CLAIMS.c.worker_id).correlate(CLAIMS)
+    longest = now + 2.0 * lease_s
+    renewed, told = (
+        sa.case((end <= longest, end), else_=0.0)
+        for end in (of_worker.scalar_subquery(), CLAIMS.c.lease_until)
+    )
+    return sa.case((renewed > told, renewed), else_=told)
 
 
 def select_units(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -34,6 +34,7 @@ anybody could not write in time: what others may have missed as well is nobody's
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -340,7 +341,7 @@ class Ledger(Workers):
     def _new_unit(self, c: sa.Connection, worker_id: str, lease_until: float) -> Claim:
         trial_id, number = make_trial(c, self.study_id)
         held = {"attempt": 1, "worker_id": worker_id, "lease_until": lease_until}
-        c.execute(CLAIMS.insert().values(unit_row(self.study_id, trial_id, number, **held)))
+        c.execute(CLAIMS.insert(), unit_row(self.study_id, trial_id, number, **held))
         return Claim(trial_id, number, 1, worker_id, None, ())
 
     def _take(self, c: sa.Connection, unit: Unit, worker_id: str, lease_until: float) -> Claim:
@@ -376,22 +377,19 @@ class Ledger(Workers):
 
         Yields None if it was changed before, by a call whose answer was lost.
         """
-        mine = (CLAIMS.c.trial_id == claim.trial_id, CLAIMS.c.attempt == claim.attempt)
-        before = [CLAIMS.c.worker_id == claim.worker_id, CLAIMS.c.state == "open"]
-        if "parts" in values:
-            before.append(CLAIMS.c.parts < values["parts"])
+        its = {"its_id": claim.trial_id, "its_attempt": claim.attempt}
+        told = {f"new_{name}": value for name, value in values.items()}
+        told |= {**its, "its_worker": claim.worker_id, "lease_s": self.lease_s}
         with self.write() as c:
-            lease_until = self.storage.now_sql + self.lease_s
-            changed = c.execute(
-                CLAIMS.update().where(*mine, *before).values(lease_until=lease_until, **values)
-            )
-            if changed.rowcount == 1:
+            change = _change_held(self.storage.now_sql, tuple(sorted(values)))
+            if c.execute(change, told).rowcount == 1:
                 if noted := self.notes.get(claim.trial_id):
                     set_system_attributes(c, self.storage, claim.trial_id, noted)
                 yield c
             else:
                 wanted = {"worker_id": claim.worker_id, "state": "open"} | values
-                now = [unit._asdict() for unit in read_units(c, select_units(*mine))]
+                found = c.execute(select_units(*_MINE), its)
+                now = [Unit._make(row)._asdict() for row in found]
                 if not any(wanted.items() <= unit.items() for unit in now):
                     raise LostLeaseError(f"trial {claim.number}: attempt {claim.attempt} is over")
                 yield None
@@ -459,6 +457,25 @@ class Ledger(Workers):
         if reason := limit_reached(c, self.study_id, now, self.study_s, self.patience):
             self._set_stop(c, "gently", limit=reason)
         return bool(reason)
+
+
+# The unit of a claim.
+_MINE = (
+    CLAIMS.c.trial_id == sa.bindparam("its_id"),
+    CLAIMS.c.attempt == sa.bindparam("its_attempt"),
+)
+
+
+# To make a statement takes several times as long as to execute it.
+@functools.cache
+def _change_held(now: sa.ColumnElement[float], columns: Sequence[str]) -> sa.Update:
+    """Return the change of some columns of a unit that its claim still holds."""
+    new = {name: sa.bindparam(f"new_{name}", type_=CLAIMS.c[name].type) for name in columns}
+    held = [CLAIMS.c.worker_id == sa.bindparam("its_worker"), CLAIMS.c.state == "open"]
+    if "parts" in new:
+        held.append(CLAIMS.c.parts < new["parts"])
+    lease_until = now + sa.bindparam("lease_s", type_=sa.Float)
+    return CLAIMS.update().where(*_MINE, *held).values(lease_until=lease_until, **new)
 
 
 def after_retries(claim: Claim, reason: str) -> str:

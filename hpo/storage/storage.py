@@ -201,17 +201,11 @@ class StudyStorage(RDBStorage):
 
     def insert_new(self, table: sa.Table) -> sa.Insert:
         """Return an insertion that leaves rows alone that are there."""
-        if self.engine.dialect.name == "sqlite":
-            return sqlite.insert(table).on_conflict_do_nothing()
-        return postgresql.insert(table).on_conflict_do_nothing()
+        return _insert_new(self.engine.dialect.name, table)
 
     def upsert(self, table: sa.Table, key: Sequence[str], column: str) -> sa.Insert:
         """Return an insertion that sets a column of the rows that are there by their key."""
-        if self.engine.dialect.name == "sqlite":
-            new = sqlite.insert(table)
-            return new.on_conflict_do_update(key, set_={column: new.excluded[column]})
-        row = postgresql.insert(table)
-        return row.on_conflict_do_update(index_elements=key, set_={column: row.excluded[column]})
+        return _upsert(self.engine.dialect.name, table, tuple(key), column)
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """Call a function again while the database does not answer, for up to `patience_s`.
@@ -226,13 +220,16 @@ class StudyStorage(RDBStorage):
         StudyNotFoundError
             If the study was deleted meanwhile.
         """
-        shown = show_url(self.engine.url)
         try:
-            return wait_for(call, self.patience_s, shown, self._note_silence)
+            return wait_for(call, self.patience_s, self._shown, self._note_silence)
         except NoResultFound as exc:
-            raise StudyNotFoundError(f"{shown}: the study was deleted meanwhile") from exc
+            raise StudyNotFoundError(f"{self._shown}: the study was deleted meanwhile") from exc
         finally:
             self._note_silence("")
+
+    @functools.cached_property
+    def _shown(self) -> str:
+        return show_url(self.engine.url)
 
     def _note_silence(self, why: str) -> None:
         if bool(why) != self._silent and self.on_silence is not None:
@@ -251,6 +248,23 @@ class StudyStorage(RDBStorage):
                 detail=json.dumps(detail),
             )
         )
+
+
+# To make a statement takes several times as long as to execute it: these are made once.
+@functools.cache
+def _insert_new(dialect: str, table: sa.Table) -> sa.Insert:
+    if dialect == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+@functools.cache
+def _upsert(dialect: str, table: sa.Table, key: Sequence[str], column: str) -> sa.Insert:
+    if dialect == "sqlite":
+        new = sqlite.insert(table)
+        return new.on_conflict_do_update(key, set_={column: new.excluded[column]})
+    row = postgresql.insert(table)
+    return row.on_conflict_do_update(index_elements=key, set_={column: row.excluded[column]})
 
 
 @contextlib.contextmanager

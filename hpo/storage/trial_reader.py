@@ -269,9 +269,8 @@ def read_changes(
         trials one at a time under a lock on the study's row; on PostgreSQL, ids are given out
         before they are committed, and other programs may take no lock.
     """
-    known = _changes(study_id, trials_among(position.open_ids))
-    query = sa.union_all(known, _changes(study_id, TRIALS.c.trial_id > position.last_id))
-    changes = _read_changes(c, query)
+    told = {"its_study": study_id, "open_ids": sorted(position.open_ids)}
+    changes = _read_changes(c, _select_changed(), told | {"last_id": position.last_id})
     new = [change.trial_id for change in changes if change.trial_id > position.last_id]
     position = position._replace(
         open_ids=frozenset(change.trial_id for change in changes if change.state in _OPEN),
@@ -287,7 +286,7 @@ def read_as_changed(
 ) -> list[TrialChange]:
     """Return some trials as if they had changed, or all of them, in the order of ids."""
     which = sa.true() if trial_ids is None else trials_among(trial_ids)
-    return _read_changes(c, _changes(study_id, which))
+    return _read_changes(c, _changes(which), {"its_study": study_id})
 
 
 def read_latest_ids(c: sa.Connection, study_id: int, n: int) -> list[int]:
@@ -359,9 +358,11 @@ def _settle(c: sa.Connection, study_id: int, position: Position, mark: Mark) -> 
     )
 
 
-def _read_changes(c: sa.Connection, query: sa.Executable) -> list[TrialChange]:
+def _read_changes(
+    c: sa.Connection, query: sa.Executable, told: Mapping[str, Any]
+) -> list[TrialChange]:
     found: dict[int, tuple[Any, dict[int, float]]] = {}
-    for trial_id, number, state, objective, value, kind, *counts in c.execute(query):
+    for trial_id, number, state, objective, value, kind, *counts in c.execute(query, told):
         _, values = found.setdefault(trial_id, ((number, state, counts), {}))
         if kind is not None:
             values[objective] = value_of(value, kind)
@@ -371,7 +372,16 @@ def _read_changes(c: sa.Connection, query: sa.Executable) -> list[TrialChange]:
     ]
 
 
-def _changes(study_id: int, which: Condition) -> sa.Select[Any]:
+# To make a statement takes several times as long as to execute it.
+@functools.cache
+def _select_changed() -> sa.CompoundSelect[Any]:
+    """Select the trials `open_ids` of the study `its_study`, and those after `last_id`."""
+    open_ids: sa.BindParameter[int] = sa.bindparam("open_ids", expanding=True, literal_execute=True)
+    new = TRIALS.c.trial_id > sa.bindparam("last_id")
+    return sa.union_all(_changes(TRIALS.c.trial_id.in_(open_ids)), _changes(new))
+
+
+def _changes(which: Condition) -> sa.Select[Any]:
     def count(table: sa.Table) -> sa.ScalarSelect[int]:
         its = table.c.trial_id == TRIALS.c.trial_id
         return sa.select(sa.func.count()).select_from(table).where(its).scalar_subquery()
@@ -387,7 +397,7 @@ def _changes(study_id: int, which: Condition) -> sa.Select[Any]:
         count(PART_VALUES),
         count(TRIAL_SYSTEM_ATTRIBUTES),
     ).outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-    return _of_study(query, study_id, (which,))
+    return query.where(TRIALS.c.study_id == sa.bindparam("its_study"), which)
 
 
 def _listed(trial_ids: Collection[int]) -> sa.BindParameter[Collection[int]]:

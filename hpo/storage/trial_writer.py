@@ -28,52 +28,54 @@ from hpo.storage.schema import (
 from hpo.storage.storage import StudyStorage
 from hpo.wording import one_line
 
+# To make a statement takes several times as long as to execute it: these are made once.
+_STATE = sa.bindparam("its_state", type_=TRIALS.c.state.type)
+_AT = sa.bindparam("at", type_=TRIALS.c.datetime_start.type)
+_STUDY = sa.bindparam("its_study", type_=TRIALS.c.study_id.type)
+_LAST = (
+    sa.select(TRIALS.c.number)
+    .where(TRIALS.c.study_id == _STUDY)
+    .order_by(TRIALS.c.trial_id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_MAKE = (
+    TRIALS.insert()
+    .from_select(
+        ["number", "study_id", "state", "datetime_start"],
+        sa.select(sa.func.coalesce(_LAST, -1) + 1, _STUDY, _STATE, _AT),
+    )
+    .returning(TRIALS.c.trial_id, TRIALS.c.number)
+)
+_ITS = TRIALS.update().where(TRIALS.c.trial_id == sa.bindparam("its_id"))
+_SET_STATE = _ITS.values(state=_STATE)
+_BEGIN = _ITS.values(state=_STATE, datetime_start=sa.func.coalesce(TRIALS.c.datetime_start, _AT))
+_END = _ITS.values(state=_STATE, datetime_complete=_AT)
+
 
 def make_trial(
     c: sa.Connection, study_id: int, state: TrialState = TrialState.RUNNING
 ) -> tuple[int, int]:
     """Make a trial, and return its id and number; the study must be locked."""
     began = None if state is TrialState.WAITING else _utc_now()
-    last = (
-        sa.select(TRIALS.c.number)
-        .where(TRIALS.c.study_id == study_id)
-        .order_by(TRIALS.c.trial_id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    row = sa.select(
-        sa.func.coalesce(last, -1) + 1,
-        sa.literal(study_id),
-        sa.literal(state, TRIALS.c.state.type),
-        sa.literal(began, TRIALS.c.datetime_start.type),
-    )
-    made = TRIALS.insert().from_select(["number", "study_id", "state", "datetime_start"], row)
-    trial_id, number = c.execute(made.returning(TRIALS.c.trial_id, TRIALS.c.number)).one()
+    row = {"its_study": study_id, "its_state": state, "at": began}
+    trial_id, number = c.execute(_MAKE, row).one()
     return trial_id, number
 
 
 def set_state(c: sa.Connection, trial_id: int, state: TrialState) -> None:
     """Set the state of a trial that goes on."""
-    c.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id).values(state=state))
+    c.execute(_SET_STATE, {"its_id": trial_id, "its_state": state})
 
 
 def begin_trial(c: sa.Connection, trial_id: int) -> None:
     """Let a trial be RUNNING; one that was worked on before has begun then."""
-    began = sa.func.coalesce(TRIALS.c.datetime_start, _utc_now())
-    c.execute(
-        TRIALS.update()
-        .where(TRIALS.c.trial_id == trial_id)
-        .values(state=TrialState.RUNNING, datetime_start=began)
-    )
+    c.execute(_BEGIN, {"its_id": trial_id, "its_state": TrialState.RUNNING, "at": _utc_now()})
 
 
 def end_trial(c: sa.Connection, trial_id: int, state: TrialState) -> None:
     """Set the state of a trial that is at its end."""
-    c.execute(
-        TRIALS.update()
-        .where(TRIALS.c.trial_id == trial_id)
-        .values(state=state, datetime_complete=_utc_now())
-    )
+    c.execute(_END, {"its_id": trial_id, "its_state": state, "at": _utc_now()})
 
 
 def end_failed(c: sa.Connection, trial_id: int, reason: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from hpo.records import Claim, TrialWrites
 from hpo.spec.space import distributions
 from hpo.study.record import StudyRecord
 from hpo.study.search import make_optuna_pruner
-from hpo.worker.leased_storage import LeasedStorage, LeasedTrial, new_trial
+from hpo.worker.leased_storage import Keeper, LeasedStorage, LeasedTrial, new_trial
 from hpo.worker.loop import Evaluation
 from hpo.worker.sampler import make_sampler
 from hpo.worker.signals import StopSignal
@@ -51,6 +50,7 @@ class FunctionRunner:
         self._shown = LeasedStorage(storage, study_id, self._all.trials)
         self._pruner = NopPruner() if spec.pruner is None else make_optuna_pruner(spec.pruner)
         self._space = distributions(spec.space)
+        self._keeper = Keeper()
         self._leased: LeasedTrial | None = None
 
     def evaluate(self, claim: Claim) -> Evaluation:
@@ -68,24 +68,22 @@ class FunctionRunner:
         started = time.monotonic()
         leased = self._take(claim)
         study = self._study(claim)
-        keeper = threading.Thread(target=leased.keep_stored, name="hpo-keeper", daemon=True)
-        keeper.start()
+        trial = Trial(study, claim.trial_id)
         try:
-            trial = Trial(study, claim.trial_id)
-            try:
-                values, pruned = self._call(trial)
-                self._tell(study, trial, values, pruned)
-            except ObjectiveError:
-                study.tell(trial, state=TrialState.FAIL)
-                raise
-        finally:
-            leased.end()
-            keeper.join()
+            values, pruned = self._call(trial)
+            self._tell(study, trial, values, pruned)
+        except ObjectiveError:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
         if study._stop_flag:
             limit = f"trial.study.stop() in trial {claim.number}"
             self._record.ledger.stop("gently", limit=limit)
         told = leased.values or ()
         return Evaluation(told, pruned, time.monotonic() - started)
+
+    def end(self) -> None:
+        """End what was begun for the worker's trials."""
+        self._keeper.end()
 
     def unsaved(self) -> TrialWrites:
         """Return what the trial in hand has told and is not stored; asked once at its end."""
@@ -103,6 +101,7 @@ class FunctionRunner:
         leased = LeasedTrial(
             claim,
             stored,
+            self._keeper,
             self._record.ledger.save,
             self._record.spec.checkpoint_s,
             self._stop.uninterrupted,

@@ -36,11 +36,56 @@ Trials = Callable[[], list[FrozenTrial]]
 Save = Callable[[Claim, TrialWrites], None]
 
 
+class Keeper:
+    """Stores in time what the trial in hand has told: a thread that lives as long as its worker."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next: tuple[float, LeasedTrial] | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def store_at(self, due: float, trial: LeasedTrial) -> None:
+        """Have what a trial has told stored at a time of the monotonic clock, unless it is then."""
+        with self._changed:
+            # Whoever waits for an earlier moment looks again then: most trials are over by that.
+            wakes_late = self._next is None or due < self._next[0]
+            self._next = due, trial
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep, name="hpo-keeper", daemon=True)
+                self._thread.start()
+            elif wakes_late:
+                self._changed.notify()
+
+    def end(self) -> None:
+        """End the thread, if there is one."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _keep(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ended and self._left_s() > 0.0:
+                    self._changed.wait(None if self._next is None else self._left_s())
+                if self._ended or self._next is None:
+                    return
+                (_, trial), self._next = self._next, None
+            trial.store_due()
+
+    def _left_s(self) -> float:
+        return math.inf if self._next is None else self._next[0] - time.monotonic()
+
+
 class LeasedTrial:
     """The trial in hand: what is known of it, and what of that is not stored yet.
 
     Parameters
     ----------
+    keeper
+        Has what became known stored in time.
     save
         Stores what became known; `hpo.storage.ledger.Ledger.save`.
     checkpoint_s
@@ -53,6 +98,7 @@ class LeasedTrial:
         self,
         claim: Claim,
         stored: FrozenTrial,
+        keeper: Keeper,
         save: Save,
         checkpoint_s: float,
         uninterrupted: Callable[[], contextlib.AbstractContextManager[None]],
@@ -60,58 +106,55 @@ class LeasedTrial:
         self.claim, self.trial = claim, stored
         self.state: TrialState | None = None
         self.values: Sequence[float] | None = None
-        self._save, self._checkpoint_s = save, checkpoint_s
+        self._keeper, self._save, self._checkpoint_s = keeper, save, checkpoint_s
         self._uninterrupted = uninterrupted
         self._unsaved = TrialWrites()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._due: float | None = None
-        self._changed = threading.Event()
-        self._over = False
 
     @contextlib.contextmanager
     def changing(self, within_s: float = math.inf) -> Iterator[TrialWrites]:
         """Give the writes that are not stored yet, to add to them; stored within a time at most."""
         with self._uninterrupted():
             with self._lock:
-                if self._failure is not None:
-                    raise self._failure
+                self._raise_failure()
                 yield self._unsaved
                 due = time.monotonic() + min(within_s, self._checkpoint_s)
-                self._due = due if self._due is None else min(self._due, due)
+                if self._due is None or due < self._due:
+                    self._due = due
+                    if self._checkpoint_s > 0.0:
+                        self._keeper.store_at(due, self)
             if self._checkpoint_s == 0.0:
                 self.flush()
-            self._changed.set()
 
     def flush(self) -> None:
         """Store what is not stored."""
         with self._uninterrupted(), self._lock:
-            if writes := self._take():
-                self._save(self.claim, writes)
+            self._store()
+            self._raise_failure()
 
     def take(self) -> TrialWrites:
         """Return what is not stored, for whoever stores it with the end of the trial."""
         with self._lock:
+            self._raise_failure()
             return self._take()
 
-    def keep_stored(self) -> None:
-        """Store what is due, until the trial is over: a thread of its own."""
-        while not self._over:
-            due = self._due
-            self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
-            self._changed.clear()
-            if self._over or self._due is None or time.monotonic() < self._due:
-                continue
-            try:
-                self.flush()
-            except BaseException as exc:  # told to the objective at its next call
-                self._failure = exc
-                return
+    def store_due(self) -> None:
+        """Store what is not stored, unless that has happened; called by the keeper's thread."""
+        with self._lock:
+            self._store()
 
-    def end(self) -> None:
-        """Let the thread end."""
-        self._over = True
-        self._changed.set()
+    def _store(self) -> None:
+        if writes := self._take():
+            try:
+                self._save(self.claim, writes)
+            except BaseException as exc:  # told to the objective at its next call, or at its end
+                self._failure = exc
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _take(self) -> TrialWrites:
         writes, self._due = self._unsaved, None

@@ -6,6 +6,7 @@ Workers therefore never share a stream, and a resumed study never repeats its st
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,10 @@ from hpo.errors import HpoError, SpecError
 from hpo.spec.search import SamplerSpec
 from hpo.study.search import describe_missing, make_named_sampler
 from hpo.wording import one_line
-from hpo.worker.trial_cache import TrialHistory, suggest
+from hpo.worker.trial_cache import TrialHistory, suggest, use_scipy_in_tpe
 
+# From this trial on it pays a worker that has no SciPy yet to import it: 0.1 s against 1 ms a draw.
+_EARNED_BACK = 100
 _UNSEEN = create_trial(state=TrialState.RUNNING)
 
 
@@ -101,6 +104,8 @@ def make_sampler(
     own = trial_seed(seed, number)
     if spec.name == "random":
         return RandomSampler(seed=own)
+    if "tpe" in spec.name.lower() and (number >= _EARNED_BACK or "scipy.special" in sys.modules):
+        use_scipy_in_tpe()
     if spec.name == "tpe":
         return TPESampler(seed=own, n_startup_trials=spec.startup_trials)
     return make_named_sampler(spec, seed, own, space)

@@ -110,7 +110,10 @@ class Worker:
         if isinstance(objective, FunctionObjective):
             self._functions = FunctionRunner(self.record, objective, self.stop)
             self._folders = TrialFolders(self.record, self._trial_dirs)
-            return (yield from work(self.ledger, self.worker_id, self._run_function, poll_s))
+            try:
+                return (yield from work(self.ledger, self.worker_id, self._run_function, poll_s))
+            finally:
+                self._functions.end()
         folder = self._trial_dirs.absolute().with_name("prepared")
         about = (self.record, objective, self.worker_id)
         over = yield from get_ready(*about, folder, self.stop.uninterrupted, poll_s)
