@@ -9,8 +9,9 @@ import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 from hpo.commands.common import INTERRUPTED, Parser, add_commands, print_line, say
 from hpo.errors import HpoError, describe_os_error
@@ -110,7 +111,8 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(given)
         use_threads(1)
-        code = int(options.command(options))
+        with _warning_once():
+            code = int(options.command(options))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
@@ -133,6 +135,31 @@ def run(parser: Parser, arguments: Sequence[str] | None = None) -> int:
         say(f"error: {told}")
         return HpoError.exit_code
     return code
+
+
+@contextlib.contextmanager
+def _warning_once() -> Iterator[None]:
+    """Show a library's warning once, and not again for each fold and model that it is of."""
+    shown: set[tuple[type[Warning], str, int]] = set()
+    show = warnings.showwarning
+
+    def show_once(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if (category, filename, lineno) not in shown:
+            shown.add((category, filename, lineno))
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show_once
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _refuse_odd_texts(parser: Parser, arguments: Sequence[str]) -> None:

@@ -102,7 +102,9 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
         classes, y = labels.finish(rows.y)
         rows = replace(rows, y=y, target=replace(target, classes=classes))
     if spec.split is None:
-        rows = replace(rows, is_train=hold_out(rows.groups, spec.test_fraction, spec.seed))
+        of_rows = rows.y.astype(int).tolist() if classifies else None
+        stay = hold_out(rows.groups, spec.test_fraction, spec.seed, of_rows)
+        rows = replace(rows, is_train=stay)
     made = own_columns(
         file.name,
         rows.cells,

@@ -41,19 +41,32 @@ def linked_groups(tokens: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(label.setdefault(root(row[0]), row[0]) for row in tokens)
 
 
-def hold_out(groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(
+    groups: Sequence[str], fraction: float, seed: int, classes: Sequence[int] | None = None
+) -> NDArray[np.bool_]:
     """Pick whole groups to hold out and return which rows stay, of shape (n_rows,).
 
     Groups are taken in an order that depends on `seed` and their names alone, as long as they
     fit into `fraction` of the rows, so a row more or less moves few others across the split.
+    With the class of each row, they have to fit into that fraction of each class, and groups with
+    rows of a rare class are taken before others.
     """
-    sizes = Counter(groups)
-    room = round(fraction * len(groups))
+    of_rows = [0] * len(groups) if classes is None else classes
+    sizes = Counter(of_rows)
+    room = {one: round(fraction * size) for one, size in sizes.items()}
+    members: dict[str, Counter[int]] = {}
+    for group, one in zip(groups, of_rows, strict=True):
+        members.setdefault(group, Counter())[one] += 1
     held_out: set[str] = set()
-    for group in sorted(sizes, key=lambda name: lot(seed, name)):
-        if sizes[group] <= room and len(held_out) < len(sizes) - 1:
+
+    def turn(group: str) -> tuple[int, bytes]:
+        return min(sizes[one] for one in members[group]), lot(seed, group)
+
+    for group in sorted(members, key=turn):
+        fits = all(size <= room[one] for one, size in members[group].items())
+        if fits and len(held_out) < len(members) - 1:
             held_out.add(group)
-            room -= sizes[group]
+            room = {one: left - members[group][one] for one, left in room.items()}
     return np.array([group not in held_out for group in groups], dtype=bool)
 
 

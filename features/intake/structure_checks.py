@@ -168,7 +168,9 @@ def _check_symmetry(read: ReadCif) -> list[str]:
     """Compare names, operations, cell and multiplicities of a symmetry with one another."""
     symmetry, matrix = read.symmetry, np.array(read.structure.lattice.matrix)
     failed = []
-    if not symmetry.given:
+    if not symmetry.given and any("magn" in item for item in read.block.values):
+        failed.append("that of a magnetic structure alone is given, which is not read")
+    elif not symmetry.given:
         failed.append("none is given, neither operations nor a space group: P 1 stands in")
     elif not is_group(symmetry):
         failed.append(f"the {len(symmetry.rotations)} operations listed are no group")

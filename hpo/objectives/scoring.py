@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from hpo.errors import ObjectiveError, SpecError, suggest
 from hpo.estimators.protocol import Floats
 from hpo.objectives.folds import Fold
+from hpo.objectives.metrics import METRICS
 from hpo.plugins import resolve
 
 SECTION = "[objective] scoring"
@@ -124,8 +126,18 @@ class Scoring:
                 ) from exc
             raise ObjectiveError(
                 f"{SECTION} {self.name}: cannot score the rows that fold {fold} {side}"
-                f"{_of_classes(y, self.n_classes)}: {exc}"
+                f"{_of_classes(y, self.n_classes)}: {str(exc).rstrip('.')}"
+                f"{self._for_several()}"
             ) from exc
+
+    def _for_several(self) -> str:
+        """Return which scorers of the same kind there are for more than two classes."""
+        from sklearn.metrics import get_scorer_names
+
+        alike = [one for one in get_scorer_names() if one.startswith(f"{self.name}_")]
+        able = [one for one in alike if not one.endswith("_samples")]
+        named = f"; of {self.n_classes} classes: {', '.join(able)}"
+        return named if able and self.n_classes > 2 else ""
 
 
 def find_scoring(name: str, n_classes: int) -> Scoring:
@@ -143,12 +155,20 @@ def find_scoring(name: str, n_classes: int) -> Scoring:
                 f"{SECTION} {name}: must be called as (estimator, X, y), as what make_scorer "
                 f"makes; is {type(found).__name__}"
             )
+        if _is_metric(found):
+            raise SpecError(
+                f"{SECTION} {name}: takes y_true and predictions, and a scorer is called with "
+                "(estimator, X, y); name one of scikit-learn's, as neg_mean_absolute_error, or "
+                "what make_scorer makes of it"
+            )
         return Scoring(name, found, n_classes)
     # A second that a study with a metric of ours does without.
     from sklearn.metrics import get_scorer, get_scorer_names
 
     if name not in get_scorer_names():
         hint = suggest(name, [*get_scorer_names(), "module:function"])
+        if name.lower() in METRICS:
+            hint = f'in [objective], metric = "{name.lower()}" stands for it'
         raise SpecError(f"{SECTION}: unknown '{name}'; {hint}")
     scoring = Scoring(name, get_scorer(name), n_classes)
     if _scores_numbers(scoring.scorer) == bool(n_classes):
@@ -178,6 +198,14 @@ def _scores_numbers(scorer: Scorer) -> bool:
     except Exception:
         return False
     return True
+
+
+def _is_metric(function: Any) -> bool:
+    """Whether a function is called with the truth and predictions, as those of sklearn.metrics."""
+    try:
+        return next(iter(inspect.signature(function).parameters), "") == "y_true"
+    except (TypeError, ValueError):
+        return False
 
 
 def _of_classes(y: NDArray[Any], n_classes: int) -> str:

@@ -283,6 +283,15 @@ def test_linked_groups_join_through_other_rows() -> None:
     assert linked_groups(tokens) == ("p1", "p1", "p3", "p1", "p4")
 
 
+def test_hold_out_takes_its_share_of_each_class() -> None:
+    classes = [int(row % 10 == 0) for row in range(400)]
+    groups = [f"g{row // 2}" for row in range(400)]
+    for seed in range(5):
+        held = ~hold_out(groups, 0.2, seed, classes)
+        assert held.sum() == pytest.approx(80, abs=4)
+        assert np.count_nonzero(np.array(classes)[held]) == pytest.approx(8, abs=1)
+
+
 def test_hold_out_takes_whole_groups_and_never_too_many() -> None:
     groups = [f"g{i % 37}" for i in range(500)]
     stay = hold_out(groups, 0.2, seed=3)

@@ -135,6 +135,7 @@ CENTRED = operations(["x,y,z", "x,y+1/2,z+1/2", "x+1/2,y,z+1/2", "x+1/2,y+1/2,z"
         (f"{H_M} 'F m -3 m'\n_space_group_IT_number 216", "'216' is space group 216"),
         ("_note none", "none is given, neither operations nor a space group"),
         (f"{H_M} ?", "none is given"),
+        ("_space_group_magn.name_BNS \"P4/mm'm'\"", "of a magnetic structure alone"),
         (f"{H_M} 'P 63/m m c'", "changes the cell by"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
+from hpo import cli
 from hpo.cli import main
+from hpo.commands.common import Parser
 from hpo.launch.progress_line import Progress, describe
 from hpo.records import WorkerRun
 from hpo.spec.space import distributions
@@ -293,3 +296,17 @@ def test_a_target_that_is_the_same_in_all_rows_is_refused(capsys):
     code, _, err = run(capsys, "check", "same.toml")
     assert code == 2
     assert "the target is 5 in all 24 training rows" in err
+
+
+def test_a_librarys_warning_is_shown_once(recwarn):
+    def command(_options):
+        for fold in range(3):
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                warnings.warn(f"fold {fold} did not converge", UserWarning, stacklevel=1)
+        return 0
+
+    parser = Parser(prog="hpo")
+    parser.set_defaults(command=command)
+    assert cli.run(parser, []) == 0
+    assert [str(one.message) for one in recwarn] == ["fold 0 did not converge"]

@@ -15,6 +15,7 @@ from hpo.estimators.registry import REGISTRY
 from hpo.objectives.class_metrics import CLASS_METRICS, LABEL_METRICS
 from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
+from hpo.objectives.scoring import find_scoring
 from hpo.spec.loading import canonical
 from hpo.spec.objectives import PenalisedCvSpec
 from tests.support.studies import make_spec
@@ -279,3 +280,20 @@ def test_staged_trees_of_classes_are_those_of_a_fit_with_so_many(name, n_classes
     for k in range(3):
         again = plain.score_part({number: best}, k)
         assert resolved.parts[k] == pytest.approx(again, rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sklearn.metrics:mean_absolute_error", "takes y_true and predictions"),
+        ("RMSE", r'in \[objective\], metric = "rmse" stands for it'),
+    ],
+)
+def test_metrics_that_are_no_scorers_are_told_apart(name, reason):
+    with pytest.raises(SpecError, match=reason):
+        find_scoring(name, 0)
+
+
+def test_scorers_of_two_classes_name_those_of_several():
+    with pytest.raises(ObjectiveError, match="of 3 classes: f1_macro, f1_micro, f1_weighted"):
+        folds_of(study(3, objective={"scoring": "f1"}), class_table(n_classes=3))
