@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +25,7 @@ from hpo.estimators.registry import (
     extra_packages,
     find,
     find_entry,
+    near,
     ranks_only,
     weight_argument,
 )
@@ -299,7 +299,7 @@ def _find(names: Sequence[str], columns: Sequence[Column], what: str) -> tuple[i
     position = {column.name: i for i, column in enumerate(columns)}
     for name in names:
         if name not in position:
-            raise SpecError(f"{what}: the table has no column '{name}'; {_near(name, position)}")
+            raise SpecError(f"{what}: the table has no column '{name}'; {near(name, position)}")
     return tuple(position[name] for name in names)
 
 
@@ -307,19 +307,11 @@ def _seen(model: ModelSpec, columns: Sequence[Column], what: str) -> tuple[int, 
     families = {column.family for column in columns}
     for family in model.without:
         if family not in families:
-            raise SpecError(
-                f"{what}: the table has no family '{family}'; {_near(family, families)}"
-            )
+            raise SpecError(f"{what}: the table has no family '{family}'; {near(family, families)}")
     seen = tuple(i for i, column in enumerate(columns) if column.family not in model.without)
     if not seen:
         raise SpecError(f"{what}: leaves the model no feature of {', '.join(sorted(families))}")
     return seen
-
-
-def _near(wrong: str, valid: Iterable[str]) -> str:
-    # A table may have hundreds of columns: the nearest alone, where there is one.
-    near = difflib.get_close_matches(wrong, sorted(valid), n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else "check [table] families"
 
 
 def _seeing(spec: CompositeSpec, columns: Sequence[int]) -> CompositeSpec:

@@ -251,9 +251,9 @@ def lookup(name: str) -> Registered | None:
 
 
 def near(wrong: str, valid: Iterable[str]) -> str:
-    """Return which valid name may be meant, of many."""
+    """Return which valid name may be meant: a table may have hundreds of columns."""
     found = difflib.get_close_matches(wrong, sorted(valid), n=1, cutoff=0.5)
-    return f"did you mean '{found[0]}'?" if found else "check [table]"
+    return f"did you mean '{found[0]}'?" if found else "check [table] families"
 
 
 def is_function(text: str) -> bool:
