@@ -50,7 +50,7 @@ def tables_of(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[Tit
             by_kind.setdefault(one.kind if one.cv else usual, []).append(one)
     found = [
         TitledCells(
-            _title(targets, has_intervals) if len(by_kind) > 1 else "",
+            title_of(targets, has_intervals) if len(by_kind) > 1 else "",
             table_cells(of_kind, reported, INTERVALS if has_intervals else NUMBERS),
         )
         for (targets, has_intervals), of_kind in by_kind.items()
@@ -60,7 +60,7 @@ def tables_of(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[Tit
     return found + ([TitledCells("", table_cells(of_classes, {}, CLASSES))] if of_classes else [])
 
 
-def _title(targets: Sequence[Target], has_intervals: bool = False) -> str:
+def title_of(targets: Sequence[Target], has_intervals: bool = False) -> str:
     """Return what scores are of, and the unit of errors."""
     if not targets:
         return "targets that are not known, as their tables are not here"
@@ -81,7 +81,7 @@ def difference_tables(pairs: Sequence[Pair], studies: Sequence[ScoredStudy]) -> 
     if len(each) > 1:
         found += [
             TitledCells(
-                _title([target]), difference_cells([p.of_target(target.name) for p in pairs])
+                title_of([target]), difference_cells([p.of_target(target.name) for p in pairs])
             )
             for target in each
         ]

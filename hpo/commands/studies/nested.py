@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from features.table import FeatureTable, read
+from features.table import FeatureTable, Target, read
 from hpo.analysis.best_model import Predictions
 from hpo.analysis.comparison.studies import compare_study
 from hpo.analysis.nested_cv import count_outer, name_outer, pool, record_nested
@@ -22,6 +22,7 @@ from hpo.commands.common import (
 from hpo.commands.studies.run import run_study
 from hpo.commands.studies.study_options import add_study_options, add_worker_options, read_study
 from hpo.records import Access
+from hpo.report.comparison_tables import title_of
 from hpo.report.formatting import label, shown_metrics
 from hpo.storage.storage import StudyStorage
 from hpo.study.creation import build_table, check_declared
@@ -66,7 +67,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     trials = count_of(options.trials or spec.trials, "trial")
     print_line(f"{spec.name}: {len(outer)} searches of {trials}, {pooled.n_rows} rows predicted")
-    for line in _lines(pooled, whole):
+    targets = find(storage, outer[0]).read_targets()
+    if pooled.targets:
+        print_line(title_of(targets))
+    for line in _lines(pooled, whole, targets):
         print_line(line)
     return 0
 
@@ -82,7 +86,9 @@ def _scores_of_whole(
     return dict(compare_study(record).cv) or None
 
 
-def _lines(pooled: Predictions, whole: Mapping[str, float] | None) -> list[str]:
+def _lines(
+    pooled: Predictions, whole: Mapping[str, float] | None, targets: Sequence[Target]
+) -> list[str]:
     """Return a line per metric: the search's score, and that of the best trial beside it.
 
     Of several targets these are means, and lines for each target follow.
@@ -104,5 +110,6 @@ def _lines(pooled: Predictions, whole: Mapping[str, float] | None) -> list[str]:
             for name, value in (whole or {}).items()
             if name.endswith(end)
         }
-        lines += [target, *_lines(pooled.of_target(position), own)]
+        of_target = pooled.of_target(position)
+        lines += [title_of(targets[position : position + 1]), *_lines(of_target, own, ())]
     return lines
