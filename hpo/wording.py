@@ -52,7 +52,9 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-_PLAIN = re.compile(r"(?:[0-9A-Za-z][ -~]*)?")  # what most cells of a million are
+# What most cells of a million are, and several of them in lines.
+_PLAIN = re.compile(r"(?:[0-9A-Za-z][ -~]*|-[0-9]+\.?[0-9]*)?")
+_PLAIN_LINES = re.compile(rf"{_PLAIN.pattern}(?:\n{_PLAIN.pattern})*")
 
 
 def abridge(text: str, most: int = 200) -> str:
@@ -81,6 +83,13 @@ def shown_cell(value: Any) -> Any:
     if not isinstance(value, str) or _PLAIN.fullmatch(value):
         return value
     return plain_cell(printable(value))
+
+
+def shown_cells(texts: list[str]) -> list[str]:
+    """Return cells of a CSV file for people, as `shown_cell` returns each."""
+    if _PLAIN_LINES.fullmatch("\n".join(texts)):
+        return texts
+    return [shown_cell(text) for text in texts]
 
 
 def original_cell(text: str) -> str:

@@ -108,7 +108,7 @@ def rows_of(spec: CsvSpec, sources: tuple[Source, ...], needs: frozenset[Need]) 
     made = own_columns(
         file.name,
         rows.cells,
-        {column: csv.style(column) for column in spec.columns},
+        csv.styles(spec.columns),
         spec.categorical,
         rows.is_train,
         rows.y,

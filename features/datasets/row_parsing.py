@@ -104,7 +104,7 @@ def read_rows(parts: Sequence[Part], layout: Layout, cif_sets: Sequence[CifSet] 
         targets += [target.name for target in layout.more_targets]
         weights = () if layout.weight is None else (layout.weight,)
         numbers = (*targets, *weights, *layout.cell.values())
-        styles = {column: csv.style(column) for column in numbers}
+        styles = csv.styles(numbers)
         skipped += _read_part(replace(part, csv=csv), layout, styles, kept)
         told = [f"column {c!r}: {style.remark}" for c, style in styles.items() if style.remark]
         file_remarks += [Remark(None, remark, csv.name) for remark in (*csv.remarks, *told)]

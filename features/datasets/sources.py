@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from types import MappingProxyType
 
 from features.datasets.cif_files import CifSet
 from features.errors import DatasetError
-from features.intake.foreign_files import expand_home, read_bounded
+from features.intake.csv_parsing import CsvFile, scan_csv
+from features.intake.foreign_files import expand_home, open_bounded, read_bounded
 
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
@@ -68,8 +70,24 @@ Source = SourceFile | CifSet
 
 def read_source(path: Path, what: str) -> SourceFile:
     """Read the file or pipe `path`; a DatasetError calls it `what` if that fails."""
-    try:
+    with reading(path, what):
         return SourceFile(path.name, read_bounded(path))
+
+
+def scan_source(path: Path, what: str) -> CsvFile:
+    """Look through a CSV file whose records are read anew whenever they are asked for.
+
+    A DatasetError calls it `what` if it cannot be read.
+    """
+    with reading(path, what):
+        return scan_csv(path.name, open_bounded(path))
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Let a DatasetError that calls a file `what` tell why it cannot be read."""
+    try:
+        yield
     except FileNotFoundError as exc:
         raise DatasetError(f"{what}: there is no file {path}; correct the path") from exc
     except OSError as exc:

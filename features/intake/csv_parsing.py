@@ -11,19 +11,24 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
 from features.errors import DatasetError
-from features.intake.dialect import Piece, find_dialect, fit, pieces
-from features.intake.numbers import NumberStyle, find_style, is_number, parse_number
-from features.intake.text import MOST_QUOTED, decode, normal_form, quote
+from features.intake.dialect import Dialect, Piece, find_dialect, fit, pieces
+from features.intake.foreign_files import Content, InMemory
+from features.intake.numbers import NumberStyle, StyleFinder, is_number, parse_number
+from features.intake.text import MOST_QUOTED, Text, decode, normal_form, quote
 
 MAX_FIELD = 100_000_000  # characters
 
+_BLOCK_RECORDS = 1024  # that are looked at together
 _MOST_COLUMNS_SHOWN = 30
 # What spreadsheets write for an error begins as a comment does.
 _COMMENTED = re.compile(r"#(?!(N/A|DIV/0!|REF!|VALUE!|NAME\?|NUM!|NULL!))")
@@ -45,11 +50,12 @@ class CsvFile:
 
     name: str
     columns: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: Sequence[Record] | Records
     malformed: tuple[tuple[int, str], ...]  # (line, reason)
     encoding: str
     separator: str = ","
     remarks: tuple[str, ...] = ()
+    marks: tuple[frozenset[str], ...] = ()  # which of "." and "," each column has in its fields
 
     def position(self, column: str, purpose: str) -> int:
         """Return where `column` is; its absence is a DatasetError that names the nearest one."""
@@ -132,16 +138,36 @@ class CsvFile:
 
     def style(self, column: str) -> NumberStyle:
         """Return how the numbers of a column are written; where it cannot tell, others do."""
-        own = find_style(self.values(column))
-        if not own.is_ambiguous:
+        return self.styles([column])[column]
+
+    def styles(self, columns: Sequence[str]) -> dict[str, NumberStyle]:
+        """Return how the numbers of some columns are written, by column; see `style`."""
+        own = self._find_styles(columns)
+        if not any(style.is_ambiguous for style in own.values()):
             return own
-        others: dict[str, str] = {}
-        for other in dict.fromkeys(self.columns):
-            if other != column:
-                style = find_style(self.values(other))
-                if style.is_known and style.decimal:
-                    others.setdefault(style.decimal, other)
-        return own.told_by(others, self.separator)
+        others = self._find_styles(self.columns)
+        told = {}
+        for column, style in own.items():
+            signs: dict[str, str] = {}
+            for other, known in others.items():
+                if other != column and known.is_known and known.decimal:
+                    signs.setdefault(known.decimal, other)
+            told[column] = style.told_by(signs, self.separator) if style.is_ambiguous else style
+        return told
+
+    def _find_styles(self, columns: Sequence[str]) -> dict[str, NumberStyle]:
+        """Return what columns tell by themselves, from one walk through the file at most."""
+        position = {column: self.columns.index(column) for column in dict.fromkeys(columns)}
+        finders = {column: StyleFinder(self.marks[at]) for column, at in position.items()}
+        records = iter(self.records)
+        while left := [column for column, finder in finders.items() if not finder.is_settled]:
+            block = [record.fields for record in islice(records, _BLOCK_RECORDS)]
+            if not block:
+                break
+            for column in left:
+                at = position[column]
+                finders[column].add([fields[at] for fields in block])
+        return {column: finder.style for column, finder in finders.items()}
 
     def _find(self, column: str) -> list[int]:
         exact = [at for at, name in enumerate(self.columns) if name == column]
@@ -176,70 +202,141 @@ def parse_csv(name: str, data: bytes) -> CsvFile:
         It is empty, is no text, or has no row below its header; or needs more memory than there
         is.
     """
-    limit = csv.field_size_limit(MAX_FIELD)
     try:
-        return _parse(name, data)
+        csv = scan_csv(name, InMemory(data))
+        return replace(csv, records=tuple(csv.records))
     except MemoryError as exc:
         raise DatasetError(
             f"{name}: reading its {len(data) / 1e6:g} MB takes more memory than there is; leave "
             "out columns or rows"
         ) from exc
-    finally:
-        csv.field_size_limit(limit)
 
 
-def _parse(name: str, data: bytes) -> CsvFile:
-    text, encoding, remarks = decode(name, data)
-    dialect = find_dialect(name, text)
-    columns = dialect.columns
-    read = pieces(text, dialect.separator, dialect.start, dialect.line)
-    records: list[Record] = []
-    malformed = [
-        (piece.first_line, "it stands above the header") for piece in islice(read, dialect.titles)
-    ]
-    has_nul = "\0" in text
-    for piece in islice(read, 0 if dialect.commented else 1, None):
-        fields = piece.fields
-        if len(fields) != len(columns):
-            fitted = None if piece.problem else fit(fields, columns)
-            if fitted is None:
-                malformed.append((piece.first_line, _problem(piece, len(columns))))
-                continue
-            fields = fitted
-        if has_nul and any("\0" in field for field in fields):
-            malformed.append((piece.first_line, "a field has a NUL character"))
-            continue
-        records.append(Record(piece.first_line, fields))
-    commented = [record for record in records if _COMMENTED.match(record.fields[0])]
-    if commented and len(commented) < len(records) / 2:
-        malformed += [(record.line, "the line is a comment (#)") for record in commented]
-        records = [record for record in records if not _COMMENTED.match(record.fields[0])]
-    if not records and not malformed:
+def scan_csv(name: str, content: Content) -> CsvFile:
+    """Look through the file called `name`; its records are read anew whenever they are asked for.
+
+    Raises
+    ------
+    DatasetError
+        As `parse_csv` does.
+    """
+    text = decode(name, content)
+    with _long_fields():
+        dialect = find_dialect(name, text.head)
+    width = len(dialect.columns)
+    while width > 1 and not dialect.columns[width - 1]:
+        width -= 1
+    malformed: list[tuple[int, str]] = []
+    counts = {is_comment: _Counted(width) for is_comment in (False, True)}
+    commented = array("q")
+    found = _read(text, dialect, malformed)
+    while block := list(islice(found, _BLOCK_RECORDS)):
+        comments = [record for record in block if _COMMENTED.match(record.fields[0])]
+        if comments:
+            commented.extend(record.line for record in comments)
+            counts[True].add(comments)
+            block = [record for record in block if not _COMMENTED.match(record.fields[0])]
+        counts[False].add(block)
+    n_records = counts[False].n_records + len(commented)
+    drops_comments = len(commented) < n_records / 2
+    if drops_comments:
+        malformed += [(line, "the line is a comment (#)") for line in commented]
+        n_records -= len(commented)
+    if not n_records and not malformed:
         raise DatasetError(f"{name}: there is no row below the header; add some")
-    columns, records = _without_empty_columns(columns, records)
+    kept = [counts[False], *([] if drops_comments else [counts[True]])]
+    # Last columns that have neither a name nor a value are left out.
+    width = max(one.width for one in kept)
     return CsvFile(
         name,
-        columns,
-        tuple(records),
+        dialect.columns[:width],
+        Records(text, dialect, width, drops_comments, n_records),
         tuple(sorted(malformed)),
-        encoding,
+        text.encoding,
         dialect.separator,
-        (*remarks, *dialect.remarks),
+        (*text.remarks, *dialect.remarks),
+        tuple(frozenset().union(*(one.marks[at] for one in kept)) for at in range(width)),
     )
 
 
-def _without_empty_columns(
-    columns: tuple[str, ...], records: list[Record]
-) -> tuple[tuple[str, ...], list[Record]]:
-    """Leave out last columns that have neither a name nor a value."""
-    width = len(columns)
-    while width > 1 and not columns[width - 1]:
-        if any(record.fields[width - 1] for record in records):
-            break
-        width -= 1
-    if width == len(columns):
-        return columns, records
-    return columns[:width], [Record(line, fields[:width]) for line, fields in records]
+class Records:
+    """The records of a file, each of them in memory while it is looked at."""
+
+    def __init__(
+        self, text: Text, dialect: Dialect, width: int, drops_comments: bool, count: int
+    ) -> None:
+        self._text, self._dialect, self._width = text, dialect, width
+        self._drops_comments, self._count = drops_comments, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        is_cut = self._width < len(self._dialect.columns)
+        for record in _read(self._text, self._dialect, None):
+            if self._drops_comments and _COMMENTED.match(record.fields[0]):
+                continue
+            yield Record(record.line, record.fields[: self._width]) if is_cut else record
+
+
+class _Counted:
+    """How many records there are, how many columns have a name or a value, and their marks."""
+
+    def __init__(self, width: int) -> None:
+        self.n_records, self.width = 0, width
+        self.marks: dict[int, set[str]] = defaultdict(set)
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Look at some more records."""
+        self.n_records += len(records)
+        for at, cells in enumerate(zip(*(record.fields for record in records), strict=True)):
+            joined = "".join(cells)
+            if joined and at >= self.width:
+                self.width = at + 1
+            self.marks[at].update(sign for sign in ".," if sign in joined)
+
+
+def _read(
+    text: Text, dialect: Dialect, malformed: list[tuple[int, str]] | None = None
+) -> Iterator[Record]:
+    """Yield the records of a text; lines that are none are put into `malformed`."""
+    columns = dialect.columns
+    read = pieces(text.lines, dialect.separator, dialect.line)
+    problems = [] if malformed is None else malformed
+    with _long_fields():
+        titles = [*islice(read, dialect.titles), *islice(read, 0 if dialect.commented else 1)]
+    problems += [
+        (piece.first_line, "it stands above the header") for piece in titles[: dialect.titles]
+    ]
+    while True:
+        with _long_fields():
+            block = list(islice(read, _BLOCK_RECORDS))
+        if not block:
+            return
+        for piece in block:
+            fields = piece.fields
+            if len(fields) != len(columns):
+                fitted = None if piece.problem else fit(fields, columns)
+                if fitted is None:
+                    problems.append((piece.first_line, _problem(piece, len(columns))))
+                    continue
+                fields = fitted
+            if text.has_nul and any("\0" in field for field in fields):
+                problems.append((piece.first_line, "a field has a NUL character"))
+                continue
+            yield Record(piece.first_line, fields)
+        if malformed is None:
+            problems.clear()
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let fields be as long as `MAX_FIELD`."""
+    limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _problem(piece: Piece, expected: int) -> str:

@@ -6,7 +6,8 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -35,12 +36,11 @@ class Piece(NamedTuple):
 class Dialect(NamedTuple):
     """Where a file's header is and how its fields are separated.
 
-    `start` is the character, and `line` the number of the line, that the records begin at, the
-    header among them unless it stands in the comment before them (`commented`).
+    `line` is the number of the line that the records begin at, the header among them unless it
+    stands in the comment before them (`commented`).
     """
 
     separator: str
-    start: int
     line: int
     titles: int
     columns: tuple[str, ...]
@@ -49,18 +49,18 @@ class Dialect(NamedTuple):
     commented: bool
 
 
-def pieces(text: str, separator: str, start: int = 0, line: int = 1) -> Iterator[Piece]:
-    """Yield the records of `text` from a character and line on, and the lines that are none.
+def pieces(lines: Callable[[], Iterable[str]], separator: str, line: int = 1) -> Iterator[Piece]:
+    """Yield the records of a file from a line on, and the lines that are none.
 
     Blank lines are left out. A quotation mark that nothing closes costs its own line alone.
+    `lines` gives all lines of the file, with their ends as they are, whenever it is called.
     """
-    # newline="": a line break inside quotes stays as it is, and `line_num` counts every line.
-    stream = io.StringIO(text, newline="")
-    stream.seek(start)
     first = line
     while True:
-        reader = csv.reader(stream, delimiter=separator, strict=True, skipinitialspace=True)
         base = first - 1
+        reader = csv.reader(
+            islice(lines(), base, None), delimiter=separator, strict=True, skipinitialspace=True
+        )
         while True:
             first = base + reader.line_num + 1
             try:
@@ -77,17 +77,13 @@ def pieces(text: str, separator: str, start: int = 0, line: int = 1) -> Iterator
             if fields:
                 yield Piece(first, base + reader.line_num, tuple(map(str.strip, fields)))
         # Behind the line with the lone quotation mark there is no other that is not doubled.
-        stream.seek(_start_of(text, start, line, first + 1))
         first += 1
 
 
-def _start_of(text: str, start: int, line: int, wanted: int) -> int:
-    """Return the character that a line begins at, from one that is known."""
-    stream = io.StringIO(text, newline="")
-    stream.seek(start)
-    for _ in range(wanted - line):
-        stream.readline()
-    return stream.tell()
+def lines_of(text: str) -> Callable[[], Iterable[str]]:
+    """Return what gives the lines of a text."""
+    # newline="": a line break inside quotes stays as it is, and every line counts.
+    return partial(io.StringIO, text, newline="")
 
 
 def _told(exc: csv.Error) -> str:
@@ -97,16 +93,67 @@ def _told(exc: csv.Error) -> str:
     return f"the line is no CSV ({exc})"
 
 
-def find_dialect(name: str, text: str) -> Dialect:
+def find_dialect(name: str, head: Callable[[int], str]) -> Dialect:
     """Find the dialect of the file called `name`, by its header and its records.
+
+    Parameters
+    ----------
+    name
+        For errors.
+    head
+        Returns so many of the first characters, or all that there are.
 
     Raises
     ------
     DatasetError
         It is empty, has no header, or two separators make equally good tables of it.
     """
+    size = 2 * _SAMPLED_CHARACTERS
+    while True:
+        text = head(size)
+        start, line, separators, comments = _skip_comments(text)
+        whole = len(text) < size
+        if whole or start + _SAMPLED_CHARACTERS < size:
+            break
+        size *= 2  # the comment is long
+    if start >= len(text) and not comments:
+        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
+    stop = start + _SAMPLED_CHARACTERS
+    cut = text.rfind("\n", start, stop) + 1 or stop
+    whole = len(text) <= stop
+    sample = lines_of(text if whole else text[:cut])
+
+    def view(separator: str) -> _View:
+        read = list(islice(pieces(sample, separator, line), _SAMPLED_RECORDS))
+        if not whole:
+            # Where the sample ends within a field, that is no record to judge by.
+            read = list(takewhile(lambda piece: piece.problem != UNCLOSED, read))
+        return _view(separator, read, comments)
+
+    views = [view(separator) for separator in separators]
+    if separators == SEPARATORS and not any(map(_is_table, views)):
+        # Blanks, as R's write.table writes, are many things else, too.
+        views = [one for one in (view(" "),) if _is_of_blanks(one)] or views
+    best = _best(name, views)
+    if best.read and not best.commented and best.read[best.titles].problem:
+        header = best.read[best.titles]
+        raise DatasetError(f"{name}, line {header.first_line}: no header ({header.problem})")
+    if not any(best.columns):
+        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
+    return Dialect(
+        best.separator,
+        line,
+        best.titles,
+        best.columns,
+        best.has_row_names,
+        best.remarks,
+        best.commented,
+    )
+
+
+def _skip_comments(text: str) -> tuple[int, int, Sequence[str], list[str]]:
+    """Return the character and the line that records begin at, separators, and the comment."""
     named = _NAMED.match(text)
-    separators = (named.group(1),) if named else SEPARATORS
     start, line = (named.end(), 2) if named else (0, 1)
     comments: list[str] = []
     while start < len(text):
@@ -118,40 +165,7 @@ def find_dialect(name: str, text: str) -> Dialect:
         if raw:
             comments.append(raw)
         start, line = found.end(), line + 1
-    if start >= len(text) and not comments:
-        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
-    stop = start + _SAMPLED_CHARACTERS
-    cut = text.rfind("\n", start, stop) + 1 or stop
-    whole = len(text) <= stop
-    sample = text[start:] if whole else text[start:cut]
-
-    def view(separator: str) -> _View:
-        read = list(islice(pieces(sample, separator, 0, line), _SAMPLED_RECORDS))
-        if not whole:
-            # Where the sample ends within a field, that is no record to judge by.
-            read = list(takewhile(lambda piece: piece.problem != UNCLOSED, read))
-        return _view(separator, read, comments)
-
-    views = [view(separator) for separator in separators]
-    if not named and not any(map(_is_table, views)):
-        # Blanks, as R's write.table writes, are many things else, too.
-        views = [one for one in (view(" "),) if _is_of_blanks(one)] or views
-    best = _best(name, views)
-    if best.read and not best.commented and best.read[best.titles].problem:
-        header = best.read[best.titles]
-        raise DatasetError(f"{name}, line {header.first_line}: no header ({header.problem})")
-    if not any(best.columns):
-        raise DatasetError(f"{name}: the file is empty; it needs a header line and rows")
-    return Dialect(
-        best.separator,
-        start,
-        line,
-        best.titles,
-        best.columns,
-        best.has_row_names,
-        best.remarks,
-        best.commented,
-    )
+    return start, line, (named.group(1),) if named else SEPARATORS, comments
 
 
 class _View(NamedTuple):
@@ -273,7 +287,7 @@ def _commented_header(
     if not comments:
         return None
     comment = comments[-1].lstrip("#") if separator == " " else comments[-1]
-    first = next((piece for piece in pieces(comment, separator)), None)
+    first = next(pieces(lines_of(comment), separator), None)
     if first is None or first.problem:
         return None
     head, *others = first.fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from features.intake.text import quote
@@ -88,33 +88,54 @@ class NumberStyle(NamedTuple):
 POINT = NumberStyle()
 
 
-def find_style(values: Iterable[str]) -> NumberStyle:
-    """Tell how the numbers among a column's fields are written; texts count for nothing."""
-    marked = [value for value in values if "." in value or "," in value]
-    counts = {".": 0, ",": 0}
-    shown = {".": "", ",": ""}
-    example = ""
-    has_commas = any("," in value for value in marked)
-    for value in marked:
-        plain = normalise(_without_threshold(value))
-        point, comma = (bool(_READINGS[sign].fullmatch(plain)) for sign in (".", ","))
-        if point and comma:
-            example = example or value
-        elif point or comma:
-            sign = "." if point else ","
-            counts[sign] += 1
-            shown[sign] = shown[sign] or value
-            if point and not has_commas:
-                return NumberStyle(".", is_known=True)
-    if counts["."] == counts[","]:
-        mixed = counts["."] > 0
-        return NumberStyle("" if mixed else ".", mixed, mixed, example, _mixed(counts, shown))
-    decimal = max(counts, key=lambda sign: counts[sign])
-    is_mixed = min(counts.values()) > 0
-    remark = _mixed(counts, shown)
-    if decimal == "," and not is_mixed:
-        remark = f"its numbers have decimal commas, as {quote(shown[','])}"
-    return NumberStyle(decimal, True, is_mixed, example, remark)
+class StyleFinder:
+    """Tells how the numbers among a column's fields are written; texts count for nothing.
+
+    Parameters
+    ----------
+    marks
+        Which of the signs "." and "," any of its fields has.
+    """
+
+    def __init__(self, marks: Set[str]) -> None:
+        self._has_commas = "," in marks
+        self._counts = {".": 0, ",": 0}
+        self._shown = {".": "", ",": ""}
+        self._example = ""
+        self.is_settled = not marks  # more fields would change nothing
+
+    def add(self, values: Iterable[str]) -> None:
+        """Look at some more fields."""
+        for value in values:
+            if "." not in value and "," not in value:
+                continue
+            plain = normalise(_without_threshold(value))
+            point, comma = (bool(_READINGS[sign].fullmatch(plain)) for sign in (".", ","))
+            if point and comma:
+                self._example = self._example or value
+            elif point or comma:
+                sign = "." if point else ","
+                self._counts[sign] += 1
+                self._shown[sign] = self._shown[sign] or value
+                if point and not self._has_commas:
+                    self.is_settled = True
+                    return
+
+    @property
+    def style(self) -> NumberStyle:
+        """How the numbers among all fields are written."""
+        counts, shown, example = self._counts, self._shown, self._example
+        if self.is_settled and counts["."]:
+            return NumberStyle(".", is_known=True)
+        if counts["."] == counts[","]:
+            mixed = counts["."] > 0
+            return NumberStyle("" if mixed else ".", mixed, mixed, example, _mixed(counts, shown))
+        decimal = max(counts, key=lambda sign: counts[sign])
+        is_mixed = min(counts.values()) > 0
+        remark = _mixed(counts, shown)
+        if decimal == "," and not is_mixed:
+            remark = f"its numbers have decimal commas, as {quote(shown[','])}"
+        return NumberStyle(decimal, True, is_mixed, example, remark)
 
 
 def _mixed(counts: Mapping[str, int], shown: Mapping[str, str]) -> str:

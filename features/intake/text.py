@@ -7,9 +7,12 @@ import io
 import re
 import unicodedata
 import zipfile
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TextIO
 
 from features.errors import DatasetError
+from features.intake.foreign_files import Content, blocks_of
 
 # A text of somebody else's is quoted in a message up to so many characters.
 MOST_QUOTED = 80
@@ -65,17 +68,44 @@ _BEGINNINGS = (
     (re.compile(rb"(\{\s*\"|\[\s*[\[{])"), "a JSON file"),
     (re.compile(rb"data_\S*\s+(loop_|_)"), "a CIF"),
 )
-_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
+_SAMPLED = 65536  # bytes
 _MANY_NULS = 0.2
 _NO_TEXT = "this is no text file; save it as CSV in UTF-8"
 
 
-class Text(NamedTuple):
-    """A file's text, how it was encoded, and what had to be done to read it."""
+@dataclass(frozen=True)
+class Text:
+    """The text of a file, how it was encoded, and what had to be done to read it.
 
-    text: str
+    Attributes
+    ----------
+    content
+        It in UTF-8, behind `skipped` bytes.
+    has_nul
+        Whether there is a NUL character in it.
+    """
+
+    content: Content
     encoding: str
     remarks: tuple[str, ...] = ()
+    skipped: int = 0
+    has_nul: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """Yield its lines with their ends, of whichever kind."""
+        with self._open() as stream:
+            yield from stream
+
+    def head(self, n_characters: int) -> str:
+        """Return its first characters."""
+        with self._open() as stream:
+            return stream.read(n_characters)
+
+    def _open(self) -> TextIO:
+        stream = self.content.open()
+        stream.read(self.skipped)
+        # newline="": line ends stay as they are, also within quotes.
+        return io.TextIOWrapper(stream, "utf-8", newline="")
 
 
 def quote(text: str) -> str:
@@ -103,8 +133,8 @@ def fold_name(text: str) -> str:
     return _DOI.sub("", normal_form(text), count=1)
 
 
-def decode(name: str, data: bytes) -> Text:
-    """Decode the bytes of the file called `name`.
+def decode(name: str, content: Content) -> Text:
+    """Find out how the file called `name` is encoded, a block of it in memory at a time.
 
     UTF-8, UTF-16 and UTF-32; lines that are no UTF-8 are taken for Windows-1252.
 
@@ -113,90 +143,154 @@ def decode(name: str, data: bytes) -> Text:
     DatasetError
         Naming what the file is, if it is no text.
     """
-    _refuse_other_kinds(name, data)
+    head = _refuse_other_kinds(name, content)
+    skipped = 0
     for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            try:
-                return Text(data.decode(encoding).removeprefix("\ufeff"), encoding)
-            except UnicodeDecodeError as exc:
-                if encoding != "utf-8-sig":
-                    raise DatasetError(
-                        f"{name}: it begins as {encoding.upper()} and is broken at byte "
-                        f"{exc.start}; save it as CSV in UTF-8"
-                    ) from exc
-                data = data.removeprefix(mark)
-    if b"\0" in data:
-        wide = _wide_encoding(data)
+        if head.startswith(mark):
+            broken = _find_broken(content, encoding)
+            if broken is None:
+                return _as_utf8(content, encoding)
+            if encoding != "utf-8-sig":
+                raise DatasetError(
+                    f"{name}: it begins as {encoding.upper()} and is broken at byte "
+                    f"{broken}; save it as CSV in UTF-8"
+                )
+            skipped = len(mark)
+            break
+    n_nuls, size = _count_nuls(content, skipped)
+    if n_nuls:
+        wide = _wide_encoding(content, head[skipped:], size, skipped)
         if wide is not None:
-            return Text(data.decode(wide), wide)
-        if data.count(b"\0") > _MANY_NULS * len(data) or _has_other_controls(data):
+            return _as_utf8(content, wide, skipped)
+        if n_nuls > _MANY_NULS * size or _has_other_controls(head[skipped:]):
             raise DatasetError(f"{name}: {_NO_TEXT}")
-    elif _has_other_controls(data.rstrip(b"\x1a")):  # with which files of DOS end
+    elif _has_other_controls(head[skipped:].rstrip(b"\x1a")):  # with which files of DOS end
         raise DatasetError(f"{name}: {_NO_TEXT}")
+    if _find_broken(content, "utf-8", skipped) is None:
+        return Text(content, "utf-8-sig", skipped=skipped, has_nul=n_nuls > 0)
+    return _decode_lines(content, skipped)
+
+
+def _find_broken(content: Content, encoding: str, skipped: int = 0) -> int | None:
+    """Return the first byte that an encoding has not; None if there is none."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    fed = left = 0
     try:
-        return Text(data.decode("utf-8"), "utf-8-sig")
-    except UnicodeDecodeError:
-        return _decode_lines(data)
+        for block in blocks_of(content.open(), skipped):
+            left = len(decoder.getstate()[0])
+            decoder.decode(block)
+            fed += len(block)
+        left = len(decoder.getstate()[0])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as exc:
+        return fed - left + exc.start
+    return None
 
 
-def _decode_lines(data: bytes) -> Text:
+def _as_utf8(content: Content, encoding: str, skipped: int = 0) -> Text:
+    """Return a text without its marks of byte order."""
+    if encoding != "utf-8-sig":
+        content = content.rewritten(_encoded(content, encoding, skipped))
+    with content.open() as stream:
+        start = stream.read(2 * len(codecs.BOM_UTF8))
+    skipped = 0
+    for _ in range(2 if encoding == "utf-8-sig" else 1):
+        if start.startswith(codecs.BOM_UTF8, skipped):
+            skipped += len(codecs.BOM_UTF8)
+    return Text(content, encoding, skipped=skipped, has_nul=_count_nuls(content)[0] > 0)
+
+
+def _encoded(content: Content, encoding: str, skipped: int) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    for block in blocks_of(content.open(), skipped):
+        yield decoder.decode(block).encode()
+
+
+def _count_nuls(content: Content, skipped: int = 0) -> tuple[int, int]:
+    """Return how many bytes are NUL, and how many there are."""
+    n_nuls = size = 0
+    for block in blocks_of(content.open(), skipped):
+        n_nuls += block.count(0)
+        size += len(block)
+    return n_nuls, size
+
+
+def _decode_lines(content: Content, skipped: int) -> Text:
     """Decode line by line: rows of a file may come from programs with different encodings."""
-    lines, other, unicode = [], 0, 0
-    for line in _LINE.findall(data):
-        if line.isascii():
-            lines.append(line.decode("ascii"))
-            continue
-        try:
-            lines.append(line.decode("utf-8"))
-            unicode += 1
-        except UnicodeDecodeError:
-            other += 1
-            try:
-                lines.append(line.decode("cp1252"))
-            except UnicodeDecodeError:
-                lines.append(line.decode("latin-1"))
-    if not unicode:
-        return Text("".join(lines), "cp1252")
-    told = f"{other} of its lines are no UTF-8 and were read as Windows-1252, {unicode} as UTF-8"
-    return Text("".join(lines), "utf-8 and cp1252", (told,))
+    counts = {"utf-8": 0, "other": 0}
+
+    def decoded() -> Iterator[bytes]:
+        stream = content.open()
+        stream.read(skipped)
+        # Latin-1 has a character for every byte.
+        for text in io.TextIOWrapper(stream, "latin-1", newline=""):
+            line = text.encode("latin-1")
+            if not line.isascii():
+                try:
+                    line.decode("utf-8")
+                    counts["utf-8"] += 1
+                except UnicodeDecodeError:
+                    counts["other"] += 1
+                    try:
+                        line = line.decode("cp1252").encode()
+                    except UnicodeDecodeError:
+                        line = text.encode()
+            yield line
+
+    content = content.rewritten(decoded())
+    has_nul = _count_nuls(content)[0] > 0
+    if not counts["utf-8"]:
+        return Text(content, "cp1252", has_nul=has_nul)
+    told = (
+        f"{counts['other']} of its lines are no UTF-8 and were read as Windows-1252, "
+        f"{counts['utf-8']} as UTF-8"
+    )
+    return Text(content, "utf-8 and cp1252", (told,), has_nul=has_nul)
 
 
-def _wide_encoding(data: bytes) -> str | None:
+def _wide_encoding(content: Content, head: bytes, size: int, skipped: int) -> str | None:
     """Return the encoding of a text whose every other byte is NUL, as UTF-16 has it."""
-    half = len(data) // 2
-    even, odd = data[0:4096:2].count(0), data[1:4096:2].count(0)
-    most = min(half, 2048)
+    even, odd = head[0:4096:2].count(0), head[1:4096:2].count(0)
+    most = min(size // 2, 2048)
     for nuls, none, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if nuls > 0.7 * most and none < 0.1 * most and len(data) % 2 == 0:
-            try:
-                data.decode(encoding)
-            except UnicodeDecodeError:
-                continue
+        if (
+            nuls > 0.7 * most
+            and none < 0.1 * most
+            and size % 2 == 0
+            and _find_broken(content, encoding, skipped) is None
+        ):
             return encoding
     return None
 
 
 def _has_other_controls(data: bytes) -> bool:
     """Whether there are control characters that no text file has, beside NUL."""
-    sample = data[:65536]
+    sample = data[:_SAMPLED]
     controls = sum(sample.count(code) for code in (*range(1, 7), *range(14, 27), *range(28, 32)))
     return controls > 0.01 * len(sample)
 
 
-def _refuse_other_kinds(name: str, data: bytes) -> None:
+def _refuse_other_kinds(name: str, content: Content) -> bytes:
+    """Return a file's first bytes, unless they say that it is no CSV file."""
+    with content.open() as stream:
+        data = stream.read(2 * _SAMPLED)
+        start = data.removeprefix(codecs.BOM_UTF8).lstrip()
+        while len(start) < _SAMPLED and (more := stream.read(_SAMPLED)):
+            start = (start + more).lstrip()
     kind = next((kind for mark, kind in _KINDS if data.startswith(mark)), None)
     if data.startswith(b"PK\x03\x04"):
-        kind = _kind_of_archive(data)
-    start = data.removeprefix(codecs.BOM_UTF8).lstrip()[:4096]
+        kind = _kind_of_archive(content)
+    start = start[:4096]
     kind = kind or next((kind for pattern, kind in _BEGINNINGS if pattern.match(start)), None)
     if kind is not None:
         todo = "unpack it" if "compressed" in kind or "archive" in kind else "save it as CSV"
         raise DatasetError(f"{name}: this is {kind}, and no CSV file; {todo}")
+    return data
 
 
-def _kind_of_archive(data: bytes) -> str:
+def _kind_of_archive(content: Content) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with content.open() as stream, zipfile.ZipFile(io.BytesIO(stream.read())) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         return "a broken spreadsheet or archive"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,22 +52,3 @@ class Candidates:
     remarks: Mapping[tuple[int, str], str]
     unknown: Mapping[int, str]
     neutral: NDArray[np.int8]
-
-    def without_features(self) -> Candidates:
-        """Return the lines alone: without features, and what is to be said of them."""
-        empty = np.empty((0, 0))
-        nothing: dict[str, Any] = {"lacking": {}, "remarks": {}, "unknown": {}}
-        return replace(self, X=empty, fractions=empty, **nothing)
-
-    @classmethod
-    def joined(cls, pieces: Sequence[Candidates]) -> Candidates:
-        """Return consecutive lines, each without its features, as one."""
-        starts = np.cumsum([0, *(len(piece.lines) for piece in pieces)])
-        usable = [piece.usable + start for piece, start in zip(pieces, starts, strict=False)]
-        whole: dict[str, Any] = {
-            name: tuple(chain(*(getattr(piece, name) for piece in pieces)))
-            for name in ("lines", "fields", "formulas", "reasons")
-        }
-        whole["usable"] = np.concatenate(usable)
-        whole["neutral"] = np.concatenate([piece.neutral for piece in pieces])
-        return replace(pieces[0].without_features(), **whole)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,12 @@ from features.chemistry.formulas import Compositions
 from features.datasets.cif_files import MAX_CIF_BYTES
 from features.datasets.csv import cell_columns
 from features.datasets.row_parsing import read_cell
-from features.datasets.sources import read_source
+from features.datasets.sources import reading, scan_source
 from features.errors import DatasetError, TableError
 from features.families.formula.composition import fraction_matrix
 from features.families.own_columns import COLUMNS, categories_of, read_categories, read_numbers
 from features.families.registry import TRANSFER, FamilyInfo
-from features.intake.csv_parsing import CsvFile, parse_csv
+from features.intake.csv_parsing import CsvFile
 from features.intake.foreign_files import expand_home, read_bounded
 from features.intake.formulas import Formula, read_formula
 from features.intake.numbers import NumberStyle
@@ -66,7 +69,7 @@ def load_candidates(
 
     See `features.table.read_candidates`.
     """
-    csv = parse_csv(path.name, read_source(path, "candidates").data)
+    csv = scan_source(path, "candidates")
     csv = csv.naming(dict.fromkeys(_own_headers(spec), "feature"))
     for remark in csv.remarks:
         log(f"{csv.name}: {remark}")
@@ -74,19 +77,23 @@ def load_candidates(
     needs = {need for family in families for need in family.needs}
     column = _formula_column(csv, spec, formula, needed="formula" in needs)
     position = csv.position(column, "formula") if column else -1
-    own = {} if not isinstance(spec, CsvSpec) else {c: _style(csv, c, log) for c in spec.columns}
-    lines = sorted(
-        [(record.line, record.fields, "") for record in csv.records]
-        + [(line, (), reason) for line, reason in csv.malformed]
+    with reading(path, "candidates"):
+        own = _styles(csv, spec.columns, log) if isinstance(spec, CsvSpec) else {}
+    n_lines = len(csv.records) + len(csv.malformed)
+    lines = merge(
+        ((record.line, record.fields, "") for record in csv.records),
+        ((line, (), reason) for line, reason in csv.malformed),
+        key=itemgetter(0),
     )
     of = _Of(path, spec, table, csv, families, column, own, log)
-    if needs & {"cell", "cif"}:  # what no candidate has is looked for in all of them
-        piece_lines = None
-    for start in range(0, max(len(lines), 1), piece_lines or max(len(lines), 1)):
-        piece = lines[start : start + piece_lines] if piece_lines else lines
+    if not piece_lines or needs & {"cell", "cif"}:
+        piece_lines = n_lines  # what no candidate has is looked for in all of them
+    for start in range(0, n_lines, piece_lines):
+        with reading(path, "candidates"):
+            piece = list(islice(lines, piece_lines))
         yield _featurise(of, piece, position, needs)
-        if len(piece) < len(lines):
-            log(f"{path.name}: {start + len(piece)} of {len(lines)} candidates")
+        if len(piece) < n_lines:
+            log(f"{path.name}: {start + len(piece)} of {n_lines} candidates")
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,12 +224,13 @@ def _read_own(of: _Of, records: Sequence[tuple[str, ...]]) -> _Own | None:
     return _Own(np.hstack(blocks), missing, unknown)
 
 
-def _style(csv: CsvFile, column: str, log: Log) -> NumberStyle:
-    """Return how the numbers of a column are written, and say what had to be guessed."""
-    style = csv.style(column)
-    if style.remark:
-        log(f"{csv.name}: column {column!r}: {style.remark}")
-    return style
+def _styles(csv: CsvFile, columns: Sequence[str], log: Log) -> dict[str, NumberStyle]:
+    """Return how the numbers of columns are written, and say what had to be guessed."""
+    styles = csv.styles(columns)
+    for column, style in styles.items():
+        if style.remark:
+            log(f"{csv.name}: column {column!r}: {style.remark}")
+    return styles
 
 
 def atomic_fractions(formulas: Sequence[str]) -> NDArray[np.float64]:
@@ -360,7 +368,7 @@ def _read_cells(
     named = spec.cell_columns if isinstance(spec, CsvSpec) else CellColumns()
     columns = {n: c for n, c in cell_columns(named, csv).items() if csv.find((c,)) is not None}
     csv = csv.naming({column: f"cell's {name}" for name, column in columns.items()})
-    styles = {column: _style(csv, column, log) for column in columns.values()}
+    styles = _styles(csv, tuple(columns.values()), log)
     read = [read_cell(dict(zip(csv.columns, f, strict=True)), columns, styles)[0] for f in records]
     return {name: np.array([values[name] for values in read]) for name in columns}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import suggest as suggest_of_hpo
-from hpo.wording import count_of, plain_number
+from hpo.wording import count_of, plain_number, shown_cell, shown_cells
 from slurm.errors import suggest as suggest_of_slurm
 
 
@@ -48,3 +48,8 @@ def test_a_hint_is_never_empty_nor_broken(suggest, wrong, valid):
     else:
         listed = f"valid: {', '.join(sorted(valid))}"
         assert hint == listed or (hint.startswith("did you mean '") and f"({listed})" in hint)
+
+
+@given(st.lists(st.text("a5-=+.\n\t\x1b e", max_size=4), max_size=5))
+def test_cells_are_shown_together_as_each_is_shown(cells):
+    assert shown_cells(cells) == [shown_cell(cell) for cell in cells]

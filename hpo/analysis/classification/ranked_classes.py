@@ -46,17 +46,17 @@ class RankedClasses:
             PredictionSets(holds, first.sets.coverage),
         )
 
-    def columns(self) -> dict[str, Sequence[float] | Sequence[str]]:
-        """Return what a ranking tells of each line, by column.
+    def columns(self, lines: NDArray[np.int64]) -> dict[str, Sequence[float] | Sequence[str]]:
+        """Return what a ranking tells of some lines, by column.
 
         The entropy of the probabilities is in bits: 0 is sure, 1 is a toss of a coin.
         """
-        known = np.nan_to_num(self.probabilities)
+        known = np.nan_to_num(self.probabilities[lines])
         bits = -np.sum(known * np.log2(np.where(known > 0, known, 1.0)), axis=1)
         likely = [self.labels[k] for k in known.argmax(axis=1)]
         sets = [
             BETWEEN.join(label for label, held in zip(self.labels, of_line, strict=True) if held)
-            for of_line in self.sets.holds
+            for of_line in self.sets.holds[lines]
         ]
         each = {f"probability {label}": known[:, k] for k, label in enumerate(self.labels)}
         return {"class": likely, **each, "entropy_bits": bits + 0.0, "set": sets}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from features.table import Candidates, FeatureTable, changed_families, read_candidate_pieces
-from hpo.analysis import ranking
-from hpo.analysis.applicability_domain import domain_of
+from hpo.analysis.candidates import ranking
+from hpo.analysis.candidates.applicability_domain import domain_of
+from hpo.analysis.candidates.ranked_lines import RankedLines, collect
+from hpo.analysis.candidates.ranking import Ranking, calibrations, describe_calibration, find_target
 from hpo.analysis.classification.ranked_classes import find_class
 from hpo.analysis.discovery_metrics import describe, on_scale, ranking_value
-from hpo.analysis.ranking import Ranking, calibrations, describe_calibration, find_target
 from hpo.analysis.saved_model import Model
 from hpo.commands.common import (
     add_json,
@@ -101,12 +101,9 @@ def run(options: argparse.Namespace) -> int:
         )
     model = obtain_model(options, record, table)
     domain = domain_of(table.formulas[table.is_train].tolist())
-    pieces: list[Candidates] = []
-    rankings: list[Ranking] = []
-    for piece in read_candidate_pieces(
-        options.candidates, record.spec.table, formula=options.formula, log=say, table=table
-    ):
-        ranked = ranking.rank(
+
+    def ranked(piece: Candidates) -> tuple[Candidates, Ranking]:
+        return piece, ranking.rank(
             piece,
             model,
             table,
@@ -117,14 +114,15 @@ def run(options: argparse.Namespace) -> int:
             domain=domain,
             log=say,
         )
-        rankings.append(ranked)
-        pieces.append(piece.without_features())
-    candidates = Candidates.joined(pieces)
-    ranked = ranking.joined(rankings, candidates.lines, ascending=options.ascending)
+
+    pieces = read_candidate_pieces(
+        options.candidates, record.spec.table, formula=options.formula, log=say, table=table
+    )
+    found = collect(map(ranked, pieces), ascending=options.ascending)
     best = best_trial(record).number
-    summary = _summarise(options, candidates, ranked, model, table, best)
-    written = ranking_csv.write_ranking(output, candidates, ranked, table.target, summary)
-    top = ranking_csv.top_rows(candidates, ranked, table.target, options.top)
+    summary = _summarise(options, found, model, table, best)
+    written = ranking_csv.write_ranking(output, found, table.target, summary)
+    top = ranking_csv.top_rows(found, table.target, options.top)
     with beside_output(output):
         if options.json:
             print_json({**summary, "output": str(output), "top": top})
@@ -161,17 +159,14 @@ def _share(text: str) -> float:
 
 def _summarise(
     options: argparse.Namespace,
-    candidates: Candidates,
-    ranked: Ranking,
+    found: RankedLines,
     model: Model,
     table: FeatureTable,
     best: int,
 ) -> dict[str, Any]:
     """Return all there is to say of a ranking beside its rows."""
-    manifest, has_rank = model.manifest, ranked.rank > 0
-    left_out = Counter(
-        reason for reason, ranks in zip(ranked.reasons, has_rank, strict=True) if not ranks
-    )
+    manifest, ranked = model.manifest, found.ranking
+    has_rank = ranked.rank > 0
     at = find_target(options.by, table.targets)
     calibrated = [
         describe_calibration(
@@ -205,10 +200,10 @@ def _summarise(
         "candidates": len(has_rank),
         "ranked": int(has_rank.sum()),
         "not_ranked": int((~has_rank).sum()),
-        "reasons": dict(left_out.most_common()),
+        "reasons": dict(found.left_out.most_common()),
         "duplicates": int((ranked.duplicate_of > 0).sum()),
         "ood": int(ranked.foreign.sum()),
-        "not_neutral": int((candidates.neutral == 0).sum()),
+        "not_neutral": int((found.neutral == 0).sum()),
         "ood_limit": ranked.limit,
         "calibration": calibrated[at],
         "calibration_of_targets": more if table.more_targets else None,

@@ -19,7 +19,9 @@ from features.table import (
     read_candidate_pieces,
     read_candidates,
 )
-from hpo.analysis import ranking, saved_model
+from hpo.analysis import saved_model
+from hpo.analysis.candidates import ranking
+from hpo.analysis.candidates.ranked_lines import collect
 from hpo.analysis.saved_model import Calibration, Model
 from hpo.errors import ModelError
 from hpo.study.record import StudyRecord
@@ -231,12 +233,15 @@ def test_lines_that_are_read_in_pieces_are_ranked_as_all_at_once(tmp_path: Path)
     whole = ranking.rank(found, model, table, coverage=0.5, log=silent)
     pieces = [*read_candidate_pieces(tmp_path / "new.csv", spec, table=table, piece_lines=7)]
     assert [len(piece.lines) for piece in pieces] == [7] * 8 + [5]
-    rankings = [ranking.rank(one, model, table, coverage=0.5, log=silent) for one in pieces]
-    lines_of = Candidates.joined([piece.without_features() for piece in pieces])
-    joined = ranking.joined(rankings, lines_of.lines)
-    for name in ("lines", "fields", "formulas", "reasons"):
-        assert getattr(lines_of, name) == getattr(found, name)
-    np.testing.assert_array_equal(lines_of.usable, found.usable)
+    joined = collect(
+        (piece, ranking.rank(piece, model, table, coverage=0.5, log=silent)) for piece in pieces
+    )
+    assert joined.lines.tolist() == list(found.lines)
+    texts = zip(found.formulas, whole.reasons, whole.nearest, found.fields, strict=True)
+    assert [*joined.texts.take(range(len(found.lines)))] == [*texts]
+    assert sum(joined.left_out.values()) == (whole.rank == 0).sum() == 1
+    assert set(joined.neutral.tolist()) == {-1}
     for name, value in vars(whole).items():
-        np.testing.assert_array_equal(getattr(joined, name), value, err_msg=name)
+        if name not in ("reasons", "nearest"):
+            np.testing.assert_array_equal(getattr(joined.ranking, name), value, err_msg=name)
     assert (whole.duplicate_of > 0).sum() == 15

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import features.table
-from hpo.analysis import applicability_domain, discovery_metrics, ranking
+from hpo.analysis import discovery_metrics
+from hpo.analysis.candidates import applicability_domain, ranking
 from hpo.errors import ObjectiveError
 
 

@@ -99,7 +99,7 @@ def test_what_a_ranking_tells_of_classes():
     proba = np.array([[0.5, 0.5], [1.0, 0.0]])
     sets, _, _ = calibrated_sets(predictions(n_classes=2), None, 0.8)
     assert sets is not None
-    told = RankedClasses(("a", "b"), 1, proba, sets).columns()
+    told = RankedClasses(("a", "b"), 1, proba, sets).columns(np.arange(2))
     assert told["class"] == ["a", "a"]
     assert list(told["entropy_bits"]) == [1.0, 0.0]
     assert (find_class(None, ("a", "b")), find_class("a", ("a", "b"))) == (1, 0)

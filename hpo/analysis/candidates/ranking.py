@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from sklearn.utils import get_tags
 
 from features.table import OWN_COLUMNS, Candidates, FeatureTable, Target, families
-from hpo.analysis.applicability_domain import Domain, Floats, domain_of, look_around
+from hpo.analysis.candidates.applicability_domain import Domain, Floats, domain_of, look_around
 from hpo.analysis.classification.prediction_sets import coverage_across_folds as sets_across_folds
 from hpo.analysis.classification.prediction_sets import sets_at
 from hpo.analysis.classification.ranked_classes import RankedClasses, find_class
@@ -262,7 +261,7 @@ def rank(
         foreign[line] = bool(said)
         told = [candidates.remarks.get((int(row), of)) for of in ("formula", "cif", OWN_COLUMNS)]
         reasons[line] = "; ".join([*said, *filter(None, told)])
-    ranks, order = _order(predicted, ascending=ascending)
+    ranks, order = order_of(predicted, ascending=ascending)
     keys = _keys(candidates)
     return Ranking(
         rank=ranks,
@@ -273,7 +272,7 @@ def rank(
         nearest=tuple(nearest),
         foreign=foreign,
         reasons=tuple(reasons),
-        duplicate_of=_find_duplicates(keys, candidates.lines),
+        duplicate_of=find_duplicates(keys, candidates.lines),
         limit=domain.limit,
         keys=keys,
         classes=RankedClasses(
@@ -300,7 +299,7 @@ def _half_width(known: Calibration, coverage: float, *, classes: bool) -> float:
     return half_width_of(scores, coverage, of_rows.ids)
 
 
-def _order(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def order_of(predicted: Floats, *, ascending: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return ranks by line, and the lines by rank; lines without a prediction come last."""
     keys = predicted if ascending else -predicted
     order = np.argsort(keys, kind="stable")  # NaN is put last
@@ -321,45 +320,20 @@ def _keys(candidates: Candidates) -> NDArray[np.uint64]:
     return keys
 
 
-def _find_duplicates(keys: NDArray[np.uint64], lines: Sequence[int]) -> NDArray[np.int64]:
-    numbers = np.array(lines, dtype=np.int64)
+def find_duplicates(
+    keys: NDArray[np.uint64], lines: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return for each line the first one with the same key, as `Ranking.duplicate_of` has it."""
+    numbers = np.asarray(lines, dtype=np.int64)
     duplicate_of = np.zeros(len(numbers), dtype=np.int64)
     known = np.flatnonzero(keys.any(axis=1))
-    _, first, same = np.unique(keys[known], axis=0, return_index=True, return_inverse=True)
-    original = known[first[same.ravel()]]
-    again = original != known
-    duplicate_of[known[again]] = numbers[original[again]]
+    # Equal keys stand together, in the order of their lines.
+    known = known[np.lexsort(keys[known].T)]
+    again = np.zeros(len(known), dtype=np.bool_)
+    again[1:] = (keys[known[1:]] == keys[known[:-1]]).all(axis=1)
+    first = np.maximum.accumulate(np.where(again, 0, np.arange(len(known))))
+    duplicate_of[known[again]] = numbers[known[first[again]]]
     return duplicate_of
-
-
-def joined(pieces: Sequence[Ranking], lines: Sequence[int], *, ascending: bool = False) -> Ranking:
-    """Return the ranking of all lines from rankings of consecutive ones.
-
-    Parameters
-    ----------
-    pieces
-        In the order of the lines.
-    lines
-        Where each line of all pieces begins in its file.
-    """
-    if len(pieces) == 1:
-        return pieces[0]
-    whole: dict[str, Any] = {}
-    for field in fields(Ranking):
-        parts = [getattr(piece, field.name) for piece in pieces]
-        if isinstance(parts[0], np.ndarray):
-            whole[field.name] = np.concatenate(parts)
-        elif isinstance(parts[0], tuple):
-            whole[field.name] = tuple(chain(*parts))
-        elif isinstance(parts[0], RankedClasses):
-            whole[field.name] = RankedClasses.joined(parts)
-        elif isinstance(parts[0], RankedTargets):
-            whole[field.name] = RankedTargets.joined(parts)
-        else:
-            whole[field.name] = parts[0]
-    whole["rank"], whole["order"] = _order(whole["predicted"], ascending=ascending)
-    whole["duplicate_of"] = _find_duplicates(whole["keys"], lines)
-    return Ranking(**whole)
 
 
 # Gaps -----------------------------------------------------------------------------------------
