@@ -299,12 +299,13 @@ def read_candidate_pieces(
     formula: str | None = None,
     log: Callable[[str], None] | None = None,
     table: FeatureTable | None = None,
-    piece_lines: int = 50_000,
+    piece_lines: int = 20_000,
 ) -> Iterator[Candidates]:
     """Read a file as `read_candidates` does, and yield so many lines at a time with features.
 
-    The features of one piece are in memory at a time, of whoever lets go of the others. All lines
-    come at once where families need cells or CIFs.
+    The file is looked through once, for its dialect and its numbers, and read again meanwhile.
+    One piece is in memory at a time, of whoever lets go of the others. All lines come at once
+    where families need cells or CIFs.
     """
     spec = _with_families(spec, "no features for new candidates")
     from features.tables.candidates import load_candidates

@@ -88,7 +88,8 @@ def _read_plain(texts: Sequence[str], decimal: str) -> Floats | None:
     if not decimal or not {*_DIGITS, decimal}.issuperset("".join(texts)):
         return None
     try:
-        values = np.array([t.replace(decimal, ".") or "nan" for t in texts], dtype=np.float64)
+        plain = texts if decimal == "." else [text.replace(decimal, ".") for text in texts]
+        values = np.array([text or "nan" for text in plain], dtype=np.float64)
     except ValueError:
         return None
     return None if np.isinf(values).any() else values

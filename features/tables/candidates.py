@@ -207,9 +207,9 @@ def _read_own(of: _Of, records: Sequence[tuple[str, ...]]) -> _Own | None:
     blocks: list[NDArray[np.float64]] = []
     missing: dict[int, list[str]] = {}
     unknown: dict[int, list[str]] = {}
+    texts_of = [*zip(*records, strict=True)] if records else [()] * len(csv.columns)
     for header in _own_headers(spec):
-        position = csv.position(header, "feature")
-        texts = [fields[position] for fields in records]
+        texts = texts_of[csv.position(header, "feature")]
         if header in spec.columns:
             cells = read_numbers(header, texts, of.own[header])
             blocks.append(cells.values[:, None])
