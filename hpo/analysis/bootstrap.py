@@ -19,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.objectives.censored.bounds import Bounds, Truth, measured, weighted_concordance
-from hpo.objectives.class_metrics import CLASS_METRICS, ClassMetric
+from hpo.objectives.class_metrics import CLASS_METRICS
 from hpo.objectives.metrics import (
     BOUNDS_METRICS,
     METRICS,
     Interval,
     Metric,
     TargetMetric,
+    coverage,
+    pinball_loss,
     score_all,
 )
 
@@ -34,6 +36,8 @@ Ints = NDArray[np.int64]
 
 N_RESAMPLES = 2000
 CHUNK_CELLS = 1_000_000
+# Metrics that are means over rows, beside those that `score_resamples` knows.
+_MEANS = (pinball_loss, coverage)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def bootstrap_intervals(
     seed
         Seed of the resampling.
     metrics
-        The metrics by name; others than the usual ones are called once per resample.
+        The metrics by name. One with a method `of_resamples(y, predicted, counts)` scores all
+        resamples at once; one that nothing is known of is called with each.
 
     Notes
     -----
@@ -104,8 +109,12 @@ def _score_each(y: Truth, predicted: Floats, counts: Ints, metric: Metric) -> Fl
 
     One that does not know many resamples at once is called with each of them, written out.
     """
-    if isinstance(metric, ClassMetric) and not isinstance(y, Bounds):
-        return metric.of_resamples(y, predicted, counts)
+    of_resamples = getattr(metric, "of_resamples", None)
+    if of_resamples is not None and not isinstance(y, Bounds):
+        return np.asarray(of_resamples(y, predicted, counts), dtype=np.float64)
+    if getattr(metric, "func", metric) in _MEANS and not isinstance(y, Bounds):
+        of_row = [metric(y[row : row + 1], predicted[row : row + 1]) for row in range(len(y))]
+        return np.asarray(counts @ np.array(of_row) / counts.sum(axis=1), dtype=np.float64)
     if isinstance(metric, TargetMetric) and not isinstance(y, Bounds):
 
         def score(values: Floats, guesses: Floats) -> Floats:

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from hpo.system.resources import loading, name_process
@@ -33,15 +33,23 @@ ANSWER_BYTES = 32
 
 
 def serve(
-    launcher: socket.socket, modules: Iterable[str], threads: int, *, quiet: bool
+    launcher: socket.socket,
+    modules: Iterable[str],
+    threads: int,
+    prepare: Callable[[], object],
+    *,
+    quiet: bool,
 ) -> NoReturn:
-    """Import modules, fork workers until the launcher is gone; in a worker, be one.
+    """Import modules, `prepare`, fork workers until the launcher is gone; in a worker, be one.
 
     `quiet` says that workers print to their logs alone, and nowhere where these cannot be written.
     """
     _begin_anew(launcher, quiet=quiet)
     name_process("hpo-forkserver")
     load(modules, threads)
+    with contextlib.suppress(Exception):
+        # What cannot be prepared is told by the worker that needs it.
+        prepare()
     channel = fork_on_demand(launcher)
     launcher.close()
     if channel is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import select
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hpo.launch.forkserver import ANSWER_BYTES, FORK, NOT_FORKED, READY, serve
@@ -148,6 +149,8 @@ class ForkedProcesses:
     ----------
     modules
         What the warm process imports.
+    prepare
+        What it does once instead of each worker; it remembers what that found.
     threads
         Of the numerical libraries that it loads.
     quiet
@@ -156,14 +159,21 @@ class ForkedProcesses:
 
     adopts = True
 
-    def __init__(self, modules: Sequence[str], threads: int = 1, *, quiet: bool = True) -> None:
+    def __init__(
+        self,
+        modules: Sequence[str],
+        prepare: Callable[[], object],
+        threads: int = 1,
+        *,
+        quiet: bool = True,
+    ) -> None:
         self._quiet = quiet
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(ANSWER_S)
         self._ready = self._gone = False
         self._pid = os.fork()
         if self._pid == 0:
-            serve(theirs, modules, threads, quiet=quiet)
+            serve(theirs, modules, threads, prepare, quiet=quiet)
         theirs.close()
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
@@ -225,12 +235,21 @@ def worker_source(spec: StudySpec, threads: int, *, quiet: bool = True) -> Itera
     if count_threads() != 1 or not adopt_orphans(adopt=True):
         yield FreshProcesses(quiet=quiet)
         return
-    source = ForkedProcesses(worker_modules(spec), threads, quiet=quiet)
+    prepare = functools.partial(_hash_code, spec)
+    source = ForkedProcesses(worker_modules(spec), prepare, threads, quiet=quiet)
     try:
         yield source
     finally:
         source.close()
         adopt_orphans(adopt=False)
+
+
+def _hash_code(spec: StudySpec) -> None:
+    """Hash the code that scores depend on, which each worker compares with the study's."""
+    # For launchers: what forks workers imports this module, and has to stay small.
+    from hpo.study.identity.fingerprint import fingerprint_of_spec
+
+    fingerprint_of_spec(spec)
 
 
 def worker_modules(spec: StudySpec) -> list[str]:
@@ -239,7 +258,6 @@ def worker_modules(spec: StudySpec) -> list[str]:
     These may begin threads, or take hold of a device, which no fork would survive: each worker
     imports them for itself.
     """
-    # For launchers: what forks workers imports this module, and has to stay small.
     from hpo.estimators.registry import EXTRAS, find_entry
 
     modules = list(_MODULES)

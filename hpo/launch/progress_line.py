@@ -8,6 +8,7 @@ The first trials that fail are shown as they do, and at the end all reasons by t
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
@@ -33,7 +34,14 @@ class Progress:
 
     Called with each status; rates count from the first one, so that a resumed study shows its
     present speed.
+
+    Attributes
+    ----------
+    left_s
+        Time left, by that rate; infinite before there is one.
     """
+
+    left_s = math.inf
 
     def __init__(self, record: StudyRecord, stream: TextIO) -> None:
         self._stream = stream
@@ -56,6 +64,7 @@ class Progress:
             self._began = (now, finished)
         elapsed_s, done = now - self._began[0], finished - self._began[1]
         line = describe(status, elapsed_s, done)
+        self.left_s = _left_s(status, elapsed_s, done)
         for failure in self._new_failures(status.failures):
             self._write(failure)
         if self._notebook:
@@ -149,8 +158,7 @@ def describe(status: Status, elapsed_s: float, done: int) -> str:
     if done:
         workers = max(1, sum(worker.alive for worker in status.workers))
         parts.append(f"{elapsed_s * workers / done:.2g} s/trial")
-        left_s = elapsed_s / done * max(0, counts.budget - counts.finished)
-        parts.append(f"{_clock(left_s)} left")
+        parts.append(f"{_clock(_left_s(status, elapsed_s, done))} left")
     if counts.pruned:
         parts.append(f"{counts.pruned} ended early")
     if counts.failed:
@@ -182,6 +190,12 @@ def describe_failures(name: str, failures: Sequence[tuple[int, str]]) -> list[st
     if n_others:
         lines.append(f"  and {n_others} for other reasons")
     return [*lines, f"  more about one of them: hpo logs {name} --trial {kinds[0].numbers[0]}"]
+
+
+def _left_s(status: Status, elapsed_s: float, done: int) -> float:
+    """Return the time left by the rate of this run; arguments as of `describe`."""
+    left = max(0, status.counts.budget - status.counts.finished)
+    return elapsed_s / done * left if done else math.inf
 
 
 def _clock(seconds: float) -> str:

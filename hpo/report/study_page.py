@@ -20,7 +20,7 @@ from hpo.redaction import redact_arguments, redact_value
 from hpo.report import formatting, tables
 from hpo.report.best_model_section import portray_targets
 from hpo.report.class_section import portray_classes
-from hpo.report.figures.base import name_folds
+from hpo.report.figures.base import name_folds, shown
 from hpo.report.figures.files import FOLDER_NAME, write_figures
 from hpo.report.figures.front import search_figures
 from hpo.report.freshness import drawn_from, remove_stamp, save_stamp
@@ -35,6 +35,7 @@ from hpo.study.report_folder import mark_folder, report_folder
 from hpo.study.snapshot import StudySnapshot, none_is_best, take_events, take_snapshot
 from hpo.study.trials import Search
 from hpo.system.atomic_files import replace_file
+from hpo.system.beside import Beside
 from hpo.wording import count_of
 
 PAGE_NAME = "report.html"
@@ -61,13 +62,17 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
     snapshot = take_snapshot(record, trials=True)
     marks = drawn_from(snapshot)
     opened = open_study(record)
-    evaluation = None
-    if opened.whole and opened.objective is not None:
-        evaluation = evaluate(snapshot, opened.table, opened.objective)
-        # The evaluation of the test set is an event of its own, which the page tells of.
-        events = take_events(record)
-        snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
-    told = tell(snapshot, opened.objective if opened.whole else None)
+    search = _search(snapshot, opened)
+    with Beside(lambda: [*map(shown, search_figures(search))]) as drawing:
+        evaluation = None
+        if opened.whole and opened.objective is not None:
+            evaluation = evaluate(snapshot, opened.table, opened.objective)
+            # The evaluation of the test set is an event of its own, which the page tells of.
+            events = take_events(record)
+            snapshot, marks = replace(snapshot, events=events.told), marks | events.marks
+        told = tell(snapshot, opened.objective if opened.whole else None)
+        context = _context(snapshot, opened, search, evaluation)
+        context |= {"told": told, "figures": drawing.result()}
     csv = predictions_csv(evaluation) if evaluation is not None else told.csv
     folder = report_folder(record, reports_dir)
     predictions = folder / PREDICTIONS_NAME
@@ -79,8 +84,7 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
             replace_file(predictions, csv)
             files.append(predictions)
         stale = not csv and predictions.exists()
-        context = _context(snapshot, opened, evaluation)
-        page = render("report.html.j2", {**context, "told": told, "stale_predictions": stale})
+        page = render("report.html.j2", {**context, "stale_predictions": stale})
         replace_file(folder / PAGE_NAME, page)
         figures = told.files if evaluation is None else context["portrait"].figures
         if figures:
@@ -95,10 +99,9 @@ def write_report(record: StudyRecord, reports_dir: Path) -> Path:
 
 
 def _context(
-    snapshot: StudySnapshot, opened: StudyContents, evaluation: Evaluation | None
+    snapshot: StudySnapshot, opened: StudyContents, search: Search, evaluation: Evaluation | None
 ) -> dict[str, Any]:
     record, status = snapshot.record, snapshot.status
-    search = _search(snapshot, opened)
     holds_out = record.spec.validates and (
         opened.table is None or not bool(opened.table.is_train.all())
     )
@@ -133,7 +136,6 @@ def _context(
             if isinstance(opened.objective, CrossValidation)
             else []
         ),
-        "figures": search_figures(search),
         "provenance": _provenance(record, opened.table),
         "spec": _spec_text(record),
         **_scores(record, search, opened, evaluation, holds_out=holds_out),

@@ -35,13 +35,19 @@ from hpo.storage.events import EventKind
 from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
+# How long before the expected end of a run its report is prepared. Imports take a few seconds of a
+# core that workers may use as well, and the memory is taken from then on.
+REPORT_LEAD_S = 20.0
+
 if TYPE_CHECKING:
     from hpo.launch.placement import Share
     from hpo.launch.processes import WorkerSource
     from hpo.records import Counts
+    from hpo.report.imports import ReportImports
     from hpo.spec.sections import StudySpec
     from hpo.study.record import Source, StudyRecord
     from hpo.study.snapshot import StudySnapshot
+    from hpo.study.status import Status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -183,12 +189,21 @@ def _work(
     options: argparse.Namespace, record: StudyRecord, processes: WorkerSource, share: Share
 ) -> int:
     from hpo.launch.placement import make_places
+    from hpo.launch.processes import worker_modules
     from hpo.launch.progress_line import Progress
     from hpo.launch.supervisor import Supervisor
+    from hpo.report.imports import ReportImports
     from hpo.study.status import take_status
     from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
+    imports = ReportImports(worker_modules(record.spec))
+
+    def watch(status: Status) -> None:
+        progress(status)
+        if progress.left_s <= REPORT_LEAD_S:
+            imports.begin()
+
     workers = options.workers or max(1, len(allowed_cpus()) // share.cpus)
     places = make_places(workers, share)
     logs = Path(options.logs) / record.name
@@ -198,7 +213,7 @@ def _work(
         logs=str(logs.resolve()),
         launcher=os.getpid(),
     )
-    launcher = Supervisor(record, order, places, processes, progress, progress.tell)
+    launcher = Supervisor(record, order, places, processes, watch, progress.tell)
     trials = count_of(record.ledger.counts().budget, "trial")
     by = count_of(workers, "worker")
     say(f"study '{record.name}': {trials}, {by}, logs in {logs}")
@@ -208,12 +223,12 @@ def _work(
         finally:
             progress.close()
         if finished:
-            return _finish(options, record)
+            return _finish(options, record, imports)
     status = take_status(record)
     counts = status.counts
     if status.limit is not None and launcher.reason is None:
         say(f"ended: {status.limit}; {counts} finished")
-        return _finish(options, record)
+        return _finish(options, record, imports)
     say(
         f"stopped: {counts} finished, nothing is lost; "
         f"go on with: hpo resume {record.name}{storage_hint(options)}"
@@ -232,7 +247,11 @@ def _tracked(
     return tracked(record, logs, Path(options.reports), say)
 
 
-def _finish(options: argparse.Namespace, record: StudyRecord) -> int:
+def _finish(
+    options: argparse.Namespace, record: StudyRecord, imports: ReportImports | None = None
+) -> int:
+    if imports is not None:
+        imports.wait()
     from hpo.report.study_page import write_report
     from hpo.study.snapshot import take_snapshot
 

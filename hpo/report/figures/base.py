@@ -93,6 +93,15 @@ class Figure:
     height_rem: float = 0.0
 
 
+def shown(figure: Figure) -> dict[str, Any]:
+    """Return what a page shows of a figure, by its names, without objects of Plotly's.
+
+    These take long to be sent from one process to another.
+    """
+    panels = [{"title": panel.title, "json": panel.json} for panel in figure.panels]
+    return {**vars(figure), "panels": panels}
+
+
 def parity(
     cv: Predictions, test: Predictions | None, target: str, *, level: float | None = None
 ) -> Figure:

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from hpo.report.figures.base import BLUE, GRID, INK, MUTED, Figure, Panel
 from hpo.system.atomic_files import replace_file
+from hpo.system.beside import Beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,27 +97,46 @@ def write_figures(figures: Sequence[Figure], folder: Path, *, together: bool = F
         If the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for figure in figures:
-        for name, panels in _files_of(figure, together=together):
-            with _our_style():
-                canvas = draw(panels, figure.shape)
-                for suffix in SUFFIXES:
-                    path = folder / f"{name}{suffix}"
-                    replace_file(path, _encode(canvas, suffix))
-                    written.append(path)
+    files = [file for figure in figures for file in _files_of(figure, folder, together=together)]
+    with Beside(lambda: _write(files[1::2])) as others:
+        _write(files[::2])
+        others.result()
+    written = [path for file in files for path in file.paths]
     for path in folder.iterdir():
         if path.suffix in SUFFIXES and path not in written:
             path.unlink()
     return written
 
 
-def _files_of(figure: Figure, *, together: bool) -> Iterator[tuple[str, Sequence[Panel]]]:
+@dataclass(frozen=True)
+class _File:
+    """What is drawn into one file of each kind, without its suffix, and the shape of a panel."""
+
+    stem: Path
+    panels: Sequence[Panel]
+    shape: str
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.stem.with_name(f"{self.stem.name}{suffix}") for suffix in SUFFIXES]
+
+
+def _files_of(figure: Figure, folder: Path, *, together: bool) -> Iterator[_File]:
     if together and figure.panels:
-        yield figure.key, figure.panels
+        yield _File(folder / figure.key, figure.panels, figure.shape)
         return
     for panel in figure.panels:
-        yield (f"{figure.key}_{panel.name}" if panel.name else figure.key), (panel,)
+        name = f"{figure.key}_{panel.name}" if panel.name else figure.key
+        yield _File(folder / name, (panel,), figure.shape)
+
+
+def _write(files: Sequence[_File]) -> None:
+    for file in files:
+        with _our_style():
+            canvas = draw(file.panels, file.shape)
+            _lay_out(canvas)
+            for path in file.paths:
+                replace_file(path, _encode(canvas, path.suffix))
 
 
 @contextmanager
@@ -126,6 +147,15 @@ def _our_style() -> Iterator[None]:
         # A name in a script that the font lacks is drawn as boxes; the page has it in full.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
+
+
+def _lay_out(canvas: Canvas) -> None:
+    """Find the places of all parts once; else each format is drawn twice, the first time for them.
+
+    That is by the resolution of PNG: the three files of a figure are alike.
+    """
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
 
 
 def _encode(canvas: Canvas, suffix: str) -> bytes:
@@ -158,7 +188,7 @@ def draw(panels: Sequence[Panel], shape: str = "plain") -> Canvas:
     size = columns * width, rows * height
     if beside:
         size = size[0] + BESIDE_INCH, max(size[1], 0.4 + ENTRY_INCH * len(named))
-    canvas = Canvas(figsize=size, layout="constrained")
+    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(canvas)
     for position, panel in enumerate(panels, start=1):
         axes = canvas.add_subplot(rows, columns, position)

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import features.table
 from hpo.analysis import discovery_metrics
+from hpo.analysis.bootstrap import resample_counts
 from hpo.analysis.candidates import applicability_domain, ranking
 from hpo.errors import ObjectiveError
 
@@ -60,6 +61,24 @@ def test_precision_at_the_top_by_hand() -> None:
     assert discovery_metrics.precision_at_top(above, predicted, 0.3) == pytest.approx(2 / 3)
     # All tie: a blind choice.
     assert discovery_metrics.precision_at_top(above, np.zeros(10), 0.1) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("decimals", [0, 8])
+def test_intervals_are_those_of_scoring_each_resample_by_itself(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    y, groups = rng.normal(size=60), np.arange(60) // 5
+    predicted = (y + rng.normal(size=60)).round(decimals)
+    scores: list[tuple[float, float]] = []
+    (counts,) = resample_counts(60, groups.astype(str), 200, seed=0)
+    for rows in (np.repeat(np.arange(60), of_one) for of_one in counts):
+        above, of_rows = y[rows] > 1.0, predicted[rows]
+        top = discovery_metrics.precision_at_top(above, of_rows)
+        # A resample with nothing above has no area.
+        scores.append((roc_auc_score(above, of_rows) if above.any() else math.nan, top))
+    area, top_share = np.nanquantile(np.array(scores), [0.025, 0.975], axis=0).T
+    found = discovery_metrics.ranking_value(y, predicted, 1.0, groups.astype(str), n_resamples=200)
+    assert found.auc_interval == pytest.approx(area, rel=1e-12)
+    assert found.precision_interval == pytest.approx(top_share, rel=1e-12)
 
 
 def test_ranking_value_has_wider_intervals_by_group_than_by_row() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 
@@ -11,6 +12,7 @@ from hpo.records import Claim
 from hpo.study.failures import group_failures
 from hpo.study.status import take_status
 from tests.support.ledgers import begin_without_table
+from tests.support.trials import finish_trials
 
 
 class Terminal(io.StringIO):
@@ -55,6 +57,15 @@ def test_the_first_failures_are_shown_as_they_happen(record):
         progress(take_status(record))
     assert len(lines_of_failures(stream)) == MAX_FAILURES
     assert stream.getvalue().count("further failures are counted") == 1
+
+
+def test_the_time_left_is_known_once_a_trial_is_finished(record):
+    progress = Progress(record, io.StringIO())
+    progress(take_status(record))
+    assert math.isinf(progress.left_s)
+    finish_trials(record.ledger, [0.5])
+    progress(take_status(record))
+    assert 0.0 < progress.left_s < 600.0
 
 
 def test_a_terminals_line_is_drawn_again_below_a_failure(record):
