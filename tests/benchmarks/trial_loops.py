@@ -6,6 +6,7 @@ python -m tests.benchmarks.trial_loops usual|binned|compiled STUDY TABLE URL TRI
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,6 @@ Score = Callable[[dict[str, Any]], float]
 def usual(spec: StudySpec, table: FeatureTable) -> Score:
     """Return what is usually written: a data frame, cross_validate, and the folds' mean."""
     import pandas as pd
-    from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.model_selection import PredefinedSplit, cross_validate
 
     from hpo.objectives.folds import make_folds
@@ -38,11 +38,11 @@ def usual(spec: StudySpec, table: FeatureTable) -> Score:
         fold[rows.validation] = number
     scoring = ("neg_root_mean_squared_error", "neg_mean_absolute_error", "r2")
     penalty = getattr(spec.objective, "penalty", 0.0)
+    model = _usual_model(spec)
 
     def score(params: dict[str, Any]) -> float:
-        model = HistGradientBoostingRegressor(**params, random_state=spec.seed)
         found = cross_validate(
-            model,
+            model(**params),
             frame,
             train.y,
             cv=PredefinedSplit(fold),
@@ -56,6 +56,20 @@ def usual(spec: StudySpec, table: FeatureTable) -> Score:
         return float((validation + penalty * gap).mean())
 
     return score
+
+
+def _usual_model(spec: StudySpec) -> Callable[..., Any]:
+    """Return the estimator of a study as it is usually made."""
+    assert spec.estimator is not None
+    if spec.estimator.name == "lightgbm":
+        from lightgbm import LGBMRegressor
+
+        quiet = {"n_jobs": 1, "verbose": -1}
+        fixed = {**spec.estimator.fixed, **quiet, "random_state": spec.seed}
+        return functools.partial(LGBMRegressor, **fixed)
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return functools.partial(HistGradientBoostingRegressor, random_state=spec.seed)
 
 
 def compiled(spec: StudySpec, table: FeatureTable) -> Score:

@@ -124,13 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.cpu:
         with tempfile.TemporaryDirectory() as folder:
-            table = _build_table(options.study, options.data, Path(folder))
+            table = build_table(options.study, options.data, Path(folder))
             for line in compare_fits(options.study, table, options.cpu):
                 print(line, flush=True)
         return 0
     runs: dict[str, list[Run]] = {step.what: [] for step in STEPS}
     with tempfile.TemporaryDirectory() as folder:
-        table = _build_table(options.study, options.data, Path(folder))
+        table = build_table(options.study, options.data, Path(folder))
         for number in range(options.rounds):
             for step in STEPS:
                 where = Path(folder) / f"{number}-{len(runs[step.what])}-{STEPS.index(step)}"
@@ -238,7 +238,8 @@ def _cpu_s(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     return time.process_time() - began, answer
 
 
-def _build_table(study: Path, data: Path, folder: Path) -> Path:
+def build_table(study: Path, data: Path, folder: Path) -> Path:
+    """Build the table of a study below a folder, and return where it is."""
     import features.table
     from hpo.spec.loading import load
 

@@ -32,18 +32,27 @@ from hpo.commands.studies.study_options import (
 from hpo.errors import HpoError, SpecError, StorageError
 from hpo.records import Access
 from hpo.storage.events import EventKind
+from hpo.system.early_imports import EarlyImports
 from hpo.system.resources import allowed_cpus
 from hpo.wording import count_of
 
 # How long before the expected end of a run its report is prepared. Imports take a few seconds of a
 # core that workers may use as well, and the memory is taken from then on.
 REPORT_LEAD_S = 20.0
+# The page, and beside it what is imported only where it is needed.
+REPORT_MODULES = (
+    "hpo.report.study_page",
+    "scipy.stats",
+    "optuna.importance",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+)
 
 if TYPE_CHECKING:
     from hpo.launch.placement import Share
     from hpo.launch.processes import WorkerSource
     from hpo.records import Counts
-    from hpo.report.imports import ReportImports
     from hpo.spec.sections import StudySpec
     from hpo.study.record import Source, StudyRecord
     from hpo.study.snapshot import StudySnapshot
@@ -192,12 +201,11 @@ def _work(
     from hpo.launch.processes import worker_modules
     from hpo.launch.progress_line import Progress
     from hpo.launch.supervisor import Supervisor
-    from hpo.report.imports import ReportImports
     from hpo.study.status import take_status
     from hpo.worker.channel import WorkerOrder
 
     progress = Progress(record, sys.stderr)
-    imports = ReportImports(worker_modules(record.spec))
+    imports = EarlyImports([*worker_modules(record.spec), *REPORT_MODULES])
 
     def watch(status: Status) -> None:
         progress(status)
@@ -248,7 +256,7 @@ def _tracked(
 
 
 def _finish(
-    options: argparse.Namespace, record: StudyRecord, imports: ReportImports | None = None
+    options: argparse.Namespace, record: StudyRecord, imports: EarlyImports | None = None
 ) -> int:
     if imports is not None:
         imports.wait()

@@ -1,4 +1,4 @@
-"""What reports import, which takes a second or two: done while workers still compute."""
+"""Imports in a thread of their own, before there is need of them: they take a second or two."""
 
 from __future__ import annotations
 
@@ -9,28 +9,18 @@ from collections.abc import Iterable
 
 from hpo.system.resources import loading
 
-# The page, and beside it what is imported only where it is needed.
-MODULES = (
-    "hpo.report.study_page",
-    "scipy.stats",
-    "optuna.importance",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.backends.backend_pdf",
-    "matplotlib.backends.backend_svg",
-)
 
-
-class ReportImports:
+class EarlyImports:
     """Imports modules in a thread, once it is time for that.
 
     Parameters
     ----------
-    own
-        Modules of the study's estimator and objective that its report needs beside `MODULES`.
+    modules
+        Their names; one that cannot be imported is left to whoever needs it.
     """
 
-    def __init__(self, own: Iterable[str]) -> None:
-        self._modules = (*own, *MODULES)
+    def __init__(self, modules: Iterable[str]) -> None:
+        self._modules = tuple(modules)
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
