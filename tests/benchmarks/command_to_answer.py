@@ -43,6 +43,7 @@ study = optuna.create_study(storage="sqlite:///hpo.db")
 study.optimize(objective, n_trials=1)
 """
 LIGHTGBM = """
+trials = 60
 pruning = false
 [table]
 dataset = "obelix"
