@@ -7,14 +7,14 @@ ordered Li2O the barrier is 0.31 eV, as low as in argyrodites.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.chemistry.crystals import (
+    COINCIDENT_ANGSTROM,
     Array,
     Crystal,
     find_neighbours,
@@ -22,6 +22,7 @@ from features.chemistry.crystals import (
     zeros,
 )
 from features.chemistry.percolation import percolation_levels
+from features.chemistry.periodic_sums import Interaction, bound_points, sum_on_grid
 from features.families.structure.bond_valence import SOFT_PARAMETERS, anions_of, parameters_of
 from features.families.structure.ewald import COULOMB_EV_ANGSTROM
 from features.families.structure.per_structure import describe_cifs
@@ -31,14 +32,10 @@ from features.rows import Block, Log, Rows
 N_COLUMNS = 7
 
 SPACING_ANGSTROM = 0.25
-# Of the cell, and of what surrounds a point of it: some seconds and 0.5 GB.
-MAX_POINTS = 8_000_000
 HIGHEST_BARRIER_EV = 10.0
 ACCESSIBLE_EV = (0.5, 1.0)
 # A pair's energy is cut off where it has become this small.
 SMALLEST_EV = 1e-4
-# Nearer than this, two ions repel each other as at this distance: a grid point may lie on an ion.
-NEAREST_ANGSTROM = 0.1
 
 # Li+ by anion: charge of the anion, distance of least energy in angstrom. Chen and Adams, IUCrJ 4,
 # 614 (2017), as tabulated by softBV and bvlain (MIT).
@@ -81,41 +78,35 @@ def describe_bvse(cif: bytes) -> tuple[list[float], list[str]]:
     try:
         crystal, reasons = read_crystal(cif)
         landscape = energy_grid(crystal, grid_shape(crystal))
-        at_li = site_energies(crystal)
+        bottom = float(landscape.min())
+        found = percolation_levels(landscape, bottom + HIGHEST_BARRIER_EV)
+        # The grid says where it is; how much it is there, as at Li, is the sum over all pairs.
+        levels = [bottom, *(level for level in found if math.isfinite(level))]
+        points = [_first_at(landscape, level) for level in levels]
+        is_li = crystal.li_occupancy > 0.0
+        places = np.concatenate([points, crystal.frac[is_li]])
+        energies = energies_at(crystal, places, np.arange(len(places)) >= len(points))
     except ValueError as exc:
         return zeros(N_COLUMNS, [str(exc)], _OUTCOME)
-    lowest = float(landscape.min())
-    barriers = []
-    levels = percolation_levels(landscape, lowest + HIGHEST_BARRIER_EV)
-    for directions, level in enumerate(levels, start=1):
-        barriers.append(min(level - lowest, HIGHEST_BARRIER_EV))
-        if math.isinf(level):
-            reasons.append(
-                f"Li cannot move in {directions} direction{'s' * (directions > 1)} with "
-                f"{HIGHEST_BARRIER_EV:g} eV, which stand for the barrier"
-            )
+    lowest = float(energies[0])
+    passes = np.maximum.accumulate(energies[: len(points)])[1:] - lowest
+    barriers = np.minimum(passes, HIGHEST_BARRIER_EV).tolist()
+    for directions in range(len(barriers) + 1, 4):
+        barriers.append(HIGHEST_BARRIER_EV)
+        reasons.append(
+            f"Li cannot move in {directions} direction{'s' * (directions > 1)} with "
+            f"{HIGHEST_BARRIER_EV:g} eV, which stand for the barrier"
+        )
     shares = [float(np.mean(landscape <= lowest + energy)) for energy in ACCESSIBLE_EV]
-    weights = crystal.li_occupancy[crystal.li_occupancy > 0.0]
-    of_li, _ = weighted(np.minimum(at_li - lowest, HIGHEST_BARRIER_EV), weights)
+    at_li = np.minimum(energies[len(points) :] - lowest, HIGHEST_BARRIER_EV)
+    of_li, _ = weighted(at_li, crystal.li_occupancy[is_li])
     estimated = [anion for anion in anions_of(crystal) if anion not in R_MIN]
     if estimated:
         reasons.append(f"Morse parameters of Li-{', Li-'.join(estimated)} are estimated")
     return [*barriers, *shares, of_li, 1.0], reasons
 
 
-@dataclass(frozen=True)
-class Interaction:
-    """The energy in eV between a Li+ and one other ion, by distance in angstrom."""
-
-    energy: Callable[[Array], Array]
-    cutoff: float
-
-    def at(self, distance: Array) -> Array:
-        """Return the energy at each distance, 0 beyond the cut-off."""
-        energies = self.energy(np.maximum(distance, NEAREST_ANGSTROM))
-        return np.where(distance <= self.cutoff, energies, 0.0)
-
-
+@cache
 def attraction(anion: str) -> Interaction:
     """Return the Morse energy of Li+ and an anion.
 
@@ -164,6 +155,7 @@ def morse_parameters(anion: str) -> tuple[int, float, float]:
     return charge, r0 + b * math.log(USUAL_COORDINATION), mean_b
 
 
+@lru_cache(maxsize=256)  # an average charge may be any number
 def repulsion(cation: str, charge: float) -> Interaction:
     """Return the screened Coulomb energy of Li+ and a cation of some average charge.
 
@@ -232,17 +224,15 @@ def grid_shape(crystal: Crystal) -> tuple[int, int, int]:
     """
     lengths = np.linalg.norm(crystal.matrix, axis=1)
     a, b, c = (max(1, math.ceil(length / SPACING_ANGSTROM - 1e-9)) for length in lengths)
-    _bound(a * b * c, "points of its cell")
+    bound_points(a * b * c, "points of its cell")
     return a, b, c
-
-
-def _bound(n_points: int, which: str) -> None:
-    if n_points > MAX_POINTS:
-        raise ValueError(f"a grid of {n_points:.3g} {which}, of at most {MAX_POINTS:.3g}")
 
 
 def energy_grid(crystal: Crystal, shape: tuple[int, int, int]) -> Array:
     """Return the site energy in eV of a Li+ on the points (i / n, j / m, k / l) of the cell.
+
+    Within 1 meV of `energies_at`, where Li can be: see `sum_on_grid`. What an energy loses at its
+    cut-off is spread over the 0.3 angstrom around it.
 
     Bond-valence site energies of Chen, Wong and Adams, Acta Cryst. B 75, 18 (2019): the sum over
     all anions of `attraction` and over all cations of `repulsion`, here of averages:
@@ -254,58 +244,43 @@ def energy_grid(crystal: Crystal, shape: tuple[int, int, int]) -> Array:
     ValueError
         There is no anion, or an ion without parameters.
     """
-    size = np.array(shape)
-    steps = crystal.matrix / size[:, None]  # from a point of the grid to the next, one a row
-    total = np.zeros(shape)
-    for interaction, sites, amounts in interactions(crystal):
-        offsets, (x, y, z) = _ball(steps, interaction.cutoff)
-        into = np.ravel_multi_index(tuple((offsets % size).T), shape)
-        for site, amount in zip(sites, amounts, strict=True):
-            place = crystal.frac[site] * size
-            nearest = np.rint(place)
-            dx, dy, dz = (nearest - place) @ steps
-            distances = np.sqrt((x + dx) ** 2 + (y + dy) ** 2 + (z + dz) ** 2)
-            energies = np.bincount(into, interaction.at(distances), minlength=total.size)
-            shift = tuple(nearest.astype(int))
-            total += amount * np.roll(energies.reshape(shape), shift, axis=(0, 1, 2))
-    return total
+    ions = [
+        (interaction, crystal.frac[sites], amounts)
+        for interaction, sites, amounts in interactions(crystal)
+    ]
+    return sum_on_grid(crystal.matrix, ions, shape)
 
 
-def _ball(steps: Array, radius: float) -> tuple[NDArray[np.intp], Array]:
-    """Return all grid steps that may end within `radius` of a point near the origin.
-
-    Returns
-    -------
-    offsets : integer array of shape (n, 3)
-    vectors : array of shape (3, n)
-        The same in angstrom.
-    """
-    # No point is farther from the next of the grid than half the sum of the steps.
-    radius += 0.5 * float(np.linalg.norm(steps, axis=1).sum())
-    reach = np.ceil(radius * np.linalg.norm(np.linalg.inv(steps), axis=0)).astype(int)
-    _bound(math.prod((2 * reach + 1).tolist()), "points around each atom")  # in a skewed cell
-    x, y, z = (np.arange(-n, n + 1)[:, None] * step for n, step in zip(reach, steps, strict=True))
-    vectors = x[:, None, None] + y[:, None] + z
-    inside = (vectors**2).sum(axis=-1) <= radius**2
-    return np.argwhere(inside) - reach, np.ascontiguousarray(vectors[inside].T)
+def _first_at(landscape: Array, level: float) -> Array:
+    """Return the fractional coordinates of the first point at a level."""
+    place = np.unravel_index(int(np.argmax(landscape == level)), landscape.shape)
+    return np.array(place) / landscape.shape
 
 
-def site_energies(crystal: Crystal) -> Array:
-    """Return the site energy in eV of a Li+ on each site that holds Li, shape (n_li_sites,).
+def energies_at(crystal: Crystal, places: Array, alone: NDArray[np.bool_]) -> Array:
+    """Return the site energy in eV of a Li+ at each place, pair by pair.
 
-    As `energy_grid`, without what shares the site: it is not there when Li is.
+    Parameters
+    ----------
+    places : array of shape (n, 3)
+        Fractional coordinates in [0, 1).
+    alone : array of shape (n,)
+        Whether what is at the place itself is left out, as on a site that Li shares: the others
+        are not there when it is. Else it counts as in `energy_grid`.
 
     Raises
     ------
     ValueError
         There is no anion, or an ion without parameters.
     """
-    li = crystal.frac[crystal.li_occupancy > 0.0]
-    total = np.zeros(len(li))
+    total = np.zeros(len(places))
     for interaction, sites, amounts in interactions(crystal):
-        centre, point, vector = find_neighbours(
-            crystal.matrix, li, crystal.frac[sites], interaction.cutoff
-        )
+        frac = crystal.frac[sites]
+        centre, point, vector = find_neighbours(crystal.matrix, places, frac, interaction.cutoff)
         energies = interaction.at(np.linalg.norm(vector, axis=1)) * amounts[point]
-        total += np.bincount(centre, energies, minlength=len(li))
+        total += np.bincount(centre, energies, minlength=len(places))
+        apart = places[~alone, None] - frac
+        distance = np.linalg.norm((apart - np.rint(apart)) @ crystal.matrix, axis=-1)
+        itself = distance <= COINCIDENT_ANGSTROM
+        total[~alone] += (itself @ amounts) * interaction.at(np.zeros(1))
     return total

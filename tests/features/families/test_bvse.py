@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from pymatgen.io.cif import CifWriter
 
 from features.chemistry.crystals import Crystal, crystal_of
 from features.chemistry.oxidation_states import OxidationStates
-from features.chemistry.percolation import percolation_levels, periodic_rank
+from features.chemistry.percolation import PeriodicNetwork, percolation_levels
+from features.chemistry.periodic_sums import Interaction, sum_on_grid
 from features.datasets.cif_files import read_cifs
 from features.families.registry import FAMILIES
 from features.families.structure import bvse
@@ -22,11 +24,11 @@ from features.families.structure.bvse import (
     R_MIN,
     attraction,
     describe_bvse,
+    energies_at,
     energy_grid,
     grid_shape,
     morse_parameters,
     repulsion,
-    site_energies,
 )
 
 NAMES = [column.name for column in FAMILIES["bvse"].columns]
@@ -130,8 +132,8 @@ def test_a_diagonal_channel_goes_one_way():
     ],
 )
 def test_directions_of_a_periodic_graph(edges, rank):
-    one, other, shifts = ([edge[n] for edge in edges] for n in range(3))
-    assert periodic_rank(one, other, shifts) == rank
+    network = PeriodicNetwork()
+    assert max((network.join(*edge) for edge in edges), default=0) == rank
 
 
 def flooded_directions(landscape, level):
@@ -162,16 +164,31 @@ def flooded_directions(landscape, level):
     return best
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-def test_levels_agree_with_a_walk_over_the_lattice(seed):
-    shape = ((4, 5, 6), (7, 3, 4), (1, 6, 5), (2, 5, 5), (6, 6, 2), (5, 4, 4))[seed]
-    # Squares, so that few points are low and the ways between them matter.
-    landscape = np.random.default_rng(seed).normal(size=shape) ** 2
-    values = np.unique(landscape)
+def walked_levels(landscape, highest=math.inf):
+    values = np.unique(landscape[landscape <= highest])
     directions = np.array([flooded_directions(landscape, value) for value in values])
-    expected = tuple(float(values[np.argmax(directions >= wanted)]) for wanted in (1, 2, 3))
-    assert percolation_levels(landscape) == expected
+    return tuple(
+        float(values[np.argmax(directions >= wanted)]) if max(directions) >= wanted else math.inf
+        for wanted in (1, 2, 3)
+    )
+
+
+@pytest.mark.parametrize("kind", ["points", "plateaus", "channels"])
+@pytest.mark.parametrize("seed", range(6))
+def test_levels_agree_with_a_walk_over_the_lattice(seed, kind):
+    rng = np.random.default_rng(seed)
+    shape = ((3, 4, 4), (5, 3, 2), (1, 4, 5), (2, 4, 4), (4, 4, 1), (1, 2, 6))[seed]
+    # Squares, so that few points are low and the ways between them matter.
+    landscape = rng.normal(size=shape) ** 2
+    if kind == "plateaus":
+        landscape = np.floor(4.0 * landscape)
+    if kind == "channels":
+        landscape[rng.random(shape) > 0.3] = 9.0
+    for highest in (math.inf, float(np.quantile(landscape, 0.5)), -1.0):
+        if highest >= 0.0:
+            assert percolation_levels(landscape, highest) == walked_levels(landscape, highest)
+        else:
+            assert percolation_levels(landscape, highest) == (math.inf,) * 3
 
 
 def test_levels_depend_on_neither_origin_nor_choice_of_cell():
@@ -238,6 +255,11 @@ def plain_energy(crystal, place):
     return total
 
 
+def energies_at_li(crystal):
+    places = crystal.frac[crystal.li_occupancy > 0.0]
+    return energies_at(crystal, places, np.ones(len(places), dtype=bool))
+
+
 def test_energies_are_the_plain_sum():
     crystal = crystal_of(disordered())
     shape = (4, 5, 3)
@@ -248,7 +270,7 @@ def test_energies_are_the_plain_sum():
     np.testing.assert_allclose(found.ravel(), expected, atol=5e-3, rtol=2e-4)
     at_li = crystal.frac[crystal.li_occupancy > 0.0] @ crystal.matrix
     alone = [plain_energy(crystal, place) for place in at_li]
-    np.testing.assert_allclose(site_energies(crystal), alone, atol=5e-3, rtol=2e-4)
+    np.testing.assert_allclose(energies_at_li(crystal), alone, atol=5e-3, rtol=2e-4)
 
 
 def crystal_from(species, frac):
@@ -270,13 +292,94 @@ def test_two_half_ions_are_one():
     halves = crystal_from([{"Li": 1}, {"P": 1}, {"O": 0.5}, {"O": 0.5}], [li, cation, anion, anion])
     shape = (6, 5, 7)
     expected = energy_grid(whole, shape)
-    np.testing.assert_allclose(energy_grid(halves, shape), expected, rtol=1e-12)
-    np.testing.assert_allclose(site_energies(halves), site_energies(whole), rtol=1e-12)
+    np.testing.assert_allclose(energy_grid(halves, shape), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(energies_at_li(halves), energies_at_li(whole), rtol=1e-12)
     # A mixed site is the average of the two pure ones.
     sulfide = crystal_from([{"Li": 1}, {"P": 1}, {"S": 1}], [li, cation, anion])
     mixed = crystal_from([{"Li": 1}, {"P": 1}, {"O": 0.25, "S": 0.75}], [li, cation, anion])
     average = 0.25 * expected + 0.75 * energy_grid(sulfide, shape)
-    np.testing.assert_allclose(energy_grid(mixed, shape), average, rtol=1e-12)
+    np.testing.assert_allclose(energy_grid(mixed, shape), average, rtol=1e-12, atol=1e-12)
+
+
+def random_crystal(seed):
+    """Four ions of a random triclinic cell with room for each; none is Li."""
+    rng = np.random.default_rng(seed)
+    edges, angles = rng.uniform(3.2, 4.4, size=3), rng.uniform(70.0, 110.0, size=3)
+    corners = np.array([[0.1, 0.1, 0.1], [0.6, 0.6, 0.1], [0.6, 0.1, 0.6], [0.1, 0.6, 0.6]])
+    found = crystal_from(
+        [{"O": 1.0}, {"S": 0.4, "O": 0.6}, {"P": rng.uniform(0.2, 1.0)}, {"S": 1.0}],
+        np.mod(corners + rng.uniform(-0.08, 0.08, size=(4, 3)), 1.0),
+    )
+    return replace(found, matrix=Lattice.from_parameters(*edges, *angles).matrix)
+
+
+def looped_energy(crystal, place, reach=4):
+    """Add the energies of one ion after the other, one cell after the other."""
+    total = 0.0
+    cells = np.array(list(itertools.product(range(-reach, reach + 1), repeat=3)))
+    for interaction, sites, amounts in bvse.interactions(crystal):
+        for site, amount in zip(sites, amounts, strict=True):
+            vectors = (crystal.frac[site] + cells - place) @ crystal.matrix
+            total += amount * interaction.at(np.linalg.norm(vectors, axis=1)).sum()
+    return total
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_barriers_are_those_of_plain_loops(seed, monkeypatch):
+    crystal = random_crystal(seed)
+    monkeypatch.setattr(bvse, "SPACING_ANGSTROM", 0.75)  # a grid of which all can be walked
+    monkeypatch.setattr(bvse, "HIGHEST_BARRIER_EV", (10.0, 0.8)[seed % 2])
+    monkeypatch.setattr(bvse, "read_crystal", lambda cif: (with_li(crystal), []))
+    values, reasons = describe_bvse(b"")
+    shape = grid_shape(crystal)
+    places = np.argwhere(np.ones(shape)) / shape
+    landscape = np.reshape([looped_energy(crystal, place) for place in places], shape)
+    lowest = landscape.min()
+    levels = walked_levels(landscape, lowest + bvse.HIGHEST_BARRIER_EV)
+    expected = np.minimum(np.array(levels) - lowest, bvse.HIGHEST_BARRIER_EV)
+    np.testing.assert_allclose(values[:3], expected, atol=1e-3)
+    assert len(reasons) == sum(map(math.isinf, levels))
+    at_li = min(looped_energy(crystal, LI) - lowest, bvse.HIGHEST_BARRIER_EV)
+    assert values[NAMES.index("bvse_li_energy")] == pytest.approx(at_li, abs=1e-3)
+
+
+LI = np.array([0.3, 0.35, 0.3])
+
+
+def with_li(crystal):
+    return replace(
+        crystal,
+        frac=np.vstack([crystal.frac, LI]),
+        symbols=(*crystal.symbols, "Li"),
+        occupancy=np.block([[crystal.occupancy, np.zeros((4, 1))], [np.zeros((1, 3)), 1.0]]),
+        states=OxidationStates({**crystal.states.average, "Li": 1.0}, 0.0),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_grid_is_within_a_millielectronvolt_of_the_sum_over_pairs(seed):
+    crystal = random_crystal(seed)
+    landscape = energy_grid(crystal, grid_shape(crystal))
+    low = np.argwhere(landscape < landscape.min() + 5.0)
+    places = low / landscape.shape
+    expected = energies_at(crystal, places, np.zeros(len(places), dtype=bool))
+    np.testing.assert_allclose(landscape[tuple(low.T)], expected, atol=1e-3)
+
+
+def test_what_shares_a_place_counts_unless_it_is_left_out():
+    place = [0.1, 0.2, 0.3]
+    crystal = crystal_from([{"Li": 0.9, "P": 0.1}, {"O": 1.0}], [place, [0.6, 0.7, 0.8]])
+    within, alone = energies_at(crystal, np.array([place, place]), np.array([False, True]))
+    assert within == pytest.approx(looped_energy(crystal, place), abs=1e-9)
+    assert within - alone == pytest.approx(0.1 * repulsion("P", 5.0).at(np.zeros(1))[0])
+
+
+def test_energies_that_end_near_are_summed_as_they_are():
+    near = Interaction(lambda distance: 2.0 - distance, 1.5)
+    places, shape = np.array([[0.0, 0.0, 0.0]]), (16, 1, 1)
+    found = sum_on_grid(4.0 * np.eye(3), [(near, places, np.ones(1))], shape)
+    distance = np.minimum(np.arange(16), 16 - np.arange(16)) * 0.25
+    np.testing.assert_allclose(found.ravel(), near.at(distance), atol=1e-12)
 
 
 def test_energies_repeat_with_the_cell_and_move_with_the_origin():
