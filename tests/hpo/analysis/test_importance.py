@@ -107,8 +107,8 @@ def test_the_models_of_the_folds_are_fitted_once_and_see_no_held_out_row(
 ):
     fitted, asked = [], []
 
-    def make(spec, params, seed):
-        model: Any = make_estimator(spec, params, seed)
+    def make(spec, params, seed, names):
+        model: Any = make_estimator(spec, params, seed, names)
         predict = model.predict
 
         def predict_and_tell(X):
