@@ -66,6 +66,18 @@ def test_what_is_in_order_is_said_to_be(run: Callable[..., StudyRecord], tmp_pat
 
 
 @pytest.mark.slow
+def test_rows_that_are_validated_several_times_are_counted_once(
+    run: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    cv = {"splitter": "RepeatedKFold", "params": {"n_splits": 3, "n_repeats": 2}}
+    record = run(trials=1, cv=cv)
+    page, cv_rows = Page(write_report(record, tmp_path)), evaluated(record).cv
+    assert len(cv_rows.y) == 2 * cv_rows.n_rows
+    assert f"Cross-validation, out of fold, {cv_rows.n_rows} rows" in page.text
+    assert "Rows are validated 2 times" in page.text
+
+
+@pytest.mark.slow
 def test_accepted_changes_are_told(
     run: Callable[..., StudyRecord], begin_study: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
