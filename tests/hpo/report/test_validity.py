@@ -122,8 +122,8 @@ def test_a_refit_that_scores_otherwise_is_a_reason_for_caution(
 ) -> None:
     record = run(trials=2)
 
-    def make_other(spec: Any, params: Mapping[str, Any], seed: int) -> Any:
-        return make_estimator(spec, {**params, "alpha": 500.0}, seed)
+    def make_other(spec: Any, params: Mapping[str, Any], *known: Any) -> Any:
+        return make_estimator(spec, {**params, "alpha": 500.0}, *known)
 
     monkeypatch.setattr(hpo.estimators.factory, "make_estimator", make_other)
     page = Page(write_report(record, tmp_path))
