@@ -88,12 +88,17 @@ def load_candidates(
     of = _Of(path, spec, table, csv, families, column, own, log)
     if not piece_lines or needs & {"cell", "cif"}:
         piece_lines = n_lines  # what no candidate has is looked for in all of them
-    for start in range(0, n_lines, piece_lines):
+    n_read = n_unreadable = 0
+    while n_read < n_lines:
         with reading(path, "candidates"):
             piece = list(islice(lines, piece_lines))
-        yield _featurise(of, piece, position, needs)
-        if len(piece) < n_lines:
-            log(f"{path.name}: {start + len(piece)} of {n_lines} candidates")
+        candidates = _featurise(of, piece, position, needs)
+        n_read += len(piece)
+        n_unreadable += len(piece) - len(candidates.usable)
+        part = "" if n_read == len(piece) == n_lines else f"{n_read} of "
+        all_lines = "1 candidate" if n_lines == 1 else f"{n_lines} candidates"
+        log(f"{csv.name}: {part}{all_lines}, {n_unreadable} of them unreadable")
+        yield candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +126,6 @@ def _featurise(
     read = _parse_all(formulas, reasons) if column else [Formula("", {})] * len(lines)
     cifs = _read_cifs(csv, of.path.parent, lines, reasons) if "cif" in needs else {}
     usable = [row for row, reason in enumerate(reasons) if not reason]
-    candidates = "1 candidate" if len(lines) == 1 else f"{len(lines)} candidates"
-    log(f"{csv.name}: {candidates}, {len(lines) - len(usable)} of them unreadable")
     cell = _read_cells(csv, spec, [lines[row][1] for row in usable], log) if "cell" in needs else {}
     rows = _bare_rows(
         csv.name,

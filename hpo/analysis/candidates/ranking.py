@@ -15,7 +15,7 @@ split on, to which a standardised feature space is blind.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -209,7 +209,6 @@ def rank(
     domain: Domain | None = None,
     wanted: str | None = None,
     by: str | None = None,
-    log: Callable[[str], None],
 ) -> Ranking:
     """Predict candidates and put them in order, the highest prediction first.
 
@@ -236,7 +235,6 @@ def rank(
         reasons[candidates.usable[row]] = reason
     kept = np.setdiff1d(np.arange(len(candidates.usable)), np.fromiter(unfit, int, len(unfit)))
     lines = candidates.usable[kept]
-    log(f"predicting {count_of(len(kept), 'candidate')}")
     predicted = np.full(n_lines, np.nan)
     probabilities = np.full((n_lines, len(labels)), np.nan)
     of_targets = np.full((n_lines, len(targets)), np.nan)

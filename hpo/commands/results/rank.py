@@ -112,7 +112,6 @@ def run(options: argparse.Namespace) -> int:
             wanted=options.wanted,
             by=options.by,
             domain=domain,
-            log=say,
         )
 
     pieces = read_candidate_pieces(

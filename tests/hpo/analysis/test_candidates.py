@@ -90,7 +90,7 @@ def make_model(table: FeatureTable, estimator: Any) -> Model:
 
 
 def ranked(found: Candidates, table: FeatureTable, estimator: Any) -> ranking.Ranking:
-    return ranking.rank(found, make_model(table, estimator), table, coverage=0.5, log=silent)
+    return ranking.rank(found, make_model(table, estimator), table, coverage=0.5)
 
 
 def boosting() -> Any:
@@ -230,12 +230,10 @@ def test_lines_that_are_read_in_pieces_are_ranked_as_all_at_once(tmp_path: Path)
     (tmp_path / "new.csv").write_text("\n".join(["T (K),route", *lines, "1,2,3"]) + "\n")
     model = make_model(table, boosting())
     found = read_candidates(tmp_path / "new.csv", spec, table=table)
-    whole = ranking.rank(found, model, table, coverage=0.5, log=silent)
+    whole = ranking.rank(found, model, table, coverage=0.5)
     pieces = [*read_candidate_pieces(tmp_path / "new.csv", spec, table=table, piece_lines=7)]
     assert [len(piece.lines) for piece in pieces] == [7] * 8 + [5]
-    joined = collect(
-        (piece, ranking.rank(piece, model, table, coverage=0.5, log=silent)) for piece in pieces
-    )
+    joined = collect((piece, ranking.rank(piece, model, table, coverage=0.5)) for piece in pieces)
     assert joined.lines.tolist() == list(found.lines)
     texts = zip(found.formulas, whole.reasons, whole.nearest, found.fields, strict=True)
     assert [*joined.texts.take(range(len(found.lines)))] == [*texts]
