@@ -29,6 +29,7 @@ from sklearn.utils import check_array, check_random_state
 
 from hpo.estimators import trees
 from hpo.estimators.protocol import Floats, Regressor
+from hpo.estimators.registry import AUTO_ROWS
 from hpo.estimators.sklearn_private import (
     ALMOST_INF,
     CHECKED_VERSIONS,
@@ -43,8 +44,8 @@ from hpo.estimators.suitability import OTHER_KIND, SUITABLE, Verdict, declined
 
 _log = logging.getLogger(__name__)
 LOSSES = frozenset({"squared_error", "absolute_error", "quantile"})
-# Above this, scikit-learn stops early by itself, and from far more on it bins a sample of the rows.
-MAX_ROWS = 10_000
+# Above this, scikit-learn bins a sample of the rows.
+MAX_ROWS = 200_000
 MAX_KEPT_BYTES = 32_000_000
 
 
@@ -74,7 +75,8 @@ def judge(model: Regressor, n_rows: int) -> Verdict:
     boosting: Boosting = model
     plain = {
         "loss": boosting.loss in LOSSES,
-        "early_stopping": boosting.early_stopping in ("auto", False),
+        "early_stopping": boosting.early_stopping is False
+        or (boosting.early_stopping == "auto" and n_rows <= AUTO_ROWS),
         "categorical_features": boosting.categorical_features in ("from_dtype", None),
         "monotonic_cst": boosting.monotonic_cst is None,
         "interaction_cst": boosting.interaction_cst is None,

@@ -17,6 +17,8 @@ import numpy as np
 from hpo.errors import SpecError, suggest
 from hpo.estimators.protocol import Regressor
 from hpo.estimators.registry import (
+    AUTO_ROWS,
+    EARLY_STOPPING,
     Registered,
     check_names,
     find,
@@ -24,6 +26,7 @@ from hpo.estimators.registry import (
     is_function,
     near,
     parameter_names,
+    stops_by_rows,
 )
 from hpo.plugins import resolve
 from hpo.spec.estimators import COMPOSITES, EstimatorSpec, StepSpec
@@ -102,6 +105,29 @@ def describe_put_before(spec: EstimatorSpec, section: str, names: TableNames) ->
     named = " and ".join(type(one).__name__ for one in before)
     verb = "are" if len(before) > 1 else "is"
     return f"{named} {verb} put before {spec.name}"
+
+
+def describe_stopping(
+    spec: EstimatorSpec, section: str, names: TableNames, n_rows: int
+) -> list[str]:
+    """Return in sentences which estimators stop early on so many rows, or would by default."""
+    made: Any = make_model(spec, {}, 0, section, names)
+    params = made.get_params(deep=True) if hasattr(made, "get_params") else {}
+    said = []
+    for key, value in params.items():
+        owner, _, name = key.rpartition("__")
+        model = params[owner] if owner else made
+        if name != EARLY_STOPPING or not type(model).__module__.startswith("sklearn."):
+            continue
+        named = f"{type(model).__name__} has {EARLY_STOPPING} = {json.dumps(value)}"
+        if value is False and stops_by_rows(type(model)) and n_rows > AUTO_ROWS:
+            said.append(
+                f'{named}: scikit-learn\'s "auto" would hold out rows here, whatever their groups; '
+                "[estimator] says it otherwise"
+            )
+        elif value is True or (value == "auto" and n_rows > AUTO_ROWS):
+            said.append(f"{named}: it holds out rows of its own, whatever their groups")
+    return said
 
 
 def for_targets(model: Regressor, n_targets: int) -> Regressor:
@@ -235,6 +261,9 @@ class _Maker:
         given = {k: self._value(v, f"{what}: {k}", _of(factory, k)) for k, v in shallow.items()}
         if "random_state" in valid and not {"random_state", "random_seed"} & given.keys():
             fixed["random_state"] = self.seed
+        if not entry.own and stops_by_rows(factory):
+            # What it holds out by itself would ignore groups, and only above 10,000 rows.
+            fixed[EARLY_STOPPING] = False
         if fixed.get("n_jobs") == 1 and "n_jobs" not in entry.fixed:
             # None is one, too, and the only value that some do not warn of.
             fixed.pop("n_jobs")

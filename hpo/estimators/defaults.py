@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from hpo.estimators.construction import PASSTHROUGH, make_model
-from hpo.estimators.registry import find
+from hpo.estimators.registry import EARLY_STOPPING, find, stops_by_rows
 from hpo.spec.estimators import EstimatorSpec
 
 
@@ -48,9 +48,11 @@ def _defaults_of(model: EstimatorSpec) -> dict[str, Any]:
 
 
 def _defaults_of_class(name: str) -> dict[str, Any]:
-    _, factory = find(name, "[estimator] name")
+    entry, factory = find(name, "[estimator] name")
     parameters = inspect.signature(factory).parameters.values()
     named = {one.name: one.default for one in parameters if one.default is not one.empty}
+    if not entry.own and stops_by_rows(factory):
+        named[EARLY_STOPPING] = False
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         # What it takes beyond these, an instance knows, or the model that this passes them on to.
         with contextlib.suppress(Exception):

@@ -14,6 +14,7 @@ from hpo.estimators.construction import (
     PASSTHROUGH,
     TableNames,
     describe_put_before,
+    describe_stopping,
     for_targets,
     make_model,
     of_one_target,
@@ -137,6 +138,17 @@ class BoundEstimator:
             f"MultiOutputRegressor is put around {self.spec.name}, which takes one target: it fits "
             f"one for each of the {self.n_targets}"
         ]
+
+    def notes(self, n_rows: int) -> list[str]:
+        """Return what is put around it, and what stops early on so many rows, in sentences."""
+        stopping = [
+            line
+            for part, model in self.spec.parts.items()
+            for line in describe_stopping(
+                model, f"[estimator{f'.{part}' if part else ''}]", self.names, n_rows
+            )
+        ]
+        return [*self.put_around, *dict.fromkeys(stopping)]
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -352,6 +352,21 @@ def parameter_names(factory: Any) -> frozenset[str]:
     return names
 
 
+EARLY_STOPPING = "early_stopping"
+# Above so many rows, and not below, scikit-learn's "auto" means early stopping.
+AUTO_ROWS = 10_000
+
+
+@functools.cache
+def stops_by_rows(factory: Any) -> bool:
+    """Return whether a class stops early where there are many rows, unless it is told otherwise."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False
+    return EARLY_STOPPING in parameters and parameters[EARLY_STOPPING].default == "auto"
+
+
 def check_names(
     params: Mapping[str, Any], valid: frozenset[str], fixed: Mapping[str, Any], name: str
 ) -> None:

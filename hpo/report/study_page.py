@@ -131,15 +131,18 @@ def _context(
         "front": tables.front_table(search),
         "params": tables.param_rows(record.spec.space, search.best) if search.best else [],
         "fixed": estimator.fixed if estimator else {},
-        "put_before": (
-            [*opened.objective.bound.put_before, *opened.objective.bound.put_around]
-            if isinstance(opened.objective, CrossValidation)
-            else []
-        ),
+        "put_before": _put_before(opened.objective),
         "provenance": _provenance(record, opened.table),
         "spec": _spec_text(record),
         **_scores(record, search, opened, evaluation, holds_out=holds_out),
     }
+
+
+def _put_before(objective: object) -> list[str]:
+    """Return what is to be known of the estimator, in sentences."""
+    if not isinstance(objective, CrossValidation):
+        return []
+    return [*objective.bound.put_before, *objective.bound.notes(len(objective.y))]
 
 
 def _spec_text(record: StudyRecord) -> str:

@@ -105,14 +105,14 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
 
 
 def _told_of(objective: AnyObjective) -> list[str]:
-    """Return what is put before and around the estimator, and what it makes of intervals."""
+    """Return what is put before and around the estimator, what stops early, and of intervals."""
     if not isinstance(objective, CrossValidation):
         return []
     bound = objective.bound
     before = [
         f"{line}; impute and scale in [estimator] say it otherwise" for line in bound.put_before
     ]
-    return [*before, *bound.put_around, *describe_bounds(objective.bounds, bound)]
+    return [*before, *bound.notes(len(objective.y)), *describe_bounds(objective.bounds, bound)]
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:

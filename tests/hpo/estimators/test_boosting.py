@@ -289,8 +289,22 @@ def test_many_rows_and_other_models_are_left_alone():
     class Another(HistGradientBoostingRegressor):  # type: ignore[misc]
         pass
 
-    assert "10000 rows" in judge(make_model({}), 10_001).reason
+    assert "early_stopping is set" in judge(make_model({}), 10_001).reason
+    without = {"early_stopping": False}
+    assert judge(make_model(without), 10_001) == SUITABLE
+    assert "200000 rows" in judge(make_model(without), 200_001).reason
     assert judge(Another(), 100) == OTHER_KIND
+
+
+def test_more_rows_than_scikit_learn_fits_without_early_stopping_are_fitted_the_same():
+    source = np.random.default_rng(2)
+    many = source.normal(size=(10_500, 3))
+    y = many[:, 0] + source.normal(size=10_500)
+    model = make_model({"early_stopping": False}, max_iter=4)
+    others, own = BoostedRows(many, y, many[:50], None).predict(model)
+    model.fit(many, y)
+    assert np.array_equal(own, model.predict(many))
+    assert np.array_equal(others, own[:50])
 
 
 def test_another_version_is_fitted_by_its_own_fit_which_the_log_says(

@@ -13,6 +13,7 @@ from hpo.errors import SpecError
 from hpo.estimators import registry
 from hpo.estimators.checks import check_estimator, expected_columns
 from hpo.estimators.construction import TableNames
+from hpo.estimators.defaults import default_params
 from hpo.estimators.factory import make_estimator, prepare
 from hpo.estimators.registry import REGISTRY, find, lookup, nearest, sklearn_classes
 from hpo.objectives.factory import make_objective
@@ -99,6 +100,43 @@ def test_what_is_put_before_is_what_tags_and_kind_ask_for(section, expected):
     said = " ".join(prepare(spec, ()).put_before)
     for name in ("SimpleImputer", "StandardScaler"):
         assert (name in said) == (name in found)
+
+
+BOOSTING = {"name": "hist_gradient_boosting"}
+
+
+@pytest.mark.parametrize(
+    ("section", "many", "few"),
+    [
+        (BOOSTING, "false", None),
+        ({"name": "sklearn.ensemble:HistGradientBoostingRegressor"}, "false", None),
+        ({"name": "TransformedTargetRegressor", "params": {"regressor": BOOSTING}}, "false", None),
+        ({"steps": [{"name": "PCA"}, BOOSTING]}, "false", None),
+        ({**BOOSTING, "params": {"early_stopping": "auto"}}, '"auto"', None),
+        ({**BOOSTING, "params": {"early_stopping": True}}, "true", "true"),
+        ({"name": "MLPRegressor", "params": {"early_stopping": True}}, "true", "true"),
+        ({"name": "MLPRegressor"}, None, None),
+        ({"name": "lightgbm"}, None, None),
+    ],
+)
+def test_early_stopping_is_left_to_no_default_and_said_where_it_matters(section, many, few):
+    spec = make_spec(estimator=section, space={}, trials=1)
+    bound = prepare(spec, ())
+    for n_rows, value in ((10_001, many), (10_000, few)):
+        said = "".join(bound.notes(n_rows))
+        assert (f"early_stopping = {value}: " in said) if value else not said
+    set_to = [v for k, v in bound.make({}).get_params().items() if k.endswith("early_stopping")]  # type: ignore[attr-defined]
+    asked = any("early_stopping" in str(one) for one in section.values())
+    assert "auto" not in set_to or asked
+
+
+def test_every_class_that_would_stop_by_the_number_of_rows_is_told_not_to():
+    found = [name for name in sklearn_classes() if registry.stops_by_rows(find(name, "name")[1])]
+    assert found == ["HistGradientBoostingClassifier", "HistGradientBoostingRegressor"]
+    for name in found:
+        assert made(name=name).early_stopping is False
+        spec = EstimatorSpec(name=name)
+        assert default_params(spec)["early_stopping"] is False
 
 
 def test_what_stands_within_an_estimator_is_made_and_seeded():
