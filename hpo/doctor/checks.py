@@ -314,8 +314,7 @@ def check_trees() -> list[CheckResult]:
     verdict = trees.installed()
     if verdict.suits:
         return [CheckResult("trees", "ok", "compiled, for estimator 'hist_gradient_boosting'")]
-    remedy = "without them trials give the same scores, but take several times as long"
-    return [CheckResult("trees", "warning", verdict.reason, remedy)]
+    return [CheckResult("trees", "warning", verdict.reason, trees.SLOWER)]
 
 
 def check_git() -> list[CheckResult]:

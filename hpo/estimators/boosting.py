@@ -91,6 +91,21 @@ def judge(model: Regressor, n_rows: int) -> Verdict:
     return judge_version()
 
 
+def slowed_by(model: Regressor, X: Floats) -> str:
+    """Return what keeps a model from being fitted by compiled trees where they would help; or "".
+
+    `X` has the shape (n_rows, n_features): the rows that it is to be fitted on, or as many.
+    """
+    if not judge(model, len(X)).suits:
+        return ""
+    # Of a column's values the least is in its lowest bin, if no other is.
+    lowest = np.fmin.reduce(X, axis=0, initial=np.inf)
+    if not trees.judge_size(*X.shape, np.count_nonzero(lowest != X)).suits:
+        return ""
+    installed = trees.installed()
+    return "" if installed.suits else f"{installed.reason}; {trees.SLOWER}"
+
+
 class _Key(NamedTuple):
     """What binning depends on beside the rows."""
 
@@ -212,7 +227,7 @@ class BoostedRows:
         draws: trees.Draws | None,
         targets: trees.Targets,
     ) -> trees.Grower | None:
-        verdict = trees.judge(*bins.trained.shape)
+        verdict = trees.judge(*bins.trained.shape, np.count_nonzero(bins.trained))
         if not verdict.suits:
             _say(verdict.reason)
             return None

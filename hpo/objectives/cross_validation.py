@@ -319,6 +319,22 @@ class CrossValidation(ABC):
         validated = self.predict(model, self.X_new[fold.validation])
         return model, (validated, self.predict(model, self.X[fold.train]))
 
+    def slowed_by(self) -> list[str]:
+        """Return what makes its fits slower here than they would be, in a sentence; or nothing."""
+        model = self.bound.make({})
+        asks_model = self.scoring is not None and self.scoring.asks_model
+        if asks_model or self._too_large or "hist_gradient" not in type(model).__module__:
+            return []
+        from hpo.estimators.boosting import slowed_by
+
+        found = slowed_by(model, self.X[max((fold.train for fold in self.folds), key=len)])
+        return [found] if found else []
+
+    @property
+    def _too_large(self) -> bool:
+        """Whether rows are too many to be kept for every fold."""
+        return len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES
+
     def _boosted_rows(self, model: Regressor, part: int) -> BoostedRows | None:
         """Return the rows of a fold for the short way of boosting; None if that is not for it."""
         # Loads scikit-learn, which an objective that is made and not scored does without.
@@ -328,7 +344,7 @@ class CrossValidation(ABC):
         if self.scoring is not None and self.scoring.asks_model:
             return None
         verdict = judge(model, len(fold.train))
-        if verdict.suits and len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES:
+        if verdict.suits and self._too_large:
             verdict = declined(
                 "the folds together are too large to be kept, and are fitted one by one"
             )

@@ -105,14 +105,15 @@ def check(spec: StudySpec, source: Source, storage: str) -> list[str]:
 
 
 def _told_of(objective: AnyObjective) -> list[str]:
-    """Return what is put before and around the estimator, what stops early, and of intervals."""
+    """Return what is to be said of the estimator and of how it is fitted."""
     if not isinstance(objective, CrossValidation):
         return []
     bound = objective.bound
     before = [
         f"{line}; impute and scale in [estimator] say it otherwise" for line in bound.put_before
     ]
-    return [*before, *bound.notes(len(objective.y)), *describe_bounds(objective.bounds, bound)]
+    notes = [*bound.notes(len(objective.y)), *describe_bounds(objective.bounds, bound)]
+    return [*before, *notes, *objective.slowed_by()]
 
 
 def check_declared(spec: StudySpec, source: Source) -> None:

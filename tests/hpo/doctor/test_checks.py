@@ -71,7 +71,7 @@ def test_trees_that_are_not_compiled_are_a_warning(monkeypatch):
     monkeypatch.setattr(trees, "installed", lambda: declined("compiled trees: they are gone"))
     (found,) = checks.check_trees()
     assert (found.verdict, found.found) == ("warning", "compiled trees: they are gone")
-    assert "several times as long" in found.remedy
+    assert "4 to 5 times as long" in found.remedy
 
 
 def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path, capsys, quick_imports):

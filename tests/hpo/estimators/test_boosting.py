@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 import features.table
 from hpo.estimators import boosting, trees
-from hpo.estimators.boosting import BoostedRows, judge
+from hpo.estimators.boosting import BoostedRows, judge, slowed_by
 from hpo.estimators.factory import BoundEstimator
 from hpo.estimators.suitability import OTHER_KIND, SUITABLE, declined
 from hpo.objectives.cross_validation import CrossValidation
@@ -234,9 +234,38 @@ def test_a_library_that_is_gone_or_older_than_its_source_is_not_used(
 
 def test_more_rows_or_columns_than_are_quick_are_left_to_scikit_learn():
     need_compiled_trees()
-    assert trees.judge(4_000, 65_535) == SUITABLE
-    assert "4000 rows" in trees.judge(4_001, 3).reason
-    assert "65535 columns" in trees.judge(10, 65_536).reason
+    assert trees.judge(65_535, 65_535, 65_535 * 5_000) == SUITABLE
+    assert "65535 rows" in trees.judge(65_536, 3, 0).reason
+    assert "65535 columns" in trees.judge(10, 65_536, 0).reason
+    assert "more than 5000 rows outside" in trees.judge(20_000, 3, 15_001).reason
+
+
+@pytest.mark.parametrize(("share", "ours"), [(0.3, True), (1.0, False)])
+def test_what_columns_list_decides_who_grows_trees(share, ours, monkeypatch):
+    need_compiled_trees()
+    source, grown = np.random.default_rng(3), []
+    many = source.random((9_000, 4)) * (source.random((9_000, 4)) < share)
+    y = many.sum(axis=1) + source.normal(size=len(many))
+    grow = trees.Grower.grow
+    monkeypatch.setattr(trees.Grower, "grow", lambda self: grown.append(1) or grow(self))
+    model = make_model({"early_stopping": False}, max_iter=4)
+    _, own = BoostedRows(many, y, many[:1], None).predict(model)
+    assert bool(grown) == ours
+    assert np.array_equal(own, model.fit(many, y).predict(many))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "settings", "said"),
+    [(220, {}, True), (220, {"monotonic_cst": [0] * 15 + [1]}, False), (6_000, {}, False)],
+    ids=["helps", "another way", "would not help"],
+)
+def test_a_missing_library_is_told_where_it_would_help(n_rows, settings, said, monkeypatch):
+    rows = X if n_rows == len(X) else RANDOM.random((n_rows, 3))
+    monkeypatch.setattr(trees, "installed", lambda: declined("compiled trees: left out"))
+    told = slowed_by(make_model(settings), rows)
+    assert told == (f"compiled trees: left out; {trees.SLOWER}" if said else "")
+    monkeypatch.setattr(trees, "installed", lambda: SUITABLE)
+    assert slowed_by(make_model(settings), rows) == ""
 
 
 def test_bins_are_kept_and_serve_every_model():
