@@ -100,7 +100,7 @@ def slowed_by(model: Regressor, X: Floats) -> str:
         return ""
     # Of a column's values the least is in its lowest bin, if no other is.
     lowest = np.fmin.reduce(X, axis=0, initial=np.inf)
-    if not trees.judge_size(*X.shape, np.count_nonzero(lowest != X)).suits:
+    if not trees.judge_size(len(X), X.shape[1], int((lowest != X).sum())).suits:
         return ""
     installed = trees.installed()
     return "" if installed.suits else f"{installed.reason}; {trees.SLOWER}"
@@ -227,7 +227,8 @@ class BoostedRows:
         draws: trees.Draws | None,
         targets: trees.Targets,
     ) -> trees.Grower | None:
-        verdict = trees.judge(*bins.trained.shape, np.count_nonzero(bins.trained))
+        rows = bins.trained
+        verdict = trees.judge(len(rows), rows.shape[1], int((rows > 0).sum()))
         if not verdict.suits:
             _say(verdict.reason)
             return None

@@ -120,7 +120,7 @@ def describe_stopping(
         if name != EARLY_STOPPING or not type(model).__module__.startswith("sklearn."):
             continue
         named = f"{type(model).__name__} has {EARLY_STOPPING} = {json.dumps(value)}"
-        if value is False and stops_by_rows(type(model)) and n_rows > AUTO_ROWS:
+        if value is False and stops_by_rows(model.__class__) and n_rows > AUTO_ROWS:
             said.append(
                 f'{named}: scikit-learn\'s "auto" would hold out rows here, whatever their groups; '
                 "[estimator] says it otherwise"

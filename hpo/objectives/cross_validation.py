@@ -19,6 +19,7 @@ from features.table import columns_of
 from hpo.errors import ObjectiveError
 from hpo.estimators.construction import of_one_target
 from hpo.estimators.factory import BoundEstimator
+from hpo.estimators.kept_rows.choice import choose
 from hpo.estimators.probabilities import class_probabilities
 from hpo.estimators.protocol import Floats, Regressor
 from hpo.estimators.registry import bounds_argument, weight_argument
@@ -44,7 +45,7 @@ from hpo.spec.objectives import Direction
 from hpo.spec.space import distribution_of
 
 if TYPE_CHECKING:
-    from hpo.estimators.boosting import BoostedRows
+    from hpo.estimators.kept_rows.choice import KeptRows
 
 # Predictions of what a fold validates, and of what it trains on.
 Sides = tuple[Floats, Floats]
@@ -133,7 +134,7 @@ class CrossValidation(ABC):
             self.metrics = target_metrics(self.targets, y, self.metrics)
         self.parts: Sequence[str] = tuple(f"fold {k}" for k in range(len(self.folds)))
         self.splits_hash = hash_folds(self.folds)
-        self._boosted: dict[int, BoostedRows] = {}
+        self._kept: dict[int, KeptRows] = {}
         self._said: set[str] = set()
 
     def _refuse_constant_targets(self) -> None:
@@ -292,9 +293,9 @@ class CrossValidation(ABC):
         fold, numbers = self.folds[part], self.staged.numbers
         most = {**params, self.staged.name: numbers[-1]}
         model = self.bound.make(most)
-        boosted = self._boosted_rows(model, part)
-        if boosted is not None:
-            yield from boosted.predict_staged(model, numbers)
+        kept = self._kept_rows(model, part)
+        if kept is not None:
+            yield from kept.predict_staged(model, numbers)
             return
         self._fit(model, fold.train)
         yield from zip(
@@ -312,9 +313,9 @@ class CrossValidation(ABC):
         """
         fold = self.folds[part]
         model = self.bound.make(params)
-        boosted = self._boosted_rows(model, part)
-        if boosted is not None:
-            return None, boosted.predict(model)
+        kept = self._kept_rows(model, part)
+        if kept is not None:
+            return None, kept.predict(model)
         self._fit(model, fold.train)
         validated = self.predict(model, self.X_new[fold.validation])
         return model, (validated, self.predict(model, self.X[fold.train]))
@@ -335,30 +336,27 @@ class CrossValidation(ABC):
         """Whether rows are too many to be kept for every fold."""
         return len(self.folds) * self.X.nbytes > MAX_KEPT_BYTES
 
-    def _boosted_rows(self, model: Regressor, part: int) -> BoostedRows | None:
-        """Return the rows of a fold for the short way of boosting; None if that is not for it."""
-        # Loads scikit-learn, which an objective that is made and not scored does without.
-        from hpo.estimators.boosting import BoostedRows, judge
-
+    def _kept_rows(self, model: Regressor, part: int) -> KeptRows | None:
+        """Return the rows of a fold for a shorter way than `fit`; None if there is none."""
         fold = self.folds[part]
         if self.scoring is not None and self.scoring.asks_model:
             return None
-        verdict = judge(model, len(fold.train))
+        kind, verdict = choose(model, len(fold.train))
         if verdict.suits and self._too_large:
             verdict = declined(
                 "the folds together are too large to be kept, and are fitted one by one"
             )
-        if not verdict.suits:
+        if kind is None or not verdict.suits:
             if verdict.reason and verdict.reason not in self._said:
                 self._said.add(verdict.reason)
                 _log.info("%s", verdict.reason)
             return None
-        if part not in self._boosted:
+        if part not in self._kept:
             weights = None if self.weights is None else self.weights[fold.train]
-            self._boosted[part] = BoostedRows(
+            self._kept[part] = kind(
                 self.X[fold.train], self.y[fold.train], self.X_new[fold.validation], weights
             )
-        return self._boosted[part]
+        return self._kept[part]
 
     def _penalise(self, scores: Scores, metric: str, penalty: float) -> float:
         """Return a metric's value on the validation part, made worse by the gap to training."""

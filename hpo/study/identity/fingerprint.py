@@ -52,6 +52,8 @@ SCORING_MODULES = (
     "hpo.estimators.boosting",
     "hpo.estimators.composite",
     "hpo.estimators.construction",
+    "hpo.estimators.kept_rows.choice",
+    "hpo.estimators.kept_rows.lightgbm_rows",
     "hpo.estimators.lightgbm_ranker",
     "hpo.estimators.sklearn_private",
     "hpo.estimators.staged_trees",

@@ -243,11 +243,16 @@ def test_more_rows_or_columns_than_are_quick_are_left_to_scikit_learn():
 @pytest.mark.parametrize(("share", "ours"), [(0.3, True), (1.0, False)])
 def test_what_columns_list_decides_who_grows_trees(share, ours, monkeypatch):
     need_compiled_trees()
-    source, grown = np.random.default_rng(3), []
+    source, grown = np.random.default_rng(3), list[trees.Grower]()
     many = source.random((9_000, 4)) * (source.random((9_000, 4)) < share)
     y = many.sum(axis=1) + source.normal(size=len(many))
     grow = trees.Grower.grow
-    monkeypatch.setattr(trees.Grower, "grow", lambda self: grown.append(1) or grow(self))
+
+    def grow_noted(grower: trees.Grower) -> bool:
+        grown.append(grower)
+        return grow(grower)
+
+    monkeypatch.setattr(trees.Grower, "grow", grow_noted)
     model = make_model({"early_stopping": False}, max_iter=4)
     _, own = BoostedRows(many, y, many[:1], None).predict(model)
     assert bool(grown) == ours
