@@ -101,11 +101,13 @@ class Networks:
         layers = self._forward(X)
         out = layers[-1]
         slope = loss.gradient(out, y) * out * (1.0 - out)
+        ones = np.ones((1, len(X)), dtype=self.dtype)
         by_weight: list[Floats] = []
         by_bias: list[Floats] = []
         for k in range(len(self.weights) - 1, -1, -1):
             by_weight.append(np.matmul(np.swapaxes(layers[k], -1, -2), slope))
-            by_bias.append(slope.sum(axis=1, keepdims=True))
+            # Not by `sum`, which takes half a step over rows of a few numbers.
+            by_bias.append(np.matmul(ones, slope))
             if k:
                 slope = np.matmul(slope, np.swapaxes(self.weights[k], -1, -2))
                 slope *= 1.0 - layers[k] ** 2
@@ -131,8 +133,9 @@ class Networks:
         X, y = X.astype(self.dtype), y.astype(self.dtype)
         batches = max(1, round(len(X) / batch_rows))
         order = np.random.default_rng(seed)
-        means = [np.zeros_like(p) for p in self.parameters]
-        squares = [np.zeros_like(p) for p in self.parameters]
+        parameters = self._flatten()
+        weights = parameters[: sum(weight.size for weight in self.weights)]
+        mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
         step = 0
         for _ in range(epochs):
             for rows in np.array_split(order.permutation(len(X)), batches):
@@ -141,13 +144,23 @@ class Networks:
                 rate = 0.5 * learning_rate * (1.0 + math.cos(math.pi * done))
                 scale = rate * math.sqrt(1.0 - BETA_2**step) / (1.0 - BETA_1**step)
                 found = self.gradients(X[rows], y[rows], loss)
-                for k, gradient in enumerate(found):
-                    parameter, mean, square = self.parameters[k], means[k], squares[k]
-                    mean += (1.0 - BETA_1) * (gradient - mean)
-                    square += (1.0 - BETA_2) * (gradient * gradient - square)
-                    if k < len(self.weights):
-                        parameter -= rate * weight_decay * parameter
-                    parameter -= scale * mean / (np.sqrt(square) + EPSILON)
+                gradient = np.concatenate([one.ravel() for one in found])
+                mean += (1.0 - BETA_1) * (gradient - mean)
+                square += (1.0 - BETA_2) * (gradient * gradient - square)
+                weights -= rate * weight_decay * weights
+                parameters -= scale * mean / (np.sqrt(square) + EPSILON)
+
+    def _flatten(self) -> Floats:
+        """Return all parameters in one array, of which weights and biases are parts from now on."""
+        flat = np.concatenate([one.ravel() for one in self.parameters])
+        ends = np.cumsum([one.size for one in self.parameters])
+        parts = [
+            part.reshape(one.shape)
+            for part, one in zip(np.split(flat, ends[:-1]), self.parameters, strict=True)
+        ]
+        n_layers = len(self.weights)
+        self.weights, self.biases = parts[:n_layers], parts[n_layers:]
+        return flat
 
     def _forward(self, X: Floats) -> list[Floats]:
         """Return what goes into each layer, and what comes out of the last."""

@@ -247,6 +247,26 @@ def test_a_batch_of_networks_is_each_of_them_alone():
     np.testing.assert_array_equal(together, trained([5, 6]))
 
 
+def test_a_step_is_that_of_adam_with_decoupled_decay_of_weights_alone():
+    stream = np.random.default_rng(0)
+    X, y = stream.normal(size=(20, 3)), stream.uniform(size=(20, 2))
+    stepped, by_hand = (Networks(3, [4], 2, [0, 1], dtype=np.float64) for _ in range(2))
+    for bias in (*stepped.biases, *by_hand.biases):
+        bias += 0.3
+    found = by_hand.gradients(X, y, Loss((1.0, 1.0)))
+    for k, (parameter, gradient) in enumerate(zip(by_hand.parameters, found, strict=True)):
+        if k < 2:
+            parameter *= 1.0 - 0.01 * 0.2
+        # Means of one step, both put right, are the gradient and its square.
+        parameter -= 0.01 * gradient / np.abs(gradient)
+    stepped.train(
+        X, y, Loss((1.0, 1.0)),
+        epochs=1, batch_rows=20, learning_rate=0.01, weight_decay=0.2, seed=0,
+    )  # fmt: skip
+    for one, other in zip(stepped.parameters, by_hand.parameters, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 def test_networks_learn_what_there_is_to_learn():
     stream = np.random.default_rng(0)
     X = stream.normal(size=(300, 2))
