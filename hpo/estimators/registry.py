@@ -119,6 +119,10 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
         "random_forest": Registered(
             "sklearn.ensemble:RandomForestRegressor", classifier="RandomForestClassifier"
         ),
+        # Its threads are all cores unless a number is said. Its extra trees are not quicker.
+        "random_forest_intelex": Registered(
+            "sklearnex.ensemble:RandomForestRegressor", {"n_jobs": 1}, needs="sklearnex"
+        ),
         "extra_trees": Registered(
             "sklearn.ensemble:ExtraTreesRegressor", classifier="ExtraTreesClassifier"
         ),
@@ -168,7 +172,9 @@ REGISTRY: Mapping[str, Registered] = MappingProxyType(
 # An estimator whose `fit` takes `bounds`, of shape (n_rows, 2), has this attribute, and it is true.
 TAKES_BOUNDS = "takes_bounds"
 # Packages that are extras of this one.
-EXTRAS: Mapping[str, str] = MappingProxyType({"xgboost": "xgboost", "catboost": "catboost"})
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {"xgboost": "xgboost", "catboost": "catboost", "sklearnex": "intelex"}
+)
 
 
 # Classes of scikit-learn's that can be imported once another module of its has been.

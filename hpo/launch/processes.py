@@ -270,5 +270,5 @@ def worker_modules(spec: StudySpec) -> list[str]:
     factories = {entry.factory for entry in found if entry is not None and not entry.own}
     if "sklearn.ensemble:HistGradientBoostingRegressor" in factories:
         modules.append("hpo.estimators.boosting")
-    packages = {factory.partition(":")[0] for factory in factories}
-    return [*modules, *sorted(packages - EXTRAS.keys())]
+    extras = {entry.factory for entry in found if entry is not None and entry.package in EXTRAS}
+    return [*modules, *sorted({factory.partition(":")[0] for factory in factories - extras})]

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for a, b in zip(usual(point), ours(point), strict=True):
                     if not np.array_equal(a, b):
                         raise SystemExit(f"{what}: the predictions differ")
-            both = (functools.partial(_each, way, points) for way in (usual, ours))
-            print(f"{what:28} {compare(*both, options.repeats)}", flush=True)
+            both = [functools.partial(_each, way, points) for way in (usual, ours)]
+            print(f"{what:28} {compare(both[0], both[1], options.repeats)}", flush=True)
     return 0
 
 
@@ -62,12 +62,13 @@ Way = Callable[[dict[str, Any]], Sequence[Any]]
 
 def ways(X: Floats, y: Floats, X_other: Floats) -> list[tuple[str, Way, Way]]:
     """Return the estimators, with their own way and the shorter one."""
-    rows, found = LightGbmRows(X, y, X_other, None), []
+    rows = LightGbmRows(X, y, X_other, None)
+    found: list[tuple[str, Way, Way]] = []
 
     def model(point: dict[str, Any], n_trees: int) -> lightgbm.LGBMRegressor:
         return lightgbm.LGBMRegressor(**FIXED, verbosity=-1, **{**point, "n_estimators": n_trees})
 
-    def fit(point: dict[str, Any]) -> Sides:
+    def fit(point: dict[str, Any]) -> Sequence[Any]:
         fitted = model(point, point["n_estimators"]).fit(X, y)
         return fitted.predict(X_other), fitted.predict(X)
 

@@ -36,6 +36,8 @@ def steps_of(model: Any) -> list[str]:
 
 def test_a_short_name_and_its_class_are_one():
     for name, entry in REGISTRY.items():
+        if name == "random_forest_intelex":
+            continue  # the class of that name is scikit-learn's
         of_class = lookup(entry.class_name)
         assert of_class is not None
         assert (of_class.factory, of_class.fixed) == (entry.factory, entry.fixed), name
@@ -67,8 +69,38 @@ def test_a_wrong_name_is_told_the_nearest(wrong, meant):
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(registry, "find_module", lambda name: None)
-    with pytest.raises(SpecError, match=r"needs the package xgboost.*pip install 'hpo\[xgboost\]'"):
-        made(name="XGBRegressor")
+    for name, package in (("XGBRegressor", "xgboost"), ("random_forest_intelex", "sklearnex")):
+        with pytest.raises(SpecError, match=rf"needs the package {package}.*install 'hpo\["):
+            made(name=name)
+
+
+def test_a_forest_of_an_extra_is_named_in_the_fingerprint(monkeypatch):
+    from hpo.study.identity.fingerprint import fingerprint_of_spec
+
+    found = {"sklearnex": ["scikit-learn-intelex"]}
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: found)
+    specs = [
+        make_spec(estimator={"name": name}, space={}, trials=1)
+        for name in ("random_forest", "random_forest_intelex")
+    ]
+    usual, theirs = (registry.extra_packages(spec.estimator) for spec in specs if spec.estimator)
+    assert (usual, theirs) == ((), ("scikit-learn-intelex",))
+    parts = [fingerprint_of_spec(spec)["objective"] for spec in specs]
+    assert parts[0] != parts[1]
+
+
+def test_a_forest_of_an_extra_predicts_as_well_as_scikit_learns():
+    pytest.importorskip("sklearnex")
+    source = np.random.default_rng(0)
+    X = source.normal(size=(400, 6))
+    y = X[:, 0] + np.sin(3.0 * X[:, 1]) + 0.3 * source.normal(size=400)
+    errors = []
+    for name in ("random_forest", "random_forest_intelex"):
+        models = [made({"n_estimators": 100, "random_state": k}, name=name) for k in range(3)]
+        found = [one.fit(X[:300], y[:300]).predict(X[300:]) for one in models]
+        errors.append(np.sqrt(np.mean((np.array(found) - y[300:]) ** 2)))
+    assert models[0].n_jobs == 1
+    assert errors[1] == pytest.approx(errors[0], rel=0.06)
 
 
 @pytest.mark.parametrize(
