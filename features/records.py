@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -184,7 +185,7 @@ class FeatureTable:
         """What the dataset says of rows beside their values, by name, if it does."""
         return row_settings(self.weights, self.test_fold, self.bounds)
 
-    @property
+    @functools.cached_property
     def train(self) -> TableView:
         """The rows to fit and validate on."""
         return self.rows(self.is_train)
@@ -205,10 +206,13 @@ class FeatureTable:
         kept = np.flatnonzero(self.is_train)
         is_train = np.ones(len(kept), dtype=bool)
         is_train[rows] = False
-        names = ("ids", "X", "X_new", "y", "groups", "formulas")
+        names = ("ids", "X", "y", "groups", "formulas")
         arrays = {name: getattr(self, name)[kept] for name in names}
         arrays |= {name: values[kept] for name, values in self.row_settings.items()}
-        arrays["X"][~is_train] = arrays["X_new"][~is_train]
+        arrays["X_new"] = arrays["X"]
+        if self.X_new is not self.X:
+            arrays["X_new"] = self.X_new[kept]
+            arrays["X"][~is_train] = arrays["X_new"][~is_train]
         for array in (*arrays.values(), is_train):
             array.setflags(write=False)
         pieces = {**arrays, "columns": self.columns, "target": self.target, "is_train": is_train}
@@ -216,11 +220,12 @@ class FeatureTable:
         return replace(self, **pieces, hash=content_hash(**pieces))
 
     def rows(self, mask: NDArray[np.bool_]) -> TableView:
-        """Return the rows that `mask`, of shape (n_rows,), selects."""
-        X = self.X[mask]
-        X_new = X if self.X_new is self.X else self.X_new[mask]
-        picked = (self.ids[mask], X, X_new, self.y[mask], self.groups[mask])
-        settings = {name: values[mask] for name, values in self.row_settings.items()}
+        """Return the rows that `mask`, of shape (n_rows,), selects; views if they are adjacent."""
+        of = _without_gaps(mask)
+        X = self.X[of]
+        X_new = X if self.X_new is self.X else self.X_new[of]
+        picked = (self.ids[of], X, X_new, self.y[of], self.groups[of])
+        settings = {name: values[of] for name, values in self.row_settings.items()}
         for array in (*picked, *settings.values()):
             array.setflags(write=False)
         return TableView(*picked, **settings)
@@ -361,6 +366,14 @@ class OwnRows:
     weights: NDArray[np.float64] | None = None
     test_fold: NDArray[np.int64] | None = None
     bounds: NDArray[np.float64] | None = None
+
+
+def _without_gaps(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | slice:
+    """Return the slice that selects what a mask does; the mask, if no slice does."""
+    rows = np.flatnonzero(mask)
+    if len(rows) == 0 or rows[-1] - rows[0] + 1 != len(rows):
+        return mask
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def columns_of(y: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -1,6 +1,7 @@
-"""A process that imports what a worker needs, and forks workers when its launcher asks.
+"""A process that imports and reads what workers need, and forks them when its launcher asks.
 
-It is a fork of the launcher, so that what both have imported is there once. It opens nothing that
+It is a fork of the launcher, so that what both have imported is there once; the table that it
+reads is there once for all workers. It opens nothing that
 must not be shared, such as a database, and has one thread, so that its forks begin like processes
 of their own. Each is forked twice: it becomes a child of the launcher, which adopts what is
 orphaned below it (`hpo.launch.processes`), sees its exit code, and is the parent that a worker
@@ -19,6 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from hpo.system.resources import loading, name_process
@@ -28,8 +30,11 @@ from hpo.worker.channel import Channel
 # What launcher and warm process tell each other; a descriptor comes with the order to fork.
 READY = b"ready"
 FORK = b"fork"
+SHARE = b"share "
 NOT_FORKED = b"0"
 ANSWER_BYTES = 32
+# A path may have so many, and the word before it.
+_ORDER_BYTES = len(SHARE) + 4096
 
 
 def serve(
@@ -37,11 +42,13 @@ def serve(
     modules: Iterable[str],
     threads: int,
     prepare: Callable[[], object],
+    share: Callable[[Path], object],
     *,
     quiet: bool,
 ) -> NoReturn:
     """Import modules, `prepare`, fork workers until the launcher is gone; in a worker, be one.
 
+    `share` is called with the table that the launcher names, before workers of it are forked.
     `quiet` says that workers print to their logs alone, and nowhere where these cannot be written.
     """
     _begin_anew(launcher, quiet=quiet)
@@ -50,7 +57,7 @@ def serve(
     with contextlib.suppress(Exception):
         # What cannot be prepared is told by the worker that needs it.
         prepare()
-    channel = fork_on_demand(launcher)
+    channel = fork_on_demand(launcher, share)
     launcher.close()
     if channel is not None:
         _work(channel)
@@ -69,8 +76,8 @@ def load(modules: Iterable[str], threads: int) -> None:
                 importlib.import_module(module)
 
 
-def fork_on_demand(launcher: socket.socket) -> Channel | None:
-    """Fork a worker for every channel that the launcher sends.
+def fork_on_demand(launcher: socket.socket, share: Callable[[Path], object]) -> Channel | None:
+    """Fork a worker for every channel that the launcher sends; share the tables that it names.
 
     Returns
     -------
@@ -80,9 +87,15 @@ def fork_on_demand(launcher: socket.socket) -> Channel | None:
     try:
         launcher.send(READY)
         while True:
-            message, descriptors, _, _ = socket.recv_fds(launcher, len(FORK), 1)
+            message, descriptors, _, _ = socket.recv_fds(launcher, _ORDER_BYTES, 1)
             if not message:
                 return None
+            if message.startswith(SHARE):
+                with contextlib.suppress(Exception):
+                    # What cannot be read is told by the worker that needs it.
+                    share(Path(os.fsdecode(message.removeprefix(SHARE))))
+                launcher.send(READY)
+                continue
             (descriptor,) = descriptors
             pid = _fork_twice()
             if pid == 0:

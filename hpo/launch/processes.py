@@ -19,9 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hpo.launch.forkserver import ANSWER_BYTES, FORK, NOT_FORKED, READY, serve
+from hpo.launch.forkserver import ANSWER_BYTES, FORK, NOT_FORKED, READY, SHARE, serve
 from hpo.system.processes import adopt_orphans, count_threads
 from hpo.system.threads import thread_variables
 from hpo.worker.channel import Channel, WorkerOrder
@@ -90,11 +91,17 @@ class WorkerSource(Protocol):
 
     adopts: bool
 
+    def share(self, table: Path) -> None:
+        """Have a table read once for all workers, where they are forked from one process."""
+
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Start a worker; None if it is too early for that."""
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not longer than until workers can be started."""
+
+    def close(self) -> None:
+        """Keep nothing for workers that are still to be started; those that live go on."""
 
 
 class FreshProcesses:
@@ -104,6 +111,9 @@ class FreshProcesses:
 
     def __init__(self, *, quiet: bool = True) -> None:
         self._quiet = quiet
+
+    def share(self, table: Path) -> None:
+        """Leave it to each worker, which has a memory of its own."""
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Start a worker; None if the system has no room for another process now."""
@@ -141,6 +151,9 @@ class FreshProcesses:
         """Sleep."""
         time.sleep(seconds)
 
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
 
 class ForkedProcesses:
     """Workers forked from a warm process; each a Python of its own if that is gone.
@@ -151,6 +164,8 @@ class ForkedProcesses:
         What the warm process imports.
     prepare
         What it does once instead of each worker; it remembers what that found.
+    read_table
+        What it reads a table with, and keeps it.
     threads
         Of the numerical libraries that it loads.
     quiet
@@ -163,6 +178,7 @@ class ForkedProcesses:
         self,
         modules: Sequence[str],
         prepare: Callable[[], object],
+        read_table: Callable[[Path], object],
         threads: int = 1,
         *,
         quiet: bool = True,
@@ -170,11 +186,18 @@ class ForkedProcesses:
         self._quiet = quiet
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(ANSWER_S)
-        self._ready = self._gone = False
-        self._pid = os.fork()
+        # It says so when it has imported all, and after each table that it was to read.
+        self._unready, self._gone = 1, False
+        self._pid: int | None = os.fork()
         if self._pid == 0:
-            serve(theirs, modules, threads, prepare, quiet=quiet)
+            serve(theirs, modules, threads, prepare, read_table, quiet=quiet)
         theirs.close()
+
+    def share(self, table: Path) -> None:
+        """Have a table read in the warm process; its forks share what that keeps in memory."""
+        with contextlib.suppress(OSError):  # one that is gone is noticed by who waits for it
+            self._socket.send(SHARE + os.fsencode(table))
+            self._unready += 1
 
     def start(self, order: WorkerOrder) -> WorkerProcess | None:
         """Fork a worker; None if the warm process is not ready."""
@@ -197,25 +220,29 @@ class ForkedProcesses:
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not longer than until the warm process is ready."""
-        if self._ready:
-            time.sleep(seconds)
-        else:
+        if self._unready:
             self._becomes_ready(seconds)
+        else:
+            time.sleep(seconds)
 
     def close(self) -> None:
-        """End the warm process; workers live on."""
+        """End the warm process, and its memory; workers live on."""
         self._socket.close()
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        self._pid = None
 
     def _becomes_ready(self, within_s: float) -> bool:
-        if not self._ready and select.select([self._socket], [], [], within_s)[0]:
-            self._ready = True
+        while self._unready and select.select([self._socket], [], [], within_s)[0]:
+            self._unready -= 1
             try:
-                self._gone = self._socket.recv(ANSWER_BYTES) != READY
+                gone = self._socket.recv(ANSWER_BYTES) != READY
             except OSError:
-                self._gone = True
-        return self._ready
+                gone = True
+            if gone:
+                self._unready, self._gone = 0, True
+        return not self._unready
 
 
 def _instruct(pid: int, connection: socket.socket, order: WorkerOrder) -> WorkerProcess:
@@ -235,8 +262,8 @@ def worker_source(spec: StudySpec, threads: int, *, quiet: bool = True) -> Itera
     if count_threads() != 1 or not adopt_orphans(adopt=True):
         yield FreshProcesses(quiet=quiet)
         return
-    prepare = functools.partial(_hash_code, spec)
-    source = ForkedProcesses(worker_modules(spec), prepare, threads, quiet=quiet)
+    prepare, read_table = (functools.partial(do, spec) for do in (_hash_code, _keep_table))
+    source = ForkedProcesses(worker_modules(spec), prepare, read_table, threads, quiet=quiet)
     try:
         yield source
     finally:
@@ -250,6 +277,13 @@ def _hash_code(spec: StudySpec) -> None:
     from hpo.study.identity.fingerprint import fingerprint_of_spec
 
     fingerprint_of_spec(spec)
+
+
+def _keep_table(spec: StudySpec, path: Path) -> None:
+    """Read the table of a study for this process and its forks."""
+    from hpo.study.record import keep_table
+
+    keep_table(spec, path)
 
 
 def worker_modules(spec: StudySpec) -> list[str]:

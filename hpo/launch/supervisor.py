@@ -147,10 +147,13 @@ class Supervisor:
         numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._receive) for number in numbers}
         self._own = children()
+        if self.record.table_path is not None:
+            self.source.share(self.record.table_path)
         try:
             return self._supervise()
         finally:
             self._end_workers()
+            self.source.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 

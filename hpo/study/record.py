@@ -22,6 +22,7 @@ from hpo.objectives.folds import hold_out
 from hpo.plugins import make_importable
 from hpo.records import Access
 from hpo.redaction import redact_value
+from hpo.spec.cv import AnyCv
 from hpo.spec.loading import load, names_function, validate
 from hpo.spec.sections import StudySpec
 from hpo.storage.access.outages import first_line
@@ -40,6 +41,9 @@ from hpo.study.identity.fingerprint import (
 )
 from hpo.study.identity.trust import require_trusted
 from hpo.study.told import hand_prepared, key_of
+
+# Tables in the memory of this process, by their paths and what holds some of their rows out.
+_kept: list[tuple[tuple[Path, AnyCv | None, int], FeatureTable]] = []
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,25 @@ class StudyRecord:
 
 def read_table_of(spec: StudySpec, path: Path | None) -> FeatureTable | None:
     """Read the table of a study, with the rows that its folds hold out."""
-    return hold_out(spec, features.table.read(path)) if path else None
+    if path is None:
+        return None
+    asked = (path, spec.cv, spec.seed)
+    for of, table in _kept:
+        if of == asked and features.table.read_manifest(path) == table.manifest:
+            return table
+    return hold_out(spec, features.table.read(path))
+
+
+def keep_table(spec: StudySpec, path: Path) -> None:
+    """Read the table of a study for good: this process and its forks share it in memory."""
+    if spec.cv is not None and spec.cv.outer is not None and spec.named_modules:
+        # Its rows may be held out by a splitter of the study's own, which is left to each worker.
+        return
+    table = read_table_of(spec, path)
+    if table is not None:
+        # Rows of it that lie apart are picked once, too.
+        _ = table.train
+        _kept.append(((path, spec.cv, spec.seed), table))
 
 
 def find(storage: StudyStorage, name: str) -> StudyRecord:
