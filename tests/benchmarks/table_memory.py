@@ -28,6 +28,7 @@ from hpo.estimators.protocol import Floats
 
 ROOT = Path(__file__).resolve().parents[2]
 FITTING = "fitting"
+AT_REST = "a worker at rest"
 SLEEP_S = 3.0
 STUDY = """
 trials = {trials}
@@ -137,10 +138,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Memory]:
         process = psutil.Popen(command, stdout=log, stderr=log, env=environment)
         while process.poll() is None:
             for what, memory in look(process, sleeps=name == "none"):
-                found[what] = max(memory, found.get(what, memory))
+                # Who has slept still scores the other folds, and then rests.
+                keep = min if what == AT_REST else max
+                found[what] = keep(memory, found.get(what, memory))
             if f"{trials}/{trials} trials" in Path("log.txt").read_text():
                 # Its report is of no interest here.
-                process.terminate()
+                for one in (*process.children(recursive=True), process):
+                    one.kill()
                 process.wait()
             time.sleep(0.05)
     if not found:
@@ -162,7 +166,7 @@ def look(process: psutil.Popen, *, sleeps: bool) -> list[tuple[str, Memory]]:
             if not mark.read_text():
                 seen.append(("a worker in a fit", memory_of(child.pid)))
             elif time.time() - mark.stat().st_mtime > SLEEP_S / 2.0:
-                seen.append(("a worker at rest", memory_of(child.pid)))
+                seen.append((AT_REST, memory_of(child.pid)))
     return seen
 
 

@@ -46,6 +46,22 @@ def pieces(**changes: Any) -> dict[str, Any]:
     return made | changes
 
 
+@pytest.mark.parametrize(
+    ("mask", "adjacent"),
+    [("110", True), ("011", True), ("111", True), ("010", True), ("101", False), ("000", False)],
+)
+def test_rows_are_views_where_they_are_adjacent(tmp_path: Path, mask: str, adjacent: bool) -> None:
+    table = read(write(tmp_path, **pieces(weights=np.array([1.0, 2.0, 3.0]))))
+    picked = np.array([row == "1" for row in mask])
+    view = table.rows(picked)
+    for name in ("ids", "X", "X_new", "y", "groups", "weights"):
+        found, whole = getattr(view, name), getattr(table, name)
+        np.testing.assert_array_equal(found, whole[picked])
+        assert not found.flags.writeable
+        assert np.shares_memory(found, whole) == adjacent
+    assert view.X_new is view.X
+
+
 def test_round_trip(tmp_path: Path) -> None:
     skipped = [SkippedRow(7, "z", "x.csv", "no formula")]
     partial = [PartialRow(2, "a", "x.csv", "cell", "b is empty")]

@@ -268,6 +268,37 @@ def cheap_study(trials: int = 2) -> str:
     return "t.toml"
 
 
+# A model whose first worker takes the table away and dies, and whose second one brings it back.
+VANISHING = """
+import os, signal
+from pathlib import Path
+from sklearn.linear_model import Ridge
+
+class Model(Ridge):
+    def fit(self, X, y):
+        (manifest,) = Path("tables").glob("*/manifest.json")
+        table, away = manifest.with_name("table.parquet"), Path("away.parquet")
+        if table.exists() and not Path("died").exists():
+            Path("died").touch()
+            table.rename(away)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if away.exists():
+            away.rename(table)
+        return super().fit(X, y)
+"""
+
+
+@pytest.mark.slow
+@needs_forks
+def test_forked_workers_take_the_table_from_memory(hpo):
+    path = Path(cheap_study(trials=1))
+    Path("vanishing.py").write_text(VANISHING)
+    path.write_text(path.read_text().replace('"ridge"', '"vanishing:Model"'))
+    hpo("run", str(path), "--workers", "1")
+    assert Path("died").exists()
+    assert not Path("away.parquet").exists()
+
+
 @pytest.mark.slow
 def test_a_report_that_shows_all_is_not_drawn_again_and_any_other_is(hpo, tmp_path):
     path, page = cheap_study(), Path("reports/t/report.html")
