@@ -40,6 +40,8 @@ from hpo.worker.worker import PATIENCE_S, new_worker_id
 
 POLL_S = 0.25
 SHOW_S = 1.0  # a status asks the storage more than what the launcher goes by
+# Of a core, for a status: it takes the longer the more trials there are.
+SHOW_SHARE = 0.01
 GRACE_S = 20.0
 # For a trial that exceeded a limit.
 LIMIT_GRACE_S = 5.0
@@ -228,9 +230,10 @@ class Supervisor:
     def _look(self, now_s: float) -> None:
         """Ask how far the study is: for whoever watches, and for workers without a trial."""
         if self.progress is not None:
+            began_s = time.thread_time()
             status = take_status(self.record)
             self.progress(status)
-            self._look_at = now_s + SHOW_S
+            self._look_at = now_s + show_pause(time.thread_time() - began_s)
             self._take(status.counts, status.stop)
             return
         if any(worker.idle for worker in self._workers):
@@ -445,6 +448,11 @@ class Supervisor:
         with contextlib.suppress(StorageError):
             if awake_s() >= self._beat_at:
                 self._beat(awake_s())
+
+
+def show_pause(cpu_s: float) -> float:
+    """Return in how many seconds the next status is due, by what one takes of a core."""
+    return max(SHOW_S, cpu_s / SHOW_SHARE)
 
 
 def describe_end(code: int) -> str:

@@ -421,31 +421,31 @@ def read_units(c: sa.Connection, query: sa.Select[Any]) -> list[Unit]:
 
 def read_counts(c: sa.Connection, study_id: int) -> tuple[Counts, str | None]:
     """Return where a study's units are, and how it was told to stop; None if it may go on."""
-    is_held = CLAIMS.c.worker_id.is_not(None)
+    # In the order of an index: counted as it is read.
+    by = (STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state)
     query = (
-        sa.select(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held, sa.func.count())
+        sa.select(*by, sa.func.count(CLAIMS.c.trial_id), sa.func.count(CLAIMS.c.worker_id))
         .outerjoin(CLAIMS, CLAIMS.c.study_id == STUDIES.c.study_id)
         .where(STUDIES.c.study_id == study_id)
-        .group_by(STUDIES.c.budget, STUDIES.c.stop, CLAIMS.c.state, is_held)
+        .group_by(*by)
     )
     rows = c.execute(query).all()
     if not rows:
         raise NoResultFound
-    units: Counter[tuple[str | None, bool]] = Counter()
-    for _, _, state, held, number in rows:
-        units[state, bool(held) and state == "open"] += number
+    units = Counter({state: number for _, _, state, number, _ in rows})
+    held = sum(number for _, _, state, _, number in rows if state == "open")
     spent = sa.select(sa.func.count()).where(
         TRIALS.c.study_id == study_id,
         TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]),
     )
-    finished = sum(units[state, False] for state in SPENT)
+    finished = sum(units[state] for state in SPENT)
     counts = Counts(
         rows[0].budget,
         finished=finished,
-        failed=units["failed", False],
-        held=units["open", True],
-        free=units["open", False],
-        pruned=units["pruned", False],
+        failed=units["failed"],
+        held=held,
+        free=units["open"] - held,
+        pruned=units["pruned"],
         outside=max(0, int(c.execute(spent).scalar_one()) - finished),
     )
     return counts, rows[0].stop

@@ -45,7 +45,11 @@ folds = {folds}
 {space}
 """
 ESTIMATORS = {
-    "none": ('name = "tests.benchmarks.table_memory:Sleeper"', 'x = { type = "float", low = 0.1, high = 1.0 }', 2),
+    "none": (
+        'name = "tests.benchmarks.table_memory:Sleeper"',
+        'x = { type = "float", low = 0.1, high = 1.0 }',
+        2,
+    ),
     "ridge": ('name = "ridge"', 'alpha = { type = "float", low = 0.1, high = 1.0 }', 2),
     "hist_gradient_boosting": (
         'name = "hist_gradient_boosting"\nparams = { max_iter = 3, early_stopping = false }',

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from hpo.launch.processes import FreshProcesses
-from hpo.launch.supervisor import describe_end
+from hpo.launch.supervisor import SHOW_S, describe_end, show_pause
 from hpo.records import Access, Counts
 from hpo.storage.backends import open_storage
 from hpo.storage.events import EventKind
@@ -375,6 +375,13 @@ def test_a_launcher_without_room_for_a_process_goes_on_and_says_so(monkeypatch, 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert FreshProcesses().start(WorkerOrder(SQLITE, "x", "logs", os.getpid())) is None
     assert "no worker can be started, trying again: Resource temporarily" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "pause_s"), [(0.0, SHOW_S), (0.004, SHOW_S), (0.045, 4.5), (2.0, 200.0)]
+)
+def test_a_status_takes_a_hundredth_of_a_core_at_most(cpu_s, pause_s):
+    assert show_pause(cpu_s) == pytest.approx(pause_s)
 
 
 THREADED = """
