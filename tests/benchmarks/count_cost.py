@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpo.records import Claim
 from hpo.study.record import StudyRecord
 from hpo.study.status import take_status
 from tests.benchmarks.filled_studies import WORKER, begin_study, fill
@@ -46,6 +47,7 @@ def calls(record: StudyRecord) -> dict[str, Callable[[], object]]:
 
     def claim() -> None:
         found = ledger.claim(WORKER)
+        assert isinstance(found, Claim)
         ledger.release(found)
 
     return {
