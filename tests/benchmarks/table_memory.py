@@ -148,7 +148,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Memory]:
             if f"{trials}/{trials} trials" in Path("log.txt").read_text():
                 # Its report is of no interest here.
                 for one in (*process.children(recursive=True), process):
-                    one.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
                 process.wait()
             time.sleep(0.05)
     if not found:
