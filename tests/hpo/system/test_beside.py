@@ -13,10 +13,14 @@ from hpo.system import beside
 from hpo.system.beside import Beside
 from hpo.system.resources import Cores
 
+COUNT = threading.active_count
+
 
 @pytest.fixture(autouse=True)
-def two_cores(monkeypatch):
+def two_cores_and_no_thread(monkeypatch):
+    """Earlier tests, and whoever runs them, may have left a thread that sleeps."""
     monkeypatch.setattr(beside, "cores", lambda: Cores(2, 2, None))
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 def refuse():
@@ -68,7 +72,9 @@ def test_a_call_that_does_not_answer_is_made_here_and_ended(monkeypatch, tmp_pat
         return "made here"
 
     with Beside(hang_elsewhere) as call:
+        deadline = time.monotonic() + 30.0
         while not other.exists() or not other.read_text():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         assert call.result() == "made here"
     with pytest.raises(ProcessLookupError):
@@ -84,6 +90,7 @@ def test_without_a_safe_and_useful_fork_it_is_made_here(why, monkeypatch):
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     if why == "thread":
+        monkeypatch.setattr(threading, "active_count", COUNT)
         thread.start()
     try:
         with Beside(os.getpid) as call:
