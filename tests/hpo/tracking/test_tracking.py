@@ -285,12 +285,12 @@ def test_what_a_dead_session_logged_is_not_guessed(begin_study):
 
 @pytest.mark.slow
 def test_a_watching_process_is_killed_and_another_takes_over_while_the_study_runs(hpo):
-    path = write_study(trials=12, delay_s=0.1)
+    path = write_study(trials=12, delay_s=0.4)
     run = subprocess.Popen(command("run", path, "--workers", "2"), stderr=subprocess.DEVNULL)
     wait_until(lambda: finished_trials() >= 1)
     watch = command("wandb", "x", "--watch", "--interval", "0.2")
     killed = psutil.Popen(watch, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(logged()) >= 3)
+    wait_until(lambda: len(logged()) >= 1)
     killed.kill()
     killed.wait()
     second = subprocess.Popen(watch, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
