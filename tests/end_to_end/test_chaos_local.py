@@ -205,7 +205,7 @@ def test_a_study_on_one_machine_lives_through_everything(tmp_path, kind):
         laptop.workers = workers
         began = time.monotonic()
         try:
-            laptop.chaos.run(n_faults, pause_s=1.1, within_s=900.0)
+            laptop.chaos.run(n_faults, pause_s=1.5, within_s=900.0)
         finally:
             left = laptop.end()
         print(json.dumps({"faults": dict(laptop.chaos.done), "when": laptop.chaos.told}, indent=1))

@@ -410,7 +410,7 @@ def test_a_study_on_slurm_and_postgresql_lives_through_everything(
             wanted = want_workers(tmp_path, server)
             site = Site(record, wanted, slurm_cluster, server, tmp_path, seed=7, disk=disk)
             began = time.monotonic()
-            site.chaos.run(FAULTS, pause_s=1.1, within_s=900.0)
+            site.chaos.run(FAULTS, pause_s=1.5, within_s=900.0)
             # Nobody ends them: they see that the study is finished.
             left = wait_until_gone(str(tmp_path), within_s=60.0)
             print(json.dumps({"faults": dict(site.chaos.done)}, indent=1))

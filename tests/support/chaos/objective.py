@@ -24,7 +24,7 @@ from tests.support.objectives import Parabola, write_line
 LEASE_S = 6.0
 # Longer than a held lock, or a stop of the worker alone, makes a part.
 PART_S = 14.0
-N_PARTS, DELAY_S = 3, 1.5
+N_PARTS, DELAY_S = 3, 2.0
 
 HOLDS_LOCK = "holds the lock of Python beyond the lease"
 HANGS = "hangs for ever"
