@@ -364,7 +364,7 @@ class CsvSpec(_MeasuredSpec):
     @property
     def targets(self) -> tuple[Target, ...]:
         """What is to be predicted, without classes, which the rows alone name."""
-        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        names = _for_each(self.target, 1)
         units = _for_each(self.target_unit, len(names))
         logs = _for_each(self.log10, len(names))
         return tuple(map(Target, names, units, logs))
@@ -376,7 +376,7 @@ class CsvSpec(_MeasuredSpec):
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
-        names = self.target if isinstance(self.target, tuple) else (self.target,)
+        names = _for_each(self.target, 1)
         if len({*names}) < max(1, len(names)):
             raise ValueError(f"target: must be one column or several, each once, got {list(names)}")
         for key in ("target_unit", "log10"):

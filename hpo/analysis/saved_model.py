@@ -302,7 +302,7 @@ def _of_measured(record: StudyRecord, calibration: Calibration, truth: Bounds) -
     if not kept.any():
         raise ModelError(
             f"study '{record.name}': no row that its folds validate has a measured value, which "
-            " intervals of predictions are calibrated on"
+            "intervals of predictions are calibrated on"
         )
     return Calibration(*(getattr(calibration, one.name)[kept] for one in fields(Calibration)))
 

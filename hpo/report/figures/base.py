@@ -25,9 +25,9 @@ MAX_AXIS_NAME = 34
 
 INK, MUTED, GRID = "#1d2329", "#5c6670", "#e3e7eb"
 BLUE, BEST, BROKEN = "#0b5394", "#d55e00", "#a9b1b8"
-# Okabe & Ito's palette, without its yellow, which white paper swallows.
 # Of rows that were measured, and of those that are known to be below, above, or between two values.
 SYMBOLS = ("", "triangle-left-open", "triangle-right-open", "diamond-open")
+# Okabe & Ito's palette, without its yellow, which white paper swallows.
 FOLD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5c6670")
 # Light to dark blue: ordered in grey, too, and its light end is still seen on white.
 SCALE = ("#bcd7ee", "#85b6dd", "#4a90c8", "#1c68a8", "#08306b")
@@ -236,19 +236,8 @@ def _parity_panel(
     rows = pick_rows(len(predictions.y))
     for fold, (name, colour) in name_folds(predictions).items():
         of_fold = rows[predictions.fold[rows] == fold]
-        for symbol, drawn in by_symbol(predictions, of_fold):
-            labels = zip(predictions.ids[drawn], predictions.groups[drawn], strict=True)
-            figure.add_scatter(
-                x=predictions.y[drawn].tolist(),
-                y=predictions.predicted[drawn].tolist(),
-                mode="markers",
-                name=name,
-                marker={"color": colour, "size": 6, "opacity": 0.65, **symbol},
-                # Plotly reads a little HTML in texts; an id is to be shown as it is.
-                text=[f"{html.escape(i)}<br>group {html.escape(g)}" for i, g in labels],
-                hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
-                f"<extra>{name}</extra>",
-            )
+        marker = {"color": colour, "size": 6, "opacity": 0.65}
+        add_rows(figure, predictions, of_fold, name, marker, shows_group=True)
     apply_style(figure)
     figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
     what = _predicted_name(has_unit=has_unit, level=level)
@@ -263,7 +252,37 @@ def _parity_panel(
     return figure
 
 
-def by_symbol(
+def add_rows(
+    figure: go.Figure,
+    predictions: Predictions,
+    rows: NDArray[np.int64],
+    name: str,
+    marker: dict[str, Any],
+    *,
+    shows_group: bool = False,
+    showlegend: bool | None = None,
+) -> None:
+    """Add predicted against actual values of some rows; pointing at one says which it is."""
+    for symbol, drawn in _by_symbol(predictions, rows):
+        # Plotly reads a little HTML in texts; an id is to be shown as it is.
+        texts = map(html.escape, predictions.ids[drawn])
+        if shows_group:
+            groups = map(html.escape, predictions.groups[drawn])
+            texts = map("{}<br>group {}".format, texts, groups)
+        figure.add_scatter(
+            x=predictions.y[drawn].tolist(),
+            y=predictions.predicted[drawn].tolist(),
+            mode="markers",
+            name=name,
+            showlegend=showlegend,
+            marker={**marker, **symbol},
+            text=[*texts],
+            hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
+            f"<extra>{html.escape(name)}</extra>",
+        )
+
+
+def _by_symbol(
     predictions: Predictions, rows: NDArray[np.int64]
 ) -> Iterator[tuple[dict[str, str], NDArray[np.int64]]]:
     """Yield rows by the symbol that a marker has for them.

@@ -23,8 +23,8 @@ from hpo.report.figures.base import (
     Figure,
     Panel,
     add_lines,
+    add_rows,
     apply_style,
-    by_symbol,
     find_ends,
     name_axis,
     pick_rows,
@@ -139,17 +139,8 @@ def _scatter(entries: Sequence[Scatter], ends: Ends, target: str) -> go.Figure:
     figure = go.Figure()
     add_lines(figure, ends, entries[0][1].scores["rmse"] if len(entries) == 1 else None)
     for name, rows, colour in entries:
-        for symbol, picked in by_symbol(rows, pick_rows(len(rows.y))):
-            figure.add_scatter(
-                x=rows.y[picked].tolist(),
-                y=rows.predicted[picked].tolist(),
-                mode="markers",
-                showlegend=False,
-                marker={"color": colour, "size": 5, "opacity": 0.6, **symbol},
-                text=[html.escape(row_id) for row_id in rows.ids[picked].tolist()],
-                hovertemplate="%{text}<br>actual %{x:.3g}, predicted %{y:.3g}"
-                f"<extra>{html.escape(name)}</extra>",
-            )
+        marker = {"color": colour, "size": 5, "opacity": 0.6}
+        add_rows(figure, rows, pick_rows(len(rows.y)), name, marker, showlegend=False)
     apply_style(figure)
     figure.update_layout(margin={"l": 64, "r": 14, "t": 12, "b": 52})
     figure.update_xaxes(title_text=f"actual {target}", range=ends, constrain="domain")

@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 import features.table
-from features.records import TableRows
 from features.table import CsvSpec, FeatureTable, OwnSpec, TableError, Target
 from features.tables.checks import check_rows
+from tests.support.tables.own_tables import rows_of_table
 
 ROWS = "x,a,b\n" + "".join(f"{k},{k * k % 17},{10 ** (k % 5)}\n" for k in range(20))
 
@@ -102,17 +102,7 @@ def test_a_column_that_gives_any_of_them_away_is_said_to(tmp_path: Path) -> None
 
 def test_rows_must_hold_what_they_say(tmp_path: Path) -> None:
     table = table_of(tmp_path)
-    rows = TableRows(
-        dataset="own",
-        ids=tuple(table.ids),
-        formulas=tuple(table.formulas),
-        groups=tuple(table.groups),
-        y=table.y,
-        is_train=table.is_train,
-        columns=table.columns,
-        target=table.target,
-        more_targets=table.more_targets,
-    )
+    rows = rows_of_table(table)
     check_rows(rows)
     for change, message in (
         ({"y": table.y[:, 0]}, r"shape \(20, 2\)"),

@@ -24,6 +24,7 @@ from hpo.objectives.cross_validation import CrossValidation
 from hpo.objectives.factory import make_objective
 from hpo.objectives.metrics import BOUNDS_METRICS, METRICS, score_all
 from hpo.spec.loading import validate
+from tests.support.tables.own_tables import rows_of_table
 
 EVERY = {**METRICS, **BOUNDS_METRICS}
 INF = math.inf
@@ -244,17 +245,7 @@ def test_a_second_model_is_fitted_to_bounds_of_what_it_predicts(predicts: str) -
 
 def gated_table() -> FeatureTable:
     plain = table_of()
-    rows = TableRows(
-        dataset="hand",
-        ids=tuple(plain.ids),
-        formulas=tuple(plain.formulas),
-        groups=tuple(plain.groups),
-        y=plain.y,
-        is_train=plain.is_train,
-        columns=(*plain.columns, Column("gate", "own")),
-        target=plain.target,
-        bounds=plain.bounds,
-    )
+    rows = rows_of_table(plain, columns=(*plain.columns, Column("gate", "own")))
     return rows.with_features(np.column_stack([plain.X, np.arange(len(plain.y)) % 2]))
 
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from features.table import Column, OwnRows, SkippedRow, Target
+from features.table import Column, FeatureTable, OwnRows, SkippedRow, TableRows, Target
 
 CALLS: list[dict[str, object]] = []
+
+
+def rows_of_table(table: FeatureTable, **changes: Any) -> TableRows:
+    """Return the rows that a table is of, with some of what they hold changed."""
+    held: dict[str, Any] = {
+        "dataset": "own",
+        "ids": tuple(table.ids),
+        "formulas": tuple(table.formulas),
+        "groups": tuple(table.groups),
+        "y": table.y,
+        "is_train": table.is_train,
+        "columns": table.columns,
+        "target": table.target,
+        "more_targets": table.more_targets,
+        "bounds": table.bounds,
+    }
+    return TableRows(**{**held, **changes})
 
 
 def load_rows(data_dir, *, n_rows=6, shift=0.0):
